@@ -1,0 +1,354 @@
+"""Mirrors runs to Weights & Biases; results/ stays the truth and W&B a copy that may be late or missing.
+
+The only file that imports wandb, and only inside functions, so that track.mode=disabled never loads it.
+W&B must never cost a run: :func:`resolve` decides once, with a bounded probe, whether the server is used at
+all, and after :func:`start` a failure of wandb is one warning and the training goes on.
+"""
+
+import contextlib
+import logging
+import netrc
+import os
+import queue
+import re
+import secrets
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import pandas as pd
+
+from bench.errors import BenchError, ConfigError, MissingError
+
+INIT_SECONDS = 30  # wandb waits 10 more; its default is 90
+FINISH_SECONDS = 60  # by default wandb waits for ever on a server that died
+UPLOAD_SECONDS = 300  # of one offline run, about 0.1 MB; `wandb sync` retries a lost server for ever
+_LATER = "upload later with `bench sync`"
+_NETRC_ALIASES = {"api.forge.coreweave.com": "api.wandb.ai"}  # W&B's public server, and its name before
+_SECRET = re.compile(
+    r"(?<=//)[^/\s@]+@|[\w-]{40,}"
+)  # credentials in a URL; W&B keys have 40 characters or more
+
+Row = Mapping[str, float | int | None]
+Summary = Mapping[str, object]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What tracking will do, and in one line why; the reason is None only for online."""
+
+    mode: str  # online | offline | disabled
+    reason: str | None
+
+
+class Tracker(Protocol):
+    """Where a run's numbers go besides results/; ``mode`` and ``reason`` say what really happened."""
+
+    mode: str  # online | offline | disabled
+    reason: str | None
+    wandb_run_id: str | None
+
+    def log(self, row: Row, *, step: int) -> None:
+        """Records one row of the run's history at an optimizer step; None is left out."""
+
+    def finish(self, *, summary: Summary, predictions: pd.DataFrame | None, success: bool) -> None:
+        """Records what the run came to, with flat keys, its predictions and its outcome; None is left out."""
+
+
+def resolve(mode: str, *, probe_seconds: float) -> Mode:
+    """What track.mode (auto, online, offline, disabled) comes to here: asked once per sweep, before any run.
+
+    auto is online where an API key is configured and the server answers within ``probe_seconds``, else
+    offline; W&B's own mode (WANDB_MODE, `wandb offline`) goes first.
+
+    Raises:
+        ConfigError: an unknown mode, or online without an API key.
+        MissingError: online and the server does not answer.
+    """
+    if mode not in ("auto", "online", "offline", "disabled"):
+        raise ConfigError(f"track.mode={mode}: must be one of auto, online, offline, disabled")
+    if mode == "auto":
+        return _resolve_auto(probe_seconds)
+    if mode == "online":
+        _require_server("track.mode=online", probe_seconds)
+        return Mode("online", None)
+    return Mode(mode, f"track.mode={mode}" + (f"; {_LATER}" if mode == "offline" else ""))
+
+
+def start(
+    mode: Mode,
+    *,
+    project: str,
+    entity: str | None,
+    folder: Path,
+    run_id: str,
+    name: str,
+    group: str,
+    tags: Sequence[str],
+    config: Mapping[str, object],
+) -> Tracker:
+    """A tracker for one attempt at a run; its W&B id is the run_id and a random suffix.
+
+    W&B's files go to ``folder``/wandb. If wandb fails, the tracker is disabled and its reason says why.
+    """
+    if mode.mode == "disabled":
+        return NullTracker(mode.reason)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):  # wandb would write to the system's temporary folder instead
+            raise PermissionError(f"{folder} is not writable")
+        run = _init(
+            mode=mode.mode,
+            project=project,
+            entity=entity,
+            dir=str(folder),
+            id=f"{run_id}-{secrets.token_hex(4)}",
+            name=name,
+            group=group,
+            tags=list(tags),
+            config={**config, "run_id": run_id},
+        )
+    except Exception as error:
+        reason = f"W&B could not start: {_describe(error)}"
+        _log.warning("%s; the run goes on without it", reason)
+        return NullTracker(reason)
+    return WandbTracker(run=run, mode=mode.mode, reason=mode.reason, wandb_run_id=run.id)
+
+
+@dataclass
+class NullTracker:
+    """Tracks nothing: W&B is disabled, or it could not start."""
+
+    reason: str | None
+    mode: str = "disabled"
+    wandb_run_id: str | None = None
+
+    def log(self, row: Row, *, step: int) -> None:
+        """Nothing."""
+
+    def finish(self, *, summary: Summary, predictions: pd.DataFrame | None, success: bool) -> None:
+        """Nothing."""
+
+
+@dataclass
+class WandbTracker:
+    """One W&B run. wandb's first error is a warning and becomes the reason; nothing is logged after it."""
+
+    run: Any
+    mode: str
+    reason: str | None
+    wandb_run_id: str | None
+    failed: bool = False
+
+    def log(self, row: Row, *, step: int) -> None:
+        """One history row; W&B draws every metric over ``step``, as its own counter only counts rows."""
+        if present := _present(row):
+            self._attempt(f"log step {step}", lambda: self.run.log({**present, "step": step}))
+
+    def finish(self, *, summary: Summary, predictions: pd.DataFrame | None, success: bool) -> None:
+        """The summary, the table ``predictions``, then exit code 0 or 1; the wait for uploads is bounded."""
+        self._attempt("write the summary", lambda: self.run.summary.update(_present(summary)))
+        if predictions is not None:
+            self._attempt("log the predictions", lambda: _log_predictions(self.run, predictions))
+        self._attempt("finish", lambda: self.run.finish(exit_code=0 if success else 1), always=True)
+
+    def _attempt(self, action: str, call: Callable[[], object], *, always: bool = False) -> None:
+        """Calls wandb, unless it failed before; its errors are reported once and never raised."""
+        if self.failed and not always:
+            return
+        try:
+            call()
+        except Exception as error:
+            if not self.failed:
+                self.reason = f"W&B is incomplete, it failed to {action}: {_describe(error)}"
+                _log.warning("%s; the run goes on without it", self.reason)
+            self.failed = True
+
+
+def offline_folders(results_dir: Path) -> list[Path]:
+    """The W&B folders of offline runs in ``results_dir``/wandb that were not uploaded yet, oldest first."""
+    folders = (results_dir / "wandb").glob("offline-run-*")  # then the time of the start: names sort by age
+    return sorted(folder for folder in folders if _is_pending(folder))
+
+
+def sync(results_dir: Path, *, probe_seconds: float) -> tuple[int, int]:
+    """Uploads each offline run once; comes back with how many were uploaded and how many failed.
+
+    An uploaded run is marked by wandb and not taken again. A run that is still being written would be marked
+    too, half uploaded, so no sweep may be at work in ``results_dir``.
+
+    Raises:
+        ConfigError: no API key.
+        MissingError: the server does not answer within ``probe_seconds``.
+    """
+    _require_server("bench sync", probe_seconds)
+    outcomes = [_upload(folder) for folder in offline_folders(results_dir)]
+    return outcomes.count(True), outcomes.count(False)
+
+
+def _init(**described: Any) -> Any:
+    """A fresh wandb run that prints nothing and captures neither console, code, git nor the command line.
+
+    wandb and its service process read the two variables. Without the second even an offline run posts
+    telemetry to the server, and a process waits 10 s at its end for a server that died.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        save_code=False,
+        disable_git=True,
+        x_disable_meta=True,  # host, user, command line
+        x_disable_machine_info=True,
+        x_disable_stats=True,  # sampling the device beside a run that is being measured
+        x_save_requirements=False,
+        symlink=False,
+        use_dot_wandb=False,
+        init_timeout=INIT_SECONDS,
+        finish_timeout=FINISH_SECONDS,
+    )
+    run = wandb.init(reinit="create_new", settings=settings, **described)
+    run.define_metric("*", step_metric="step")
+    return run
+
+
+def _log_predictions(run: Any, predictions: pd.DataFrame) -> None:
+    """Logs the frame as a table; offline it lies in the run's own folder and is cut after 10,000 rows.
+
+    A table that is bound to its run before it is logged stays a file of the run. Otherwise wandb makes it an
+    artifact, which offline waits in the user's home folder and is lost when results/ moves to be uploaded.
+    """
+    import wandb
+
+    table: Any = wandb.Table(dataframe=predictions, allow_mixed_types=True)
+    if run.offline:
+        table.bind_to_run(run, "predictions", "final")
+    run.log({"predictions": table})
+
+
+def _present(values: Mapping[str, object]) -> dict[str, object]:
+    """The values without None, which W&B would draw as text."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _resolve_auto(probe_seconds: float) -> Mode:
+    """W&B's own mode if that forbids uploading, else online unless something is in the way."""
+    try:
+        settings = _read_settings()
+        if settings.mode == "disabled":
+            return Mode("disabled", "W&B's own mode is disabled (WANDB_MODE)")
+        if settings.mode in ("offline", "dryrun"):
+            return Mode("offline", f"W&B's own mode is offline (WANDB_MODE, `wandb offline`); {_LATER}")
+        _check_server(settings, probe_seconds)
+    except BenchError as obstacle:
+        return Mode("offline", f"{obstacle}; {_LATER}")
+    return Mode("online", None)
+
+
+def _require_server(what: str, probe_seconds: float) -> None:
+    """Raises whatever is in the way of an upload, with the remedy."""
+    try:
+        _check_server(_read_settings(), probe_seconds)
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}; set WANDB_API_KEY or run `wandb login`") from None
+    except MissingError as error:
+        raise MissingError(f"{what}: {error}; check the network and WANDB_BASE_URL") from None
+
+
+def _read_settings() -> Any:
+    """wandb's settings as wandb.init will find them: its default server, settings files, then WANDB_*."""
+    folder = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser()
+    try:
+        import wandb
+
+        settings = wandb.Settings(silent=True, settings_system=str(folder / "settings"))
+        settings.update_from_system_settings()
+        settings.update_from_env_vars(dict(os.environ))
+    except Exception as error:
+        raise ConfigError(f"W&B's settings cannot be read ({_describe(error)})") from None
+    return settings
+
+
+def _check_server(settings: Any, probe_seconds: float) -> None:
+    """Raises ConfigError without a key for the server, MissingError without an answer from it."""
+    url = urlsplit(settings.base_url)
+    host = url.netloc.rpartition("@")[2]
+    if not (settings.api_key or settings.identity_token_file or _has_netrc_key(host)):
+        raise ConfigError(f"no API key is configured for the W&B server {host}")
+    if fault := _probe(f"{url.scheme}://{host}{url.path}", probe_seconds):
+        raise MissingError(f"the W&B server {host} {fault}")
+
+
+def _has_netrc_key(host: str) -> bool:
+    """Whether the netrc file that wandb reads has a password for the server."""
+    named = os.environ.get("NETRC")
+    paths = [Path(path).expanduser() for path in ([named] if named else ["~/.netrc", "~/_netrc"])]
+    try:
+        file = netrc.netrc(str(next(path for path in paths if path.exists())))
+    except (StopIteration, netrc.NetrcParseError, OSError):
+        return False
+    entries = [file.authenticators(name) for name in (host, _NETRC_ALIASES.get(host, host))]
+    return any(entry and entry[2] for entry in entries)
+
+
+def _probe(url: str, seconds: float) -> str | None:
+    """None if the server answers in time, else what it did.
+
+    A thread keeps the deadline: looking up a name, or an answer that drips in, knows no timeout.
+    """
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=lambda: answers.put(_ask(url, 2 * seconds)), daemon=True).start()
+    try:
+        return answers.get(timeout=seconds)
+    except queue.Empty:
+        return f"did not answer within {seconds:g} s"
+
+
+def _ask(url: str, timeout: float) -> str | None:
+    """None if the server gives any HTTP answer below 500, else what it did."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout):
+            return None
+    except urllib.error.HTTPError as answer:
+        with answer:
+            return None if answer.code < 500 else f"answered HTTP {answer.code}"
+    except Exception as error:
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        return f"cannot be reached ({getattr(cause, 'strerror', None) or type(cause).__name__})"
+
+
+def _describe(error: Exception) -> str:
+    """The error's kind and first line without anything that could be a key or a password."""
+    line = next(iter(str(error).splitlines()), "no message")
+    return _SECRET.sub("***", f"{type(error).__name__}: {line}")
+
+
+def _is_pending(folder: Path) -> bool:
+    """Whether the folder holds a run's file without the mark that wandb leaves once it is uploaded."""
+    return any(not file.with_suffix(".wandb.synced").exists() for file in folder.glob("*.wandb"))
+
+
+def _upload(folder: Path) -> bool:
+    """Whether `wandb sync` uploaded the folder: the mark says so, the exit code is 0 even when refused."""
+    command = [sys.executable, "-m", "wandb", "sync", str(folder.resolve())]
+    home = folder.parents[1]  # wandb keeps its logs in wandb/ of the working directory
+    quiet = subprocess.DEVNULL
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(
+            command, cwd=home, stdin=quiet, stdout=quiet, stderr=quiet, timeout=UPLOAD_SECONDS, check=False
+        )
+    if pending := _is_pending(folder):
+        _log.warning("%s: not uploaded; `python -m wandb sync` of this folder says why", folder)
+    return not pending
