@@ -110,6 +110,7 @@ class TrackConfig:
     project: str
     entity: str | None
     probe_seconds: float
+    reason: str | None  # why, where bench itself chose the mode for a whole sweep
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,17 @@ def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> I
     if config.method.estimator == "frozen_encoder":
         canonical["train"] = {path.split(".")[1]: read_field(config, path) for path in _FITTED_WITHOUT_STEPS}
     return Identity(canonical, hash_canonical(canonical))
+
+
+def describe(config: Config) -> str:
+    """The run's name for people: the method and the hyperparameters that count for it."""
+    name = config.method.name
+    if config.method.estimator != "network":
+        return name
+    if config.method.trainable == "adapter":
+        lora = config.lora
+        name += f" r={lora.r} alpha={lora.alpha:g} dropout={lora.dropout:g}"
+    return f"{name} lr={config.train.lr:g} seed={config.seed}"
 
 
 def hash_canonical(canonical: Mapping[str, Any]) -> str:

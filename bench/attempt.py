@@ -1,0 +1,208 @@
+"""One attempt at a run: fit, measure, score, record. Imports torch and all else that training needs."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from bench import metrics, model, provenance, tracking, trainer, weights
+from bench.config import Config, describe
+from bench.data import Dataset
+from bench.errors import ConfigError, DataError
+from bench.fit import Fitted, fit, score_all
+from bench.measure import Meter
+from bench.store import Result, Store, now
+from bench.tracking import Mode, Tracker
+
+_log = logging.getLogger("bench")
+
+
+def require_device(config: Config) -> torch.device:
+    """The device that the run will use, or a ConfigError that says what this machine cannot do."""
+    device = model.choose_device(config.devices)
+    if config.method.estimator == "network":
+        model.choose_precision(config.train.precision, device)
+        trainer.require_optimizer(config.train.optimizer, device)
+    return device
+
+
+@contextlib.contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """What libraries and bench say goes to the file; standard error too, as C code writes there."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    transformers.utils.logging.disable_progress_bar()
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with path.open("a") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        root.setLevel(level)
+        root.removeHandler(handler)
+        handler.close()
+
+
+def attempt(config: Config, dataset: Dataset, *, model_folder: Path, store: Store, started: Result) -> Result:
+    """Fits, scores and records; an error becomes the record's status.
+
+    Raises:
+        KeyboardInterrupt: after the record says ``interrupted``.
+    """
+    meter = Meter(require_device(config))
+    started = dataclasses.replace(
+        started, provenance=provenance.describe(model_revision=weights.revision(config.model))
+    )
+    tracker = _start_tracker(config, started)
+    history: list[dict[str, Any]] = []
+
+    def log(row: trainer.Row, step: int) -> None:
+        history.append({"step": step, **row})
+        tracker.log(row, step=step)
+        _log.info("step %d: %s", step, ", ".join(f"{name} {value}" for name, value in row.items()))
+
+    fitted, predictions, error = None, None, None
+    try:
+        fitted = fit(
+            config,
+            dataset,
+            model_folder=model_folder,
+            run_folder=store.run_folder(started.run_id),
+            meter=meter,
+            log=log,
+        )
+        with meter.phase("save"):
+            predictions = metrics.predictions_frame(fitted.probabilities, dataset)
+            store.write_predictions(started.run_id, predictions)
+    except BaseException as raised:
+        error = raised
+        _log.error("the run failed", exc_info=raised)
+    store.write_history(started.run_id, history)
+    result = _finish_record(started, dataset, meter, fitted=fitted, error=error)
+    tracker.finish(summary=flatten(result), predictions=predictions, success=error is None)
+    described = {"mode": tracker.mode, "wandb_run_id": tracker.wandb_run_id, "reason": tracker.reason}
+    result = dataclasses.replace(result, tracking=described)
+    store.write(result)
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise error
+    return result
+
+
+def _start_tracker(config: Config, started: Result) -> Tracker:
+    """W&B's run beside this one: what it is, for the dashboards."""
+    settings = config.track
+    mode = tracking.resolve(settings.mode, probe_seconds=settings.probe_seconds)
+    if settings.reason is not None:
+        mode = Mode(mode.mode, settings.reason)
+    folder = Path(config.results_dir)
+    return tracking.start(
+        mode,
+        project=settings.project,
+        entity=settings.entity,
+        folder=folder,
+        run_id=started.run_id,
+        name=describe(config),
+        group=folder.name,
+        tags=[config.method.name, config.model.name, config.data.name],
+        config=started.config,
+    )
+
+
+def _finish_record(
+    started: Result,
+    dataset: Dataset,
+    meter: Meter,
+    *,
+    fitted: Fitted | None,
+    error: BaseException | None,
+) -> Result:
+    """The record of a run that ended, well or not, with what was measured up to there."""
+    measured: dict[str, Any] = {
+        "phase": meter.current,
+        "ended_at": now(),
+        "memory": meter.memory_record(),
+        "time": meter.time_record(),
+        "energy": meter.energy_record(),
+    }
+    reasons = meter.null_reasons()
+    if fitted is None or error is not None:
+        return dataclasses.replace(
+            started,
+            status=classify(error),
+            error=_describe_error(error),
+            reasons=reasons,
+            **measured,
+        )
+    return dataclasses.replace(
+        started,
+        status="success",
+        metrics=score_all(fitted.probabilities, dataset),
+        parameters=fitted.parameters,
+        throughput=fitted.throughput,
+        model=fitted.model,
+        data={**started.data, "truncated_share": fitted.truncated_share},
+        reasons=reasons | fitted.reasons,
+        **measured,
+    )
+
+
+def classify(error: BaseException | None) -> str:
+    """The status of a run that ended with this error."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, trainer.DivergedError):
+        return "diverged"
+    if isinstance(error, ConfigError | DataError):
+        return "invalid"
+    out_of_memory = ("out of memory", "can't allocate memory", "not enough memory")
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in out_of_memory)
+    ):
+        return "oom"
+    return "failed"
+
+
+def flatten(result: Result) -> dict[str, object]:
+    """The table's columns of a record, as W&B's summary."""
+    train_memory = result.memory.get("train") or {}
+    return {
+        "status": result.status,
+        "train_seconds": result.time.get("train_seconds"),
+        **{f"train_{name}": value for name, value in train_memory.items()},
+        **{
+            f"{split}_{name}": value
+            for split, scores in result.metrics.items()
+            for name, value in scores.items()
+        },
+        **{f"{name}_parameters": value for name, value in result.parameters.items()},
+        **result.throughput,
+    }
+
+
+def _describe_error(error: BaseException | None) -> dict[str, Any] | None:
+    """The block ``error`` of a record."""
+    if error is None:
+        return None
+    return {
+        "type": type(error).__name__,
+        "message": str(error) or type(error).__name__,
+        "traceback_tail": "".join(traceback.format_exception(error))[-4000:],
+        "signal": "SIGTERM" if type(error).__name__ == "Terminated" else None,
+        "exit_code": error.code if isinstance(error, SystemExit) else None,
+    }

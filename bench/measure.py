@@ -1,0 +1,157 @@
+"""What a run costs: peak memory and wall time by phase, each number with its kind, and energy.
+
+Peak memory is a property of the whole process, which is why every run of a sweep has its own.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+_PEAKS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_resident_bytes", "nvml_peak_bytes")
+
+
+class Meter:
+    """Peak memory and seconds of each phase, over all the times that it was entered.
+
+    On Linux the kernel's resident peak is reset at the start of a phase (proc(5), /proc/PID/clear_refs); on
+    CUDA torch's caching allocator counts.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.baseline_bytes = psutil.Process().memory_info().rss
+        self.seconds: dict[str, float] = {}
+        self.peaks: dict[str, dict[str, int | None]] = {}
+        self.joules: float | None = None  # while training
+        self.current = "load"  # the last phase that was entered
+        self._started = time.monotonic()
+        self._nvml = _open_nvml(device)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measures what happens inside, also when it fails; phases do not nest."""
+        self.current = name
+        self._reset_peaks()
+        joules = self._read_joules()
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._synchronise()
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+            found = self._read_peaks()
+            before = self.peaks.get(name, dict.fromkeys(_PEAKS))
+            self.peaks[name] = {kind: _larger(before[kind], found[kind]) for kind in _PEAKS}
+            after = self._read_joules()
+            if name == "train" and joules is not None and after is not None:
+                self.joules = (self.joules or 0.0) + after - joules
+
+    def memory_record(self) -> dict[str, Any]:
+        """The block ``memory`` of a record, in bytes."""
+        kind = "cuda" if self.device.type == "cuda" else "cpu_resident"
+        phases = {name: self.peaks.get(name) for name in ("load", "train", "eval")}
+        return {"kind": kind, "baseline_bytes": self.baseline_bytes, **phases}
+
+    def time_record(self) -> dict[str, float | None]:
+        """The block ``time`` of a record, in seconds; train excludes evaluation and saving."""
+        phases = {f"{name}_seconds": self.seconds.get(name) for name in ("load", "train", "eval")}
+        return {**phases, "total_seconds": time.monotonic() - self._started}
+
+    def energy_record(self) -> dict[str, Any] | None:
+        """The block ``energy`` of a record: the device's joules while training, or None."""
+        return None if self.joules is None else {"joules": self.joules, "source": "NVML energy counter"}
+
+    def null_reasons(self) -> dict[str, str]:
+        """Why the numbers that are null are unknown."""
+        reasons = {}
+        for name in ("load", "train", "eval"):
+            if name not in self.peaks:
+                reasons[f"memory.{name}"] = reasons[f"time.{name}_seconds"] = "the run did not come to it"
+        if self.device.type == "cpu":
+            reasons["memory.*.peak_allocated_bytes"] = "torch counts only CUDA allocations"
+            reasons["memory.*.peak_reserved_bytes"] = "torch counts only CUDA allocations"
+            reasons["memory.*.nvml_peak_bytes"] = "the run used no NVIDIA device"
+        elif self._nvml is None:
+            reasons["memory.*.nvml_peak_bytes"] = "NVML cannot be read"
+        if not Path("/proc/self/clear_refs").exists():
+            reasons["memory.*.peak_resident_bytes"] = "only Linux resets a process's resident peak"
+        if self.joules is None:
+            reasons["energy"] = "no device with an energy counter was used"
+        return reasons
+
+    def _read_joules(self) -> float | None:
+        """The device's energy counter, or None where it has none; a difference of two readings counts."""
+        if self._nvml is None:
+            return None
+        import pynvml
+
+        try:
+            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._nvml)) / 1000
+        except pynvml.NVMLError:
+            return None
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _reset_peaks(self) -> None:
+        self._synchronise()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS
+
+    def _read_peaks(self) -> dict[str, int | None]:
+        peaks: dict[str, int | None] = dict.fromkeys(_PEAKS)
+        peaks["peak_resident_bytes"] = _read_resident_peak()
+        if self.device.type == "cuda":
+            peaks["peak_allocated_bytes"] = torch.cuda.max_memory_allocated(self.device)
+            peaks["peak_reserved_bytes"] = torch.cuda.max_memory_reserved(self.device)
+            peaks["nvml_peak_bytes"] = self._read_nvml()
+        return peaks
+
+    def _read_nvml(self) -> int | None:
+        """What the driver says this process holds now; the allocator seldom gives back, so about the peak."""
+        if self._nvml is None:
+            return None
+        import pynvml
+
+        try:
+            processes = pynvml.nvmlDeviceGetComputeRunningProcesses(self._nvml)
+        except pynvml.NVMLError:
+            return None
+        return next((one.usedGpuMemory for one in processes if one.pid == os.getpid()), None)
+
+
+def _open_nvml(device: torch.device) -> Any:
+    """NVML's handle of the device, or None without a driver."""
+    if device.type != "cuda":
+        return None
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+    except pynvml.NVMLError:
+        return None
+
+
+def _read_resident_peak() -> int | None:
+    """VmHWM of this process in bytes, or None outside Linux."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), None)
+    return int(line.split()[1]) * 1024 if line else None
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    known = [value for value in (one, other) if value is not None]
+    return max(known, default=None)

@@ -1,0 +1,269 @@
+"""From the records of runs to one row per method: numbers, not yet text."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from bench.report.stats import Summary, summarise
+from bench.selection import (
+    MethodKey,
+    Selection,
+    configuration_key,
+    group_by_method,
+    read_criterion,
+    read_number,
+    read_seed,
+    read_value,
+    select_best,
+)
+from bench.store import STARTED, STATUSES, Result
+
+PEAKS = {  # memory kind -> the peak the table shows; in the order of the tables
+    "cuda": "memory.train.peak_reserved_bytes",
+    "cpu_resident": "memory.train.peak_resident_bytes",
+}
+_USUAL = ("lora.r", "lora.alpha", "lora.dropout", "train.lr")  # shown wherever they count
+
+
+@dataclass(frozen=True)
+class Task:
+    """Some data and a base model: only methods of one task can be compared."""
+
+    data: str
+    model: str | None  # None: no method of the task has a base model
+    fingerprint: str
+    revision: str | None
+    test_size: int | None  # texts; None: no record says it
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one task, measured in one kind of memory. A value is None unless every seed has it."""
+
+    task: Task
+    memory_kind: str | None  # one of PEAKS; None: no run says it
+    method: str
+    title: str
+    status: str  # success, or how most of its runs ended
+    statuses: Mapping[str, int]  # of all its runs
+    selection: Selection | None  # None: no run succeeded
+    lost_seeds: Mapping[str, int]  # statuses of the chosen configuration's other seeds
+    peak_memory_bytes: float | None  # the highest of the seeds, while training
+    train_seconds: float | None  # mean
+    accuracy: Summary | None  # on the test split
+    f1_macro: float | None  # mean
+    trainable_parameters: float | None
+    total_parameters: float | None
+    seeds: tuple[int, ...]  # empty: the method has no randomness, or no run succeeded
+    hyperparameters: Mapping[str, Any]  # chosen; name -> value
+    runs: int
+    failed_runs: int
+    run_ids: tuple[str, ...]  # behind the numbers
+    unknown: Mapping[str, str]  # number that is None -> reason, which may be empty
+    error: str | None  # where no run succeeded: what one of them said
+    rank: int  # place among the task's methods
+
+
+def build_rows(results: Iterable[Result]) -> list[Row]:
+    """The comparison's rows in its order, the same whatever the order of the results.
+
+    Tasks by name; within one, CUDA before CPU; then baselines, full fine-tuning, LoRA, LoRA over quantised
+    weights, and other methods by title. Runs that do not say their kind of memory (they ended too early) stay
+    with the other runs of their method, or of their task, where those have one kind.
+    """
+    results = list(results)
+    groups = group_by_method(results)
+    select_by = read_criterion(results)
+    tasks = _describe_tasks(groups)
+    rows = []
+    for key, members in groups.items():
+        task = tasks[key[:2]]
+        same_task = [one for other, some in groups.items() if other[:2] == key[:2] for one in some]
+        for kind, same_kind in _split_by_kind(members, fallback=_only_kind(same_task)).items():
+            rows.append(_build_row(task, key, kind, same_kind, select_by))
+    return _tell_apart(sorted(rows, key=_row_order))
+
+
+def _build_row(
+    task: Task, key: MethodKey, kind: str | None, results: Sequence[Result], select_by: str
+) -> Row:
+    selection = select_best(results, select_by=select_by)
+    chosen = selection.results if selection else ()
+    shown = chosen or tuple(results[:1])
+    statuses = Counter(one.status for one in results)
+    status = "success" if selection else min(statuses, key=lambda one: (-statuses[one], _status_order(one)))
+    numbers = {
+        "memory": PEAKS.get(kind or "", "memory.kind"),
+        "train_time": "time.train_seconds",
+        "accuracy": "metrics.test.accuracy",
+        "f1_macro": "metrics.test.f1_macro",
+        "trainable": "parameters.trainable",
+        "total": "parameters.total",
+    }
+    known = {name: _read_known(chosen, path) for name, path in numbers.items()}
+    return Row(
+        task=task,
+        memory_kind=kind,
+        method=key.method,
+        title=str(read_value(shown[0], "config.method.title") or key.method),
+        status=status,
+        statuses=statuses,
+        selection=selection,
+        lost_seeds=_count_lost_seeds(chosen, results),
+        peak_memory_bytes=max(known["memory"], default=None),
+        train_seconds=_mean(known["train_time"]),
+        accuracy=summarise(known["accuracy"]) if known["accuracy"] else None,
+        f1_macro=_mean(known["f1_macro"]),
+        trainable_parameters=max(known["trainable"], default=None),
+        total_parameters=max(known["total"], default=None),
+        seeds=tuple(seed for one in chosen if (seed := read_seed(one)) is not None),
+        hyperparameters=_choose_hyperparameters(chosen, results),
+        runs=len(results),
+        failed_runs=len(results) - statuses["success"],
+        run_ids=tuple(one.run_id for one in chosen),
+        unknown={name: _find_reason(chosen, numbers[name]) for name in numbers if chosen and not known[name]},
+        error=None if selection else _first_error(results, status),
+        rank=_rank_method(shown[0]),
+    )
+
+
+def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[str, str | None], Task]:
+    """Each task with the names that its runs gave to data and model."""
+    members: dict[tuple[str, str | None], list[Result]] = defaultdict(list)
+    for key, results in groups.items():
+        members[key[:2]] += results
+    tasks = {}
+    for (fingerprint, revision), results in members.items():
+        with_model = [one for one in results if read_value(one, "canonical_config.model.revision")]
+        sizes = {size for one in results if (size := read_number(one, "data.sizes.test")) is not None}
+        tasks[fingerprint, revision] = Task(
+            data=_join_names(results, "config.data.name"),
+            model=_join_names(with_model, "config.model.name") if with_model else None,
+            fingerprint=fingerprint,
+            revision=revision,
+            test_size=int(sizes.pop()) if len(sizes) == 1 else None,
+        )
+    return tasks
+
+
+def _join_names(results: Iterable[Result], path: str) -> str:
+    return " / ".join(sorted({str(read_value(one, path)) for one in results}))
+
+
+def _read_kind(result: Result) -> str | None:
+    kind = read_value(result, "memory.kind")
+    return kind if isinstance(kind, str) and kind in PEAKS else None
+
+
+def _only_kind(results: Iterable[Result]) -> str | None:
+    kinds = {_read_kind(one) for one in results} - {None}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _split_by_kind(results: Sequence[Result], *, fallback: str | None) -> dict[str | None, list[Result]]:
+    """The method's runs by their kind of memory: a peak of one kind is never beside a peak of another."""
+    fallback = _only_kind(results) or fallback
+    groups: dict[str | None, list[Result]] = defaultdict(list)
+    for one in results:
+        groups[_read_kind(one) or fallback].append(one)
+    return groups
+
+
+def _read_known(results: Sequence[Result], path: str) -> list[int | float]:
+    """The numbers of all seeds, or none if any seed lacks it: a mean over some would claim to be of all."""
+    values = [read_number(one, path) for one in results]
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return summarise(values).mean if values else None
+
+
+def _find_reason(results: Iterable[Result], path: str) -> str:
+    """Why the number is null, from the first record that says so; keys may hold a * for any name."""
+    names = path.split(".")
+    prefixes = [".".join(names[:count]) for count in range(len(names), 0, -1)]
+    for one in results:
+        for prefix in prefixes:
+            for pattern, reason in sorted(one.reasons.items()):
+                if fnmatchcase(prefix, pattern):
+                    return reason
+    return ""
+
+
+def _count_lost_seeds(chosen: Sequence[Result], results: Iterable[Result]) -> Counter[str]:
+    if not chosen:
+        return Counter()
+    key = configuration_key(chosen[0])
+    return Counter(one.status for one in results if one.status != "success" and configuration_key(one) == key)
+
+
+def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result]) -> dict[str, Any]:
+    """The chosen values of r, alpha, dropout, lr where they count, and of all that the method's runs vary."""
+    if not chosen:
+        return {}
+    found = _flatten(chosen[0].canonical_config)
+    leaves = [_flatten(one.canonical_config) for one in results]
+    varied = {path for path in found if any(other.get(path) != found[path] for other in leaves)}
+    if found.get("lora.target_modules", "auto") != "auto":
+        varied.add("lora.target_modules")
+    paths = [path for path in _USUAL if path in found] + sorted(varied - set(_USUAL) - {"seed"})
+    return {path.rpartition(".")[2]: found[path] for path in paths}
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= _flatten(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+def _first_error(results: Iterable[Result], status: str) -> str | None:
+    """The first line of what a run that ended so said."""
+    for one in sorted(results, key=lambda one: (one.status != status, one.run_id)):
+        lines = str(read_value(one, "error.message") or "").strip().splitlines()
+        if lines:
+            return lines[0]
+    return None
+
+
+def _status_order(status: str) -> int:
+    return [*STATUSES, STARTED].index(status)
+
+
+def _rank_method(result: Result) -> int:
+    """Baselines, full fine-tuning, plain LoRA, plain LoRA over quantised weights, others: by what they do."""
+    method = result.config.get("method") or {}
+    estimators = ("majority", "tfidf", "frozen_encoder")
+    if method.get("estimator") in estimators:
+        return estimators.index(method["estimator"])
+    if method.get("trainable") in ("head", "all"):
+        return 3 if method["trainable"] == "head" else 4
+    if method.get("adapter") == {"peft_type": "LORA"}:
+        return 5 if method.get("quantization") == "none" else 6
+    return 7
+
+
+def _row_order(row: Row) -> tuple[Any, ...]:
+    task, kinds = row.task, list(PEAKS)
+    kind = kinds.index(row.memory_kind) if row.memory_kind else math.inf
+    names = (task.data, task.model or "", task.fingerprint, task.revision or "")
+    return (*names, kind, row.rank, row.title, row.method)
+
+
+def _tell_apart(rows: list[Row]) -> list[Row]:
+    """The rows, with the method's name in titles that two of a table share."""
+    counts = Counter((row.task, row.memory_kind, row.title) for row in rows)
+    return [
+        replace(row, title=f"{row.title} ({row.method})")
+        if counts[row.task, row.memory_kind, row.title] > 1
+        else row
+        for row in rows
+    ]

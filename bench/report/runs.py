@@ -1,0 +1,89 @@
+"""runs.csv: every run with everything a spreadsheet user may want, in bytes and seconds.
+
+Its columns are names for machines, the same in every language. Hyperparameters are those that count for the
+run: a cell is empty where the value cannot matter (r of full fine-tuning) or is unknown.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from bench.report.cells import to_csv
+from bench.selection import read_seed, read_value
+from bench.store import Result
+
+_MEMORY = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_resident_bytes", "nvml_peak_bytes")
+# column -> dotted path in the record
+_COLUMNS = {
+    "run_id": "run_id",
+    "status": "status",
+    "attempt": "attempt",
+    "phase": "phase",
+    "method": "config.method.name",
+    "title": "config.method.title",
+    "data": "config.data.name",
+    "model": "config.model.name",
+    "data_fingerprint": "canonical_config.data.fingerprint",
+    "model_revision": "canonical_config.model.revision",
+    "seed": "canonical_config.seed",
+    "estimator": "canonical_config.method.estimator",
+    "trainable": "canonical_config.method.trainable",
+    "quantization": "canonical_config.method.quantization",
+    "r": "canonical_config.lora.r",
+    "alpha": "canonical_config.lora.alpha",
+    "dropout": "canonical_config.lora.dropout",
+    "target_modules": "canonical_config.lora.target_modules",
+    "lr": "canonical_config.train.lr",
+    "max_steps": "canonical_config.train.max_steps",
+    "epochs": "canonical_config.train.epochs",
+    "micro_batch_size": "canonical_config.train.micro_batch_size",
+    "gradient_accumulation_steps": "canonical_config.train.gradient_accumulation_steps",
+    "max_length": "canonical_config.train.max_length",
+    "precision": "canonical_config.train.precision",
+    "optimizer": "canonical_config.train.optimizer",
+    "validation_accuracy": "metrics.validation.accuracy",
+    "validation_f1_macro": "metrics.validation.f1_macro",
+    "validation_loss": "metrics.validation.loss",
+    "test_accuracy": "metrics.test.accuracy",
+    "test_f1_macro": "metrics.test.f1_macro",
+    "test_loss": "metrics.test.loss",
+    "memory_kind": "memory.kind",
+    "baseline_bytes": "memory.baseline_bytes",
+    **{
+        f"{phase}_{name}": f"memory.{phase}.{name}" for phase in ("load", "train", "eval") for name in _MEMORY
+    },
+    "load_seconds": "time.load_seconds",
+    "train_seconds": "time.train_seconds",
+    "eval_seconds": "time.eval_seconds",
+    "total_seconds": "time.total_seconds",
+    "tokens_per_second": "throughput.tokens_per_second",
+    "samples_per_second": "throughput.samples_per_second",
+    "energy_joules": "energy.joules",
+    "trainable_parameters": "parameters.trainable",
+    "total_parameters": "parameters.total",
+    "started_at": "started_at",
+    "ended_at": "ended_at",
+    "error_type": "error.type",
+    "error_message": "error.message",
+    "git_commit": "provenance.git_commit",
+    "git_dirty": "provenance.git_dirty",
+    "wandb_run_id": "tracking.wandb_run_id",
+}
+# what a run made of a setting such as auto, where its record says so
+_CHOSEN = {"target_modules": "model.target_modules", "precision": "model.precision"}
+
+
+def render_runs(results: Iterable[Result]) -> str:
+    """One row per run, by data, model, method and run_id; the folder is relative to the results folder."""
+    rows = [[_read(result, column) for column in _COLUMNS] + [f"runs/{result.run_id}"] for result in results]
+    names = list(_COLUMNS)
+    order = [names.index(name) for name in ("data", "model", "method", "run_id")]
+    rows.sort(key=lambda row: [str(row[index]) for index in order])
+    return to_csv([*names, "folder"], rows)
+
+
+def _read(result: Result, column: str) -> Any:
+    if column == "seed":
+        return read_seed(result)
+    value = read_value(result, _COLUMNS[column])
+    chosen = read_value(result, _CHOSEN[column]) if column in _CHOSEN else None
+    return value if chosen is None else chosen

@@ -1,0 +1,249 @@
+"""Every sentence of the tables, in each language; figures and names come in by braces."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bench.errors import ConfigError
+
+COLUMNS = (
+    "method",
+    "memory",
+    "train_time",
+    "accuracy",
+    "f1_macro",
+    "trainable",
+    "seeds",
+    "interval",
+    "hyperparameters",
+    "runs",
+)
+EXTRAS = (
+    "data",
+    "model",
+    "memory_kind",
+    "status",
+    "memory_bytes",
+    "train_seconds",
+    "accuracy_low",
+    "accuracy_high",
+    "accuracy_sd",
+    "total",
+    "run_ids",
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """One language."""
+
+    columns: Mapping[str, str]  # headers of both tables; the first six are fixed by the contract
+    extras: Mapping[str, str]  # more headers, of table.csv alone
+    memory_columns: Mapping[str, str]  # by kind: table.md never shows a peak without its kind
+    statuses: Mapping[str, str]
+    metrics: Mapping[str, str]
+    heading: str
+    heading_without_model: str
+    of_content: str  # tells tasks of the same names apart
+    test_size: str
+    durations: tuple[str, str, str, str]  # below a second, below a minute, below an hour, from an hour
+    percent: str
+    interval: str
+    any_seed: str
+    nothing: str
+    counted: str  # a status and how often
+    comma: str
+    either: str  # between the last two of several seeds
+    tried: str
+    empty: str
+    notes: str
+    choice: str
+    at_seed: str
+    numbers: str
+    memory_notes: Mapping[str, str]
+    spread: str
+    any_seed_note: str
+    unsuccessful: str
+    unfinished: str
+    bad: str
+    bad_one: str
+    no_success: str
+    first_error: str
+    some_seeds: str
+    unknown: str
+    no_reason: str
+
+
+ENGLISH = Text(
+    columns={
+        "method": "Method",
+        "memory": "Peak memory (GiB)",
+        "train_time": "Train time",
+        "accuracy": "Accuracy",
+        "f1_macro": "F1 (macro)",
+        "trainable": "Trainable parameters",
+        "seeds": "Seeds",
+        "interval": "95 % interval (accuracy)",
+        "hyperparameters": "Chosen hyperparameters",
+        "runs": "Runs tried/failed",
+    },
+    extras={
+        "data": "Data",
+        "model": "Model",
+        "memory_kind": "Memory kind",
+        "status": "Status",
+        "memory_bytes": "Peak memory (bytes)",
+        "train_seconds": "Train time (s)",
+        "accuracy_low": "Accuracy interval low",
+        "accuracy_high": "Accuracy interval high",
+        "accuracy_sd": "Accuracy standard deviation",
+        "total": "Total parameters",
+        "run_ids": "Run ids",
+    },
+    memory_columns={
+        "cuda": "Peak memory (GiB, CUDA reserved)",
+        "cpu_resident": "Peak memory (GiB, CPU resident)",
+    },
+    statuses={
+        "success": "no validation score",
+        "failed": "failed",
+        "oom": "out of memory",
+        "diverged": "diverged",
+        "timeout": "timed out",
+        "interrupted": "interrupted",
+        "crashed": "crashed",
+        "invalid": "invalid",
+        "started": "unfinished",
+    },
+    metrics={"accuracy": "accuracy", "f1_macro": "F1 (macro)"},
+    heading="{data}, {model}",
+    heading_without_model="{data}",
+    of_content="{heading} (data {fingerprint}, model {revision})",
+    test_size="{heading}: {size} test texts",
+    durations=("{seconds:.3f} s", "{seconds:.1f} s", "{minutes} min {rest:02d} s", "{hours:.1f} h"),
+    percent="{:.1f} %",
+    interval="{:.1f}–{:.1f} %",
+    any_seed="any",
+    nothing="none",
+    counted="{count} {status}",
+    comma=", ",
+    either=" or ",
+    tried="{tried} tried, {failed} failed",
+    empty="No runs yet: `bench sweep` makes them.",
+    notes="Notes",
+    choice="A method's best configuration is the one with the highest validation {metric}{at_seed}; "
+    "ties go to the lower validation loss. The test split has no part in the choice.",
+    at_seed=" at seed {seeds}",
+    numbers="Accuracy and F1 (macro) are from the test split, and means over the seeds, as is the train "
+    "time, which excludes evaluation. Peak memory is the highest of the seeds while training.",
+    memory_notes={
+        "cuda": "CUDA reserved: what PyTorch's allocator held on the GPU.",
+        "cpu_resident": "CPU resident: memory of the whole process, Python and its libraries included; "
+        "not to be compared with GPU memory.",
+    },
+    spread="The interval is Student's t over the seeds, cut to 0–100 %. It says how much the seed matters, "
+    "not how much the choice of test texts does. One seed gives none.",
+    any_seed_note="Seeds “any”: the method has no randomness, so that every seed gives the same numbers.",
+    unsuccessful="Runs without success: {counts}.",
+    unfinished="An unfinished run has started and not ended: it is still at work, or its process has "
+    "vanished. It counts as failed.",
+    bad="Records left out, as they cannot be trusted: {records}.",
+    bad_one="{path} ({reason})",
+    no_success="{title}: no run has succeeded ({counts}).",
+    first_error=" The first message: {error}",
+    some_seeds="{title}: not every seed of the chosen configuration has succeeded ({counts}); the numbers "
+    "are from those that have.",
+    unknown="{title}: {column} is unknown ({reason}).",
+    no_reason="the record gives no reason",
+)
+
+CHINESE = Text(
+    columns={
+        "method": "方法",
+        "memory": "显存占用",
+        "train_time": "训练时间",
+        "accuracy": "准确率",
+        "f1_macro": "F1分数",
+        "trainable": "可训练参数",
+        "seeds": "种子数",
+        "interval": "95% 区间（准确率）",
+        "hyperparameters": "选定的超参数",
+        "runs": "运行数/失败数",
+    },
+    extras={
+        "data": "数据",
+        "model": "模型",
+        "memory_kind": "显存类型",
+        "status": "状态",
+        "memory_bytes": "显存占用（字节）",
+        "train_seconds": "训练时间（秒）",
+        "accuracy_low": "准确率区间下限",
+        "accuracy_high": "准确率区间上限",
+        "accuracy_sd": "准确率标准差",
+        "total": "总参数",
+        "run_ids": "运行编号",
+    },
+    memory_columns={
+        "cuda": "显存占用 (GiB，CUDA 预留)",
+        "cpu_resident": "显存占用 (GiB，CPU 进程常驻内存)",
+    },
+    statuses={
+        "success": "无验证集分数",
+        "failed": "失败",
+        "oom": "内存不足",
+        "diverged": "发散",
+        "timeout": "超时",
+        "interrupted": "中断",
+        "crashed": "崩溃",
+        "invalid": "无效",
+        "started": "未完成",
+    },
+    metrics={"accuracy": "准确率", "f1_macro": "F1分数"},
+    heading="{data}，{model}",
+    heading_without_model="{data}",
+    of_content="{heading}（数据 {fingerprint}，模型 {revision}）",
+    test_size="{heading}：{size} 条测试文本",
+    durations=("{seconds:.3f} 秒", "{seconds:.1f} 秒", "{minutes} 分 {rest:02d} 秒", "{hours:.1f} 小时"),
+    percent="{:.1f}%",
+    interval="{:.1f}–{:.1f}%",
+    any_seed="任意",
+    nothing="无",
+    counted="{status} {count} 次",
+    comma="，",
+    either=" 或 ",
+    tried="运行 {tried} 次，失败 {failed} 次",
+    empty="尚无运行：`bench sweep` 会产生运行。",
+    notes="说明",
+    choice="每种方法的最佳配置按验证集{metric}最高选出{at_seed}，相同时取验证集损失较低者；选择不使用测试集。",
+    at_seed="（随机种子 {seeds}）",
+    numbers="准确率和 F1 分数（宏平均）来自测试集，取各随机种子的平均值；训练时间同样取平均值，不含评估。"
+    "显存占用是各随机种子训练阶段的最高峰值。",
+    memory_notes={
+        "cuda": "CUDA 预留：PyTorch 分配器在 GPU 上占有的显存。",
+        "cpu_resident": "CPU 进程常驻内存：整个进程的内存，包括 Python 及其库；不能与 GPU 显存比较。",
+    },
+    spread="区间为各随机种子上的学生 t 区间，限于 0–100%；它表示随机种子的影响，不表示测试文本抽样的影响。"
+    "只有一个种子时没有区间。",
+    any_seed_note="种子数“任意”：该方法没有随机性，任何种子的结果都相同。",
+    unsuccessful="未成功的运行：{counts}。",
+    unfinished="未完成的运行已开始而没有结束：或仍在进行，或进程已消失；计为失败。",
+    bad="因不可信而略去的记录：{records}。",
+    bad_one="{path}（{reason}）",
+    no_success="{title}：没有成功的运行（{counts}）。",
+    first_error="首条信息：{error}",
+    some_seeds="{title}：选定的配置并非每个种子都成功（{counts}）；数值来自成功的种子。",
+    unknown="{title}：{column}未知（{reason}）。",
+    no_reason="记录未说明原因",
+)
+
+LANGUAGES = {"en": ENGLISH, "zh": CHINESE}
+
+
+def read_language(lang: str) -> Text:
+    """The texts of a language.
+
+    Raises:
+        ConfigError: there is no such language.
+    """
+    if lang not in LANGUAGES:
+        raise ConfigError(f"lang={lang}: must be one of {', '.join(LANGUAGES)}")
+    return LANGUAGES[lang]

@@ -1,0 +1,190 @@
+"""One run, from a configuration to a record on disk; ``python -m bench.run`` is the same as a Hydra app.
+
+Importing this module is quick: torch comes in with bench.attempt, once the configuration is known to be
+right.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from bench import config as configuration
+from bench import data, weights
+from bench.checks import require_valid
+from bench.config import Config, Identity
+from bench.data import Dataset
+from bench.errors import BenchError
+from bench.store import STARTED, Result, Store, now
+
+PLUGINS_DIR = Path(__file__).parent / "plugins"
+INTERRUPTED, TERMINATED = 130, 143  # exit codes
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as an interrupt does."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run needs and can be wrong, found before anything is written."""
+
+    dataset: Dataset
+    model_folder: Path
+    identity: Identity
+
+
+def run(config: Config) -> Result:
+    """Trains and measures one configuration; its record is on disk and comes back, whatever it came to.
+
+    A run that has a success already is not trained again.
+
+    Raises:
+        ConfigError, DataError, MissingError: something is wrong or not there; nothing was written.
+        StoreError: the results folder cannot be written, or another process has this run.
+        KeyboardInterrupt: after the record says ``interrupted``.
+    """
+    prepared = prepare(config)
+    from bench import attempt
+
+    attempt.require_device(config)
+    store = Store(Path(config.results_dir))
+    store.prepare()
+    with store.claim(prepared.identity.run_id) as folder:
+        found = store.read(prepared.identity.run_id)
+        if found is not None and found.status == "success":
+            return found
+        started = _start_record(config, prepared, attempt=found.attempt + 1 if found else 1)
+        store.write(started)
+        with attempt.log_to(folder / "log.txt"):
+            return attempt.attempt(
+                config,
+                prepared.dataset,
+                model_folder=prepared.model_folder,
+                store=store,
+                started=started,
+            )
+
+
+def prepare(config: Config) -> Prepared:
+    """Checks the configuration, loads the texts, and finds the model and the run's identity.
+
+    Raises:
+        ConfigError, DataError, MissingError: as run.
+    """
+    require_valid([config])
+    dataset = data.load(config.data)
+    folder = weights.locate(config.model)
+    identity = configuration.identify(
+        config,
+        data_fingerprint=dataset.fingerprint,
+        model_revision=weights.revision(config.model),
+    )
+    return Prepared(dataset, folder, identity)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The Hydra app, with one message and the exit code of the contract for every error of the user's.
+
+    ``arguments`` stand in for the command line's.
+    """
+    if arguments is not None:
+        sys.argv = [sys.argv[0], *arguments]
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra's errors come here instead of its exit code 1
+    if str(PLUGINS_DIR) not in sys.path:
+        sys.path.append(str(PLUGINS_DIR))
+    configuration.register_schema()
+    try:
+        _app()
+    except BenchError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (HydraException, OmegaConfBaseException) as error:
+        print(_explain(error), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED)
+
+
+def stop_on_signals() -> None:
+    """SIGINT and SIGTERM raise KeyboardInterrupt, once, so that the record of it can be written in peace."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, signal.SIG_IGN)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, stop)
+
+
+def task(composed: DictConfig) -> Result:
+    """What Hydra calls for each job; alone, it prints what the run came to and exits with its code."""
+    stop_on_signals()
+    config = configuration.from_hydra(composed)
+    alone = HydraConfig.get().mode == RunMode.RUN
+    try:
+        result = run(config)
+    except BenchError as error:
+        if not alone:
+            raise
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    print(summarise(config, result), flush=True)
+    if alone and result.status != "success":
+        sys.exit(1)
+    return result
+
+
+def summarise(config: Config, result: Result) -> str:
+    """One line for a person: what was run and what it came to."""
+    name = f"{result.run_id} {configuration.describe(config)}"
+    if result.status != "success":
+        return f"{name}: {result.status} ({(result.error or {}).get('message', 'no message')})"
+    test, seconds = result.metrics["test"], result.time["train_seconds"]
+    return (
+        f"{name}: test accuracy {test['accuracy']:.1%}, F1 {test['f1_macro']:.1%}, trained in {seconds:.1f} s"
+    )
+
+
+_app = hydra.main(version_base="1.3", config_path=str(configuration.CONF_DIR), config_name="config")(task)
+
+
+def _start_record(config: Config, prepared: Prepared, *, attempt: int) -> Result:
+    return Result(
+        run_id=prepared.identity.run_id,
+        status=STARTED,
+        attempt=attempt,
+        phase="load",
+        started_at=now(),
+        ended_at=None,
+        config=configuration.to_dict(config),
+        canonical_config=dict(prepared.identity.canonical),
+        labels=list(prepared.dataset.labels),
+        data={**data.describe(prepared.dataset), "truncated_share": None},
+    )
+
+
+def _explain(error: Exception) -> str:
+    """Hydra's or OmegaConf's message with its cause, without their inner types."""
+    cause = error.__cause__
+    parts = [error, cause] if isinstance(cause, OmegaConfBaseException | HydraException) else [error]
+    lines = dict.fromkeys(line for part in parts for line in str(part).splitlines())
+    hidden = ("reference_type", "object_type", "full_key")
+    return "\n".join(line for line in lines if not line.strip().startswith(hidden))
+
+
+if __name__ == "__main__":
+    from bench.run import main as imported_main  # so that jobs name their task in bench.run
+
+    imported_main()

@@ -1,0 +1,148 @@
+"""Which runs a sweep makes: expand the grids, drop what is the same run twice, skip what is done. Pure.
+
+Hydra composes once per distinct choice of config groups; single values are then set on the dataclasses, so a
+plan of thousands of points takes seconds.
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.config import Config, Identity, replace_values
+from bench.errors import ConfigError
+
+GROUPS = ("method", "model", "data", "train", "track", "experiment")
+
+Axes = Mapping[str, Sequence[Any]]  # override key -> the values it takes
+Compose = Callable[[Sequence[str]], Config]  # override lines -> configuration
+Identify = Callable[[Config], Identity]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One planned run: the overrides that make it from the command line, and what they come to."""
+
+    overrides: tuple[str, ...]
+    config: Config
+    identity: Identity
+
+    @property
+    def run_id(self) -> str:
+        """The hash of what counts in the configuration."""
+        return self.identity.run_id
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The distinct runs of a sweep, and how many combinations they stand for."""
+
+    points: tuple[Point, ...]
+    combinations: int
+
+
+def combine_axes(grids: Sequence[Mapping[str, Any]], *, swept: Axes, fixed: Mapping[str, Any]) -> list[Axes]:
+    """The sub-grids of a sweep file, with the command line's word put over them.
+
+    What the command line sweeps is swept in every sub-grid; what it fixes is fixed in those that sweep it.
+    ``method`` chooses among the sub-grids instead: points with other methods are left out.
+
+    Raises:
+        ConfigError: no sub-grid has the method.
+    """
+    methods = swept.get("method", [fixed["method"]] if "method" in fixed else None)
+    result: list[Axes] = []
+    for grid in grids:
+        axes = {key: _as_list(value) for key, value in grid.items()}
+        if methods is not None and "method" in axes:
+            axes["method"] = [method for method in methods if method in axes["method"]]
+        axes |= {key: list(values) for key, values in swept.items() if key != "method" or key not in axes}
+        axes |= {key: [value] for key, value in fixed.items() if key in axes and key != "method"}
+        if all(axes.values()):
+            result.append(axes)
+    if not result:
+        known = sorted({str(method) for grid in grids for method in _as_list(grid.get("method", []))})
+        raise ConfigError(
+            f"method={','.join(map(str, methods or []))}: this sweep's grids have only {', '.join(known)}; "
+            "add sweep=none to sweep only what the command line says"
+        )
+    return result
+
+
+def expand(
+    grids: Sequence[Axes], *, compose: Compose, constant: Sequence[str] = ()
+) -> Iterator[tuple[tuple[str, ...], Config]]:
+    """Every combination of every grid: the override lines and the configuration.
+
+    ``constant`` are override lines for all of them; a grid's own keys go first.
+    """
+    for axes in grids:
+        kept = [line for line in constant if line.lstrip("+").partition("=")[0] not in axes]
+        group_keys = [key for key in axes if key in GROUPS]
+        value_keys = [key for key in axes if key not in GROUPS]
+        for choices in itertools.product(*(axes[key] for key in group_keys)):
+            lines = [
+                *kept,
+                *(override_line(key, value) for key, value in zip(group_keys, choices, strict=True)),
+            ]
+            base = compose(lines)
+            for values in itertools.product(*(axes[key] for key in value_keys)):
+                changed = dict(zip(value_keys, values, strict=True))
+                overrides = (*lines, *(override_line(key, value) for key, value in changed.items()))
+                yield overrides, replace_values(base, changed)
+
+
+def make_plan(expanded: Sequence[tuple[tuple[str, ...], Config]], identify: Identify) -> Plan:
+    """The distinct runs in the order of the grids, those that share base weights and data together."""
+    points: dict[str, Point] = {}
+    for overrides, config in expanded:
+        point = Point(overrides, config, identify(config))
+        points.setdefault(point.run_id, point)
+    order: dict[tuple[Any, ...], int] = {}  # first place of each (data, model, quantization)
+    for point in points.values():
+        order.setdefault(_shared(point), len(order))
+    ordered = sorted(points.values(), key=lambda point: order[_shared(point)])
+    return Plan(tuple(ordered), len(expanded))
+
+
+def plan_finals(best: Sequence[Point], seeds: Sequence[int], identify: Identify) -> Plan:
+    """The best configuration of each method once more with each seed; a seed that cannot matter adds none."""
+    expanded = [
+        ((*_without_seed(point.overrides), f"seed={seed}"), replace_values(point.config, {"seed": seed}))
+        for point in best
+        for seed in seeds
+    ]
+    return make_plan(expanded, identify)
+
+
+def _shared(point: Point) -> tuple[Any, ...]:
+    config = point.config
+    return (repr(config.data), config.model, config.method.quantization)
+
+
+def _without_seed(overrides: Sequence[str]) -> list[str]:
+    return [line for line in overrides if not line.startswith("seed=")]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def override_line(key: str, value: Any) -> str:
+    """``key=value`` in Hydra's override grammar."""
+    return f"{key}={_quote(value)}"
+
+
+def _quote(value: Any) -> str:
+    """The value in Hydra's override grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ",".join(_quote(one) for one in value) + "]"
+    if isinstance(value, str) and not re.fullmatch(r"[\w./:+-]+", value):
+        escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+        return f"'{escaped}'"
+    return str(value)

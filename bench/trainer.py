@@ -1,0 +1,204 @@
+"""The training loop, explicit and on accelerate; equal to transformers.Trainer's at the same settings."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.nn import functional
+from transformers import get_linear_schedule_with_warmup
+
+from bench.config import TrainConfig
+from bench.errors import ConfigError, RunError
+from bench.measure import Meter
+
+Batch = Mapping[str, torch.Tensor]  # input_ids, attention_mask (rows, length); labels (rows,)
+Row = dict[str, float | int | None]
+
+
+class DivergedError(RunError):
+    """The loss stopped being a number."""
+
+
+@dataclass
+class Progress:
+    """How far a training came: the history's rows, what was processed, and the best evaluation."""
+
+    history: list[Row] = field(default_factory=list)
+    steps: int = 0
+    tokens: int = 0  # without padding
+    samples: int = 0
+    best_step: int | None = None
+    best_score: float = -math.inf
+
+    def count(self, step: int, micro_batches: Sequence[Batch]) -> None:
+        """Adds what one step processed."""
+        self.steps = step
+        self.tokens += sum(int(batch["attention_mask"].sum()) for batch in micro_batches)
+        self.samples += sum(len(batch["labels"]) for batch in micro_batches)
+
+
+def make_accelerator(device: torch.device, precision: str) -> Accelerator:
+    """accelerate for this device and precision; it scales the loss where fp16 needs that."""
+    return Accelerator(cpu=device.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
+
+
+def train(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    settings: TrainConfig,
+    steps: int,
+    accelerator: Accelerator,
+    meter: Meter,
+    validate: Callable[[], Mapping[str, float]],
+    select_by: str,
+    save_best: Callable[[], None],
+    log: Callable[[Row, int], None],
+) -> Progress:
+    """Trains for ``steps`` optimizer steps; ``save_best`` runs whenever validation is better than before.
+
+    ``batches`` holds at least steps * gradient_accumulation_steps micro-batches. A step's loss is the mean
+    over all its rows, also where its micro-batches differ in size.
+
+    Raises:
+        DivergedError: the loss is NaN or infinite, noticed within ``log_steps`` steps.
+    """
+    optimizer = make_optimizer(model, settings, accelerator.device)
+    schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, steps)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    source = iter(batches)
+    progress, logged = Progress(), 0
+    losses = torch.zeros((), device=accelerator.device)  # since the last log; read only there
+    for first in range(0, steps, settings.eval_steps):
+        last = min(first + settings.eval_steps, steps)
+        with meter.phase("train"):
+            model.train()
+            for step in range(first + 1, last + 1):
+                rate = schedule.get_last_lr()[0]
+                micro_batches = [next(source) for _ in range(settings.gradient_accumulation_steps)]
+                loss, norm = take_step(
+                    model, micro_batches, optimizer, accelerator, max_grad_norm=settings.max_grad_norm
+                )
+                if not accelerator.optimizer_step_was_skipped:
+                    schedule.step()
+                losses += loss
+                progress.count(step, micro_batches)
+                if step % settings.log_steps == 0 or step == last:
+                    count = step - logged
+                    row: Row = {"loss": _require_finite(losses / count, step), "lr": rate}
+                    row["grad_norm"] = None if norm is None else float(norm)
+                    losses.zero_()
+                    logged = step
+                    progress.history.append({"step": step, **row})
+                    log(row, step)
+        with meter.phase("eval"):
+            scores = validate()
+        evaluation: Row = {f"validation_{name}": value for name, value in scores.items()}
+        progress.history.append({"step": last, **evaluation})
+        log(evaluation, last)
+        if scores[select_by] > progress.best_score:
+            progress.best_score, progress.best_step = scores[select_by], last
+            with meter.phase("save"):
+                save_best()
+    return progress
+
+
+def take_step(
+    model: nn.Module,
+    micro_batches: Sequence[Batch],
+    optimizer: Any,
+    accelerator: Accelerator,
+    *,
+    max_grad_norm: float | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One optimizer step over the micro-batches: its loss and the norm of its gradients, on the device."""
+    rows = sum(len(batch["labels"]) for batch in micro_batches)
+    total = torch.zeros((), device=accelerator.device)
+    for batch in micro_batches:
+        inputs = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+        labels = inputs.pop("labels")
+        logits = model(**inputs).logits.float()  # (rows, labels)
+        loss = functional.cross_entropy(logits, labels, reduction="sum") / rows
+        accelerator.backward(loss)
+        total += loss.detach()
+    norm = None
+    if max_grad_norm is not None:
+        norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return total, norm
+
+
+def predict(
+    model: nn.Module, batches: Iterator[tuple[npt.NDArray[Any], Batch]], *, accelerator: Accelerator
+) -> npt.NDArray[np.float64]:
+    """Each row's probabilities in the split's order, (rows, labels); a batch says which rows it holds."""
+    model.eval()
+    places, parts = [], []
+    with torch.inference_mode(), accelerator.autocast():
+        for rows, batch in batches:
+            inputs = {
+                name: tensor.to(accelerator.device) for name, tensor in batch.items() if name != "labels"
+            }
+            parts.append(functional.softmax(model(**inputs).logits.double(), dim=-1).cpu().numpy())
+            places.append(rows)
+    order = np.argsort(np.concatenate(places))
+    return np.concatenate(parts)[order]
+
+
+def embed(
+    encoder: nn.Module, batches: Iterator[tuple[npt.NDArray[Any], Batch]], *, accelerator: Accelerator
+) -> npt.NDArray[np.float64]:
+    """Each row's last hidden states averaged over its tokens, in the split's order, (rows, hidden)."""
+    encoder.eval()
+    places, parts = [], []
+    with torch.inference_mode():
+        for rows, batch in batches:
+            ids, mask = (batch[name].to(accelerator.device) for name in ("input_ids", "attention_mask"))
+            states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state.double()
+            weight = mask.unsqueeze(-1).double()  # (rows, length, 1)
+            parts.append(((states * weight).sum(1) / weight.sum(1)).cpu().numpy())
+            places.append(rows)
+    return np.concatenate(parts)[np.argsort(np.concatenate(places))]
+
+
+def require_optimizer(name: str, device: torch.device) -> None:
+    """Raises a ConfigError for a paged optimizer on a CPU, where bitsandbytes would silently not page."""
+    if name.startswith("paged") and device.type == "cpu":
+        raise ConfigError(
+            f"train.optimizer={name}: paging needs a CUDA device; use {name.removeprefix('paged_')} on a CPU"
+        )
+
+
+def make_optimizer(model: nn.Module, settings: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW over what is trained, in torch or in bitsandbytes; biases and norms have no weight decay.
+
+    Raises:
+        ConfigError: the optimizer does not work on the device.
+    """
+    require_optimizer(settings.optimizer, device)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [one for one in trained if one.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [one for one in trained if one.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit, PagedAdamW32bit
+
+    classes = {"adamw_8bit": AdamW8bit, "paged_adamw": PagedAdamW32bit, "paged_adamw_8bit": PagedAdamW8bit}
+    optimizer: torch.optim.Optimizer = classes[settings.optimizer](groups, lr=settings.lr)
+    return optimizer
+
+
+def _require_finite(loss: torch.Tensor, step: int) -> float:
+    value = float(loss)
+    if not math.isfinite(value):
+        raise DivergedError(f"the loss became {value} by step {step}; lower train.lr or raise warmup_steps")
+    return value

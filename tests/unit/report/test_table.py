@@ -1,0 +1,523 @@
+import csv
+import io
+import random
+import re
+import subprocess
+import sys
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.config import hash_canonical
+from bench.errors import ConfigError
+from bench.report.cells import clean, escape_csv, escape_markdown, format_count, format_number
+from bench.report.runs import render_runs
+from bench.report.table import build_rows, format_duration, render_csv, render_markdown, write_tables
+from bench.report.text import COLUMNS, EXTRAS, LANGUAGES, Text
+from bench.store import STATUSES, Result, Store
+
+ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
+METHODS: dict[str, dict[str, Any]] = {
+    "majority": {"title": "Majority class", "estimator": "majority", "trainable": "head"},
+    "tfidf": {"title": "TF-IDF", "estimator": "tfidf", "trainable": "head"},
+    "head": {"title": "Frozen encoder", "estimator": "frozen_encoder", "trainable": "head"},
+    "full": {"title": "Full fine-tuning", "trainable": "all"},
+    "lora": {"title": "LoRA"},
+    "qlora": {"title": "QLoRA", "quantization": "nf4"},
+    "dora": {"title": "DoRA", "adapter": {"peft_type": "LORA", "use_dora": True}},
+}
+
+
+def make_run(
+    method: str = "lora",
+    *,
+    status: str = "success",
+    seed: int = 0,
+    r: int = 8,
+    lr: float = 1e-3,
+    max_length: int = 64,
+    validation: float = 0.85,
+    test: float | None = 0.885,
+    train_seconds: float | None = 12.34,
+    peak: int | None = 2**30,
+    kind: str | None = "cpu_resident",
+    data: str = "d1",
+    revision: str = "m1",
+    error: dict[str, Any] | None = None,
+    reasons: dict[str, str] | None = None,
+    names: dict[str, str] | None = None,
+) -> Result:
+    """A record as a run leaves it, with the fields that count for the method."""
+    names = {"data": "headlines", "model": "minilm"} | (names or {})
+    full = {"name": method, "estimator": "network", "trainable": "adapter", "quantization": "none"}
+    full |= {"adapter": {"peft_type": "LORA"}} | METHODS[method]
+    full["title"] = names.get("title", full["title"])
+    lora = {"r": r, "alpha": 16, "dropout": 0.05, "target_modules": "auto"}
+    train = {"lr": lr, "max_steps": 300, "max_length": max_length}
+    counted = {name: full[name] for name in ("estimator", "trainable", "quantization")}
+    canonical: dict[str, Any] = {"method": counted, "data": {"fingerprint": data}}
+    if full["estimator"] == "network":
+        canonical |= {"train": train, "seed": seed}
+    if full["trainable"] == "adapter":
+        counted["adapter"] = full["adapter"]
+        canonical["lora"] = lora
+    if full["estimator"] not in ("majority", "tfidf"):
+        canonical["model"] = {"revision": revision}
+    peak_name = "peak_reserved_bytes" if kind == "cuda" else "peak_resident_bytes"
+    success = status == "success"
+    return Result(
+        run_id=hash_canonical(canonical),
+        status=status,
+        attempt=1,
+        phase="save",
+        started_at="2026-01-01T00:00:00.000+00:00",
+        ended_at=None,
+        config={
+            "method": full,
+            "lora": lora,
+            "train": train,
+            "seed": seed,
+            "data": {"name": names["data"]},
+            "model": {"name": names["model"]},
+            "sweep": {"select_by": "accuracy"},
+        },
+        canonical_config=canonical,
+        metrics={
+            "validation": {"accuracy": validation, "f1_macro": validation, "loss": 0.5},
+            "test": {"accuracy": test, "f1_macro": test, "loss": 0.5},
+        }
+        if success
+        else {},
+        memory={"kind": kind, "train": {peak_name: peak}} if kind else {},
+        time={"train_seconds": train_seconds} if success else {},
+        parameters={"trainable": 73_728, "total": 22_787_072} if success else {},
+        data={"sizes": {"train": 1296, "validation": 400, "test": 400}},
+        error=error,
+        reasons=reasons or {},
+    )
+
+
+def small_sweep() -> list[Result]:
+    """A baseline, LoRA whose best configuration has three seeds, and QLoRA without a success."""
+    return [
+        make_run("tfidf", test=0.745, train_seconds=0.0123, peak=2**29),
+        make_run("lora", r=8, validation=0.80, test=0.99),
+        make_run("lora", r=16, validation=0.90, test=0.88, train_seconds=12.0),
+        make_run("lora", r=16, seed=1, validation=0.80, test=0.89, train_seconds=12.1, peak=3 * 2**29),
+        make_run("lora", r=16, seed=2, validation=0.80, test=0.90, train_seconds=12.2),
+        make_run("qlora", r=8, status="oom", error={"message": "CUDA out of memory\ntried 2 GiB"}),
+        make_run("qlora", r=16, status="crashed"),
+    ]
+
+
+def read_markdown(results: list[Result], text: Text = ENGLISH) -> str:
+    return render_markdown(build_rows(results), results=results, bad=[], text=text)
+
+
+def read_cells(markdown: str) -> list[list[str]]:
+    """The cells of all the tables' lines, split at the pipes that Markdown would split at."""
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def read_csv(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_the_english_table():
+    assert (
+        read_markdown(small_sweep())
+        == """\
+## headlines, minilm: 400 test texts
+
+| Method | Peak memory (GiB, CPU resident) | Train time |       Accuracy | F1 (macro) | Trainable parameters | Seeds | 95 % interval (accuracy) | Chosen hyperparameters                 | Runs tried/failed |
+| ------ | ------------------------------: | ---------: | -------------: | ---------: | -------------------: | ----: | -----------------------: | -------------------------------------- | ----------------: |
+| TF-IDF |                            0.50 |    0.012 s |         74.5 % |     74.5 % |                73.7K |   any |                        – | none                                   |               1/0 |
+| LoRA   |                            1.50 |     12.1 s |         89.0 % |     89.0 % |                73.7K |     3 |              86.5–91.5 % | r=16, alpha=16, dropout=0.05, lr=0.001 |               4/0 |
+| QLoRA  |                               – |          – | out of memory¹ |          – |                    – |     – |                        – | –                                      |               2/2 |
+
+Notes
+
+- A method's best configuration is the one with the highest validation accuracy at seed 0; ties go to the lower validation loss. The test split has no part in the choice.
+- Accuracy and F1 (macro) are from the test split, and means over the seeds, as is the train time, which excludes evaluation. Peak memory is the highest of the seeds while training.
+- CPU resident: memory of the whole process, Python and its libraries included; not to be compared with GPU memory.
+- The interval is Student's t over the seeds, cut to 0–100 %. It says how much the seed matters, not how much the choice of test texts does. One seed gives none.
+- Seeds “any”: the method has no randomness, so that every seed gives the same numbers.
+- Runs without success: 1 out of memory, 1 crashed.
+- ¹ QLoRA: no run has succeeded (1 out of memory, 1 crashed). The first message: CUDA out of memory
+"""  # noqa: E501
+    )
+
+
+def test_the_chinese_table():
+    assert (
+        read_markdown(small_sweep(), CHINESE)
+        == """\
+## headlines，minilm：400 条测试文本
+
+| 方法   | 显存占用 (GiB，CPU 进程常驻内存) | 训练时间 |    准确率 | F1分数 | 可训练参数 | 种子数 | 95% 区间（准确率） | 选定的超参数                           | 运行数/失败数 |
+| ------ | -------------------------------: | -------: | --------: | -----: | ---------: | -----: | -----------------: | -------------------------------------- | ------------: |
+| TF-IDF |                             0.50 | 0.012 秒 |     74.5% |  74.5% |      73.7K |   任意 |                  – | 无                                     |           1/0 |
+| LoRA   |                             1.50 |  12.1 秒 |     89.0% |  89.0% |      73.7K |      3 |         86.5–91.5% | r=16, alpha=16, dropout=0.05, lr=0.001 |           4/0 |
+| QLoRA  |                                – |        – | 内存不足¹ |      – |          – |      – |                  – | –                                      |           2/2 |
+
+说明
+
+- 每种方法的最佳配置按验证集准确率最高选出（随机种子 0），相同时取验证集损失较低者；选择不使用测试集。
+- 准确率和 F1 分数（宏平均）来自测试集，取各随机种子的平均值；训练时间同样取平均值，不含评估。显存占用是各随机种子训练阶段的最高峰值。
+- CPU 进程常驻内存：整个进程的内存，包括 Python 及其库；不能与 GPU 显存比较。
+- 区间为各随机种子上的学生 t 区间，限于 0–100%；它表示随机种子的影响，不表示测试文本抽样的影响。只有一个种子时没有区间。
+- 种子数“任意”：该方法没有随机性，任何种子的结果都相同。
+- 未成功的运行：内存不足 1 次，崩溃 1 次。
+- ¹ QLoRA：没有成功的运行（内存不足 1 次，崩溃 1 次）。首条信息：CUDA out of memory
+"""  # noqa: E501
+    )
+
+
+def test_table_csv_has_the_headers_of_table_md_and_plain_numbers():
+    rows = build_rows(small_sweep())
+    for text in (ENGLISH, CHINESE):
+        header = render_csv(rows, text=text).splitlines()[0].split(",")
+        assert header[: len(COLUMNS)] == list(text.columns.values())
+    assert list(CHINESE.columns.values())[:6] == [
+        "方法",
+        "显存占用",
+        "训练时间",
+        "准确率",
+        "F1分数",
+        "可训练参数",
+    ]
+    tfidf, lora, qlora = read_csv(render_csv(rows, text=ENGLISH))
+    assert lora["Peak memory (GiB)"] == "1.5"
+    assert lora["Peak memory (bytes)"] == str(3 * 2**29)
+    assert lora["Memory kind"] == "cpu_resident"
+    assert float(lora["Accuracy"]) == pytest.approx(0.89)
+    assert float(lora["Accuracy interval low"]) == pytest.approx(0.865159)
+    assert lora["Trainable parameters"] == "73728"
+    assert lora["Runs tried/failed"] == "4 tried, 0 failed"
+    assert len(lora["Run ids"].split()) == 3
+    assert (tfidf["Seeds"], tfidf["95 % interval (accuracy)"]) == ("any", "")
+    assert (qlora["Status"], qlora["Accuracy"], qlora["Peak memory (bytes)"]) == ("oom", "", "")
+
+
+def test_methods_are_ordered_by_what_they_do_not_by_name():
+    titles = [f"{10 - place}" for place in range(len(METHODS))]  # against the order, were they to count
+    results = [
+        make_run(method, names={"title": title}) for method, title in zip(METHODS, titles, strict=True)
+    ]
+    assert [row.method for row in build_rows(results)] == list(METHODS)
+
+
+def test_memory_kinds_are_never_in_one_table():
+    results = [make_run("full", kind="cpu_resident"), make_run("lora", kind="cuda", peak=2**31)]
+    header_1, _, lora, header_2, _, full = read_cells(read_markdown(results))
+    assert [header_1[1], *lora[:2]] == ["Peak memory (GiB, CUDA reserved)", "LoRA", "2.00"]
+    assert [header_2[1], *full[:2]] == ["Peak memory (GiB, CPU resident)", "Full fine-tuning", "1.00"]
+
+
+def test_a_method_measured_in_both_kinds_has_a_row_for_each():
+    results = [
+        make_run(kind="cuda", seed=0, peak=2**30),
+        make_run(kind="cpu_resident", seed=1, peak=2**31),
+    ]
+    assert [(row.memory_kind, row.peak_memory_bytes, row.seeds) for row in build_rows(results)] == [
+        ("cuda", 2**30, (0,)),
+        ("cpu_resident", 2**31, (1,)),
+    ]
+
+
+def test_a_run_that_ended_before_measuring_stays_with_the_others():
+    early = make_run("qlora", kind=None, status="crashed")
+    assert {row.memory_kind for row in build_rows([early, make_run("lora", kind="cuda")])} == {"cuda"}
+    alone = read_cells(read_markdown([early]))
+    assert alone[0][1] == "Peak memory (GiB)"
+
+
+def test_each_task_has_its_table_and_shared_baselines_are_in_each():
+    results = [
+        make_run("tfidf"),
+        make_run("lora"),
+        make_run("lora", revision="m2", names={"model": "other"}),
+        make_run("lora", data="d2"),
+    ]
+    markdown = read_markdown(results)
+    headings = [line for line in markdown.splitlines() if line.startswith("## ")]
+    assert headings == [
+        "## headlines, minilm (data d1, model m1): 400 test texts",
+        "## headlines, minilm (data d2, model m1): 400 test texts",
+        "## headlines, other: 400 test texts",
+    ]
+    methods = [cells[0] for cells in read_cells(markdown)]
+    assert methods.count("TF-IDF") == 2
+    assert methods.count("LoRA") == 3
+
+
+def test_only_baselines_need_no_model():
+    assert read_markdown([make_run("majority")]).startswith("## headlines: 400 test texts\n")
+
+
+@pytest.mark.parametrize("status", [status for status in (*STATUSES, "started") if status != "success"])
+def test_a_method_without_a_success_keeps_its_row(status: str):
+    for text in (ENGLISH, CHINESE):
+        markdown = read_markdown([make_run("lora", status=status)], text)
+        cells = read_cells(markdown)[2]
+        assert cells[0] == "LoRA"
+        assert cells[3] == f"{text.statuses[status]}¹"
+        assert "0" not in "".join(cells[1:7])  # unknown is never zero
+
+
+def test_the_message_shown_is_of_a_run_that_ended_as_most_did():
+    runs = sorted((make_run(r=r, status="oom") for r in (8, 16, 32)), key=lambda run: run.run_id)
+    errors = [{"message": "odd"}, {"message": ""}, {"message": "usual\nmore"}]
+    runs = [replace(run, error=error) for run, error in zip(runs, errors, strict=True)]
+    row = build_rows([replace(runs[0], status="failed"), *runs[1:]])[0]
+    assert (row.status, row.error) == ("oom", "usual")
+
+
+def test_an_unfinished_run_counts_as_failed_and_is_explained():
+    markdown = read_markdown([make_run(r=8), make_run(r=16, status="started")])
+    assert read_cells(markdown)[2][-1] == "2/1"
+    assert "Runs without success: 1 unfinished." in markdown
+    assert ENGLISH.unfinished in markdown
+
+
+def test_an_unknown_number_says_why():
+    reasons = {"memory.*.peak_resident_bytes": "only Linux resets a process's resident peak"}
+    markdown = read_markdown([make_run(peak=None, train_seconds=None, reasons=reasons)])
+    assert read_cells(markdown)[2][1:3] == ["–¹", "–²"]
+    assert "- ¹ LoRA: Peak memory (GiB) is unknown (only Linux resets a process's resident peak)." in markdown
+    assert "- ² LoRA: Train time is unknown (the record gives no reason)." in markdown
+
+
+def test_a_number_that_one_seed_lacks_is_not_a_mean_over_the_others():
+    row = build_rows([make_run(seed=0), make_run(seed=1, train_seconds=None)])[0]
+    assert (row.train_seconds, row.seeds) == (None, (0, 1))
+    assert row.accuracy is not None
+
+
+def test_lost_seeds_of_the_chosen_configuration_are_told():
+    results = [make_run(seed=0), make_run(seed=1), make_run(seed=2, status="diverged")]
+    markdown = read_markdown(results)
+    assert read_cells(markdown)[2][6] == "2¹"
+    assert "not every seed of the chosen configuration has succeeded (1 diverged)" in markdown
+
+
+def test_what_the_runs_vary_is_among_the_chosen_hyperparameters():
+    results = [make_run("full", max_length=64, validation=0.9), make_run("full", max_length=128)]
+    assert build_rows(results)[0].hyperparameters == {"lr": 1e-3, "max_length": 64}
+    assert build_rows(results[:1])[0].hyperparameters == {"lr": 1e-3}
+
+
+def test_titles_that_two_methods_share_are_told_apart():
+    results = [make_run("lora", names={"title": "Same"}), make_run("dora", names={"title": "Same"})]
+    assert [row.title for row in build_rows(results)] == ["Same (lora)", "Same (dora)"]
+
+
+def test_the_interval_stays_within_what_an_accuracy_can_be():
+    cells = read_cells(read_markdown([make_run(seed=0, test=0.97), make_run(seed=1, test=1.0)]))
+    assert cells[2][7].endswith("–100.0 %")
+
+
+records = st.lists(
+    st.builds(
+        make_run,
+        st.sampled_from(sorted(METHODS)),
+        status=st.sampled_from([*STATUSES, "started", "success", "success"]),
+        seed=st.integers(0, 2),
+        r=st.sampled_from([8, 16]),
+        validation=st.sampled_from([0.8, 0.9]),
+        test=st.sampled_from([0.1, 0.7, None]),
+        train_seconds=st.sampled_from([0.1, 0.3, None]),
+        kind=st.sampled_from(["cuda", "cpu_resident", None]),
+        data=st.sampled_from(["d1", "d2"]),
+        revision=st.sampled_from(["m1", "m2"]),
+    ),
+    max_size=8,
+    unique_by=lambda run: run.run_id,
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(records, st.randoms(use_true_random=False))
+def test_the_files_are_byte_identical_in_any_order(results: list[Result], rng: random.Random):
+    def render(some: list[Result]) -> tuple[str, str, str]:
+        rows = build_rows(some)
+        markdown = render_markdown(rows, results=some, bad=[], text=ENGLISH)
+        return markdown, render_csv(rows, text=ENGLISH), render_runs(some)
+
+    shuffled = rng.sample(results, len(results))
+    assert render(shuffled) == render(results)
+
+
+def test_runs_csv_has_every_run_and_leaves_empty_what_cannot_matter():
+    results = small_sweep()
+    found = {row["run_id"]: row for row in read_csv(render_runs(results))}
+    assert set(found) == {one.run_id for one in results}
+    tfidf, lora = found[results[0].run_id], found[results[2].run_id]
+    assert (lora["r"], lora["lr"], lora["seed"], lora["status"]) == ("16", "0.001", "0", "success")
+    assert (lora["train_peak_resident_bytes"], lora["train_peak_reserved_bytes"]) == (str(2**30), "")
+    assert lora["folder"] == f"runs/{lora['run_id']}"
+    assert (tfidf["r"], tfidf["lr"], tfidf["seed"]) == ("", "", "")
+    assert found[results[5].run_id]["error_message"] == "CUDA out of memory tried 2 GiB"
+
+
+def test_runs_csv_says_what_auto_became():
+    run = replace(make_run(), model={"target_modules": ["query", "value"], "precision": "bf16"})
+    row = read_csv(render_runs([run]))[0]
+    assert (row["target_modules"], row["precision"]) == ("query value", "bf16")
+
+
+def test_the_files_are_made_from_the_records_alone(tmp_path: Path):
+    store = Store(tmp_path / "results")
+    store.prepare()
+    for run in small_sweep():
+        store.write(run)
+    damaged = store.folder / "runs" / "0123456789ab" / "result.json"
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    paths = write_tables(store, lang="en")
+    assert [path.name for path in paths] == ["table.csv", "table.md", "runs.csv"]
+    first = [path.read_bytes() for path in paths]
+    assert "runs/0123456789ab/result.json (cannot be read" in paths[1].read_text(encoding="utf-8")
+    assert str(tmp_path) not in paths[1].read_text(encoding="utf-8")
+    assert [path.read_bytes() for path in write_tables(store, lang="en")] == first
+    write_tables(store, lang="zh")
+    assert "| 方法 " in paths[1].read_text(encoding="utf-8")
+    with pytest.raises(ConfigError, match="lang=fr: must be one of en, zh"):
+        write_tables(store, lang="fr")
+
+
+def test_an_empty_folder_has_a_table_that_says_so(tmp_path: Path):
+    _, markdown, runs = write_tables(Store(tmp_path), lang="en")
+    assert markdown.read_text() == "No runs yet: `bench sweep` makes them.\n"
+    assert len(runs.read_text().splitlines()) == 1
+
+
+HOSTILE = [
+    "a | b || c",
+    "two\nlines\r\n# heading\n\n- list",
+    "back`tick` **bold** [x](javascript:alert(1)) ![i](http://a)",
+    "<script>alert(1)</script>&lt;b&gt;",
+    '=HYPERLINK("http://a")',
+    "\t=1+1",
+    "＝1+1",
+    "@SUM(A1)",
+    "-1+1|cmd",
+    "\x1b[31mred\x1b]0;title\x07\x9b31m",
+    "\u202eevil\u2066 \ud800 \x00",
+    "\\| \\",
+    "{title} {0} %s",
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_hostile_text_stays_text(hostile: str):
+    names = {"title": hostile, "data": hostile, "model": hostile}
+    results = [
+        make_run("lora", names=names, peak=None, reasons={"memory.train": hostile}),
+        make_run("qlora", names=names, status="failed", error={"message": hostile, "type": hostile}),
+    ]
+    rows = build_rows(results)
+    for text in (ENGLISH, CHINESE):
+        markdown = render_markdown(rows, results=results, bad=[(hostile, hostile)], text=text)
+        assert {len(cells) for cells in read_cells(markdown)} == {len(COLUMNS)}
+        assert sum(line.startswith("#") for line in markdown.splitlines()) == 1
+        assert not re.search(r"[<>]|(?<!\\)(`|\*|\[)|[^|\s-]\|\|", markdown)
+        tables = [render_csv(rows, text=text), render_runs(results)]
+        for body in (markdown, *tables):
+            body.encode()  # no half of a surrogate pair
+            assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", body)
+        for body in tables:
+            cells = [cell for row in csv.reader(io.StringIO(body)) for cell in row]
+            assert not any(cell.startswith(("=", "+", "-", "@", "＝")) for cell in cells)
+            assert {len(row) for row in csv.reader(io.StringIO(body))} in (
+                {len(COLUMNS) + len(EXTRAS)},
+                {len(body.splitlines()[0].split(","))},
+            )
+
+
+def test_markdown_shows_hostile_text_as_it_is():
+    assert escape_markdown("~~a~~ _b_ c_d") == r"\~\~a\~\~ \_b\_ c_d"
+    assert escape_markdown("&lt; <i> \\|") == r"&amp;lt; &lt;i&gt; \\\|"
+
+
+@given(st.text())
+def test_clean_leaves_one_printable_line(text: str):
+    found = clean(text)
+    assert found == " ".join(found.split())
+    assert not any(unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") for one in found)
+    assert clean(found) == found
+
+
+def test_ordinary_text_is_left_alone():
+    for text in ("bbc_headlines", "R&D: 50 % (a-b)", "情感分析", "C++ #1"):
+        assert escape_markdown(text) == escape_csv(text) == text
+    assert escape_csv(-0.5) == "-0.5"
+    assert (escape_csv(None), escape_csv(True), escape_csv(["q", "v"])) == ("", "true", "q v")
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.0K"),
+        (73_728, "73.7K"),
+        (999_960, "1.0M"),
+        (22_713_216, "22.7M"),
+        (6_173_286_400, "6.2B"),
+        (1.5e12, "1.5T"),
+    ],
+)
+def test_counts(count: int, shown: str):
+    assert format_count(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "english", "chinese"),
+    [
+        (0.0123, "0.012 s", "0.012 秒"),
+        (0.9999, "1.0 s", "1.0 秒"),
+        (12.34, "12.3 s", "12.3 秒"),
+        (59.96, "1 min 00 s", "1 分 00 秒"),
+        (245, "4 min 05 s", "4 分 05 秒"),
+        (3599.6, "1.0 h", "1.0 小时"),
+        (10_080, "2.8 h", "2.8 小时"),
+    ],
+)
+def test_durations(seconds: float, english: str, chinese: str):
+    assert format_duration(seconds, ENGLISH) == english
+    assert format_duration(seconds, CHINESE) == chinese
+
+
+def test_hyperparameters_are_written_as_in_yaml():
+    values = [8, 0.05, 5e-5, 1e-4, 16.0, ["query", "value"], "auto", True]
+    shown = ["8", "0.05", "5e-5", "0.0001", "16", "[query,value]", "auto", "True"]
+    assert [format_number(value) for value in values] == shown
+
+
+def test_both_languages_have_every_text_with_the_same_figures():
+    def describe(value: Any) -> Any:
+        if isinstance(value, str):
+            return sorted(re.findall(r"\{[^}]*\}", value))
+        if isinstance(value, dict):
+            return {name: describe(one) for name, one in value.items()}
+        return [describe(one) for one in value]
+
+    for name in vars(ENGLISH):
+        assert describe(getattr(ENGLISH, name)) == describe(getattr(CHINESE, name)), name
+    assert set(ENGLISH.columns) == set(COLUMNS)
+    assert set(ENGLISH.extras) == set(EXTRAS)
+    assert set(ENGLISH.statuses) == {*STATUSES, "started"}
+
+
+@pytest.mark.parametrize("module", ["bench.selection", "bench.report.stats", "bench.report.table"])
+def test_reports_do_not_wait_for_torch(module: str):
+    code = f"import sys, {module}; print(*{{'torch', 'transformers'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

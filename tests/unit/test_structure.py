@@ -1,0 +1,153 @@
+"""The house rules that keep the tree readable, and that everything which is declared is complete."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+
+import hydra
+import pytest
+
+from bench import checks, config
+from bench.config import CONF_DIR, Config
+
+ROOT = CONF_DIR.parent
+PACKAGE = ROOT / "bench"
+PLUGINS = PACKAGE / "plugins"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
+NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
+FILES = {
+    ".".join(path.relative_to(CONF_DIR).with_suffix("").parts): path for path in CONF_DIR.rglob("*.yaml")
+}
+
+# cli -> {sweep, report} -> run -> leaves: what each room must not import. Any other module is a leaf.
+HIGHER = {
+    "leaf": {"bench.cli", "bench.sweep", "bench.report", "bench.run", "bench.plugins"},
+    "run": {"bench.cli", "bench.sweep", "bench.report", "bench.plugins"},
+    "sweep": {"bench.cli", "bench.report", "bench.plugins"},
+    "report": {"bench.cli", "bench.sweep", "bench.plugins", "bench.run"},
+    "plugins": {"bench.cli", "bench.report"},
+    "cli": {"bench.plugins"},
+    "__main__": set(),
+}
+# Packages that one place owns, and the modules that make up that place.
+OWNERS = {
+    "wandb": ("bench.tracking",),
+    "omegaconf": ("bench.config", "bench.run", "bench.plugins"),
+}
+HEAVY = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
+
+# Hydra finds bench's sweeper and launcher once their folder is on the path, and looks only once per process.
+sys.path.append(str(PLUGINS))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_is_short_and_so_is_each_function(name: str) -> None:
+    text = NAMES[name].read_text(encoding="utf-8")
+    lengths = {
+        node.name: (node.end_lineno or 0) - node.lineno + 1
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert len(text.splitlines()) <= 400
+    assert {function: lines for function, lines in lengths.items() if lines > 60} == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_imports_point_one_way(name: str) -> None:
+    assert [found for found in imports_of(name) if is_within(found, HIGHER[room_of(name)])] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_package_is_imported_only_by_the_module_that_owns_it(name: str) -> None:
+    foreign = [package for package, owners in OWNERS.items() if not is_within(name, owners)]
+    assert [found for found in imports_of(name) if is_within(found, foreign)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_is_named_after_what_it_holds(name: str) -> None:
+    assert not re.search(r"utils?$|helpers?$|common$|manager$|base$|misc$", name)
+
+
+def test_only_training_loads_torch() -> None:
+    quick = [name for name in NAMES if room_of(name) in ("cli", "sweep", "report", "run")]
+    code = (
+        "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *quick], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert set(quick) <= set(loaded)
+    assert set(HEAVY) & set(loaded) == set()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_of_conf_composes(name: str) -> None:
+    group, _, option = name.rpartition(".")
+    overrides = [f"{group.replace('.', '/')}={option}"] if group else []
+    assert isinstance(compose(*overrides), Config)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("method.", "experiment."))])
+def test_every_method_and_experiment_is_ready_to_run(name: str) -> None:
+    group, _, option = name.partition(".")
+    assert checks.check(compose(f"{group}={option}")) == []
+
+
+def test_a_method_is_named_like_its_file() -> None:
+    names = [name.partition(".")[2] for name in FILES if name.startswith("method.")]
+    assert [compose(f"method={name}").method.name for name in names] == names
+
+
+def test_every_dependency_has_its_reason_and_a_tested_version() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)["project"]
+    needed = [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]
+    reasons = dict(re.findall(r'^ +"([^"]+)", +# (\w.+)$', text, flags=re.MULTILINE))
+    pins = re.findall(
+        r"^(\S+)==\S+$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert [one for one in needed if one not in reasons] == []
+    assert {package_of(one) for one in needed} - {package_of(one) for one in pins} == {"bench"}
+
+
+def test_make_explains_every_target() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "setup" in targets
+    assert re.findall(r"^  ([a-z-]+) +\w.+$", shown, flags=re.MULTILINE) == targets
+
+
+def compose(*overrides: str) -> Config:
+    config.register_schema()
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return config.from_hydra(hydra.compose("config", overrides=list(overrides)))
+
+
+def room_of(name: str) -> str:
+    """Which room the module is in, a key of HIGHER."""
+    second = (*name.split("."), "")[1]
+    return second if second in HIGHER else "leaf"
+
+
+def imports_of(name: str) -> Iterator[str]:
+    """Every module it may import, wherever the import stands; `from a import b` counts as a.b."""
+    for node in ast.walk(ast.parse(NAMES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}:{node.lineno}: write the import from bench on"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_within(name: str, packages: set[str] | tuple[str, ...] | list[str]) -> bool:
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+
+def package_of(requirement: str) -> str:
+    """The package's name as registries write it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=~! ]", requirement)[0]).lower()
