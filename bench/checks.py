@@ -1,11 +1,14 @@
 """Ranges of single fields and rules between fields, collected before anything runs."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.config import Config, read_field
 from bench.errors import ConfigError
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def check(config: Config) -> list[str]:
@@ -86,9 +89,9 @@ def _check_rules(config: Config) -> list[str]:
             "use method.trainable=adapter"
         )
     if method.trainable == "adapter" and "peft_type" not in method.adapter:
-        faults.append("method.adapter: must name a peft_type, for example LORA")
+        faults.append(f"method.adapter={method.adapter}: must name a peft_type, for example LORA")
     if train.max_steps is None and train.epochs is None:
-        faults.append("train.max_steps=None and train.epochs=None: set one of them")
+        faults.append("train.max_steps=null and train.epochs=null: set one of them")
     if train.max_steps is not None and train.epochs is not None:
         faults.append(
             f"train.max_steps={train.max_steps} and train.epochs={train.epochs}: set one of them, "
@@ -111,7 +114,16 @@ def _check_rules(config: Config) -> list[str]:
     for path, (is_needed, what) in needed.items():
         if is_needed and read_field(config, path) in (None, ""):
             faults.append(f"{path}=null: is needed here; give {what}")
-    return faults
+    return [*faults, *_check_commits(config)]
+
+
+def _check_commits(config: Config) -> list[str]:
+    return [
+        f"{kind}.revision={found.revision}: must be a full commit of 40 hexadecimal digits, as a name like main "
+        f"can come to mean other {content}; copy it from {found.hub_id}'s history on the hub"
+        for kind, found, content in (("model", config.model, "weights"), ("data", config.data, "texts"))
+        if found.source == "hub" and found.revision and not _COMMIT.fullmatch(found.revision)
+    ]
 
 
 def _check_targets(targets: Any) -> list[str]:

@@ -7,9 +7,9 @@ checks.py ranges and rules between fields, and :func:`identify` decides a run's 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -164,7 +164,7 @@ UNCOUNTED_WHEN = (
     ("method.estimator", "tfidf", ("seed", "model", "train", "lora")),
     ("method.estimator", "frozen_encoder", ("seed", "lora")),
 )
-_FITTED_WITHOUT_STEPS = ("train.max_length",)  # all that a frozen encoder uses of train
+_FITTED_WITHOUT_STEPS = ("train.max_length", "train.precision")  # all that a frozen encoder uses of train
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,10 @@ def from_hydra(composed: DictConfig) -> Config:
     """The composed configuration as dataclasses, unchecked but for types.
 
     Raises:
-        ConfigError: a value of the wrong type, or one that is missing.
+        ConfigError: a value of the wrong type, one that is missing, or a setting that there is not.
     """
+    if unknown := sorted(set(map(str, composed)) - {*_field_names(), "hydra"}):
+        raise ConfigError(f"{unknown[0]}: there is no such setting; there are {', '.join(_field_names())}")
     try:
         values = OmegaConf.to_container(OmegaConf.masked_copy(composed, _field_names()), resolve=True)
         node = OmegaConf.merge(_writable_schema(Config), values)
@@ -201,18 +203,10 @@ def replace_values(config: Config, values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: an unknown field or a value of the wrong type.
     """
-    sections: dict[str, dict[str, Any]] = {}
-    top: dict[str, Any] = {}
     for key, value in values.items():
-        section, _, field = key.rpartition(".")
         typed = _convert(key, value if not isinstance(value, list | dict) else _Unhashable(value))
-        if section:
-            sections.setdefault(section, {})[field] = typed
-        else:
-            top[key] = typed
-    for section, changed in sections.items():
-        top[section] = dataclasses.replace(getattr(config, section), **changed)
-    return dataclasses.replace(config, **top)
+        config = _replace(config, key.split("."), typed)
+    return config
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -223,6 +217,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> Identity:
     """What makes a run this run: the fields that count, with data and model by content, and their hash."""
     canonical = to_dict(config)
+    canonical["method"]["adapter"] = _whole(config.method.adapter)
     canonical["data"] = {"fingerprint": data_fingerprint}
     canonical["model"] = {"revision": model_revision}
     for path in UNCOUNTED:
@@ -248,7 +243,7 @@ def describe(config: Config) -> str:
 
 
 def hash_canonical(canonical: Mapping[str, Any]) -> str:
-    """The run_id of a canonical configuration: equal for equal numbers however they were written."""
+    """The run_id of a canonical configuration, whatever the order of its keys."""
     text = json.dumps(canonical, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -257,8 +252,13 @@ def read_field(config: Config, path: str) -> Any:
     """The value at a dotted path, for example ``lora.r``."""
     value: Any = config
     for name in path.split("."):
-        value = getattr(value, name)
+        value = value[name] if isinstance(value, Mapping) else getattr(value, name)
     return value
+
+
+def is_field(path: str) -> bool:
+    """Whether the schema itself has the path; a key inside ``method.adapter`` it leaves to PEFT."""
+    return _type_of(path) is not None
 
 
 def _drop(tree: dict[str, Any], path: str) -> None:
@@ -292,26 +292,66 @@ class _Unhashable:
         return isinstance(other, _Unhashable) and self.text == other.text
 
 
-@cache
+@lru_cache(maxsize=None, typed=True)  # typed: 1, 1.0 and True are equal but not the same setting
 def _convert(key: str, value: Any) -> Any:
     """The value as the field's type; a whole float serves where an integer is expected."""
     value = value.value if isinstance(value, _Unhashable) else value
+    if key.startswith("method.adapter."):
+        return value
+    _require_field(key, value)
     node = _writable_schema(Config)
     if isinstance(value, float) and value.is_integer() and _type_of(key) in (int, int | None):
         value = int(value)
     try:
         OmegaConf.update(node, key, value)
-        found = OmegaConf.select(node, key)
+        found = OmegaConf.select(node, key, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}={value}: {_first_lines(error)}") from None
+        raise ConfigError(f"{key}={value}: {str(error).splitlines()[0]}") from None
     return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
 
 
-def _type_of(key: str) -> Any:
+def _require_field(key: str, value: Any) -> None:
+    """Raises a ConfigError that names the fields there are, unless the key is one that holds a value."""
+    section, _, _ = key.rpartition(".")
+    kind, parent = _type_of(key), _type_of(section)
+    if dataclasses.is_dataclass(kind):
+        raise ConfigError(f"{key}={value}: is a group of settings; set one of {_list_fields(kind)}")
+    if kind is None:
+        known = f"{section} has {_list_fields(parent)}" if parent else f"there are {_list_fields(Config)}"
+        raise ConfigError(f"{key}={value}: there is no such setting; {known}")
+
+
+def _list_fields(schema: Any) -> str:
+    names = [one.name for one in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else []
+    return ", ".join(names) or "no fields"
+
+
+@lru_cache
+def _type_of(path: str) -> Any:
+    """The declared type at a dotted path, or None where the schema has no such path."""
     kind: Any = Config
-    for name in key.split("."):
+    for name in path.split("."):
         kind = get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
     return kind
+
+
+def _replace(node: Any, names: Sequence[str], value: Any) -> Any:
+    """The dataclass or mapping with the value at the path of names."""
+    name, *rest = names
+    is_mapping = isinstance(node, Mapping)
+    if rest:
+        inner = node.get(name, {}) if is_mapping else getattr(node, name)
+        value = _replace(inner, rest, value)
+    return {**node, name: value} if is_mapping else dataclasses.replace(node, **{name: value})
+
+
+def _whole(value: Any) -> Any:
+    """The value with whole floats as integers, where no type of the schema has made them one."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {key: _whole(inner) for key, inner in value.items()}
+    return [_whole(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _field_names() -> list[str]:

@@ -105,31 +105,23 @@ def build(
     settings = _read_settings(folder, labels, pad_token_id)
     skeleton = _make_skeleton(settings, folder)
     heads = _head_names(skeleton)
-    full_precision = method.trainable == "all" or precision == "fp32"
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        config=settings,
-        dtype=torch.float32 if full_precision else DTYPES[precision],
-        quantization_config=quantization_config(method, DTYPES[precision], heads),
-        device_map={"": device} if method.quantization != "none" and device.type == "cuda" else None,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        ignore_mismatched_sizes=True,  # a head for other labels is replaced by a new one
-        output_loading_info=True,
-    )
-    new = sorted({*heads, *(name.rpartition(".")[0] for name in info["missing_keys"])})
+    base, new = _load_weights(method, folder, settings, heads, device=device, precision=precision)
+    if method.quantization != "none" and set(new) > set(heads):
+        # What the checkpoint lacks is trained from scratch, so it must not be quantised.
+        base, new = _load_weights(method, folder, settings, new, device=device, precision=precision)
+    _require_quantised(base, method)
     choices: dict[str, Any] = {
-        "architecture": type(model).__name__,
+        "architecture": type(base).__name__,
         "precision": precision,
-        "attention": getattr(settings, "_attn_implementation", None) or model.config._attn_implementation,
+        "attention": base.config._attn_implementation,
         "new_modules": new,
         "target_modules": None,
     }
     if config.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    model: nn.Module = base
     if method.trainable == "adapter":
-        model, choices["target_modules"] = _add_adapter(model, method, config.lora, new, settings.model_type)
+        model, choices["target_modules"] = _add_adapter(base, method, config.lora, new, settings.model_type)
     elif method.trainable == "head":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.rpartition(".")[0] in new)
@@ -169,6 +161,33 @@ def quantization_config(
         bnb_4bit_compute_dtype=compute_dtype,
         llm_int8_skip_modules=skip,  # a head that is trained cannot be 4-bit
     )
+
+
+def _load_weights(
+    method: MethodConfig,
+    folder: Path,
+    settings: PreTrainedConfig,
+    new: Sequence[str],
+    *,
+    device: torch.device,
+    precision: str,
+) -> tuple[PreTrainedModel, list[str]]:
+    """The checkpoint in memory, and the modules that it lacks, which are ``new`` and perhaps more."""
+    in_fp32 = method.trainable == "all" or precision == "fp32"
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        config=settings,
+        dtype=torch.float32 if in_fp32 else DTYPES[precision],
+        quantization_config=quantization_config(method, DTYPES[precision], new),
+        device_map={"": device} if method.quantization != "none" and device.type == "cuda" else None,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # a head for other labels is replaced by a new one
+        output_loading_info=True,
+    )
+    missing = {name.rpartition(".")[0] for name in info["missing_keys"]}
+    return model, sorted({*new, *missing})
 
 
 def save_trained(model: nn.Module, path: Path) -> None:
@@ -268,6 +287,18 @@ def _add_adapter(
         raise ConfigError(f"lora.target_modules={lora.target_modules}: {_first_line(error)}") from None
     chosen = getattr(settings, "target_modules", None)
     return adapted, sorted(chosen) if isinstance(chosen, set | list) else chosen
+
+
+def _require_quantised(model: nn.Module, method: MethodConfig) -> None:
+    """Raises a ConfigError if no weight came out quantised though the method says so."""
+    if method.quantization == "none":
+        return
+    kinds = {"Linear8bitLt"} if method.quantization == "int8" else {"Linear4bit"}
+    if not any(type(module).__name__ in kinds for module in model.modules()):
+        raise ConfigError(
+            f"method.quantization={method.quantization}: bitsandbytes finds no linear layer to quantise in "
+            f"{type(model).__name__}; use method.quantization=none"
+        )
 
 
 def _count(model: nn.Module, skeleton: nn.Module) -> tuple[int, int]:

@@ -178,9 +178,7 @@ def _parse_csv(content: bytes) -> pd.DataFrame:
     """Every cell as the text it is: nothing becomes a number or a missing value."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-        return pd.read_csv(
-            io.BytesIO(content), dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
-        )
+        return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, index_col=False)
 
 
 def _parse_jsonl(content: bytes) -> pd.DataFrame:

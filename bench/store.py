@@ -4,6 +4,7 @@ A run is a folder ``<results_dir>/runs/<run_id>``; it counts as done only once i
 """
 
 import contextlib
+import csv
 import dataclasses
 import fcntl
 import hashlib
@@ -135,7 +136,8 @@ class Store:
 
     def write_predictions(self, run_id: str, predictions: pd.DataFrame) -> None:
         """predictions.csv: split, id, label, prediction and a probability column per label."""
-        self._write_file(run_id, "predictions.csv", predictions.to_csv(index=False, float_format="%.6g"))
+        text = predictions.to_csv(index=False, float_format="%.6g", quoting=csv.QUOTE_NONNUMERIC)
+        self._write_file(run_id, "predictions.csv", text)
 
     def write_history(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """history.jsonl: a line for each logged step."""

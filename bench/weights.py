@@ -27,19 +27,14 @@ def locate(model: ModelConfig) -> Path:
         ConfigError: the folder is there but holds no model that bench loads.
     """
     if model.source == "hub":
-        return _download(model)
-    folder = _package_folder(str(model.path)) if model.source == "package" else Path(str(model.path))
+        folder, name = _download(model), f"model.hub_id={model.hub_id}"
+    else:
+        folder = _package_folder(str(model.path)) if model.source == "package" else Path(str(model.path))
+        name = f"model.path={model.path}"
     if not folder.is_dir():
-        raise MissingError(
-            f"model.path={model.path}: there is no such folder; give the folder of a saved model"
-        )
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"model.path={model.path}: holds no config.json; save it with save_pretrained")
-    if not list(folder.glob("*.safetensors")):
-        raise ConfigError(
-            f"model.path={model.path}: holds no .safetensors file, the only format that cannot run code; "
-            "convert it with transformers' save_pretrained"
-        )
+        raise MissingError(f"{name}: there is no such folder; give the folder of a saved model")
+    if fault := _find_fault(folder):
+        raise ConfigError(f"{name}: {fault}")
     return folder
 
 
@@ -62,9 +57,26 @@ def read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
+def _find_fault(folder: Path) -> str | None:
+    """Why the folder holds no model that bench loads, or None."""
+    if not (folder / "config.json").is_file():
+        return "holds no config.json; save it with save_pretrained"
+    if not list(folder.glob("*.safetensors")):
+        return (
+            "holds no .safetensors file, the only format that cannot run code; "
+            "convert it with transformers' save_pretrained"
+        )
+    return None
+
+
 def _package_folder(path: str) -> Path:
     """The folder inside an installed package, found without importing it."""
     package, _, inner = path.partition("/")
+    if not package.isidentifier():
+        raise ConfigError(
+            f"model.path={path}: must be an installed package and a folder in it; "
+            "for a folder of your own add model=local"
+        )
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise MissingError(f"model.path={path}: the package {package} is not installed; run `make setup`")
@@ -86,7 +98,9 @@ def _download(model: ModelConfig) -> Path:
         )
 
     with contextlib.suppress(Exception):  # not in the cache; the hub's own errors differ by version
-        return fetch(local_files_only=True)
+        folder = fetch(local_files_only=True)
+        if _find_fault(folder) is None:  # a cache may hold the tokenizer alone
+            return folder
     try:
         return fetch(local_files_only=False)
     except Exception as error:

@@ -98,7 +98,11 @@ def run_sweep(plan: Plan, *, base: Config, launch: Launch, identify: Identifier)
     mode = tracking.resolve(base.track.mode, probe_seconds=base.track.probe_seconds)
     if mode.reason and base.track.mode == "auto":
         print(f"W&B: {mode.reason}", flush=True)
-    extra = [f"track.mode={mode.mode}", override_line("track.reason", mode.reason)]
+    extra = [
+        f"track.mode={mode.mode}",
+        override_line("track.reason", mode.reason),
+        override_line("results_dir", base.results_dir),  # one folder for all, also where data is swept
+    ]
     store.prepare()
     skipped = _run_missing(plan, store, launch, extra)
     finals = plan_finals(_choose_best(plan, store, base.sweep.select_by), base.sweep.final_seeds, identify)

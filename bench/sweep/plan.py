@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.config import Config, Identity, replace_values
+from bench.config import Config, Identity, is_field, read_field, replace_values
 from bench.errors import ConfigError
 
 GROUPS = ("method", "model", "data", "train", "track", "experiment")
+
+# Text that Hydra's grammar reads as that text without quotes: not a number, not null, not true.
+_PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)$)[A-Za-z_/][A-Za-z0-9_./-]*", re.IGNORECASE)
 
 Axes = Mapping[str, Sequence[Any]]  # override key -> the values it takes
 Compose = Callable[[Sequence[str]], Config]  # override lines -> configuration
@@ -88,9 +91,8 @@ def expand(
             ]
             base = compose(lines)
             for values in itertools.product(*(axes[key] for key in value_keys)):
-                changed = dict(zip(value_keys, values, strict=True))
-                overrides = (*lines, *(override_line(key, value) for key, value in changed.items()))
-                yield overrides, replace_values(base, changed)
+                config = replace_values(base, dict(zip(value_keys, values, strict=True)))
+                yield (*lines, *(_value_line(config, key) for key in value_keys)), config
 
 
 def make_plan(expanded: Sequence[tuple[tuple[str, ...], Config]], identify: Identify) -> Plan:
@@ -129,6 +131,12 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def _value_line(config: Config, key: str) -> str:
+    """The override that sets the field to what it is here: converted, as Hydra refuses 8.0 for an integer."""
+    line = override_line(key, read_field(config, key))
+    return line if is_field(key) else f"++{line}"  # Hydra wants to be told that a key is new
+
+
 def override_line(key: str, value: Any) -> str:
     """``key=value`` in Hydra's override grammar."""
     return f"{key}={_quote(value)}"
@@ -142,7 +150,14 @@ def _quote(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return "[" + ",".join(_quote(one) for one in value) + "]"
-    if isinstance(value, str) and not re.fullmatch(r"[\w./:+-]+", value):
-        escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
-        return f"'{escaped}'"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_escape_key(key)}:{_quote(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, str) and not _PLAIN.fullmatch(value):
+        doubled = re.sub(r"(\\*)('|$)", r"\1\1\2", value)  # backslashes before a quote or at the end
+        return "'" + doubled.replace("'", r"\'") + "'"
     return str(value)
+
+
+def _escape_key(key: object) -> str:
+    """A mapping's key, which Hydra's grammar lets nobody quote."""
+    return re.sub(r"[\\()\[\]{}:=, \t]", r"\\\g<0>", str(key))

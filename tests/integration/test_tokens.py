@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from bench import tokens
 from bench.data import Dataset
 
-TEXTS = ["Ad sales boost profit", "央行下调利率 0.25 个百分点", "\u00a38m deal", "word " * 600]
+TEXTS = ["Ad sales boost profit", "央行下调利率", "\u00a38m deal", "word " * 600]
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_tokens_are_the_tokenizers_own(tokenizer: PreTrainedTokenizerBase, tmp_p
     for row, text in enumerate(TEXTS):
         expected = tokenizer(text, truncation=True, max_length=16)["input_ids"]
         assert split.row(row).tolist() == expected
-    assert split.truncated_share == 0.5 if len(tokenizer(TEXTS[1])["input_ids"]) > 16 else 0.25
+    assert split.truncated_share == 0.25
 
 
 def test_a_tokenizer_stays_the_same_after_it_was_used(

@@ -50,7 +50,7 @@ def test_scores_follow_their_definitions(weights: np.ndarray, labels: list[int])
 
 
 def test_a_certain_wrong_answer_has_a_finite_loss() -> None:
-    scores = metrics.score(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
+    scores = metrics.score(np.array([[1.0, 0.0]], dtype=np.float16), np.array([1]))
     assert scores == {"accuracy": 0.0, "f1_macro": 0.0, "loss": pytest.approx(34.5, abs=0.1)}
 
 

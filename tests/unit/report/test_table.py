@@ -4,7 +4,6 @@ import random
 import re
 import subprocess
 import sys
-import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 
 from bench.config import hash_canonical
 from bench.errors import ConfigError
-from bench.report.cells import clean, escape_csv, escape_markdown, format_count, format_number
 from bench.report.runs import render_runs
 from bench.report.table import build_rows, format_duration, render_csv, render_markdown, write_tables
 from bench.report.text import COLUMNS, EXTRAS, LANGUAGES, Text
@@ -184,14 +182,8 @@ def test_table_csv_has_the_headers_of_table_md_and_plain_numbers():
     for text in (ENGLISH, CHINESE):
         header = render_csv(rows, text=text).splitlines()[0].split(",")
         assert header[: len(COLUMNS)] == list(text.columns.values())
-    assert list(CHINESE.columns.values())[:6] == [
-        "方法",
-        "显存占用",
-        "训练时间",
-        "准确率",
-        "F1分数",
-        "可训练参数",
-    ]
+    article = "方法 | 显存占用 | 训练时间 | 准确率 | F1分数 | 可训练参数"
+    assert " | ".join(CHINESE.columns.values()).startswith(f"{article} | ")
     tfidf, lora, qlora = read_csv(render_csv(rows, text=ENGLISH))
     assert lora["Peak memory (GiB)"] == "1.5"
     assert lora["Peak memory (bytes)"] == str(3 * 2**29)
@@ -441,43 +433,6 @@ def test_hostile_text_stays_text(hostile: str):
             )
 
 
-def test_markdown_shows_hostile_text_as_it_is():
-    assert escape_markdown("~~a~~ _b_ c_d") == r"\~\~a\~\~ \_b\_ c_d"
-    assert escape_markdown("&lt; <i> \\|") == r"&amp;lt; &lt;i&gt; \\\|"
-
-
-@given(st.text())
-def test_clean_leaves_one_printable_line(text: str):
-    found = clean(text)
-    assert found == " ".join(found.split())
-    assert not any(unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") for one in found)
-    assert clean(found) == found
-
-
-def test_ordinary_text_is_left_alone():
-    for text in ("bbc_headlines", "R&D: 50 % (a-b)", "情感分析", "C++ #1"):
-        assert escape_markdown(text) == escape_csv(text) == text
-    assert escape_csv(-0.5) == "-0.5"
-    assert (escape_csv(None), escape_csv(True), escape_csv(["q", "v"])) == ("", "true", "q v")
-
-
-@pytest.mark.parametrize(
-    ("count", "shown"),
-    [
-        (0, "0"),
-        (999, "999"),
-        (1000, "1.0K"),
-        (73_728, "73.7K"),
-        (999_960, "1.0M"),
-        (22_713_216, "22.7M"),
-        (6_173_286_400, "6.2B"),
-        (1.5e12, "1.5T"),
-    ],
-)
-def test_counts(count: int, shown: str):
-    assert format_count(count) == shown
-
-
 @pytest.mark.parametrize(
     ("seconds", "english", "chinese"),
     [
@@ -493,27 +448,6 @@ def test_counts(count: int, shown: str):
 def test_durations(seconds: float, english: str, chinese: str):
     assert format_duration(seconds, ENGLISH) == english
     assert format_duration(seconds, CHINESE) == chinese
-
-
-def test_hyperparameters_are_written_as_in_yaml():
-    values = [8, 0.05, 5e-5, 1e-4, 16.0, ["query", "value"], "auto", True]
-    shown = ["8", "0.05", "5e-5", "0.0001", "16", "[query,value]", "auto", "True"]
-    assert [format_number(value) for value in values] == shown
-
-
-def test_both_languages_have_every_text_with_the_same_figures():
-    def describe(value: Any) -> Any:
-        if isinstance(value, str):
-            return sorted(re.findall(r"\{[^}]*\}", value))
-        if isinstance(value, dict):
-            return {name: describe(one) for name, one in value.items()}
-        return [describe(one) for one in value]
-
-    for name in vars(ENGLISH):
-        assert describe(getattr(ENGLISH, name)) == describe(getattr(CHINESE, name)), name
-    assert set(ENGLISH.columns) == set(COLUMNS)
-    assert set(ENGLISH.extras) == set(EXTRAS)
-    assert set(ENGLISH.statuses) == {*STATUSES, "started"}
 
 
 @pytest.mark.parametrize("module", ["bench.selection", "bench.report.stats", "bench.report.table"])

@@ -1,0 +1,247 @@
+"""The loop trains as transformers.Trainer does, and its savings of memory change nothing but memory."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments, set_seed
+
+from bench import data, fit, model, tokens, trainer
+from bench.config import Config
+from bench.errors import ConfigError
+from bench.measure import Meter
+
+Compose = Callable[..., Config]
+CPU = torch.device("cpu")
+
+
+def build(config: Config) -> tuple[model.Network, list[dict[str, torch.Tensor]]]:
+    """The run's network, fresh from its seed, and the micro-batches that it is trained on."""
+    set_seed(config.seed)
+    dataset = data.load(config.data)
+    folder = Path(str(config.model.path))
+    tokenizer = model.load_tokenizer(folder)
+    splits = tokens.tokenise(dataset, tokenizer, max_length=64, cache_dir=config.cache_dir)
+    network = model.build(
+        config,
+        folder=folder,
+        labels=dataset.labels,
+        pad_token_id=tokenizer.pad_token_id,
+        device=CPU,
+        precision=config.train.precision,
+    )
+    settings = config.train
+    batches = tokens.train_batches(
+        splits["train"],
+        micro_batch_size=settings.micro_batch_size,
+        micro_batches=fit.count_steps(settings, rows=84) * settings.gradient_accumulation_steps,
+        seed=config.seed,
+        group_by_length=settings.group_by_length,
+        padding=tokens.Padding.of(tokenizer),
+    )
+    return network, list(batches)
+
+
+def ignore(_: trainer.Row, __: int) -> None:
+    """Logs nothing."""
+
+
+def losses_of(config: Config) -> list[float]:
+    """The loss of every step of bench's own training."""
+    network, batches = build(config)
+    progress = trainer.train(
+        network.model,
+        batches,
+        settings=config.train,
+        steps=fit.count_steps(config.train, rows=84),
+        accelerator=trainer.make_accelerator(CPU, config.train.precision),
+        meter=Meter(CPU),
+        validate=lambda: {"accuracy": 0.0},
+        select_by="accuracy",
+        save_best=lambda: None,
+        log=ignore,
+    )
+    return [float(row["loss"]) for row in progress.history if row.get("loss") is not None]
+
+
+def losses_of_transformers(config: Config, folder: Path) -> list[float]:
+    """The loss of every step of transformers.Trainer on the same network and the same micro-batches."""
+    network, batches = build(config)
+    settings = config.train
+
+    class Fixed(Trainer):  # type: ignore[misc]
+        def get_train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.max_steps,
+        learning_rate=settings.lr,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        per_device_train_batch_size=settings.micro_batch_size,
+        lr_scheduler_type="linear",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        label_names=["labels"],
+    )
+    fixed = Fixed(model=network.model, args=arguments)
+    fixed.model_accepts_loss_kwargs = False  # BERT's loss does not divide by them: Trainer must
+    fixed.train()
+    return [row["loss"] for row in fixed.state.log_history if "loss" in row]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_loss_curve_is_that_of_transformers(
+    compose_tiny: Compose, tmp_path: Path, method: str, accumulation: int
+) -> None:
+    config = compose_tiny(
+        f"method={method}",
+        "train.lr=1e-3",
+        "train.weight_decay=0.1",
+        f"train.gradient_accumulation_steps={accumulation}",
+        "train.micro_batch_size=4",
+        "train.max_grad_norm=0.5",
+    )
+    ours = losses_of(config)
+    assert len(ours) == 20
+    assert ours == pytest.approx(losses_of_transformers(config, tmp_path), abs=1e-4)
+    assert max(ours) - min(ours) > 0.01  # a curve, not a line
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method=full"],
+        ["method=full", "train.optimizer=adamw_8bit"],
+        ["method=full", "train.precision=bf16"],
+        ["method=lora"],
+        ["method=lora", "train.precision=bf16"],
+        ["method=lora", "lora.target_modules=all-linear"],
+        ["method=qlora"],
+        ["method=qlora", "train.precision=bf16"],
+        ["method=qlora", "method.quantization=int8"],
+        ["method=qlora", "method.quantization=fp4", "method.double_quant=false"],
+        ["method=full", "method.trainable=head"],
+    ],
+)
+def test_every_kind_of_training_lowers_the_loss(compose_tiny: Compose, overrides: list[str]) -> None:
+    rate = 1e-2 if overrides[0] == "method=full" else 5e-2
+    losses = losses_of(compose_tiny(f"train.lr={rate}", *overrides))
+    assert sum(losses[-5:]) < sum(losses[:5]) * 0.99
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_gradient_checkpointing_changes_no_loss(compose_tiny: Compose, method: str) -> None:
+    plain = losses_of(compose_tiny(f"method={method}"))
+    saving = losses_of(compose_tiny(f"method={method}", "train.gradient_checkpointing=true"))
+    assert saving == pytest.approx(plain, abs=1e-5)
+
+
+def test_a_step_is_the_mean_over_all_rows_of_its_micro_batches(compose_tiny: Compose) -> None:
+    """Also where the last micro-batch of an epoch is smaller: 84 rows are 10.5 micro-batches of 8."""
+    network, _ = build(compose_tiny("method=full"))
+    accelerator = trainer.make_accelerator(CPU, "fp32")
+    prepared = accelerator.prepare(network.model)
+    _, batches = build(compose_tiny("method=full"))
+    whole_batch = next(batch for batch in batches if len(batch["labels"]) == 8)
+    rows = {name: tensor[:7] for name, tensor in whole_batch.items()}
+    parts = [
+        {name: tensor[:5] for name, tensor in rows.items()},
+        {name: tensor[5:] for name, tensor in rows.items()},
+    ]
+    frozen = torch.optim.SGD(network.model.parameters(), lr=0.0)
+    whole, _ = trainer.take_step(prepared, [rows], frozen, accelerator, max_grad_norm=None)
+    cut, _ = trainer.take_step(prepared, parts, frozen, accelerator, max_grad_norm=None)
+    assert float(cut) == pytest.approx(float(whole), abs=1e-6)
+
+
+def test_training_goes_on_over_a_smaller_last_micro_batch(compose_tiny: Compose) -> None:
+    config = compose_tiny(
+        "method=full", "train.max_steps=null", "train.epochs=1.5", "train.micro_batch_size=8"
+    )
+    assert len(losses_of(config)) == 17  # 84 rows are 11 micro-batches
+
+
+def test_a_loss_that_is_no_number_ends_the_training_within_a_logging_interval(compose_tiny: Compose) -> None:
+    config = compose_tiny("method=full", "train.log_steps=3", "train.max_grad_norm=null")
+    network, batches = build(config)
+    steps: list[int] = []
+
+    def poisoned() -> Iterator[dict[str, torch.Tensor]]:
+        for number, batch in enumerate(batches):
+            if number == 4:
+                with torch.no_grad():
+                    next(network.model.parameters()).fill_(math.nan)
+            yield batch
+
+    with pytest.raises(trainer.DivergedError, match="the loss became nan by step 6"):
+        trainer.train(
+            network.model,
+            poisoned(),
+            settings=config.train,
+            steps=20,
+            accelerator=trainer.make_accelerator(CPU, "fp32"),
+            meter=Meter(CPU),
+            validate=lambda: {"accuracy": 0.0},
+            select_by="accuracy",
+            save_best=lambda: None,
+            log=lambda _, step: steps.append(step),
+        )
+    assert steps == [3]
+
+
+def test_the_best_state_is_the_first_with_the_best_validation(compose_tiny: Compose) -> None:
+    config = compose_tiny("method=full", "train.eval_steps=4")
+    network, batches = build(config)
+    scores = iter([0.5, 0.7, 0.7, 0.6, 0.2])
+    saved: list[int] = []
+    progress = trainer.train(
+        network.model,
+        batches,
+        settings=config.train,
+        steps=20,
+        accelerator=trainer.make_accelerator(CPU, "fp32"),
+        meter=Meter(CPU),
+        validate=lambda: {"accuracy": next(scores)},
+        select_by="accuracy",
+        save_best=lambda: saved.append(1),
+        log=ignore,
+    )
+    assert (progress.best_step, progress.best_score, len(saved)) == (8, 0.7, 2)
+
+
+def test_predictions_do_not_depend_on_the_batch(compose_tiny: Compose) -> None:
+    config = compose_tiny("method=lora")
+    network, _ = build(config)
+    dataset = data.load(config.data)
+    tokenizer = model.load_tokenizer(Path(str(config.model.path)))
+    split = tokens.tokenise(dataset, tokenizer, max_length=64, cache_dir=config.cache_dir)["test"]
+    accelerator = trainer.make_accelerator(CPU, "fp32")
+    one, many = (
+        trainer.predict(
+            network.model,
+            tokens.eval_batches(split, batch_size=size, padding=tokens.Padding.of(tokenizer)),
+            accelerator=accelerator,
+        )
+        for size in (1, 64)
+    )
+    assert one.shape == (18, 3)
+    assert one == pytest.approx(many, abs=1e-5)
+    assert one.sum(axis=1) == pytest.approx(1)
+
+
+def test_paging_is_refused_where_it_would_silently_not_happen() -> None:
+    with pytest.raises(ConfigError, match=r"paged_adamw_8bit: paging needs a CUDA device; use adamw_8bit"):
+        trainer.require_optimizer("paged_adamw_8bit", CPU)
