@@ -119,8 +119,8 @@ def _check_rules(config: Config) -> list[str]:
 
 def _check_commits(config: Config) -> list[str]:
     return [
-        f"{kind}.revision={found.revision}: must be a full commit of 40 hexadecimal digits, as a name like main "
-        f"can come to mean other {content}; copy it from {found.hub_id}'s history on the hub"
+        f"{kind}.revision={found.revision}: must be a full commit of 40 hexadecimal digits, as a name like "
+        f"main can come to mean other {content}; copy it from {found.hub_id}'s history on the hub"
         for kind, found, content in (("model", config.model, "weights"), ("data", config.data, "texts"))
         if found.source == "hub" and found.revision and not _COMMIT.fullmatch(found.revision)
     ]

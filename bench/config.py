@@ -299,12 +299,13 @@ def _convert(key: str, value: Any) -> Any:
     if key.startswith("method.adapter."):
         return value
     _require_field(key, value)
-    node = _writable_schema(Config)
+    section, _, name = key.rpartition(".")
+    node = _writable_schema(_type_of(section) if section else Config)
     if isinstance(value, float) and value.is_integer() and _type_of(key) in (int, int | None):
         value = int(value)
     try:
-        OmegaConf.update(node, key, value)
-        found = OmegaConf.select(node, key, throw_on_missing=True)
+        OmegaConf.update(node, name, value)
+        found = OmegaConf.select(node, name, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{key}={value}: {str(error).splitlines()[0]}") from None
     return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
@@ -336,12 +337,14 @@ def _type_of(path: str) -> Any:
 
 
 def _replace(node: Any, names: Sequence[str], value: Any) -> Any:
-    """The dataclass or mapping with the value at the path of names."""
+    """The dataclass or mapping with the value at the path of names; a mapping is merged, as Hydra does it."""
     name, *rest = names
     is_mapping = isinstance(node, Mapping)
+    before = node.get(name, {}) if is_mapping else getattr(node, name)
     if rest:
-        inner = node.get(name, {}) if is_mapping else getattr(node, name)
-        value = _replace(inner, rest, value)
+        value = _replace(before, rest, value)
+    elif isinstance(value, Mapping):
+        value = {**(before or {}), **value}
     return {**node, name: value} if is_mapping else dataclasses.replace(node, **{name: value})
 
 

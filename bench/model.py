@@ -186,6 +186,10 @@ def _load_weights(
         ignore_mismatched_sizes=True,  # a head for other labels is replaced by a new one
         output_loading_info=True,
     )
+    for module in model.modules():
+        # On some CPUs bitsandbytes repacks 4-bit weights when it first evaluates, and then cannot train.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     missing = {name.rpartition(".")[0] for name in info["missing_keys"]}
     return model, sorted({*new, *missing})
 

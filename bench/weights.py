@@ -28,13 +28,14 @@ def locate(model: ModelConfig) -> Path:
     """
     if model.source == "hub":
         folder, name = _download(model), f"model.hub_id={model.hub_id}"
+        hint = "; if it has one, this machine's copy is not complete and the hub cannot be reached"
     else:
         folder = _package_folder(str(model.path)) if model.source == "package" else Path(str(model.path))
-        name = f"model.path={model.path}"
+        name, hint = f"model.path={model.path}", ""
     if not folder.is_dir():
         raise MissingError(f"{name}: there is no such folder; give the folder of a saved model")
     if fault := _find_fault(folder):
-        raise ConfigError(f"{name}: {fault}")
+        raise ConfigError(f"{name}: {fault}{hint}")
     return folder
 
 

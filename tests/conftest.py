@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 from hydra import compose as hydra_compose
@@ -15,10 +16,11 @@ if str(PLUGINS_DIR) not in sys.path:
     sys.path.append(str(PLUGINS_DIR))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose() -> Callable[..., Config]:
     """The configuration that override lines come to."""
 
+    @cache
     def compose_with(*overrides: str) -> Config:
         configuration.register_schema()
         with initialize_config_dir(str(configuration.CONF_DIR), version_base="1.3"):

@@ -133,8 +133,9 @@ def _as_list(value: Any) -> list[Any]:
 
 def _value_line(config: Config, key: str) -> str:
     """The override that sets the field to what it is here: converted, as Hydra refuses 8.0 for an integer."""
-    line = override_line(key, read_field(config, key))
-    return line if is_field(key) else f"++{line}"  # Hydra wants to be told that a key is new
+    value = read_field(config, key)
+    line = override_line(key, value)
+    return line if is_field(key) and not isinstance(value, Mapping) else f"++{line}"  # ++: also new keys
 
 
 def override_line(key: str, value: Any) -> str:
@@ -153,7 +154,7 @@ def _quote(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{_escape_key(key)}:{_quote(one)}" for key, one in value.items()) + "}"
     if isinstance(value, str) and not _PLAIN.fullmatch(value):
-        doubled = re.sub(r"(\\*)('|$)", r"\1\1\2", value)  # backslashes before a quote or at the end
+        doubled = re.sub(r"(\\*)('|\Z)", r"\1\1\2", value)  # backslashes before a quote or at the end
         return "'" + doubled.replace("'", r"\'") + "'"
     return str(value)
 

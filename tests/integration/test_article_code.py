@@ -1,7 +1,5 @@
 """The article's own example code: its LoRA layer is PEFT's, its 4-bit setting is what method=qlora uses."""
 
-import sys
-
 import hydra
 import peft
 import pytest
@@ -14,9 +12,6 @@ from bench import config, model
 from bench.config import CONF_DIR, MethodConfig
 
 ROWS, IN, OUT = 5, 24, 16
-
-# Hydra finds bench's sweeper and launcher once their folder is on the path, and looks only once per process.
-sys.path.append(str(CONF_DIR.parent / "bench" / "plugins"))
 
 
 class LoRALayer(nn.Module):

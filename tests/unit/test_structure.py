@@ -15,7 +15,6 @@ from bench.config import CONF_DIR, Config
 
 ROOT = CONF_DIR.parent
 PACKAGE = ROOT / "bench"
-PLUGINS = PACKAGE / "plugins"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
 FILES = {
@@ -38,9 +37,6 @@ OWNERS = {
     "omegaconf": ("bench.config", "bench.run", "bench.plugins"),
 }
 HEAVY = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
-
-# Hydra finds bench's sweeper and launcher once their folder is on the path, and looks only once per process.
-sys.path.append(str(PLUGINS))
 
 
 @pytest.mark.parametrize("name", NAMES)

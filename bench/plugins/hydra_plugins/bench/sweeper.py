@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -15,6 +16,9 @@ from omegaconf import DictConfig
 
 from bench import config as configuration
 from bench.config import Config
+from bench.report.table import write_tables
+from bench.run import stop_on_signals
+from bench.store import Store
 from bench.sweep import engine, isolate
 from bench.sweep.plan import Point, combine_axes
 
@@ -32,7 +36,8 @@ class BenchSweeper(Sweeper):
         self.launched = 0
 
     def sweep(self, arguments: list[str]) -> None:
-        """Runs the sweep, prints its last line and exits with its code."""
+        """Runs the sweep, writes and prints the table, and exits with the sweep's code."""
+        stop_on_signals()
         isolate.warm_up()
         overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
         swept = {one.key_or_group: _values(one) for one in overrides if one.is_sweep_override()}
@@ -47,6 +52,9 @@ class BenchSweeper(Sweeper):
             identify=identify,
         )
         outcome = engine.run_sweep(plan, base=base, launch=self._launch, identify=identify)
+        store = Store(Path(base.results_dir))
+        write_tables(store, lang="en")
+        print((store.folder / "table.md").read_text(encoding="utf-8"))
         print(outcome.last_line(), flush=True)
         sys.exit(outcome.exit_code)
 

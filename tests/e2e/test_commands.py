@@ -1,0 +1,209 @@
+"""The real command line, as a user types it: what it prints, leaves and exits with."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+Bench = Callable[..., "subprocess.CompletedProcess[str]"]
+
+SENTENCES = {
+    "股市": ["股票指数上涨", "大盘收盘走高", "沪深股票反弹", "股票成交放量", "个股涨停"],
+    "债券": ["国债收益率下行", "企业债发行", "债券利率走低", "国债期货收涨", "债券到期兑付"],
+    "外汇": ["人民币汇率升值", "美元指数回落", "央行干预汇率", "外汇储备增加", "欧元兑美元"],
+}
+
+
+@pytest.fixture(scope="module")
+def my_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user may have: Chinese texts in 3 classes, columns of their own names, one odd label."""
+    rows = [
+        {"标题": f"{sentences[number % 5]}，第{number}号", "类别": label}
+        for number in range(40)
+        for label, sentences in SENTENCES.items()
+    ]
+    path = tmp_path_factory.mktemp("user") / "my.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Runs the command in an empty folder, without a W&B key and without a home of its own."""
+
+    def call(*arguments: str, module: Sequence[str] = ("bench",)) -> "subprocess.CompletedProcess[str]":
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+        environment = kept | {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        command = [sys.executable, "-m", *module, *arguments]
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return call
+
+
+def own_texts(path: Path) -> list[str]:
+    return ["data=files", f"data.train={path}", "data.text_column=标题", "data.label_column=类别"]
+
+
+QUICK = ["train.max_steps=4", "train.warmup_steps=0", "train.eval_steps=4", "track.mode=disabled"]
+
+
+def test_ones_own_chinese_texts_train(bench: Bench, my_csv: Path, tmp_path: Path) -> None:
+    done = bench("run", *own_texts(my_csv), "train.max_steps=30", "train.warmup_steps=3", "train.lr=3e-3")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = re.search(r"^([0-9a-f]{12}) lora r=8 .*: test accuracy (\d+\.\d)%", done.stdout, re.MULTILINE)
+    assert found, done.stdout
+    folder = tmp_path / "results" / "files" / "runs" / found[1]
+    record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    assert record["labels"] == sorted(SENTENCES)
+    assert record["tracking"]["mode"] == "offline"
+    assert "`bench sync`" in record["tracking"]["reason"]
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.yaml",
+        "history.jsonl",
+        "log.txt",
+        "predictions.csv",
+        "result.json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["data.text_column=body"], r"body.*标题, 类别"),
+        (["lora.r=0"], r"^lora\.r=0: rank must be at least 1; use method=full to train without an adapter$"),
+        (["train.lr=nan"], r"^train\.lr=nan: must be a positive number"),
+        (["lora.r=0", "train.lr=-1"], r"^lora\.r=0: .*\ntrain\.lr=-1\.0: "),
+        (["method=lroa"], r"Could not find 'method/lroa'\n(?s:.*)lora"),
+        (["lora.rank=8"], r"Could not override 'lora.rank'"),
+        (["lora.r=many"], r"'many'.*Integer"),
+    ],
+)
+def test_a_wrong_setting_is_one_message_and_nothing_written(
+    bench: Bench, my_csv: Path, tmp_path: Path, wrong: list[str], message: str
+) -> None:
+    done = bench("run", *own_texts(my_csv), *QUICK, *wrong)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "empty"),
+        ("标题,类别\n", "no rows|empty"),
+    ],
+)
+def test_an_empty_file_is_one_message_and_nothing_written(
+    bench: Bench, tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "empty.csv"
+    path.write_text(content, encoding="utf-8")
+    done = bench("run", *own_texts(path), *QUICK)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_label_that_train_does_not_have_is_one_message(bench: Bench, my_csv: Path, tmp_path: Path) -> None:
+    pd.DataFrame({"标题": ["金价创新高"], "类别": ["商品"]}).to_csv(tmp_path / "test.csv", index=False)
+    done = bench("sweep", *own_texts(my_csv), f"data.test={tmp_path}/test.csv", "lora.r=4,8", *QUICK)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "商品" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_file_that_is_not_there_is_the_environments_fault(bench: Bench, tmp_path: Path) -> None:
+    done = bench("run", "data=files", "data.train=no.csv", *QUICK)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "no.csv" in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_hydra_app_is_the_same_program(bench: Bench) -> None:
+    module = ("bench.run",)
+    assert "results_dir: results/bbc_headlines" in bench("--cfg", "job", "--resolve", module=module).stdout
+    assert "method: full, head, lora" in bench("--help", module=module).stdout
+
+
+def test_a_sweep_trains_each_run_once_and_its_table_is_the_same_again(
+    bench: Bench, my_csv: Path, tmp_path: Path
+) -> None:
+    command = [
+        "sweep",
+        *own_texts(my_csv),
+        *QUICK,
+        "method=majority,full,lora",
+        "lora.r=2,4",
+        "sweep.final_seeds=[0,1]",
+        "results_dir=results/mine",
+    ]
+    first = bench(*command)
+    assert first.returncode == 0, first.stderr
+    last = "sweep: planned=6 success=6 failed=0 oom=0 diverged=0 timeout=0 interrupted=0 crashed=0 invalid=0"
+    assert first.stdout.splitlines()[-1] == f"{last} skipped=0"
+    folder = tmp_path / "results" / "mine"
+    written = {path: path.read_bytes() for path in folder.glob("*.*")}
+    assert {path.name for path in written} == {"table.csv", "table.md", "runs.csv"}
+    for method in ("Majority class", "Full fine-tuning", "LoRA"):
+        assert method in written[folder / "table.md"].decode()
+
+    again = bench(*command)
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[-1] == f"{last} skipped=6"
+    for path, content in written.items():
+        assert path.read_bytes() == content
+
+    assert bench("table", "--lang", "zh").returncode == 0
+    assert "方法" in (folder / "table.md").read_text(encoding="utf-8")
+    assert "6 success" in bench("status").stdout
+    assert (bench("verify").returncode, bench("verify", "--results", "nowhere").returncode) == (0, 3)
+
+
+def test_a_run_that_fails_fails_alone(bench: Bench, my_csv: Path) -> None:
+    done = bench("sweep", *own_texts(my_csv), *QUICK, "lora.target_modules=auto,[q_proj]")
+    assert done.returncode == 1
+    assert " success=1 " in done.stdout.splitlines()[-1]
+    assert " invalid=1 " in done.stdout.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_process_that_dies_is_a_crash_and_the_sweep_goes_on(
+    bench: Bench, my_csv: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Killer:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'bitsandbytes.optim.adamw' and 'bench.attempt' in sys.modules:\n"
+        "            os.kill(os.getpid(), 9)\n"
+        "sys.meta_path.insert(0, Killer())\n"
+    )
+    os.environ["PYTHONPATH"] = str(tmp_path)
+    try:
+        done = bench("sweep", *own_texts(my_csv), *QUICK, "train.optimizer=adamw_8bit,adamw")
+    finally:
+        del os.environ["PYTHONPATH"]
+    assert done.returncode == 1
+    assert " success=1 " in done.stdout.splitlines()[-1]
+    assert " crashed=1 " in done.stdout.splitlines()[-1]
+    records = [json.loads(path.read_text()) for path in (tmp_path / "results").rglob("result.json")]
+    (crashed,) = [record for record in records if record["status"] == "crashed"]
+    assert "SIGKILL" in crashed["error"]["message"]

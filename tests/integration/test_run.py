@@ -1,0 +1,201 @@
+"""A run leaves one honest record, whatever it comes to."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bench import attempt, fit, measure, trainer
+from bench.config import Config, hash_canonical
+from bench.errors import ConfigError, DataError, StoreError
+from bench.run import run
+from bench.store import Result, Store
+
+Compose = Callable[..., Config]
+
+
+def folder_of(config: Config, result: Result) -> Path:
+    return Path(config.results_dir) / "runs" / result.run_id
+
+
+def test_a_run_leaves_its_record_its_history_and_its_predictions(compose_tiny: Compose) -> None:
+    config = compose_tiny("method=qlora", "train.lr=5e-2", "train.max_steps=40")
+    result = run(config)
+    assert (result.status, result.phase, result.attempt, result.error) == ("success", "eval", 1, None)
+    assert Store(Path(config.results_dir)).read(result.run_id) == result
+    assert result.run_id == hash_canonical(result.canonical_config)
+    assert result.labels == ["债券", "外汇", "股市"]
+    assert result.metrics["test"]["accuracy"] > 0.9
+    assert result.data["sizes"] == {"train": 84, "validation": 18, "test": 18}
+    assert result.memory["kind"] == "cpu_resident"
+    assert result.memory["train"]["peak_resident_bytes"] > 100 * 2**20
+    assert result.memory["train"]["peak_allocated_bytes"] is None
+    assert "memory.*.peak_allocated_bytes" in result.reasons
+    assert result.energy is None
+    assert "energy" in result.reasons
+    assert result.time["train_seconds"] + result.time["eval_seconds"] < result.time["total_seconds"]
+    assert result.throughput["samples_per_second"] > 0
+    assert result.model["target_modules"] == ["query", "value"]
+    assert result.tracking == {"mode": "disabled", "wandb_run_id": None, "reason": "track.mode=disabled"}
+    assert result.provenance["packages"]["peft"]
+    written = json.loads((folder_of(config, result) / "result.json").read_text(encoding="utf-8"))
+    assert "NaN" not in json.dumps(written)
+
+    history = [json.loads(line) for line in (folder_of(config, result) / "history.jsonl").open()]
+    assert [row["step"] for row in history if "loss" in row] == list(range(1, 41))
+    assert [row["step"] for row in history if "validation_accuracy" in row] == [10, 20, 30, 40]
+    best = max(
+        (row for row in history if "validation_accuracy" in row), key=lambda row: row["validation_accuracy"]
+    )
+    assert result.model["best_step"] == best["step"]
+    assert result.metrics["validation"]["accuracy"] == best["validation_accuracy"]
+
+    frame = pd.read_csv(folder_of(config, result) / "predictions.csv")
+    assert list(frame.columns[:4]) == ["split", "id", "label", "prediction"]
+    test = frame[frame["split"] == "test"]
+    assert (test["label"] == test["prediction"]).mean() == result.metrics["test"]["accuracy"]
+    assert test.iloc[:, 4:].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-4)
+
+
+def test_the_same_run_gives_the_same_numbers_and_a_done_one_is_not_trained_again(
+    compose_tiny: Compose, tmp_path: Path
+) -> None:
+    first = run(compose_tiny("method=lora", "lora.dropout=0.1"))
+    other = run(compose_tiny("method=lora", "lora.dropout=0.1", f"results_dir={tmp_path}/other"))
+    assert other.run_id == first.run_id
+    assert other.metrics == first.metrics
+    assert run(compose_tiny("method=lora", "lora.dropout=0.1")) == first
+    assert run(compose_tiny("method=lora", "lora.dropout=0.1", "seed=1")).metrics != first.metrics
+
+
+def test_trainable_parameters_are_counted_by_hand(compose_tiny: Compose) -> None:
+    """2 layers x (query, value) x r (64 in + 64 out), the pooler (new here), and a head of 64 x 3 + 3."""
+    new = 64 * 64 + 64 + 64 * 3 + 3
+    results = {
+        method: run(compose_tiny(f"method={method}", "lora.r=4", "train.max_steps=3", "train.warmup_steps=0"))
+        for method in ("full", "lora", "qlora")
+    }
+    assert results["lora"].parameters["trainable"] == 2 * 2 * 4 * (64 + 64) + new
+    assert results["qlora"].parameters == results["lora"].parameters
+    full = results["full"].parameters
+    assert full["trainable"] == full["total"]
+    assert results["lora"].parameters["total"] == full["total"] + 2 * 2 * 4 * (64 + 64)
+
+
+def test_only_what_is_trained_is_saved(compose_tiny: Compose) -> None:
+    config = compose_tiny("method=lora", "train.max_steps=3", "train.warmup_steps=0")
+    saved = load_file(folder_of(config, run(config)) / fit.BEST)
+    assert {name.split(".")[-2] for name in saved if "lora_" in name} == {"default"}
+    assert sum("lora_" in name for name in saved) == 8
+    assert all("lora_" in name or "classifier" in name or "pooler" in name for name in saved)
+
+
+def test_an_error_in_training_is_recorded_and_a_later_success_takes_its_place(
+    compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose_tiny("method=lora")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("no luck\nat all")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "take_step", fail)
+        failed = run(config)
+    assert (failed.status, failed.phase, failed.metrics) == ("failed", "train", {})
+    assert failed.error is not None
+    assert (failed.error["type"], failed.error["message"]) == ("ValueError", "no luck\nat all")
+    assert "take_step" in failed.error["traceback_tail"]
+    assert "no luck" in (folder_of(config, failed) / "log.txt").read_text()
+    assert failed.time["eval_seconds"] is None
+    assert "time.eval_seconds" in failed.reasons
+    again = run(config)
+    assert (again.status, again.attempt, again.error) == ("success", 2, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "oom"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "oom"),
+        (MemoryError(), "oom"),
+        (trainer.DivergedError("nan"), "diverged"),
+        (KeyboardInterrupt(), "interrupted"),
+        (ConfigError("x"), "invalid"),
+        (RuntimeError("shapes do not match"), "failed"),
+        (SystemExit(0), "failed"),
+    ],
+)
+def test_an_error_becomes_its_status(error: BaseException, status: str) -> None:
+    assert attempt.classify(error) == status
+
+
+def test_a_diverging_run_says_so(compose_tiny: Compose) -> None:
+    result = run(
+        compose_tiny("method=full", "train.lr=1e30", "train.warmup_steps=0", "train.max_grad_norm=null")
+    )
+    assert result.status == "diverged"
+    assert result.error is not None
+    assert "lower train.lr" in result.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (["lora.r=0"], ConfigError, r"lora\.r=0: rank must be at least 1; use method=full"),
+        (["data.text_column=body"], DataError, "body.*text, label"),
+        (["train.optimizer=paged_adamw"], ConfigError, "needs a CUDA device"),
+        (["train.precision=fp16"], ConfigError, "needs a CUDA device"),
+        (["devices=cuda"], ConfigError, "no CUDA device"),
+    ],
+)
+def test_what_cannot_run_here_is_said_before_anything_is_written(
+    compose_tiny: Compose, overrides: list[str], error: type[Exception], message: str
+) -> None:
+    if "cuda" in " ".join(overrides).lower() and torch.cuda.is_available():
+        return
+    config = compose_tiny(*overrides)
+    with pytest.raises(error, match=message):
+        run(config)
+    assert not Path(config.results_dir).exists()
+
+
+def test_target_modules_that_are_not_there_make_the_run_invalid(compose_tiny: Compose) -> None:
+    result = run(compose_tiny("lora.target_modules=[q_proj]"))
+    assert result.status == "invalid"
+    assert result.error is not None
+    assert result.error["message"].startswith("lora.target_modules=['q_proj']: Target modules")
+
+
+def test_a_results_folder_that_is_a_file_costs_no_training(compose_tiny: Compose, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="must be a folder that can be written"):
+        run(compose_tiny(f"results_dir={tmp_path}/file"))
+
+
+@pytest.mark.parametrize("method", ["majority", "tfidf", "head"])
+def test_baselines_are_runs_too(compose_tiny: Compose, method: str) -> None:
+    result = run(compose_tiny(f"method={method}"))
+    assert result.status == "success"
+    assert result.metrics["test"]["accuracy"] >= (0.3 if method == "majority" else 0.9)
+    assert result.memory["kind"] == "cpu_resident"
+    assert result.throughput["tokens_per_second"] is None
+    assert "throughput" in result.reasons
+    assert math.isfinite(result.time["train_seconds"])
+
+
+def test_a_phase_shows_the_memory_it_took_and_no_other() -> None:
+    meter = measure.Meter(torch.device("cpu"))
+    with meter.phase("train"):
+        block = torch.ones(64 * 2**20)  # 256 MiB
+        del block
+    with meter.phase("eval"):
+        pass
+    peaks = {name: meter.memory_record()[name]["peak_resident_bytes"] for name in ("train", "eval")}
+    assert peaks["train"] - meter.baseline_bytes > 240 * 2**20
+    assert peaks["eval"] - meter.baseline_bytes < 64 * 2**20

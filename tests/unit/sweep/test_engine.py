@@ -1,0 +1,303 @@
+"""A sweep trains what has no success yet, adds seeds to each method's best, and leaves no hole."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import data, tracking, weights
+from bench.config import Config, Identity, replace_values, to_dict
+from bench.errors import ConfigError, MissingError, StoreError
+from bench.store import RECORD, STARTED, STATUSES, Result, Store
+from bench.sweep import engine
+from bench.sweep.engine import Identifier, Outcome, plan_sweep, run_sweep
+from bench.sweep.plan import Axes, Plan, Point
+
+Compose = Callable[..., Config]
+
+METHODS = ["majority", "full", "lora"]
+GRID: Axes = {"method": METHODS, "lora.r": [8, 16]}  # 4 distinct runs of 6 combinations
+
+
+@dataclasses.dataclass
+class Trainer:
+    """Stands in for the launcher: a record instead of a training, and what was asked for."""
+
+    store: Store
+    status: Callable[[Point], str | None] = lambda _: "success"  # None: the process vanished at once
+    death: str | None = None
+    jobs: list[list[Point]] = dataclasses.field(default_factory=list)
+    extra: list[str] = dataclasses.field(default_factory=list)
+
+    def __call__(self, points: Sequence[Point], extra: Sequence[str]) -> list[str | None]:
+        self.jobs.append(list(points))
+        self.extra = list(extra)
+        statuses = [self.status(point) for point in points]
+        for point, status in zip(points, statuses, strict=True):
+            if status is not None:
+                self.store.write(record(point, status))
+        return [self.death if status in (None, STARTED) else None for status in statuses]
+
+    @property
+    def trained(self) -> list[str]:
+        return [describe(point) for job in self.jobs for point in job]
+
+
+def record(point: Point, status: str) -> Result:
+    """What a run leaves: r=16 is better than r=8 on validation, and seed 1 worse on test."""
+    accuracy = point.config.lora.r / 100
+    scores = {"accuracy": accuracy, "f1_macro": 1 - accuracy, "loss": 0.5}
+    return Result(
+        run_id=point.run_id,
+        status=status,
+        attempt=1,
+        phase="save",
+        started_at="2026-01-01T00:00:00.000+00:00",
+        ended_at=None,
+        config=to_dict(point.config),
+        canonical_config=dict(point.identity.canonical),
+        metrics={"validation": scores, "test": scores} if status == "success" else {},
+    )
+
+
+def describe(point: Point) -> str:
+    return f"{point.config.method.name} {point.config.lora.r} {point.config.seed}"
+
+
+@pytest.fixture(scope="module")
+def identify(compose: Compose) -> Identifier:
+    """Run ids without a look at texts or weights."""
+    config = compose()
+    return Identifier({repr(config.data): "texts"}, {repr(config.model): "weights"})
+
+
+@pytest.fixture
+def base(compose: Compose, tmp_path: Path) -> Config:
+    settings = {"results_dir": str(tmp_path / "results"), "track.mode": "disabled", "sweep.final_seeds": []}
+    return replace_values(compose(), settings)
+
+
+@pytest.fixture
+def store(base: Config) -> Store:
+    return Store(Path(base.results_dir))
+
+
+@pytest.fixture
+def plan(compose: Compose, identify: Identifier) -> Plan:
+    return plan_sweep([GRID], constant=[], compose=lambda lines: compose(*lines), identify=identify)
+
+
+@pytest.fixture
+def sweep(base: Config, plan: Plan, identify: Identifier) -> Callable[..., Outcome]:
+    def sweep_with(trainer: Trainer, **settings: Any) -> Outcome:
+        return run_sweep(plan, base=replace_values(base, settings), launch=trainer, identify=identify)
+
+    return sweep_with
+
+
+def test_a_sweep_trains_every_run_once(sweep: Callable[..., Outcome], store: Store) -> None:
+    trainer = Trainer(store)
+    outcome = sweep(trainer)
+    assert trainer.trained == ["majority 8 0", "full 8 0", "lora 8 0", "lora 16 0"]
+    assert (outcome.planned, outcome.skipped, outcome.exit_code) == (4, 0, 0)
+
+
+def test_the_same_sweep_again_trains_nothing(sweep: Callable[..., Outcome], store: Store) -> None:
+    seeds = {"sweep.final_seeds": [0, 1]}
+    first = sweep(Trainer(store), **seeds)
+    again = Trainer(store)
+    outcome = sweep(again, **seeds)
+    assert again.jobs == []
+    assert (outcome.planned, outcome.skipped, outcome.exit_code) == (first.planned, first.planned, 0)
+
+
+@pytest.mark.parametrize("status", [*STATUSES[1:], STARTED])
+def test_only_a_success_is_skipped(
+    sweep: Callable[..., Outcome], store: Store, plan: Plan, status: str
+) -> None:
+    first, second, *_ = plan.points
+    store.write(record(first, "success"))
+    store.write(record(second, status))
+    trainer = Trainer(store)
+    outcome = sweep(trainer)
+    assert trainer.trained == ["full 8 0", "lora 8 0", "lora 16 0"]
+    assert (outcome.skipped, outcome.statuses["success"], outcome.exit_code) == (1, 4, 0)
+
+
+def test_a_damaged_success_is_trained_again(sweep: Callable[..., Outcome], store: Store, plan: Plan) -> None:
+    sweep(Trainer(store))
+    (store.run_folder(plan.points[0].run_id) / RECORD).write_text("{}", encoding="utf-8")
+    trainer = Trainer(store)
+    assert sweep(trainer).exit_code == 0
+    assert trainer.trained == ["majority 8 0"]
+
+
+@pytest.mark.parametrize("left", [STARTED, None])
+@pytest.mark.parametrize(
+    ("death", "message"),
+    [
+        ("the process was killed by SIGKILL", "the process was killed by SIGKILL"),
+        (None, "the process ended without a final record"),
+    ],
+)
+def test_a_run_that_vanished_is_crashed_and_says_how(
+    sweep: Callable[..., Outcome], store: Store, plan: Plan, left: str | None, death: str | None, message: str
+) -> None:
+    def status(point: Point) -> str | None:
+        return "success" if point.config.method.name != "full" else left
+
+    outcome = sweep(Trainer(store, status, death))
+    vanished = store.read(plan.points[1].run_id)
+    assert vanished is not None
+    assert vanished.status == "crashed"
+    assert vanished.error is not None
+    assert vanished.error["message"] == message
+    assert vanished.ended_at is not None
+    assert vanished.config["method"]["name"] == "full"
+    assert (outcome.statuses["crashed"], outcome.statuses["success"], outcome.exit_code) == (1, 3, 1)
+    assert store.read_all()[1] == []
+
+
+def test_a_failure_stays_as_it_was_recorded(sweep: Callable[..., Outcome], store: Store, plan: Plan) -> None:
+    outcome = sweep(Trainer(store, lambda point: "oom" if point.config.lora.r == 16 else "success"))
+    found = store.read(plan.points[3].run_id)
+    assert found == record(plan.points[3], "oom")
+    assert outcome.exit_code == 1
+
+
+def test_the_last_line_counts_every_status(sweep: Callable[..., Outcome], store: Store, plan: Plan) -> None:
+    store.write(record(plan.points[0], "success"))
+    statuses = dict(zip([point.run_id for point in plan.points[1:]], ["oom", "diverged", None], strict=True))
+    outcome = sweep(Trainer(store, lambda point: statuses[point.run_id]))
+    assert outcome.last_line() == (
+        "sweep: planned=4 success=1 failed=0 oom=1 diverged=1 timeout=0 interrupted=0 crashed=1 invalid=0 "
+        "skipped=1"
+    )
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_the_statuses_sum_to_planned(sweep: Callable[..., Outcome], store: Store, status: str) -> None:
+    outcome = sweep(Trainer(store, lambda point: status if point.config.lora.r == 16 else None))
+    assert outcome.statuses == ({status: 1, "crashed": 3} if status != "crashed" else {"crashed": 4})
+    numbers = [int(part.partition("=")[2]) for part in outcome.last_line().split()[1:]]
+    assert sum(numbers[1:-1]) == numbers[0] == outcome.planned
+    assert outcome.exit_code == 1
+
+
+@pytest.mark.parametrize(("select_by", "best"), [("accuracy", 16), ("f1_macro", 8)])
+def test_only_the_best_of_each_method_gets_more_seeds(
+    sweep: Callable[..., Outcome], store: Store, select_by: str, best: int
+) -> None:
+    trainer = Trainer(store)
+    outcome = sweep(trainer, **{"sweep.final_seeds": [0, 1, 2], "sweep.select_by": select_by})
+    assert len(trainer.jobs) == 2
+    assert sorted(trainer.trained[4:]) == ["full 8 1", "full 8 2", f"lora {best} 1", f"lora {best} 2"]
+    assert (outcome.planned, outcome.skipped, outcome.statuses["success"]) == (8, 0, 8)
+
+
+def test_a_method_without_a_success_gets_no_more_seeds(sweep: Callable[..., Outcome], store: Store) -> None:
+    trainer = Trainer(store, lambda point: "failed" if point.config.method.name == "lora" else "success")
+    outcome = sweep(trainer, **{"sweep.final_seeds": [0, 1]})
+    assert trainer.trained[4:] == ["full 8 1"]
+    assert (outcome.planned, outcome.statuses["failed"], outcome.exit_code) == (5, 2, 1)
+
+
+def test_other_runs_in_the_folder_are_not_this_sweeps(
+    sweep: Callable[..., Outcome], store: Store, compose: Compose, identify: Identifier
+) -> None:
+    better = plan_sweep(
+        [{"method": ["lora"], "lora.r": [64]}],
+        constant=[],
+        compose=lambda lines: compose(*lines),
+        identify=identify,
+    )
+    store.write(record(better.points[0], "success"))
+    trainer = Trainer(store)
+    outcome = sweep(trainer, **{"sweep.final_seeds": [1]})
+    assert sorted(trainer.trained[4:]) == ["full 8 1", "lora 16 1"]
+    assert (outcome.planned, outcome.skipped) == (6, 0)
+
+
+def test_results_that_cannot_be_written_stop_a_sweep_before_it_trains(
+    sweep: Callable[..., Outcome], store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    trainer = Trainer(store)
+    with pytest.raises(StoreError, match="results_dir must be a folder that can be written"):
+        sweep(trainer, results_dir=str(tmp_path / "file"))
+    assert trainer.jobs == []
+
+
+@pytest.mark.parametrize(
+    "mode", [tracking.Mode("offline", "no API key, here"), tracking.Mode("online", None)]
+)
+def test_the_server_is_asked_once_for_a_whole_sweep(
+    sweep: Callable[..., Outcome],
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    mode: tracking.Mode,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(tracking, "resolve", lambda asked_for, **_: asked.append(asked_for) or mode)
+    trainer = Trainer(store)
+    sweep(trainer, **{"track.mode": "auto", "sweep.final_seeds": [0, 1]})
+    assert asked == ["auto"]
+    assert (
+        trainer.extra[:2]
+        == {
+            "offline": ["track.mode=offline", "track.reason='no API key, here'"],
+            "online": ["track.mode=online", "track.reason=null"],
+        }[mode.mode]
+    )
+    assert capsys.readouterr().out == ("W&B: no API key, here\n" if mode.reason else "")
+
+
+def test_every_run_writes_to_the_sweeps_folder_also_where_data_is_swept(
+    base: Config, store: Store, compose: Compose
+) -> None:
+    configs = [compose("data=bbc_news"), compose("data=bbc_headlines")]
+    assert len({config.results_dir for config in configs}) == 2
+    identify = Identifier(
+        {repr(config.data): config.data.name for config in configs}, {repr(base.model): "weights"}
+    )
+    axes = {"data": ["bbc_news", "bbc_headlines"]}
+    plan = plan_sweep([axes], constant=[], compose=lambda lines: compose(*lines), identify=identify)
+    trainer = Trainer(store)
+    run_sweep(plan, base=base, launch=trainer, identify=identify)
+    point_lines = trainer.jobs[0][0].overrides
+    assert compose(*point_lines, *trainer.extra).results_dir == base.results_dir
+
+
+def test_every_fault_of_every_run_is_found_before_any_is_identified(compose: Compose) -> None:
+    def identify_never(_: Config) -> Identity:
+        pytest.fail("looked at texts for a plan that is wrong")
+
+    axes = {"lora.r": [0, 8], "train.lr": [1e-3, -1.0]}
+    with pytest.raises(ConfigError) as caught:
+        plan_sweep([axes], constant=[], compose=lambda lines: compose(*lines), identify=identify_never)
+    faults = [line.partition(":")[0] for line in str(caught.value).splitlines()]
+    assert faults == ["lora.r=0", "train.lr=-1.0"]
+
+
+def test_texts_and_weights_are_looked_at_once(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    load, revision = data.load, weights.revision
+    monkeypatch.setattr(engine.data, "load", lambda one: loaded.append(one.name) or load(one))
+    monkeypatch.setattr(engine.weights, "revision", lambda one: loaded.append(one.name) or revision(one))
+    axes = {"method": ["full", "lora", "qlora"], "lora.r": [8, 16]}
+    identify = Identifier()
+    plan = plan_sweep([axes], constant=[], compose=lambda lines: compose(*lines), identify=identify)
+    assert sorted(loaded) == ["bbc_headlines", "minilm"]
+    assert len(plan.points) == 5
+    assert {point.identity.canonical["data"]["fingerprint"] for point in plan.points} == {
+        load(compose().data).fingerprint
+    }
+
+
+def test_a_model_that_is_not_here_stops_a_plan(compose: Compose, identify: Identifier) -> None:
+    lines = ["model=local", "model.path=no/such/folder"]
+    with pytest.raises(MissingError, match=r"^model\.path=no/such/folder: "):
+        plan_sweep([{}], constant=lines, compose=lambda given: compose(*given), identify=identify)

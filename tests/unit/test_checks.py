@@ -1,0 +1,197 @@
+"""Every range and every rule between fields says what is wrong and what to do, all of them at once."""
+
+from collections.abc import Callable
+from math import inf, nan
+from typing import Any
+
+import pytest
+
+from bench.checks import check, require_valid
+from bench.config import Config, replace_values
+from bench.errors import ConfigError
+
+Compose = Callable[..., Config]
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CHOICES = {
+    "method.estimator": "network, frozen_encoder, tfidf, majority",
+    "method.trainable": "all, adapter, head",
+    "method.quantization": "none, nf4, fp4, int8",
+    "model.source": "package, local, hub",
+    "data.source": "bbc_headlines, bbc_news, files, hub, finance8_synthetic",
+    "train.optimizer": "adamw, adamw_8bit, paged_adamw, paged_adamw_8bit",
+    "train.precision": "auto, fp32, bf16, fp16",
+    "track.mode": "auto, online, offline, disabled",
+    "sweep.select_by": "accuracy, f1_macro",
+    "devices": "auto, cpu, cuda",
+}
+COUNT = "must be at least 1"
+POSITIVE = "must be a positive number"
+SIZE = "must be a share in (0, 1) or a number of rows"
+SEED = "must lie in [0, 2**32)"
+# field: values just outside, values just inside, the message
+RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
+    "lora.r": ([0, -8], [1], "rank must be at least 1; use method=full to train without an adapter"),
+    "lora.alpha": ([0.0, -1.0, inf, nan], [0.5], POSITIVE),
+    "lora.dropout": ([1.0, -0.1, nan], [0.0, 0.99], "must lie in [0, 1)"),
+    "train.lr": ([0.0, -1e-3, inf, nan], [1e-9], f"{POSITIVE}, for example 1e-4"),
+    "train.max_steps": ([0], [31], f"{COUNT}, or null to train by train.epochs"),
+    "train.epochs": ([0.0, -1.0, inf, nan], [], f"{POSITIVE}, or null"),
+    "train.micro_batch_size": ([0], [1], COUNT),
+    "train.gradient_accumulation_steps": ([0], [1], COUNT),
+    "train.max_length": ([3], [4], "must be at least 4 tokens"),
+    "train.warmup_steps": ([-1], [0], "must be 0 or more"),
+    "train.weight_decay": ([-0.1, inf, nan], [0.0], "must be 0 or more"),
+    "train.max_grad_norm": ([0.0, inf, nan], [None, 0.1], f"{POSITIVE}, or null to clip nothing"),
+    "train.eval_steps": ([0], [1], COUNT),
+    "train.eval_batch_size": ([0], [1], COUNT),
+    "train.log_steps": ([0], [1], COUNT),
+    "data.train_size": (
+        [0.0, -5.0, 10.5, inf, nan],
+        [None, 0.5, 1.0, 100.0],
+        "must be null, a share in (0, 1) or a number of rows",
+    ),
+    "data.validation_size": ([0.0, 10.5, inf, nan], [0.5, 100.0], SIZE),
+    "data.test_size": ([0.0, 10.5, inf, nan], [0.5, 100.0], SIZE),
+    "data.split_seed": ([-1, 2**32], [0, 2**32 - 1], SEED),
+    "seed": ([-1, 2**32], [0, 2**32 - 1], SEED),
+    "sweep.final_seeds": ([[0, -1], [2**32]], [[], [0, 1]], "must each lie in [0, 2**32)"),
+    "track.probe_seconds": ([0.0, 31.0, nan], [0.5, 30.0], "must lie in (0, 30]"),
+}
+HUB_MODEL = {"model.source": "hub", "model.hub_id": "owner/name", "model.revision": COMMIT}
+HUB_DATA = {"data.source": "hub", "data.hub_id": "owner/name", "data.revision": COMMIT}
+MUTABLE = (
+    "must be a full commit of 40 hexadecimal digits, as a name like main can come to mean other {}; "
+    "copy it from owner/name's history on the hub"
+)
+TARGETS = "must be auto, all-linear or a list of module names, [query,value]"
+NEEDED = "is needed here; give"
+# settings that do not go together, the message
+RULES: list[tuple[dict[str, Any], str]] = [
+    (
+        {"method.trainable": "all", "method.quantization": "nf4"},
+        "method.quantization=nf4: quantised weights cannot be trained; use method.trainable=adapter",
+    ),
+    (
+        {"train.max_steps": None},
+        "train.max_steps=null and train.epochs=null: set one of them",
+    ),
+    (
+        {"train.epochs": 2.0},
+        "train.max_steps=300 and train.epochs=2.0: set one of them, and the other to null",
+    ),
+    ({"train.warmup_steps": 300}, "train.warmup_steps=300: must be less than train.max_steps=300"),
+    ({"lora.target_modules": []}, f"lora.target_modules=[]: {TARGETS}"),
+    ({"lora.target_modules": "query"}, f"lora.target_modules=query: {TARGETS}"),
+    ({"lora.target_modules": [1]}, f"lora.target_modules=[1]: {TARGETS}"),
+    ({"model.path": None}, f"model.path=null: {NEEDED} a folder, for example model.path=./my-model"),
+    ({"model.source": "local", "model.path": ""}, f"model.path=null: {NEEDED} a folder, for example "),
+    (HUB_MODEL | {"model.hub_id": None}, f"model.hub_id=null: {NEEDED} a model's name on the hub"),
+    (
+        HUB_MODEL | {"model.revision": None},
+        f"model.revision=null: {NEEDED} a commit, so that the weights cannot change",
+    ),
+    (HUB_MODEL | {"model.revision": "main"}, f"model.revision=main: {MUTABLE.format('weights')}"),
+    (HUB_MODEL | {"model.revision": COMMIT[:7]}, f"model.revision={COMMIT[:7]}: {MUTABLE.format('weights')}"),
+    (HUB_MODEL | {"model.revision": f"{COMMIT}\n"}, f"model.revision={COMMIT}\n: must be a full commit"),
+    ({"data.source": "files"}, f"data.train=null: {NEEDED} a CSV, JSONL or Parquet file"),
+    (HUB_DATA | {"data.hub_id": None}, f"data.hub_id=null: {NEEDED} a data set's name on the hub"),
+    (
+        HUB_DATA | {"data.revision": None},
+        f"data.revision=null: {NEEDED} a commit, so that the texts cannot change",
+    ),
+    (HUB_DATA | {"data.revision": "v1.0"}, f"data.revision=v1.0: {MUTABLE.format('texts')}"),
+    ({"data.source": "finance8_synthetic"}, f"data.noise=null: {NEEDED} the share of wrong labels"),
+]
+
+
+@pytest.mark.parametrize("lines", [(), ("data=finance8_synthetic",), ("data=bbc_news", "sweep=article")])
+def test_what_conf_sets_is_right(compose: Compose, lines: tuple[str, ...]) -> None:
+    assert check(compose(*lines)) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [
+        ("data=files", ["data.train"]),
+        ("data=hub", ["data.hub_id", "data.revision"]),
+        ("model=local", ["model.path"]),
+        ("model=hub", ["model.hub_id", "model.revision"]),
+    ],
+)
+def test_what_only_the_user_knows_is_asked_for(compose: Compose, line: str, missing: list[str]) -> None:
+    faults = check(compose(line))
+    assert [fault.partition("=")[0] for fault in faults] == missing
+    assert all("null: is needed here; give " in fault for fault in faults)
+
+
+@pytest.mark.parametrize("path", CHOICES)
+def test_a_word_that_is_no_choice_names_the_choices(compose: Compose, path: str) -> None:
+    faults = check(replace_values(compose(), {path: "nonsense"}))
+    assert faults == [f"{path}=nonsense: must be one of {CHOICES[path]}"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [(path, value) for path, (outside, _, _) in RANGES.items() for value in outside]
+)
+def test_a_number_out_of_range_is_named_with_its_range(compose: Compose, path: str, value: Any) -> None:
+    faults = check(replace_values(compose(), {path: value}))
+    assert f"{path}={value}: {RANGES[path][2]}" in faults
+    assert {fault.partition("=")[0] for fault in faults} <= {path, "train.max_steps", "train.warmup_steps"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [(path, value) for path, (_, inside, _) in RANGES.items() for value in inside]
+)
+def test_a_number_at_the_edge_of_its_range_is_right(compose: Compose, path: str, value: Any) -> None:
+    assert check(replace_values(compose(), {path: value})) == []
+
+
+@pytest.mark.parametrize(("values", "message"), RULES, ids=[message[:40] for _, message in RULES])
+def test_settings_that_do_not_go_together(compose: Compose, values: dict[str, Any], message: str) -> None:
+    (fault,) = check(replace_values(compose(), values))
+    assert fault.startswith(message)
+
+
+def test_an_adapter_must_say_which_kind_it_is(compose: Compose) -> None:
+    faults = check(replace_values(compose("method=full"), {"method.trainable": "adapter"}))
+    assert faults == ["method.adapter={}: must name a peft_type, for example LORA"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"train.max_steps": None, "train.epochs": 0.5},
+        {"train.warmup_steps": 299},
+        {"train.max_steps": None, "train.epochs": 1.0, "train.warmup_steps": 10_000},
+        {"lora.target_modules": "all-linear"},
+        {"lora.target_modules": ["query", "value"]},
+        {"method.trainable": "adapter", "method.quantization": "int8"},
+        {"method.trainable": "head", "method.adapter": {}},
+        {"model.source": "local", "model.path": "./my-model"},
+        {"model.revision": "main"},  # says nothing outside the hub
+        HUB_MODEL,
+        HUB_DATA,
+    ],
+)
+def test_settings_that_go_together(compose: Compose, values: dict[str, Any]) -> None:
+    assert check(replace_values(compose(), values)) == []
+
+
+def test_every_fault_of_every_run_is_said_once(compose: Compose) -> None:
+    first = replace_values(compose(), {"lora.r": 0, "train.lr": -1.0, "devices": "tpu"})
+    second = replace_values(compose(), {"lora.r": 0, "train.max_steps": None})
+    with pytest.raises(ConfigError) as caught:
+        require_valid([compose(), first, second])
+    assert str(caught.value).splitlines() == [
+        "devices=tpu: must be one of auto, cpu, cuda",
+        "lora.r=0: rank must be at least 1; use method=full to train without an adapter",
+        "train.lr=-1.0: must be a positive number, for example 1e-4",
+        "train.max_steps=null and train.epochs=null: set one of them",
+    ]
+    assert caught.value.exit_code == 2
+
+
+def test_right_configurations_pass(compose: Compose) -> None:
+    require_valid([])
+    require_valid([compose(), compose("method=full")])

@@ -1,0 +1,302 @@
+"""What makes two runs the same run, and that a wrong setting is one message."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, get_type_hints
+
+import pytest
+from omegaconf import OmegaConf
+
+from bench import config as configuration
+from bench.config import (
+    UNCOUNTED,
+    UNCOUNTED_WHEN,
+    Config,
+    describe,
+    from_hydra,
+    hash_canonical,
+    identify,
+    read_field,
+    replace_values,
+    to_dict,
+)
+from bench.errors import ConfigError
+
+Compose = Callable[..., Config]
+
+# By declared type: another valid value. A field of a new type fails here until somebody decides about it.
+OTHER: dict[Any, Callable[[Any], Any]] = {
+    Any: lambda _: ["query"],
+    bool: lambda value: not value,
+    int: lambda value: value + 1,
+    int | None: lambda _: 7,
+    float: lambda value: value + 0.25,
+    float | None: lambda _: 0.25,
+    str: lambda value: value + "x",
+    str | None: lambda _: "x",
+    list[int]: lambda _: [9],
+    list[str] | None: lambda _: ["x"],
+    list[dict[str, Any]]: lambda _: [{"seed": [1]}],
+    dict[str, Any]: lambda value: {**value, "use_dora": True},
+    dict[str, str] | None: lambda _: {"a": "b"},
+}
+
+
+def fields_of(schema: type = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted path of the schema that holds a value, and its declared type."""
+    for name, kind in get_type_hints(schema).items():
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            yield from fields_of(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name, kind
+
+
+FIELDS = dict(fields_of())
+
+
+def is_under(path: str, parents: tuple[str, ...]) -> bool:
+    return any(f"{path}.".startswith(f"{parent}.") for parent in parents)
+
+
+def run_id(config: Config, *, data: str = "texts", model: str = "weights") -> str:
+    return identify(config, data_fingerprint=data, model_revision=model).run_id
+
+
+def change(config: Config, path: str) -> Config:
+    """The configuration with another value in the one field."""
+    value = read_field(config, path)
+    changed = replace_values(config, {path: OTHER[FIELDS[path]](value)})
+    assert read_field(changed, path) != value
+    return changed
+
+
+def ignored(config: Config) -> set[str]:
+    """The fields outside data and model that change nothing about which run it is."""
+    paths = [path for path in FIELDS if not is_under(path, ("data", "model"))]
+    return {path for path in paths if run_id(change(config, path)) == run_id(config)}
+
+
+def under(*parents: str) -> set[str]:
+    return {path for path in FIELDS if is_under(path, parents)}
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_a_field_counts_unless_it_is_declared_not_to(compose: Compose, path: str) -> None:
+    qlora = compose("method=qlora")  # the method for which the most fields matter
+    same = run_id(change(qlora, path)) == run_id(qlora)
+    assert same == is_under(path, (*UNCOUNTED, "data", "model"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "devices=cpu",
+        "results_dir=elsewhere",
+        "cache_dir=elsewhere",
+        "track.mode=disabled",
+        "track.project=other",
+        "sweep=article",
+        "train.log_steps=1",
+        "train.eval_batch_size=8",
+        "method.title=Mine",
+    ],
+)
+def test_where_and_how_a_run_is_watched_does_not_count(compose: Compose, line: str) -> None:
+    assert run_id(compose(line)) == run_id(compose())
+
+
+def test_data_and_model_count_by_content(compose: Compose) -> None:
+    lora = compose("method=lora")
+    ids = {run_id(lora), run_id(lora, data="other texts"), run_id(lora, model="other weights")}
+    assert len(ids) == 3
+
+
+def test_what_is_declared_not_to_count_exists() -> None:
+    conditional = [(field, *paths) for field, _, paths in UNCOUNTED_WHEN]
+    declared = {*UNCOUNTED, *(path for paths in conditional for path in paths)}
+    assert [path for path in declared if not under(path)] == []
+
+
+# Without steps, epochs and double_quant only what a method's own fields make unused.
+@pytest.mark.parametrize(
+    ("method", "unused"),
+    [
+        ("qlora", set()),
+        ("lora", {"method.double_quant"}),
+        ("full", {"method.double_quant", "method.adapter", *under("lora")}),
+        (
+            "head",
+            {"method.double_quant", "method.adapter", "seed", *under("lora", "train")}
+            - {"train.max_length", "train.precision"},
+        ),
+        ("tfidf", {"method.double_quant", "method.adapter", "seed", *under("lora", "train")}),
+        ("majority", {"method.double_quant", "method.adapter", "seed", *under("lora", "train")}),
+    ],
+)
+def test_a_method_ignores_what_it_does_not_use(compose: Compose, method: str, unused: set[str]) -> None:
+    assert ignored(compose(f"method={method}")) - under(*UNCOUNTED) == unused - under(*UNCOUNTED)
+
+
+@pytest.mark.parametrize("method", ["tfidf", "majority"])
+def test_a_baseline_without_a_base_model_is_the_same_for_every_model(compose: Compose, method: str) -> None:
+    config = compose(f"method={method}")
+    assert run_id(config, model="other weights") == run_id(config)
+    assert run_id(config, data="other texts") != run_id(config)
+
+
+def test_a_method_counts_by_what_it_does_not_by_its_name(compose: Compose) -> None:
+    quantised = compose("method=lora", "method.quantization=nf4", "method.double_quant=true")
+    assert run_id(quantised) == run_id(compose("method=qlora"))
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("lora.r", [8, 8.0, "8"]),
+        ("lora.alpha", [8, 8.0, "8", "8.0"]),
+        ("train.lr", [1e-4, 0.0001, "1e-4", "0.0001"]),
+        ("train.max_steps", [20, 20.0, "20"]),
+        ("seed", [3, 3.0, "3"]),
+        ("method.adapter", [{"option": 8}, {"option": 8.0}]),
+        ("method.adapter.options", [[1, {"of": 2.0}], [1.0, {"of": 2}]]),
+    ],
+)
+def test_equal_numbers_are_the_same_run_however_written(
+    compose: Compose, key: str, values: list[Any]
+) -> None:
+    base = compose("method=lora")
+    assert len({run_id(replace_values(base, {key: value})) for value in values}) == 1
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("lora.alpha=8", "lora.alpha=8.0", "lora.alpha='8'"),
+        ("train.lr=1e-4", "train.lr=0.0001", "train.lr='1e-4'", "train.lr=0.1e-3"),
+        ("lora.r=8", "lora.r='8'", "seed=0"),
+    ],
+)
+def test_equal_overrides_are_the_same_run(compose: Compose, lines: tuple[str, ...]) -> None:
+    assert len({run_id(compose(line)) for line in lines}) == 1
+
+
+def test_a_run_id_is_short_and_does_not_depend_on_the_order_of_keys() -> None:
+    assert hash_canonical({"a": 1, "b": 2}) == hash_canonical({"b": 2, "a": 1})
+    assert hash_canonical({"a": 1, "b": 2}) != hash_canonical({"a": 2, "b": 1})
+    assert len(hash_canonical({})) == 12
+
+
+def test_the_canonical_part_has_no_path_and_no_account(compose: Compose) -> None:
+    config = compose("results_dir=/secret", "cache_dir=/secret", "track.entity=secret")
+    assert "secret" not in repr(identify(config, data_fingerprint="d", model_revision="m").canonical)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("lora.r", "16", 16),
+        ("lora.r", 16.0, 16),
+        ("lora.alpha", 32, 32.0),
+        ("train.max_steps", None, None),
+        ("train.max_steps", 30.0, 30),
+        ("train.group_by_length", "false", False),
+        ("devices", "cpu", "cpu"),
+        ("data.hub_id", 7, "7"),
+        ("data.labels", ["a", 1], ["a", "1"]),
+        ("lora.target_modules", ["query", "value"], ["query", "value"]),
+        ("method.adapter.use_dora", True, True),
+        ("method.adapter.deep.er", 1, 1),
+        ("method.adapter", {"use_dora": True}, {"peft_type": "LORA", "use_dora": True}),
+        ("data.label_map", {"a": "b"}, {"a": "b"}),
+    ],
+)
+def test_a_value_is_set_as_its_fields_type(compose: Compose, key: str, value: Any, expected: Any) -> None:
+    found = read_field(replace_values(compose("method=lora"), {key: value}), key)
+    assert (found, type(found)) == (expected, type(expected))
+
+
+def test_setting_values_leaves_all_others(compose: Compose) -> None:
+    base = compose("method=lora")
+    before = to_dict(base)
+    values = {"lora.r": 32, "lora.alpha": 64, "seed": 5, "method.adapter.use_dora": True}
+    expected = to_dict(base)
+    expected["lora"] |= {"r": 32, "alpha": 64.0}
+    expected["method"]["adapter"] = {"peft_type": "LORA", "use_dora": True}
+    assert to_dict(replace_values(base, values)) == expected | {"seed": 5}
+    assert to_dict(base) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("lora.r", 8.5, "lora.r=8.5: Value '8.5' of type 'float' could not be converted to Integer"),
+        ("lora.r", None, "lora.r=None: field 'r' is not Optional"),
+        ("seed", True, "seed=True: Value 'True' of type 'bool' could not be converted to Integer"),
+        ("train.lr", "fast", "train.lr=fast: Value 'fast' of type 'str' could not be converted to Float"),
+        ("sweep.final_seeds", [1, "a"], "sweep.final_seeds=[1, 'a']: Value 'a' of type 'str' could not"),
+        ("lora.rank", 8, "lora.rank=8: there is no such setting; lora has r, alpha, dropout, target_modules"),
+        ("lora.r.x", 8, "lora.r.x=8: there is no such setting; lora.r has no fields"),
+        ("loar.r", 8, "loar.r=8: there is no such setting; there are method, lora, model, data, train,"),
+        ("sede", 8, "sede=8: there is no such setting; there are method, lora, model, data, train, track"),
+        ("sweep", "none", "sweep=none: is a group of settings; set one of grids, select_by, final_seeds"),
+        ("lora.r", "???", "lora.r=???: "),
+    ],
+)
+def test_a_value_that_does_not_fit_is_one_message(
+    compose: Compose, key: str, value: Any, message: str
+) -> None:
+    replace_values(compose(), {"seed": 1})  # True equals 1, and must not pass for it
+    with pytest.raises(ConfigError) as caught:
+        replace_values(compose(), {key: value})
+    assert str(caught.value).startswith(message)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("lora.r", "many", "lora.r: Value 'many' of type 'str' could not be converted to Integer"),
+        ("lora.rank", 8, "lora.rank: Key 'rank' not in 'LoraConfig'"),
+        ("seed", "???", "seed: Structured config of type `Config` has missing mandatory value: seed"),
+        ("seed", "${nowhere}", "seed: Interpolation key 'nowhere' not found"),
+        ("extra", 1, "extra: there is no such setting; there are method, lora, model"),
+    ],
+)
+def test_a_composed_configuration_that_does_not_fit_is_one_message(
+    compose: Compose, key: str, value: Any, message: str
+) -> None:
+    composed = OmegaConf.create(to_dict(compose()))
+    OmegaConf.update(composed, key, value)
+    with pytest.raises(ConfigError) as caught:
+        from_hydra(composed)
+    assert str(caught.value).startswith(message)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_record_of_the_configuration_makes_the_same_configuration(compose: Compose) -> None:
+    config = compose("method=qlora", "lora.target_modules=[query,value]", "experiment=quickstart")
+    assert from_hydra(OmegaConf.create(to_dict(config))) == config
+
+
+def test_hydras_own_settings_are_no_part_of_it(compose: Compose) -> None:
+    composed = OmegaConf.create({**to_dict(compose()), "hydra": {"job": {"name": "bench"}}})
+    assert from_hydra(composed) == compose()
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("lora", "lora r=8 alpha=16 dropout=0.05 lr=0.001 seed=0"),
+        ("full", "full lr=5e-05 seed=0"),
+        ("majority", "majority"),
+    ],
+)
+def test_a_run_is_described_by_what_counts(compose: Compose, method: str, name: str) -> None:
+    assert describe(compose(f"method={method}")) == name
+
+
+def test_a_path_inside_the_adapters_options_is_no_field() -> None:
+    assert configuration.is_field("lora.r")
+    assert configuration.is_field("lora.target_modules")
+    assert not configuration.is_field("method.adapter.use_dora")
