@@ -5,6 +5,7 @@ right.
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from bench.store import STARTED, Result, Store, now
 
 PLUGINS_DIR = Path(__file__).parent / "plugins"
 INTERRUPTED, TERMINATED = 130, 143  # exit codes
+_BEYOND_ASCII = re.compile(r"[^,\[\]()]*[^\x00-\x7f][^,\[\]()]*")  # one value of a list or a sweep
 
 
 class Terminated(KeyboardInterrupt):
@@ -98,8 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     ``arguments`` stand in for the command line's.
     """
-    if arguments is not None:
-        sys.argv = [sys.argv[0], *arguments]
+    given = sys.argv[1:] if arguments is None else arguments
+    sys.argv = [sys.argv[0], *map(quote_text, given)]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra's errors come here instead of its exit code 1
     if str(PLUGINS_DIR) not in sys.path:
         sys.path.append(str(PLUGINS_DIR))
@@ -114,6 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         sys.exit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED)
+
+
+def quote_text(argument: str) -> str:
+    """The override with quotes around values beyond ASCII, as Hydra's grammar wants: ``a=标题``."""
+    key, equals, value = argument.partition("=")
+    if argument.startswith("-") or not equals or any(mark in value for mark in "'\"{"):
+        return argument
+    return key + equals + _BEYOND_ASCII.sub(lambda found: f"'{found[0]}'", value)
 
 
 def stop_on_signals() -> None:

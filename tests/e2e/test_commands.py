@@ -58,6 +58,7 @@ def own_texts(path: Path) -> list[str]:
     return ["data=files", f"data.train={path}", "data.text_column=标题", "data.label_column=类别"]
 
 
+MARKER = "killed"
 QUICK = ["train.max_steps=4", "train.warmup_steps=0", "train.eval_steps=4", "track.mode=disabled"]
 
 
@@ -185,25 +186,27 @@ def test_a_run_that_fails_fails_alone(bench: Bench, my_csv: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_process_that_dies_is_a_crash_and_the_sweep_goes_on(
-    bench: Bench, my_csv: Path, tmp_path: Path
+def test_a_process_that_dies_is_a_crash_and_the_same_command_trains_only_that(
+    bench: Bench, my_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "class Killer:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'bitsandbytes.optim.adamw' and 'bench.attempt' in sys.modules:\n"
-        "            os.kill(os.getpid(), 9)\n"
-        "sys.meta_path.insert(0, Killer())\n"
-    )
-    os.environ["PYTHONPATH"] = str(tmp_path)
-    try:
-        done = bench("sweep", *own_texts(my_csv), *QUICK, "train.optimizer=adamw_8bit,adamw")
-    finally:
-        del os.environ["PYTHONPATH"]
-    assert done.returncode == 1
+    killer = f"""
+import os, sys
+def kill_once(event, arguments):
+    if event == "tempfile.mkstemp" and ".best.safetensors" in arguments[0] and not os.path.exists({MARKER!r}):
+        os.mkdir({MARKER!r})
+        os.kill(os.getpid(), 9)
+sys.addaudithook(kill_once)
+"""
+    (tmp_path / "sitecustomize.py").write_text(killer)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = bench("sweep", *own_texts(my_csv), *QUICK, "lora.r=2,4")
+    assert done.returncode == 1, done.stderr
     assert " success=1 " in done.stdout.splitlines()[-1]
     assert " crashed=1 " in done.stdout.splitlines()[-1]
     records = [json.loads(path.read_text()) for path in (tmp_path / "results").rglob("result.json")]
     (crashed,) = [record for record in records if record["status"] == "crashed"]
     assert "SIGKILL" in crashed["error"]["message"]
+
+    again = bench("sweep", *own_texts(my_csv), *QUICK, "lora.r=2,4")
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[-1].endswith(" skipped=1")

@@ -100,14 +100,18 @@ def test_frozen_features_are_separated_whatever_their_scale(scale: float) -> Non
     assert set(fitted.probabilities) == {"validation", "test"}
 
 
-def test_train_alone_is_learnt_from() -> None:
+def test_train_is_learnt_from_and_validation_only_chooses_the_penalty() -> None:
     random = np.random.default_rng(0)
-    labels = [0, 1] * 20
-    dataset = make_dataset(["x"] * 40, labels)
-    train = np.array(labels)[:, None] + random.normal(size=(40, 5))
-    features = {"train": train, "validation": train * 9, "test": train[:3]}
-    dataset.splits["test"] = dataset.splits["test"].iloc[:3]
-    other = {**features, "validation": train * 0}
-    one, two = baselines.fit_frozen(features, dataset), baselines.fit_frozen(other, dataset)
-    np.testing.assert_array_equal(one.probabilities["test"], two.probabilities["test"])
-    assert one.parameters == 6  # two labels need one set of coefficients
+    labels = np.array([0, 1] * 20)
+    noise = random.normal(size=(40, 30))
+    train = noise + labels[:, None] * np.eye(1, 30)
+    dataset = make_dataset(["x"] * 40, labels.tolist())
+    fresh = random.normal(size=(40, 30)) + labels[:, None] * np.eye(1, 30)
+    strict = baselines.fit_frozen({"train": train, "validation": fresh, "test": fresh}, dataset)
+    loose = baselines.fit_frozen({"train": train, "validation": train, "test": fresh}, dataset)
+    strict_margin, loose_margin = (np.abs(one.probabilities["test"] - 0.5).mean() for one in (strict, loose))
+    assert strict_margin < loose_margin
+    other = {"train": train, "validation": fresh, "test": -fresh}
+    same = baselines.fit_frozen(other, dataset).probabilities["validation"]
+    np.testing.assert_array_equal(same, strict.probabilities["validation"])
+    assert strict.parameters == 31  # two labels need one set of coefficients

@@ -27,7 +27,7 @@ HIGHER = {
     "run": {"bench.cli", "bench.sweep", "bench.report", "bench.plugins"},
     "sweep": {"bench.cli", "bench.report", "bench.plugins"},
     "report": {"bench.cli", "bench.sweep", "bench.plugins", "bench.run"},
-    "plugins": {"bench.cli", "bench.report"},
+    "plugins": {"bench.cli"},
     "cli": {"bench.plugins"},
     "__main__": set(),
 }
