@@ -73,6 +73,7 @@ def attempt(config: Config, dataset: Dataset, *, model_folder: Path, store: Stor
     history: list[dict[str, Any]] = []
 
     def log(row: trainer.Row, step: int) -> None:
+        row |= meter.read_memory()
         history.append({"step": step, **row})
         tracker.log(row, step=step)
         _log.info("step %d: %s", step, ", ".join(f"{name} {value}" for name, value in row.items()))

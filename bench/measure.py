@@ -52,6 +52,12 @@ class Meter:
             if name == "train" and joules is not None and after is not None:
                 self.joules = (self.joules or 0.0) + after - joules
 
+    def read_memory(self) -> dict[str, int]:
+        """What the process holds now, for a row of the history: on the device, or resident on a CPU."""
+        if self.device.type == "cuda":
+            return {"allocated_bytes": torch.cuda.memory_allocated(self.device)}
+        return {"resident_bytes": psutil.Process().memory_info().rss}
+
     def memory_record(self) -> dict[str, Any]:
         """The block ``memory`` of a record, in bytes."""
         kind = "cuda" if self.device.type == "cuda" else "cpu_resident"

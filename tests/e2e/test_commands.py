@@ -79,6 +79,16 @@ def test_ones_own_chinese_texts_train(bench: Bench, my_csv: Path, tmp_path: Path
         "predictions.csv",
         "result.json",
     }
+    (offline,) = (tmp_path / "results" / "files" / "wandb").glob("offline-run-*")
+    read = bench("leet", "inspect", "--summary", "--json", str(offline), module=("wandb",))
+    mirrored = json.loads(read.stdout)
+    assert mirrored["name"] == "lora r=8 alpha=16 dropout=0.05 lr=0.003 seed=0"
+    assert mirrored["tags"] == ["lora", "minilm", "files"]
+    assert mirrored["config"]["run_id"] == found[1]
+    assert mirrored["summary"]["test_accuracy"] == record["metrics"]["test"]["accuracy"]
+    assert mirrored["summary"]["trainable_parameters"] == record["parameters"]["trainable"]
+    assert mirrored["summary"]["predictions"]["nrows"] == 36
+    assert mirrored["summary"]["loss"] > 0
 
 
 @pytest.mark.parametrize(

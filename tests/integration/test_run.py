@@ -47,7 +47,9 @@ def test_a_run_leaves_its_record_its_history_and_its_predictions(compose_tiny: C
     written = json.loads((folder_of(config, result) / "result.json").read_text(encoding="utf-8"))
     assert "NaN" not in json.dumps(written)
 
-    history = [json.loads(line) for line in (folder_of(config, result) / "history.jsonl").open()]
+    lines = (folder_of(config, result) / "history.jsonl").read_text().splitlines()
+    history = [json.loads(line) for line in lines]
+    assert all(row["resident_bytes"] > 0 for row in history)
     assert [row["step"] for row in history if "loss" in row] == list(range(1, 61))
     assert [row["step"] for row in history if "validation_accuracy" in row] == [10, 20, 30, 40, 50, 60]
     best = max(
