@@ -13,12 +13,13 @@ from typing import Any
 import torch
 import transformers
 
-from bench import metrics, model, provenance, tracking, trainer, weights
+from bench import checkpoint, metrics, model, provenance, tracking, trainer, weights
 from bench.config import Config, describe
 from bench.data import Dataset
-from bench.errors import ConfigError, DataError
-from bench.fit import Fitted, fit, score_all
+from bench.errors import ConfigError, DataError, RunError
+from bench.fit import EARLIER, Fitted, fit, score_all
 from bench.measure import Meter
+from bench.redaction import redact
 from bench.store import Result, Store, now
 from bench.tracking import Mode, Tracker
 
@@ -28,6 +29,8 @@ _log = logging.getLogger("bench")
 def require_device(config: Config) -> torch.device:
     """The device that the run will use, or a ConfigError that says what this machine cannot do."""
     device = model.choose_device(config.devices)
+    if config.method.estimator in ("tfidf", "majority"):  # scikit-learn's, whose memory no device sees
+        return torch.device("cpu")
     if config.method.estimator == "network":
         model.choose_precision(config.train.precision, device)
         trainer.require_optimizer(config.train.optimizer, device)
@@ -57,6 +60,14 @@ def log_to(path: Path) -> Iterator[None]:
         root.setLevel(level)
         root.removeHandler(handler)
         handler.close()
+        _redact_file(path)
+
+
+def _redact_file(path: Path) -> None:
+    """Takes secrets out of what libraries said, which C code may have written past any handler."""
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    if (redacted := redact(text)) != text:
+        path.write_text(redacted, encoding="utf-8", errors="surrogateescape")
 
 
 def attempt(config: Config, dataset: Dataset, *, model_folder: Path, store: Store, started: Result) -> Result:
@@ -73,7 +84,6 @@ def attempt(config: Config, dataset: Dataset, *, model_folder: Path, store: Stor
     history: list[dict[str, Any]] = []
 
     def log(row: trainer.Row, step: int) -> None:
-        row |= meter.read_memory()
         history.append({"step": step, **row})
         tracker.log(row, step=step)
         _log.info("step %d: %s", step, ", ".join(f"{name} {value}" for name, value in row.items()))
@@ -100,6 +110,9 @@ def attempt(config: Config, dataset: Dataset, *, model_folder: Path, store: Stor
     described = {"mode": tracker.mode, "wandb_run_id": tracker.wandb_run_id, "reason": tracker.reason}
     result = dataclasses.replace(result, tracking=described)
     store.write(result)
+    if result.status == "success":  # one that was stopped is there to be gone on from
+        kept = 0 if config.train.stop_step is None else 1
+        checkpoint.remove(store.run_folder(started.run_id), keep=kept)
     if isinstance(error, KeyboardInterrupt | SystemExit):
         raise error
     return result
@@ -134,11 +147,13 @@ def _finish_record(
     error: BaseException | None,
 ) -> Result:
     """The record of a run that ended, well or not, with what was measured up to there."""
+    times = meter.time_record()
+    times["total_seconds"] = (times["total_seconds"] or 0.0) + meter.seconds.get(EARLIER, 0.0)
     measured: dict[str, Any] = {
         "phase": meter.current,
         "ended_at": now(),
         "memory": meter.memory_record(),
-        "time": meter.time_record(),
+        "time": times,
         "energy": meter.energy_record(),
     }
     reasons = meter.null_reasons()
@@ -167,7 +182,7 @@ def classify(error: BaseException | None) -> str:
     """The status of a run that ended with this error."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    if isinstance(error, trainer.DivergedError):
+    if isinstance(error, RunError):  # a loss or probabilities that are no numbers
         return "diverged"
     if isinstance(error, ConfigError | DataError):
         return "invalid"
@@ -202,8 +217,8 @@ def _describe_error(error: BaseException | None) -> dict[str, Any] | None:
         return None
     return {
         "type": type(error).__name__,
-        "message": str(error) or type(error).__name__,
-        "traceback_tail": "".join(traceback.format_exception(error))[-4000:],
+        "message": redact(str(error)) or type(error).__name__,
+        "traceback_tail": redact("".join(traceback.format_exception(error)))[-4000:],
         "signal": "SIGTERM" if type(error).__name__ == "Terminated" else None,
         "exit_code": error.code if isinstance(error, SystemExit) else None,
     }

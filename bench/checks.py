@@ -9,11 +9,25 @@ from bench.config import Config, read_field
 from bench.errors import ConfigError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_RUN_ID = re.compile(r"[0-9a-f]{12}")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
+_CREDENTIALS = re.compile(r"//[^/\s]*@")
+_HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
+_LONGEST_NAME = 100
+
+# Statuses after which a run may be trained again.
+RETRIED = ("failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
 
 
 def check(config: Config) -> list[str]:
     """Every range and every rule between fields that the configuration breaks, a message each."""
-    return [*_check_choices(config), *_check_ranges(config), *_check_rules(config)]
+    return [
+        *_check_choices(config),
+        *_check_ranges(config),
+        *_check_rules(config),
+        *_check_names(config),
+        *_check_texts(config),
+    ]
 
 
 def require_valid(configs: Sequence[Config]) -> None:
@@ -34,7 +48,7 @@ def _check_choices(config: Config) -> list[str]:
         "train.precision": ("auto", "fp32", "bf16", "fp16"),
         "track.mode": ("auto", "online", "offline", "disabled"),
         "sweep.select_by": ("accuracy", "f1_macro"),
-        "devices": ("auto", "cpu", "cuda"),
+        "sweep.strategy": ("grid", "halving"),
     }
     return [
         f"{path}={value}: must be one of {', '.join(choices)}"
@@ -65,11 +79,31 @@ def _check_ranges(config: Config) -> list[str]:
         "train.eval_steps": (lambda v: v >= 1, count),
         "train.eval_batch_size": (lambda v: v >= 1, count),
         "train.log_steps": (lambda v: v >= 1, count),
+        "train.checkpoint_steps": (lambda v: v is None or v >= 1, count + ", or null for no checkpoints"),
+        "train.stop_step": (lambda v: v is None or v >= 1, count + ", or null to train to the end"),
+        "resume_from": (
+            lambda v: v is None or _RUN_ID.fullmatch(v) is not None,
+            "must be a run_id, 12 hexadecimal digits, or null; `bench status` lists them",
+        ),
         "data.train_size": (_is_size, "must be null, a share in (0, 1) or a number of rows"),
         "data.validation_size": (_is_size, "must be a share in (0, 1) or a number of rows"),
         "data.test_size": (_is_size, "must be a share in (0, 1) or a number of rows"),
         "data.split_seed": (_is_seed, "must lie in [0, 2**32)"),
         "seed": (_is_seed, "must lie in [0, 2**32)"),
+        "train.oom_retries": (lambda v: v >= 0, "must be 0 or more"),
+        "oom_halvings": (lambda v: v >= 0, "must be 0 or more"),
+        "devices": (
+            lambda v: re.fullmatch(r"auto|cuda|cpu(\*[1-9]\d*)?|\d+(,\d+)*", v) is not None,
+            "must be auto, cpu, cuda, cpu*N (N runs at once) or the numbers of GPUs, 0,1",
+        ),
+        "sweep.retry": (
+            lambda v: set(v) <= set(RETRIED),
+            f"must list some of {', '.join(RETRIED)}",
+        ),
+        "sweep.time_limit_seconds": (
+            lambda v: v is None or 0 < v < math.inf,
+            positive + ", or null for no limit",
+        ),
         "sweep.final_seeds": (lambda v: all(map(_is_seed, v)), "must each lie in [0, 2**32)"),
         "track.probe_seconds": (lambda v: 0 < v <= 30, "must lie in (0, 30]"),
     }
@@ -101,6 +135,13 @@ def _check_rules(config: Config) -> list[str]:
         faults.append(
             f"train.warmup_steps={train.warmup_steps}: must be less than train.max_steps={train.max_steps}"
         )
+    if config.sweep.strategy == "halving" and train.max_steps is None:
+        faults.append(f"sweep.strategy=halving: needs train.max_steps, not train.epochs={train.epochs}")
+    if train.stop_step is not None and train.max_steps is not None and train.stop_step > train.max_steps:
+        faults.append(
+            f"train.stop_step={train.stop_step}: must be at most train.max_steps={train.max_steps}, "
+            "or null to train to the end"
+        )
     faults += _check_targets(config.lora.target_modules)
     needed = {
         "model.path": (model.source in ("package", "local"), "a folder, for example model.path=./my-model"),
@@ -124,6 +165,50 @@ def _check_commits(config: Config) -> list[str]:
         for kind, found, content in (("model", config.model, "weights"), ("data", config.data, "texts"))
         if found.source == "hub" and found.revision and not _COMMIT.fullmatch(found.revision)
     ]
+
+
+def _check_names(config: Config) -> list[str]:
+    """Names stand in tables, on the terminal and, those of data, in the name of a folder."""
+    names = ("method.name", "method.title", "model.name", "data.name", "track.project", "track.entity")
+    faults = [
+        f"{path}={value[:_LONGEST_NAME]!r}: must be one line of 1 to {_LONGEST_NAME} printable characters"
+        for path in names
+        if (value := read_field(config, path)) is not None and not _is_name(value)
+    ]
+    name = config.data.name
+    if ("/" in name or name.startswith(".")) and not _CREDENTIALS.search(name):
+        faults.append(
+            f"data.name={name[:_LONGEST_NAME]!r}: must hold no / and not begin with a point, as a folder has "
+            "this name; put results elsewhere with results_dir"
+        )
+    for path in ("model.hub_id", "data.hub_id"):
+        value = read_field(config, path)
+        if value and not _HUB_ID.fullmatch(value) and not _CREDENTIALS.search(value):
+            faults.append(f"{path}={value!r}: must be a name on the hub, OWNER/NAME")
+    return faults
+
+
+def _is_name(value: str) -> bool:
+    return bool(value.strip()) and len(value) <= _LONGEST_NAME and value.isprintable()
+
+
+def _check_texts(value: Any, path: str = "") -> list[str]:
+    """Settings are written down, so that each must be text and none a password, which no fault repeats."""
+    if isinstance(value, str):
+        faults = []
+        if _CREDENTIALS.search(value):
+            faults.append(
+                f"{path}: holds the user name or password of a URL, and settings are written down; "
+                "give it without"
+            )
+        if _HALF_CHARACTER.search(value):
+            faults.append(f"{path}={value!r}: holds bytes that are not UTF-8; rename it")
+        return faults
+    if isinstance(value, list):
+        inner = dict(enumerate(value))
+    else:
+        inner = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return [fault for key, one in inner.items() for fault in _check_texts(one, f"{path}.{key}".lstrip("."))]
 
 
 def _check_targets(targets: Any) -> list[str]:

@@ -1,12 +1,16 @@
 """The command ``bench``. A room is imported only when its command is called, so that --help is quick."""
 
 import argparse
+import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import BenchError, ConfigError, StoreError
+from bench.redaction import show
 
+_DEFAULT = ["experiment=quickstart"]  # what a sweep without any override is
 _EPILOG = """\
 bench run method=qlora lora.r=16 seed=1          train one configuration
 bench run --help | --cfg job | --multirun        the same as `python -m bench.run`, a Hydra app
@@ -24,15 +28,29 @@ def main() -> None:
 
         command, *overrides = arguments
         if command == "sweep":
-            overrides = ["--multirun", *(overrides or ["experiment=quickstart"])]
+            overrides = ["--multirun", *(_read_flags(overrides) or _DEFAULT)]
         run.main(overrides)
         return
     parsed = _make_parser().parse_args(arguments)
     try:
         sys.exit(parsed.call(parsed))
     except BenchError as error:
-        print(error, file=sys.stderr)
+        print(show(error), file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _read_flags(overrides: Sequence[str]) -> list[str]:
+    """A sweep's overrides, its flags turned into overrides: ``--retry failed,oom`` and ``--fail-fast``."""
+    lines: list[str] = []
+    rest = iter(overrides)
+    for one in rest:
+        flag, equals, value = one.partition("=")
+        if flag == "--retry":
+            statuses = value if equals else next(rest, "")
+            lines.append(f"sweep.retry=[{'' if statuses == 'none' else statuses}]")
+        else:
+            lines.append("sweep.fail_fast=true" if one == "--fail-fast" else one)
+    return lines
 
 
 def find_results(given: str | None, root: Path = Path("results")) -> Path:
@@ -64,6 +82,10 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     commands.add_parser("run", help="one run: bench run [overrides]", add_help=False)
     commands.add_parser("sweep", help="many runs: bench sweep [overrides]", add_help=False)
+    plan = commands.add_parser("plan", help="what sweep would do, with the same overrides; changes nothing")
+    plan.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for sweep")
+    plan.add_argument("--json", action="store_true", help="for scripts")
+    plan.set_defaults(call=_plan)
     results = argparse.ArgumentParser(add_help=False)
     results.add_argument("--results", metavar="DIR", help="default: results/quickstart or the only one there")
     table = commands.add_parser("table", parents=[results], help="table.md, table.csv, runs.csv from results")
@@ -79,6 +101,37 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     sync.set_defaults(call=_sync)
     return parser
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from hydra import compose, initialize_config_dir
+
+    from bench import config, run
+    from bench.store import Store
+    from bench.sweep.engine import Identifier
+    from bench.sweep.request import describe_plan, plan_request
+
+    def compose_lines(lines: Sequence[str]) -> config.Config:
+        return config.from_hydra(compose("config", overrides=list(lines)))
+
+    overrides = [run.quote_text(line) for line in arguments.overrides or _DEFAULT]
+    with run.explained_errors():
+        run.prepare_hydra()
+        with initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
+            base, plan = plan_request(overrides, compose=compose_lines, identify=Identifier())
+    described = describe_plan(plan, Store(Path(base.results_dir)))
+    if arguments.json:
+        print(json.dumps(described, ensure_ascii=False, indent=1))
+        return 0
+    for point, planned in zip(plan.points, described["runs"], strict=True):
+        print(f"{point.run_id} {planned['state']:8} {config.describe(point.config)}")
+    seeds = base.sweep.final_seeds
+    print(
+        f"{described['combinations']} combinations are {described['distinct']} distinct runs: "
+        f"{described['done']} done, {described['remaining']} to train"
+        + (f"; then the best of each method with seeds {', '.join(map(str, seeds))}" if seeds else "")
+    )
+    return 0
 
 
 def _table(arguments: argparse.Namespace) -> int:
@@ -98,7 +151,7 @@ def _status(arguments: argparse.Namespace) -> int:
     store = Store(find_results(arguments.results))
     good, bad = store.read_all()
     counts = Counter(record.status for record in good)
-    print(store.folder)
+    print(show(store.folder))
     for status, count in sorted(counts.items()):
         print(f"{count:6} {status}")
     if bad:
@@ -112,7 +165,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     store = Store(find_results(arguments.results))
     good, bad = store.read_all()
     for record in bad:
-        print(f"{record.path}: {record.reason}")
+        print(show(f"{record.path}: {record.reason}").replace("\n", "\\n"))
     print(f"{len(good)} good, {len(bad)} bad records in {store.folder}")
     return 1 if bad else 0
 

@@ -100,6 +100,9 @@ class TrainConfig:
     eval_steps: int
     eval_batch_size: int
     log_steps: int
+    checkpoint_steps: int | None  # a run that was killed goes on from its last one; null: it begins anew
+    stop_step: int | None  # ends a training before its schedule does, with a checkpoint to go on from
+    oom_retries: int  # a sweep halves the micro-batch of a run out of memory so often, and trains it again
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,10 @@ class SweepConfig:
     grids: list[dict[str, Any]]  # override key -> value or list of values
     select_by: str  # accuracy | f1_macro, on validation
     final_seeds: list[int]
+    strategy: str  # grid | halving: every point to its end, or only those that do well on the way
+    retry: list[str]  # statuses that are trained again; points without a record always are
+    fail_fast: bool  # start no further run after one that is not a success
+    time_limit_seconds: float | None  # of one run; a longer one is ended and has the status timeout
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,9 @@ class Config:
     track: TrackConfig
     sweep: SweepConfig
     seed: int
-    devices: str  # auto | cpu | cuda
+    devices: str  # auto | cpu | cuda; in a sweep also cpu*2 (two runs at once) or 0,1 (one run for each GPU)
+    oom_halvings: int  # how often the micro-batch was halved, and accumulation doubled; set by a sweep
+    resume_from: str | None  # a run_id: go on from its checkpoint, if this run has none of its own
     results_dir: str
     cache_dir: str  # tokenised texts
 
@@ -146,9 +155,13 @@ UNCOUNTED = (
     "method.default_lr",
     "train.log_steps",
     "train.eval_batch_size",
+    "train.checkpoint_steps",
+    "train.oom_retries",
+    "oom_halvings",
     "track",
     "sweep",
     "devices",
+    "resume_from",
     "results_dir",
     "cache_dir",
 )
@@ -160,6 +173,7 @@ UNCOUNTED_WHEN = (
     ("method.quantization", "int8", ("method.double_quant",)),
     ("train.epochs", None, ("train.epochs",)),
     ("train.max_steps", None, ("train.max_steps",)),
+    ("train.stop_step", None, ("train.stop_step",)),
     ("method.estimator", "majority", ("seed", "model", "train", "lora")),
     ("method.estimator", "tfidf", ("seed", "model", "train", "lora")),
     ("method.estimator", "frozen_encoder", ("seed", "lora")),

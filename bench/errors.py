@@ -35,6 +35,10 @@ class StoreError(BenchError):
     exit_code = 3
 
 
+class HeldError(StoreError):
+    """Another process is training this run."""
+
+
 class RunError(BenchError):
     """A run ended without success; its record says why."""
 

@@ -1,22 +1,33 @@
 """Fits one classifier, a network or a baseline, and says what each held-out text is taken for."""
 
+import json
+import logging
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
 from transformers import set_seed
 
-from bench import baselines, metrics, model, tokens, trainer
-from bench.config import Config, TrainConfig
+from bench import baselines, checkpoint, metrics, model, state, tokens, trainer, weights
+from bench.config import Config, TrainConfig, identify, replace_values
 from bench.data import Dataset
+from bench.errors import ConfigError
 from bench.measure import Meter
 
 BEST = "best.safetensors"  # what was trained, at its best validation score
 EVALUATED = ("validation", "test")
+SPENT = "spent.json"  # in a checkpoint: what the run had cost
+EARLIER = "earlier"  # the meter's name for all the seconds of earlier attempts
+_COMPUTING = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")  # may change what comes out
+_logger = logging.getLogger(__name__)
 
 Probabilities = Mapping[str, npt.NDArray[np.float64]]  # by split, (rows, labels)
 
@@ -69,7 +80,7 @@ def score_all(probabilities: Probabilities, dataset: Dataset) -> dict[str, dict[
 def _fit_network(
     config: Config, dataset: Dataset, *, model_folder: Path, run_folder: Path, meter: Meter, log: Log
 ) -> Fitted:
-    """Trains the network, takes its best state by validation, and evaluates that."""
+    """Trains the network, from its newest checkpoint if it has one, and evaluates its best state."""
     settings = config.train
     precision = model.choose_precision(settings.precision, meter.device)
     accelerator = trainer.make_accelerator(meter.device, precision)
@@ -89,25 +100,19 @@ def _fit_network(
         return trainer.predict(network.model, batches, accelerator=accelerator)
 
     steps = count_steps(settings, rows=len(splits["train"]))
-    progress = trainer.train(
-        network.model,
-        tokens.train_batches(
-            splits["train"],
-            micro_batch_size=settings.micro_batch_size,
-            micro_batches=steps * settings.gradient_accumulation_steps,
-            seed=config.seed,
-            group_by_length=settings.group_by_length,
-            padding=padding,
-        ),
-        settings=settings,
-        steps=steps,
-        accelerator=accelerator,
+    training = trainer.prepare(network.model, settings=settings, steps=steps, accelerator=accelerator)
+    resumed = _train(
+        training,
+        config,
+        splits["train"],
+        lineage=_describe_lineage(config, dataset, device=meter.device, precision=precision),
+        padding=padding,
+        run_folder=run_folder,
         meter=meter,
         validate=lambda: metrics.score(predict("validation"), splits["validation"].labels),
-        select_by=config.sweep.select_by,
-        save_best=lambda: model.save_trained(network.model, run_folder / BEST),
         log=log,
     )
+    progress = training.progress
     with meter.phase("save"):
         model.load_trained(network.model, run_folder / BEST)
     with meter.phase("eval"):
@@ -116,13 +121,60 @@ def _fit_network(
     return Fitted(
         probabilities,
         parameters={"trainable": network.trainable_parameters, "total": network.total_parameters},
-        model={**network.choices, "steps": progress.steps, "best_step": progress.best_step},
+        model={
+            **network.choices,
+            "steps": progress.steps,
+            "best_step": progress.best_step,
+            "resumed_from_step": resumed,  # the times of a run that was interrupted are less exact
+        },
         throughput={
             "tokens_per_second": progress.tokens / seconds,
             "samples_per_second": progress.samples / seconds,
         },
         truncated_share=splits["train"].truncated_share,
     )
+
+
+def _train(
+    training: trainer.Training,
+    config: Config,
+    split: tokens.TokenisedSplit,
+    *,
+    lineage: Mapping[str, Any],
+    padding: tokens.Padding,
+    run_folder: Path,
+    meter: Meter,
+    validate: Callable[[], Mapping[str, float]],
+    log: Log,
+) -> int | None:
+    """Trains to the end or to stop_step, from the newest checkpoint if there is one: its step."""
+    settings = config.train
+    with meter.phase("save"):
+        resumed = _resume(training, config, run_folder=run_folder, lineage=lineage, meter=meter)
+    for row in training.progress.history:  # this attempt's record is of the whole training
+        log({name: value for name, value in row.items() if name != "step"}, int(row["step"] or 0))
+    trainer.train(
+        training,
+        tokens.train_batches(
+            split,
+            micro_batch_size=settings.micro_batch_size,
+            micro_batches=training.steps * settings.gradient_accumulation_steps,
+            seed=config.seed,
+            group_by_length=settings.group_by_length,
+            padding=padding,
+            skipped=training.progress.steps * settings.gradient_accumulation_steps,
+        ),
+        stop=settings.stop_step or training.steps,
+        meter=meter,
+        validate=validate,
+        select_by=config.sweep.select_by,
+        save_best=lambda: model.save_trained(training.model, run_folder / BEST),
+        save_checkpoint=lambda: _save_checkpoint(
+            training, run_folder=run_folder, lineage=lineage, meter=meter
+        ),
+        log=log,
+    )
+    return resumed
 
 
 def _tokenise(
@@ -138,11 +190,107 @@ def _tokenise(
 
 
 def count_steps(settings: TrainConfig, *, rows: int) -> int:
-    """Optimizer steps of a training on this many rows: max_steps, or what the epochs come to."""
-    if settings.max_steps is not None:
-        return settings.max_steps
-    micro_batches = math.ceil(rows / settings.micro_batch_size)
-    return max(1, math.ceil(micro_batches * (settings.epochs or 0) / settings.gradient_accumulation_steps))
+    """Optimizer steps of a training on this many rows: max_steps, or what the epochs come to.
+
+    Raises:
+        ConfigError: stop_step lies beyond them.
+    """
+    steps = settings.max_steps
+    if steps is None:
+        micro_batches = math.ceil(rows / settings.micro_batch_size) * (settings.epochs or 0)
+        steps = max(1, math.ceil(micro_batches / settings.gradient_accumulation_steps))
+    if settings.stop_step is not None and settings.stop_step > steps:
+        raise ConfigError(
+            f"train.stop_step={settings.stop_step}: the training has {steps} steps; stop at one of them, "
+            "or set null to train to the end"
+        )
+    return steps
+
+
+def _describe_lineage(
+    config: Config, dataset: Dataset, *, device: torch.device, precision: str
+) -> dict[str, Any]:
+    """What two trainings must share for one to go on from the other's checkpoint as if it were its own."""
+    whole = replace_values(config, {"train.stop_step": None})
+    identity = identify(
+        whole, data_fingerprint=dataset.fingerprint, model_revision=weights.revision(config.model)
+    )
+    return {
+        "run": identity.run_id,
+        "oom_halvings": config.oom_halvings,
+        "select_by": config.sweep.select_by,
+        "device": device.type,
+        "precision": precision,
+        "packages": {name: metadata.version(name) for name in _COMPUTING},
+    }
+
+
+def _resume(
+    training: trainer.Training, config: Config, *, run_folder: Path, lineage: Mapping[str, Any], meter: Meter
+) -> int | None:
+    """Puts the training where its newest valid checkpoint is, and says at which step; None is the beginning.
+
+    Its own come before those of the run ``resume_from``, which are only read.
+    """
+    last_step = config.train.stop_step or training.steps
+    folders = [run_folder, *([run_folder.parent / config.resume_from] if config.resume_from else [])]
+    found = (path for one in folders for path in checkpoint.find(one, lineage=lineage, last_step=last_step))
+    path = next(found, None)
+    if path is not None:
+        state.load(training, path)
+        _add_spent(meter, json.loads((path / SPENT).read_text(encoding="utf-8")))
+        _take_best(training.progress, path, run_folder)
+        _logger.info("goes on from step %d, %s", training.progress.steps, path)
+    elif config.resume_from:
+        _logger.warning("resume_from=%s: has no checkpoint to go on from; begins anew", config.resume_from)
+    checkpoint.remove_after(run_folder, training.progress.steps)
+    return None if path is None else training.progress.steps
+
+
+def _take_best(progress: trainer.Progress, path: Path, run_folder: Path) -> None:
+    """The best weights as of the checkpoint: those in the run's folder may be of a later evaluation."""
+    if progress.best_step is None:
+        return
+    source = path / (state.WEIGHTS if progress.best_step == progress.steps else BEST)
+    partial = run_folder / f".writing-{BEST}"  # the store removes it if this process dies
+    shutil.copyfile(source, partial)
+    partial.replace(run_folder / BEST)
+
+
+def _save_checkpoint(
+    training: trainer.Training, *, run_folder: Path, lineage: Mapping[str, Any], meter: Meter
+) -> None:
+    """Writes a checkpoint; a disk that refuses it costs the checkpoint and not the run."""
+    progress = training.progress
+
+    def save(folder: Path) -> None:
+        state.save(training, folder)
+        (folder / SPENT).write_text(json.dumps(_read_spent(meter)), encoding="utf-8")
+        if progress.best_step not in (None, progress.steps):  # else they are the checkpoint's own weights
+            shutil.copyfile(run_folder / BEST, folder / BEST)
+
+    try:
+        checkpoint.write(run_folder, step=progress.steps, lineage=lineage, save=save)
+    except (OSError, SafetensorError) as error:
+        _logger.warning("the checkpoint of step %d cannot be written: %s", progress.steps, error)
+
+
+def _read_spent(meter: Meter) -> dict[str, Any]:
+    """What the run has cost so far, over all its attempts."""
+    seconds = {name: meter.seconds[name] for name in ("train", "eval") if name in meter.seconds}
+    total = meter.time_record()["total_seconds"] or 0.0
+    return {
+        "seconds": {**seconds, EARLIER: total + meter.seconds.get(EARLIER, 0.0)},
+        "peaks": {name: meter.peaks[name] for name in ("train", "eval") if name in meter.peaks},
+        "joules": meter.joules,
+    }
+
+
+def _add_spent(meter: Meter, spent: Mapping[str, Any]) -> None:
+    """Counts what earlier attempts cost up to the checkpoint as this one's."""
+    meter.seconds |= spent["seconds"]
+    meter.peaks |= spent["peaks"]
+    meter.joules = spent["joules"]
 
 
 def _fit_frozen_encoder(config: Config, dataset: Dataset, *, model_folder: Path, meter: Meter) -> Fitted:

@@ -197,7 +197,7 @@ def _load_weights(
 def save_trained(model: nn.Module, path: Path) -> None:
     """Writes the weights that are trained, and no others, to a safetensors file, at once."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in _trained(model).items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".writing-{path.name}.")
     os.close(handle)
     save_file(tensors, temporary)
     Path(temporary).replace(path)

@@ -4,16 +4,19 @@ Importing this module is quick: torch comes in with bench.attempt, once the conf
 right.
 """
 
+import contextlib
+import dataclasses
 import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -25,8 +28,9 @@ from bench import data, weights
 from bench.checks import require_valid
 from bench.config import Config, Identity
 from bench.data import Dataset
-from bench.errors import BenchError
-from bench.store import STARTED, Result, Store, now
+from bench.errors import BenchError, ConfigError
+from bench.redaction import show
+from bench.store import Result, Store, start_record
 
 PLUGINS_DIR = Path(__file__).parent / "plugins"
 INTERRUPTED, TERMINATED = 130, 143  # exit codes
@@ -59,18 +63,25 @@ def run(config: Config) -> Result:
     prepared = prepare(config)
     from bench import attempt
 
-    attempt.require_device(config)
+    trained = halve_micro_batch(_name_device(config))
+    attempt.require_device(trained)
     store = Store(Path(config.results_dir))
     store.prepare()
     with store.claim(prepared.identity.run_id) as folder:
         found = store.read(prepared.identity.run_id)
         if found is not None and found.status == "success":
             return found
-        started = _start_record(config, prepared, attempt=found.attempt + 1 if found else 1)
+        started = start_record(
+            config,
+            prepared.identity,
+            earlier=found,
+            labels=list(prepared.dataset.labels),
+            data={**data.describe(prepared.dataset), "truncated_share": None},
+        )
         store.write(started)
         with attempt.log_to(folder / "log.txt"):
             return attempt.attempt(
-                config,
+                trained,
                 prepared.dataset,
                 model_folder=prepared.model_folder,
                 store=store,
@@ -95,6 +106,36 @@ def prepare(config: Config) -> Prepared:
     return Prepared(dataset, folder, identity)
 
 
+def halve_micro_batch(config: Config) -> Config:
+    """The configuration with its micro-batch halved, and accumulation doubled, ``oom_halvings`` times.
+
+    The effective batch, and so the run's identity, stays the same.
+
+    Raises:
+        ConfigError: the micro-batch cannot be halved so often.
+    """
+    train, times = config.train, config.oom_halvings
+    if train.micro_batch_size % 2**times:
+        raise ConfigError(
+            f"oom_halvings={times}: train.micro_batch_size={train.micro_batch_size} cannot be halved so often"
+        )
+    halved = dataclasses.replace(
+        train,
+        micro_batch_size=train.micro_batch_size // 2**times,
+        gradient_accumulation_steps=train.gradient_accumulation_steps * 2**times,
+    )
+    return dataclasses.replace(config, train=halved)
+
+
+def _name_device(config: Config) -> Config:
+    """The configuration with one device for this one run: of ``cpu*2`` the CPU, of ``0,1`` the first GPU."""
+    first = re.split(r"[*,]", config.devices)[0]
+    if first.isdigit():
+        os.environ["CUDA_VISIBLE_DEVICES"] = first
+        first = "cuda"
+    return dataclasses.replace(config, devices=first)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The Hydra app, with one message and the exit code of the contract for every error of the user's.
 
@@ -102,20 +143,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = sys.argv[1:] if arguments is None else arguments
     sys.argv = [sys.argv[0], *map(quote_text, given)]
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra's errors come here instead of its exit code 1
+    with explained_errors():
+        prepare_hydra()
+        _app()
+
+
+def prepare_hydra() -> None:
+    """Makes bench's schema and plugins known to Hydra, and has its errors come here with their own types."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     if str(PLUGINS_DIR) not in sys.path:
         sys.path.append(str(PLUGINS_DIR))
     configuration.register_schema()
+
+
+@contextlib.contextmanager
+def explained_errors() -> Iterator[None]:
+    """A user's error is one message and its exit code."""
     try:
-        _app()
+        yield
     except BenchError as error:
-        print(error, file=sys.stderr)
+        print(show(error), file=sys.stderr)
         sys.exit(error.exit_code)
-    except (HydraException, OmegaConfBaseException) as error:
-        print(_explain(error), file=sys.stderr)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        print(show(_explain(error)), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        sys.exit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED)
+        sys.exit(interrupt_code(interrupt))
+
+
+def interrupt_code(interrupt: KeyboardInterrupt) -> int:
+    """The exit code after SIGINT or SIGTERM."""
+    return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
 
 
 def quote_text(argument: str) -> str:
@@ -126,12 +184,15 @@ def quote_text(argument: str) -> str:
     return key + equals + _BEYOND_ASCII.sub(lambda found: f"'{found[0]}'", value)
 
 
-def stop_on_signals() -> None:
-    """SIGINT and SIGTERM raise KeyboardInterrupt, once, so that the record of it can be written in peace."""
+def stop_on_signals(again: Callable[[], None] | None = None) -> None:
+    """SIGINT and SIGTERM raise KeyboardInterrupt, once, so that the record of it can be written in peace.
+
+    A second one calls ``again``; without it it is ignored.
+    """
 
     def stop(number: int, _: FrameType | None) -> None:
         for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, signal.SIG_IGN)
+            signal.signal(one, signal.SIG_IGN if again is None else lambda *_: again())
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     for one in (signal.SIGINT, signal.SIGTERM):
@@ -148,19 +209,21 @@ def task(composed: DictConfig) -> Result:
     except BenchError as error:
         if not alone:
             raise
-        print(error, file=sys.stderr)
+        print(show(error), file=sys.stderr)
         sys.exit(error.exit_code)
-    print(summarise(config, result), flush=True)
-    if alone and result.status != "success":
-        sys.exit(1)
+    if alone:
+        print(summarise(config, result), flush=True)
+        if result.status != "success":
+            sys.exit(1)
     return result
 
 
 def summarise(config: Config, result: Result) -> str:
     """One line for a person: what was run and what it came to."""
-    name = f"{result.run_id} {configuration.describe(config)}"
+    name = f"{result.run_id} {show(configuration.describe(config))}"
     if result.status != "success":
-        return f"{name}: {result.status} ({(result.error or {}).get('message', 'no message')})"
+        message = (result.error or {}).get("message", "no message")
+        return show(f"{name}: {result.status} ({message})").replace("\n", " ")
     test, seconds = result.metrics["test"], result.time["train_seconds"]
     return (
         f"{name}: test accuracy {test['accuracy']:.1%}, F1 {test['f1_macro']:.1%}, trained in {seconds:.1f} s"
@@ -168,21 +231,6 @@ def summarise(config: Config, result: Result) -> str:
 
 
 _app = hydra.main(version_base="1.3", config_path=str(configuration.CONF_DIR), config_name="config")(task)
-
-
-def _start_record(config: Config, prepared: Prepared, *, attempt: int) -> Result:
-    return Result(
-        run_id=prepared.identity.run_id,
-        status=STARTED,
-        attempt=attempt,
-        phase="load",
-        started_at=now(),
-        ended_at=None,
-        config=configuration.to_dict(config),
-        canonical_config=dict(prepared.identity.canonical),
-        labels=list(prepared.dataset.labels),
-        data={**data.describe(prepared.dataset), "truncated_share": None},
-    )
 
 
 def _explain(error: Exception) -> str:

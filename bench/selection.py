@@ -52,8 +52,10 @@ def read_number(result: Result, path: str) -> int | float | None:
 
 
 def configuration_key(result: Result) -> str:
-    """One hyperparameter configuration: equal for runs that differ in nothing but the seed."""
+    """One hyperparameter configuration: equal for runs that differ in nothing but seed and halving's rung."""
     canonical = {name: value for name, value in result.canonical_config.items() if name != "seed"}
+    if "train" in canonical:
+        canonical["train"] = {key: one for key, one in canonical["train"].items() if key != "stop_step"}
     return json.dumps(canonical, sort_keys=True, ensure_ascii=False)
 
 
@@ -97,10 +99,11 @@ def select_best(results: Sequence[Result], *, select_by: str = "accuracy") -> Se
     Configurations may have different numbers of seeds, and a mean over three seeds is not to be compared with
     one lucky seed. So they compete at one seed, the one that the most of them have a success for (of equals,
     the smallest). The highest validation metric wins; ties go to the lower validation loss, then to the
-    configuration's key, which is arbitrary but fixed.
+    configuration's key, which is arbitrary but fixed. A training that was stopped halfway, as a rung of
+    halving is, is no candidate.
     """
     key_of = {result.run_id: configuration_key(result) for result in results}
-    successes = [result for result in results if result.status == "success"]
+    successes = [result for result in results if result.status == "success" and not _is_stopped(result)]
     scored = [one for one in successes if read_number(one, f"metrics.validation.{select_by}") is not None]
     if not scored:
         return None
@@ -119,8 +122,12 @@ def select_best(results: Sequence[Result], *, select_by: str = "accuracy") -> Se
         seed=seed,
         select_by=select_by,
         configurations=len(set(key_of.values())),
-        failed_runs=len(results) - len(successes),
+        failed_runs=sum(result.status != "success" for result in results),
     )
+
+
+def _is_stopped(result: Result) -> bool:
+    return read_value(result, "canonical_config.train.stop_step") is not None
 
 
 def read_seed(result: Result) -> int | None:

@@ -150,9 +150,10 @@ def _read_files(config: DataConfig) -> Frames:
 def _read_bytes(split: str, value: str) -> bytes:
     try:
         return Path(value).expanduser().read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
         raise MissingError(
-            f"data.{split}={value}: cannot be read ({error.strerror}); give a CSV, JSONL or Parquet file"
+            f"data.{split}={value}: cannot be read ({getattr(error, 'strerror', error)}); "
+            "give a CSV, JSONL or Parquet file"
         ) from None
 
 

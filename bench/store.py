@@ -12,23 +12,26 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pandas as pd
 import yaml
 
-from bench.config import hash_canonical
-from bench.errors import StoreError
+from bench.config import Config, Identity, hash_canonical, to_dict
+from bench.errors import HeldError, StoreError
 
 SCHEMA_VERSION = 1
 STATUSES = ("success", "failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
 STARTED = "started"  # on disk before work begins; what a run that vanished leaves
 PHASES = ("load", "data", "train", "eval", "save")
 RECORD = "result.json"
+_TEMPORARY = ".writing-"  # begins the name of a file that is not whole yet
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
 
 
@@ -57,6 +60,7 @@ class Result:
     tracking: dict[str, Any] = field(default_factory=dict)  # {mode, wandb_run_id, reason}
     error: dict[str, Any] | None = None
     reasons: dict[str, str] = field(default_factory=dict)  # dotted path of a null -> why
+    attempts: list[dict[str, Any]] = field(default_factory=list)  # those before this one, in short
     schema_version: int = SCHEMA_VERSION
 
 
@@ -71,6 +75,27 @@ class BadRecord:
 def now() -> str:
     """The time in UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def start_record(config: Config, identity: Identity, *, earlier: Result | None, **more: Any) -> Result:
+    """The record that precedes an attempt at a run, after the ``earlier`` attempts at it."""
+    attempts = []
+    if earlier is not None:
+        kept = ("attempt", "status", "phase", "started_at", "ended_at", "error")
+        summary = {name: getattr(earlier, name) for name in kept}
+        attempts = [*earlier.attempts, {**summary, "oom_halvings": earlier.config.get("oom_halvings")}]
+    return Result(
+        run_id=identity.run_id,
+        status=STARTED,
+        attempt=1 if earlier is None else earlier.attempt + 1,
+        phase="load",
+        started_at=now(),
+        ended_at=None,
+        config=to_dict(config),
+        canonical_config=dict(identity.canonical),
+        attempts=attempts,
+        **more,
+    )
 
 
 @dataclass(frozen=True)
@@ -100,28 +125,93 @@ class Store:
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
 
+    def recover(self) -> list[str]:
+        """Puts right what dead owners left, and says what: unfinished runs become crashed, bad records go.
+
+        A record that cannot be trusted is moved to ``quarantine``; no run of a living process is touched.
+        """
+        good, bad = self.read_all()
+        lines = []
+        for record in bad:
+            with contextlib.suppress(StoreError), self.claim(record.path.parent.name):
+                self._quarantine(record.path)
+                lines.append(f"{record.path}: {record.reason}; moved to {self.folder / 'quarantine'}")
+        for result in good:
+            if result.status == STARTED:
+                with contextlib.suppress(HeldError):
+                    self.end(result, status="crashed", message="its process vanished without a word")
+                    lines.append(f"run {result.run_id}: its process had vanished; it counts as crashed")
+        return lines
+
+    def end(
+        self,
+        started: Result,
+        *,
+        status: str,
+        message: str,
+        traceback_tail: str | None = None,
+        killed_by: str | None = None,
+        exit_code: int | None = None,
+    ) -> None:
+        """Writes the final record of a run whose process is dead.
+
+        Raises:
+            HeldError: it lives.
+            StoreError: the disk refused the record.
+        """
+        error = {
+            "type": "ProcessError",
+            "message": message,
+            "traceback_tail": traceback_tail,
+            "signal": killed_by,
+            "exit_code": exit_code,
+        }
+        with self.claim(started.run_id):
+            self.write(dataclasses.replace(started, status=status, ended_at=now(), error=error))
+
+    def is_held(self, run_id: str) -> bool:
+        """Whether a living process has claimed the run."""
+        try:
+            with (self.run_folder(run_id) / ".lock").open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
     @contextlib.contextmanager
     def claim(self, run_id: str) -> Iterator[Path]:
         """The run's folder, held by this process until it ends or lets go; no lock outlives its holder.
 
+        Temporary files that a dead holder left are removed.
+
         Raises:
-            StoreError: another process holds the run.
+            HeldError: another process holds the run.
         """
         folder = self.run_folder(run_id)
         with _explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / ".lock").open("w")
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StoreError(
-                    f"run {run_id}: another process is training it; wait for it to end"
-                ) from None
+            for tries_left in reversed(range(30)):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not tries_left:
+                        raise HeldError(
+                            f"run {run_id}: another process is training it; wait for it to end"
+                        ) from None
+                    time.sleep(0.01)  # is_held of another sweep takes the lock for a moment
+            for left in folder.glob(f"{_TEMPORARY}*"):
+                left.unlink(missing_ok=True)
             yield folder
 
     def write(self, result: Result) -> None:
         """Puts the record on disk, atomically and durably; a success is never replaced by anything less.
+
+        Only within a claim: of two writers without one, the slower could undo a success.
 
         Raises:
             StoreError: the disk refused it.
@@ -131,7 +221,7 @@ class Store:
             return
         with _explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            _write_text(folder / "config.yaml", _to_yaml(result.config))
+            _write_text(folder / "config.yaml", _to_yaml(finite(result.config)))
             _write_text(folder / RECORD, _to_json(_with_checksum(dataclasses.asdict(result))))
 
     def write_predictions(self, run_id: str, predictions: pd.DataFrame) -> None:
@@ -168,6 +258,14 @@ class Store:
             _write_text(path, text)
         return path
 
+    def _quarantine(self, path: Path) -> None:
+        """Moves a record that cannot be trusted out of the way, beside runs/."""
+        folder = self.folder / "quarantine"
+        with _explained(folder):
+            folder.mkdir(exist_ok=True)
+            name = f"{path.parent.name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.json"
+            path.replace(folder / name)
+
     def _is_success(self, run_id: str) -> bool:
         found = self.read(run_id)
         return found is not None and found.status == "success"
@@ -181,15 +279,21 @@ class Store:
 def read_record(path: Path) -> Result | BadRecord:
     """The record in the file, if its schema, its id and its checksum are right."""
     try:
+        if not path.is_file():  # reading a pipe would wait for ever
+            return BadRecord(path, "cannot be read (it is not a file)")
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return BadRecord(path, f"cannot be read ({error})")
     if not isinstance(values, dict):
         return BadRecord(path, "is not an object")
     names = {one.name for one in dataclasses.fields(Result)} | {"checksum"}
     if set(values) != names:
         return BadRecord(path, f"has other fields: {', '.join(sorted(set(values) ^ names))}")
-    if values != _with_checksum(values):
+    try:
+        summed = _with_checksum(values)
+    except ValueError as error:  # text that UTF-8 cannot hold
+        return BadRecord(path, f"cannot be read ({error})")
+    if values != summed:
         return BadRecord(path, "its checksum does not match; it was changed or is damaged")
     del values["checksum"]
     result = Result(**values)
@@ -199,15 +303,32 @@ def read_record(path: Path) -> Result | BadRecord:
         return BadRecord(path, f"has the unknown status {result.status!r}")
     if not result.run_id == hash_canonical(result.canonical_config) == path.parent.name:
         return BadRecord(path, "its run_id is not the hash of its configuration and the folder's name")
+    for name, kind in get_type_hints(Result).items():
+        if not _fits(values[name], kind):
+            return BadRecord(path, f"its {name} is not of the type {kind}")
     return result
 
 
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON has the declared type; a bool is not a number."""
+    if kind is Any:
+        return True
+    if isinstance(kind, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    if not isinstance(value, get_origin(kind) or kind) or isinstance(value, bool):
+        return False
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return all(_fits(one, get_args(kind)[-1]) for one in inner)
+
+
 def finite(value: Any) -> Any:
-    """The value with NaN and infinities as None, which JSON can hold."""
+    """The value with NaN and infinities as None and half characters escaped, so that JSON can hold it."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
+        return {finite(key): finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
     return value
@@ -230,7 +351,7 @@ def _to_yaml(values: Mapping[str, Any]) -> str:
 
 def _write_text(path: Path, text: str) -> None:
     """Replaces the file at once: a temporary file, flushed to the disk, renamed, and the folder flushed."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_TEMPORARY}{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)

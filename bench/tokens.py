@@ -147,24 +147,26 @@ def train_batches(
     seed: int,
     group_by_length: bool,
     padding: Padding,
+    skipped: int = 0,
 ) -> Iterator[Batch]:
     """So many micro-batches, over as many epochs as they need, each padded to its own longest row.
 
     Every epoch shows every row once, in an order of its own that the seed decides. ``group_by_length`` puts
-    rows of like length together, which saves padding; the batches still come in random order.
+    rows of like length together, which saves padding; the batches still come in random order. The first
+    ``skipped`` of them are left out, at no cost, for a training that goes on from a checkpoint.
     """
-    epoch = 0
-    given = 0
+    per_epoch = micro_batches_per_epoch(split, micro_batch_size)
+    given = skipped
     while given < micro_batches:
+        epoch, place = divmod(given, per_epoch)
         random = np.random.default_rng([seed, epoch])
         order = _order_rows(split.lengths, random, micro_batch_size if group_by_length else None)
         groups = [order[start : start + micro_batch_size] for start in range(0, len(order), micro_batch_size)]
         if group_by_length:
             groups = [groups[place] for place in random.permutation(len(groups))]
-        for rows in groups[: micro_batches - given]:
+        for rows in groups[place : place + micro_batches - given]:
             yield _pad(split, rows, padding)
-        given += len(groups)
-        epoch += 1
+        given += per_epoch - place
 
 
 def eval_batches(

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
 
 from bench.config import TrainConfig
@@ -31,16 +32,56 @@ class Progress:
 
     history: list[Row] = field(default_factory=list)
     steps: int = 0
+    logged: int = 0  # the step whose row has the last loss
     tokens: int = 0  # without padding
     samples: int = 0
     best_step: int | None = None
     best_score: float = -math.inf
 
-    def count(self, step: int, micro_batches: Sequence[Batch]) -> None:
+    def count(self, micro_batches: Sequence[Batch]) -> None:
         """Adds what one step processed."""
-        self.steps = step
+        self.steps += 1
         self.tokens += sum(int(batch["attention_mask"].sum()) for batch in micro_batches)
         self.samples += sum(len(batch["labels"]) for batch in micro_batches)
+
+
+@dataclass
+class Training:
+    """A training under way: all that a step changes, and so all that a checkpoint has to keep."""
+
+    model: nn.Module
+    optimizer: Any  # accelerate's, around the one that make_optimizer made
+    schedule: LambdaLR
+    accelerator: Accelerator
+    settings: TrainConfig
+    steps: int  # of the whole schedule
+    losses: torch.Tensor  # the sum since the last row with a loss; read only there
+    progress: Progress = field(default_factory=Progress)
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether the schedule has an evaluation after the step; the end always has one."""
+        return step % self.settings.eval_steps == 0 or step == self.steps
+
+    def keeps(self, step: int) -> bool:
+        """Whether a checkpoint of the step is wanted; the end needs none, but for one that is asked for."""
+        every = self.settings.checkpoint_steps
+        regular = every is not None and step % every == 0 and step < self.steps
+        return regular or step == self.settings.stop_step
+
+    def next_pause(self, stop: int) -> int:
+        """The next step after which something other than training happens."""
+        step, intervals = self.progress.steps, (self.settings.eval_steps, self.settings.checkpoint_steps)
+        return min(stop, *(step - step % every + every for every in intervals if every is not None))
+
+    def mean_loss(self) -> float:
+        """The mean loss of the steps since the last row with one.
+
+        Raises:
+            DivergedError: it is NaN or infinite.
+        """
+        return _require_finite(
+            self.losses / (self.progress.steps - self.progress.logged), self.progress.steps
+        )
 
 
 def make_accelerator(device: torch.device, precision: str) -> Accelerator:
@@ -48,65 +89,93 @@ def make_accelerator(device: torch.device, precision: str) -> Accelerator:
     return Accelerator(cpu=device.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
 
 
-def train(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    *,
-    settings: TrainConfig,
-    steps: int,
-    accelerator: Accelerator,
-    meter: Meter,
-    validate: Callable[[], Mapping[str, float]],
-    select_by: str,
-    save_best: Callable[[], None],
-    log: Callable[[Row, int], None],
-) -> Progress:
-    """Trains for ``steps`` optimizer steps; ``save_best`` runs whenever validation is better than before.
-
-    ``batches`` holds at least steps * gradient_accumulation_steps micro-batches. A step's loss is the mean
-    over all its rows, also where its micro-batches differ in size.
+def prepare(model: nn.Module, *, settings: TrainConfig, steps: int, accelerator: Accelerator) -> Training:
+    """A training of so many optimizer steps, before its first.
 
     Raises:
-        DivergedError: the loss is NaN or infinite, noticed within ``log_steps`` steps.
+        ConfigError: the optimizer does not work on the device.
     """
     optimizer = make_optimizer(model, settings, accelerator.device)
     schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, steps)
     model, optimizer = accelerator.prepare(model, optimizer)
-    source = iter(batches)
-    progress, logged = Progress(), 0
-    losses = torch.zeros((), device=accelerator.device)  # since the last log; read only there
-    for first in range(0, steps, settings.eval_steps):
-        last = min(first + settings.eval_steps, steps)
-        with meter.phase("train"):
-            model.train()
-            for step in range(first + 1, last + 1):
-                rate = schedule.get_last_lr()[0]
-                micro_batches = [next(source) for _ in range(settings.gradient_accumulation_steps)]
-                loss, norm = take_step(
-                    model, micro_batches, optimizer, accelerator, max_grad_norm=settings.max_grad_norm
-                )
-                if not accelerator.optimizer_step_was_skipped:
-                    schedule.step()
-                losses += loss
-                progress.count(step, micro_batches)
-                if step % settings.log_steps == 0 or step == last:
-                    count = step - logged
-                    row: Row = {"loss": _require_finite(losses / count, step), "lr": rate}
-                    row["grad_norm"] = None if norm is None else float(norm)
-                    losses.zero_()
-                    logged = step
-                    progress.history.append({"step": step, **row})
-                    log(row, step)
+    losses = torch.zeros((), device=accelerator.device)
+    return Training(model, optimizer, schedule, accelerator, settings, steps, losses)
+
+
+def train(
+    training: Training,
+    batches: Iterable[Batch],
+    *,
+    stop: int,
+    meter: Meter,
+    validate: Callable[[], Mapping[str, float]],
+    select_by: str,
+    save_best: Callable[[], None],
+    save_checkpoint: Callable[[], None],
+    log: Callable[[Row, int], None],
+) -> Progress:
+    """Trains up to the step ``stop`` and evaluates; ``save_best`` runs whenever that is better than before.
+
+    ``batches`` holds at least gradient_accumulation_steps micro-batches for each step that is left. A stop
+    between two evaluations of the schedule is evaluated after its checkpoint, so that a training that goes
+    on from there is the same as one that never stopped.
+
+    Raises:
+        DivergedError: the loss is NaN or infinite, noticed within ``log_steps`` steps.
+    """
+    settings, progress, source = training.settings, training.progress, iter(batches)
+
+    def record(row: Row) -> None:
+        row |= meter.read_memory()
+        progress.history.append({"step": progress.steps, **row})
+        log(row, progress.steps)
+
+    def evaluate() -> None:
         with meter.phase("eval"):
             scores = validate()
-        evaluation: Row = {f"validation_{name}": value for name, value in scores.items()}
-        progress.history.append({"step": last, **evaluation})
-        log(evaluation, last)
+        record({f"validation_{name}": value for name, value in scores.items()})
         if scores[select_by] > progress.best_score:
-            progress.best_score, progress.best_step = scores[select_by], last
+            progress.best_score, progress.best_step = scores[select_by], progress.steps
             with meter.phase("save"):
                 save_best()
+
+    while progress.steps < stop:
+        pause = training.next_pause(stop)
+        with meter.phase("train"):
+            training.model.train()
+            while progress.steps < pause:
+                micro_batches = [next(source) for _ in range(settings.gradient_accumulation_steps)]
+                rate, norm = advance(training, micro_batches)
+                if progress.steps % settings.log_steps == 0 or training.evaluates_at(progress.steps):
+                    loss = training.mean_loss()
+                    training.losses.zero_()
+                    progress.logged = progress.steps
+                    record({"loss": loss, "lr": rate, "grad_norm": None if norm is None else float(norm)})
+        if training.evaluates_at(pause):
+            evaluate()
+        if training.keeps(pause):
+            with meter.phase("save"):
+                save_checkpoint()
+    if not training.evaluates_at(stop):
+        evaluate()
     return progress
+
+
+def advance(training: Training, micro_batches: Sequence[Batch]) -> tuple[float, torch.Tensor | None]:
+    """One optimizer step of the training: the learning rate it was taken with and its gradients' norm."""
+    rate = float(training.schedule.get_last_lr()[0])
+    loss, norm = take_step(
+        training.model,
+        micro_batches,
+        training.optimizer,
+        training.accelerator,
+        max_grad_norm=training.settings.max_grad_norm,
+    )
+    if not training.accelerator.optimizer_step_was_skipped:
+        training.schedule.step()
+    training.losses += loss
+    training.progress.count(micro_batches)
+    return rate, norm
 
 
 def take_step(

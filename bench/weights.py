@@ -7,6 +7,10 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import os
+import re
+import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,9 @@ from typing import Any
 from bench.config import ModelConfig
 from bench.errors import ConfigError, MissingError
 
-_SAMPLE_BYTES = 65_536
-_SAMPLES = 64
+_REMEMBERED_BYTES = 2**20  # a smaller file is read as quickly as what is remembered of it
+_SETTLED_NS = 2_000_000_000  # some file systems tell times of change apart by 2 s only
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
@@ -114,15 +119,60 @@ def _download(model: ModelConfig) -> Path:
 
 @cache
 def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """A hash of names, sizes and contents; of a file over 4 MiB, of 64 samples spread over it."""
+    """A hash of the names and of every byte of the files."""
     digest = hashlib.sha256()
-    for path, size, _ in files:
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            if size <= _SAMPLES * _SAMPLE_BYTES:
-                digest.update(file.read())
-                continue
-            for index in range(_SAMPLES):
-                file.seek(index * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
+    for path, size, changed_ns in files:
+        digest.update(os.fsencode(path.name) + b"\0" + _hash_file(path, size, changed_ns).encode())
     return digest.hexdigest()[:16]
+
+
+def _hash_file(path: Path, size: int, changed_ns: int) -> str:
+    """The file's SHA-256; a big one's is remembered on disk, so that 16 GB are read once and not every time.
+
+    A file that changed a moment ago may change again within the clock's resolution, so it is not remembered.
+    """
+    note = _find_note(path) if size >= _REMEMBERED_BYTES else None
+    stated = [str(path), size, changed_ns]
+    if note is not None and (found := _read_note(note, stated)):
+        return found
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    after = path.stat()
+    is_same = (after.st_size, after.st_mtime_ns) == (size, changed_ns)
+    if note is not None and is_same and time.time_ns() - changed_ns > _SETTLED_NS:
+        _write_note(note, [*stated, digest])
+    return digest
+
+
+def _find_note(path: Path) -> Path | None:
+    """Where the file's hash is remembered: one place a path, so that no old ones pile up."""
+    try:
+        cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # this user has no home
+        return None
+    return cache_home / "bench" / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
+
+
+def _read_note(note: Path, stated: list[Any]) -> str | None:
+    """The remembered hash, if it was of the file as it is stated: path, size and time of change."""
+    try:
+        values = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(values, list) or values[:-1] != stated:
+        return None
+    return values[-1] if isinstance(values[-1], str) and _SHA256.fullmatch(values[-1]) else None
+
+
+def _write_note(note: Path, values: list[Any]) -> None:
+    """Remembers the hash at once and as a whole; a cache that cannot be written is no cache."""
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=note.parent, prefix=".")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(values, file)
+            Path(temporary).replace(note)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise

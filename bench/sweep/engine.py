@@ -1,8 +1,9 @@
 """A whole sweep: plan, skip what is done, run the rest, then the best of each method with more seeds."""
 
-import dataclasses
+import contextlib
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,20 +11,17 @@ from bench import config as configuration
 from bench import data, selection, tracking, weights
 from bench.checks import require_valid
 from bench.config import Config, Identity
-from bench.store import STARTED, STATUSES, Result, Store, now
-from bench.sweep.plan import (
-    Axes,
-    Compose,
-    Plan,
-    Point,
-    expand,
-    make_plan,
-    override_line,
-    plan_finals,
-)
+from bench.errors import HeldError
+from bench.redaction import redact, show
+from bench.store import STARTED, STATUSES, Result, Store, start_record
+from bench.sweep.halving import count_survivors, group_points, plan_rung, rungs, survivors
+from bench.sweep.isolate import ProcessError
+from bench.sweep.plan import Axes, Compose, Plan, Point, expand, make_plan, override_line, plan_finals
 
-# Given points and further overrides: how each failed outside its own record, or None.
-Launch = Callable[[Sequence[Point], Sequence[str]], Sequence[str | None]]
+POLL_SECONDS = 1.0  # between looks at runs that another sweep is training
+
+# Given points, each with further overrides: the error of each outside its own record, or None.
+Launch = Callable[[Sequence[tuple[Point, Sequence[str]]]], Sequence[Exception | None]]
 
 
 @dataclass
@@ -84,75 +82,169 @@ def plan_sweep(
     return make_plan(expanded, identify)
 
 
-def run_sweep(plan: Plan, *, base: Config, launch: Launch, identify: Identifier) -> Outcome:
-    """Runs what has no success yet, then the final seeds; results/ holds the records.
+@dataclass
+class Sweep:
+    """One sweep while it runs; results/ holds the records, so that it can be ended and begun again.
 
-    ``base`` is what the whole sweep shares. W&B's mode is decided once, so that a server that does not answer
-    costs one probe.
-
-    Raises:
-        ConfigError, MissingError: W&B is wanted online and cannot be.
-        StoreError: the results folder cannot be written.
+    ``base`` is what the whole sweep shares.
     """
-    store = Store(Path(base.results_dir))
-    mode = tracking.resolve(base.track.mode, probe_seconds=base.track.probe_seconds)
-    if mode.reason and base.track.mode == "auto":
-        print(f"W&B: {mode.reason}", flush=True)
-    extra = [
-        f"track.mode={mode.mode}",
-        override_line("track.reason", mode.reason),
-        override_line("results_dir", base.results_dir),  # one folder for all, also where data is swept
-    ]
-    store.prepare()
-    skipped = _run_missing(plan, store, launch, extra)
-    finals = plan_finals(_choose_best(plan, store, base.sweep.select_by), base.sweep.final_seeds, identify)
-    known = {point.run_id for point in plan.points}
-    more = Plan(tuple(point for point in finals.points if point.run_id not in known), finals.combinations)
-    skipped += _run_missing(more, store, launch, extra)
-    points = [*plan.points, *more.points]
-    found = [store.read(point.run_id) for point in points]
-    statuses = Counter(result.status for result in found if result is not None)
-    return Outcome(len(points), statuses, skipped)
 
+    plan: Plan
+    base: Config
+    launch: Launch
+    identify: Identifier
+    points: dict[str, Point] = field(default_factory=dict)  # planned so far, by run_id
+    skipped: int = 0
+    shared: list[str] = field(default_factory=list)  # overrides of every job
 
-def _run_missing(plan: Plan, store: Store, launch: Launch, extra: Sequence[str]) -> int:
-    """Launches the runs without a success, calls those that vanished crashed; how many were done before."""
-    missing = [point for point in plan.points if not _is_done(store, point)]
-    if missing:
-        deaths = launch(missing, extra)
-        for point, death in zip(missing, deaths, strict=True):
-            found = store.read(point.run_id)
-            if found is None or found.status == STARTED:
-                store.write(_crashed(point, found, death))
-    return len(plan.points) - len(missing)
+    @property
+    def store(self) -> Store:
+        """The records of this sweep, and of others with the same folder."""
+        return Store(Path(self.base.results_dir))
 
+    def run(self) -> Outcome:
+        """Runs what has no success yet, then the final seeds.
 
-def _is_done(store: Store, point: Point) -> bool:
-    found = store.read(point.run_id)
-    return found is not None and found.status == "success"
+        W&B's mode is decided once, so that a server that does not answer costs one probe.
 
+        Raises:
+            ConfigError, MissingError: W&B is wanted online and cannot be.
+            StoreError: the results folder cannot be written.
+        """
+        mode = tracking.resolve(self.base.track.mode, probe_seconds=self.base.track.probe_seconds)
+        if mode.reason and self.base.track.mode == "auto":
+            print(f"W&B: {mode.reason}", flush=True)
+        self.shared = [
+            f"track.mode={mode.mode}",
+            override_line("track.reason", mode.reason),
+            override_line(
+                "results_dir", self.base.results_dir
+            ),  # one folder for all, also where data is swept
+        ]
+        self.store.prepare()
+        for line in self.store.recover():
+            print(show(line), flush=True)
+        halving = self.base.sweep.strategy == "halving"
+        if self._halve() if halving else self._train(self.plan.points):
+            best = self._choose_best()
+            self._train(plan_finals(best, self.base.sweep.final_seeds, self.identify).points)
+        return self.outcome()
 
-def _choose_best(plan: Plan, store: Store, select_by: str) -> list[Point]:
-    """The point of each method (and task) with the best validation score, among this plan's successes."""
-    points = {point.run_id: point for point in plan.points}
-    results = [found for run_id in points if (found := store.read(run_id)) is not None]
-    groups = selection.group_by_method(results)
-    chosen = [selection.select_best(group, select_by=select_by) for group in groups.values()]
-    return [points[best.results[0].run_id] for best in chosen if best is not None]
+    def outcome(self) -> Outcome:
+        """What the planned runs have come to by now; one without a record was interrupted before it began."""
+        found = [record.status if record else STARTED for record in map(self.store.read, self.points)]
+        statuses = Counter("interrupted" if status == STARTED else status for status in found)
+        return Outcome(len(self.points), statuses, self.skipped)
 
+    def settle(self) -> None:
+        """After an interrupt: what had started, and could not say so itself, was interrupted."""
+        for point in self.points.values():
+            self._record_end(point, ProcessError("the sweep was stopped", status="interrupted"), before=None)
 
-def _crashed(point: Point, started: Result | None, death: str | None) -> Result:
-    """The record of a run whose process vanished."""
-    record = started or Result(
-        run_id=point.run_id,
-        status=STARTED,
-        attempt=1,
-        phase="load",
-        started_at=now(),
-        ended_at=None,
-        config=configuration.to_dict(point.config),
-        canonical_config=dict(point.identity.canonical),
-    )
-    message = death or "the process ended without a final record"
-    error = {"type": "Crash", "message": message, "traceback_tail": None, "signal": None, "exit_code": None}
-    return dataclasses.replace(record, status="crashed", ended_at=now(), error=error)
+    def _halve(self) -> bool:
+        """Trains the points of each method in rungs, where only the better ones go on; False as in _train."""
+        return all(self._halve_group(group) for group in group_points(self.plan.points))
+
+    def _halve_group(self, group: Sequence[Point]) -> bool:
+        total = group[0].config.train.max_steps
+        if len(group) == 1 or total is None:
+            return self._train(group)
+        previous: dict[str, str] = {}
+        for steps in rungs(total):
+            rung = plan_rung(group, steps=steps, total_steps=total, previous=previous, identify=self.identify)
+            if not self._train(rung):
+                return False
+            previous = {point.run_id: run.run_id for point, run in zip(group, rung, strict=True)}
+            scores, losses = (
+                {
+                    point.run_id: self._read_validation(run, name)
+                    for point, run in zip(group, rung, strict=True)
+                }
+                for name in (self.base.sweep.select_by, "loss")
+            )
+            going_on = survivors(scores, keep=count_survivors(len(group)), losses=losses)
+            group = [point for point in group if point.run_id in going_on]
+        return True
+
+    def _read_validation(self, run: Point, name: str) -> float | None:
+        """The run's score on validation, or None without a success."""
+        found = self.store.read(run.run_id)
+        done = found is not None and found.status == "success"
+        return found.metrics["validation"][name] if found is not None and done else None
+
+    def _train(self, points: Iterable[Point]) -> bool:
+        """Launches each point that has no success, once; False if the sweep has to end here."""
+        new = [point for point in points if point.run_id not in self.points]
+        self.points |= {point.run_id: point for point in new}
+        left = [point for point in new if self._is_due(point)]
+        self.skipped += sum(self._status(point) == "success" for point in new)
+        halvings = dict.fromkeys((point.run_id for point in left), 0)
+        while left:
+            free = [point for point in left if not self.store.is_held(point.run_id)]
+            if not free:
+                time.sleep(POLL_SECONDS)
+            left = [point for point in left if point not in free]
+            before = {point.run_id: self.store.read(point.run_id) for point in free}
+            jobs = [(point, self._overrides(halvings[point.run_id])) for point in free]
+            for point, error in zip(free, self.launch(jobs) if jobs else [], strict=True):
+                if isinstance(error, HeldError):
+                    left.append(point)
+                    continue
+                self._record_end(point, error, before=before[point.run_id])
+                if self._can_halve(point, halvings[point.run_id]):
+                    halvings[point.run_id] += 1
+                    left.append(point)
+            if self.base.sweep.fail_fast and not all(self._is_success_or(point, left) for point in free):
+                return False
+            left = [point for point in left if self._status(point) != "success"]
+        return True
+
+    def _overrides(self, halvings: int) -> list[str]:
+        return [*self.shared, f"oom_halvings={halvings}"] if halvings else self.shared
+
+    def _is_success_or(self, point: Point, again: Sequence[Point]) -> bool:
+        return point in again or self._status(point) == "success"
+
+    def _is_due(self, point: Point) -> bool:
+        status = self._status(point)
+        return status is None or status == STARTED or status in self.base.sweep.retry
+
+    def _status(self, point: Point) -> str | None:
+        found = self.store.read(point.run_id)
+        return None if found is None else found.status
+
+    def _can_halve(self, point: Point, halvings: int) -> bool:
+        """Whether the run was out of memory and a smaller micro-batch may still be tried."""
+        train = point.config.train
+        divisible = train.micro_batch_size % 2 ** (halvings + 1) == 0
+        return self._status(point) == "oom" and halvings < train.oom_retries and divisible
+
+    def _record_end(self, point: Point, error: Exception | None, *, before: Result | None) -> None:
+        """Writes down how a run ended that could not do so itself; ``before`` is its record of old."""
+        found = self.store.read(point.run_id)
+        error = error or ProcessError("the process left no final record", status="crashed")
+        status = error.status if isinstance(error, ProcessError) else "failed"
+        if found is None or found == before:  # it never began
+            if status == "interrupted":
+                return
+            found = start_record(point.config, point.identity, earlier=found)
+        elif found.status != STARTED and (found.status, status) != ("interrupted", "timeout"):
+            return  # it said itself how it ended
+        with contextlib.suppress(HeldError):
+            self.store.end(
+                found,
+                status=status,
+                message=redact(str(error)) or type(error).__name__,
+                traceback_tail=redact("\n".join(getattr(error, "__notes__", []))) or None,
+                killed_by=getattr(error, "killed_by", None),
+                exit_code=getattr(error, "ended_with", None),
+            )
+
+    def _choose_best(self) -> list[Point]:
+        """The point of each method (and task) with the best validation score, among this plan's successes."""
+        planned = {point.run_id: point for point in self.plan.points}
+        results = [found for run_id in planned if (found := self.store.read(run_id)) is not None]
+        groups = selection.group_by_method(results)
+        by = self.base.sweep.select_by
+        chosen = [selection.select_best(group, select_by=by) for group in groups.values()]
+        return [planned[best.results[0].run_id] for best in chosen if best is not None]

@@ -8,34 +8,32 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
 import cloudpickle
 
+from bench.errors import BenchError, RunError
+
+GRACE_SECONDS = 8.0  # that a process has to write down that it was stopped
 _PRELOADED = ["bench.attempt"]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a process ended: with a value or an error, else how it died."""
+class ProcessError(RunError):
+    """A process ended without an answer; ``status`` is what its run came to."""
 
-    value: Any = None
-    error: BaseException | None = None
-    exit_code: int | None = None  # of a process that ended without an answer
-    signal: str | None = None  # that killed it
-
-    def describe_death(self) -> str:
-        """How a process that gave no answer ended, in words."""
-        return (
-            f"the process was killed by {self.signal}"
-            if self.signal
-            else (f"the process ended by itself with exit code {self.exit_code} and no result")
-        )
+    def __init__(
+        self, message: str, *, status: str, killed_by: str | None = None, ended_with: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.killed_by = killed_by
+        self.ended_with = ended_with  # its exit code
 
 
 def warm_up() -> None:
@@ -44,58 +42,135 @@ def warm_up() -> None:
     forkserver.ensure_running()
 
 
-def call_isolated(call: Callable[[], Any]) -> Outcome:
-    """Calls in a fresh process and waits; whatever happens there, this process goes on.
+@dataclass
+class Isolation:
+    """Processes that run one call each; any number of threads may call at once, and stop ends them all."""
 
-    A keyboard interrupt here is passed on, and the process gets the time to record that it was interrupted.
-    """
-    warm_up()
-    context = multiprocessing.get_context("forkserver")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(cloudpickle.dumps(call), sender))
-    process.start()
-    sender.close()
-    try:
-        answer = receiver.recv_bytes()
-    except EOFError:
-        answer = None
-    except BaseException:
-        _stop(process)
-        raise
-    finally:
-        receiver.close()
-    process.join()
-    code = process.exitcode
-    process.close()
-    if answer is not None:
-        value, error = cloudpickle.loads(answer)
-        return Outcome(value=value, error=error)
-    killed_by = signal.Signals(-code).name if code is not None and code < 0 else None
-    return Outcome(exit_code=code, signal=killed_by)
+    alive: set[Any] = field(default_factory=set)
+    stopped: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def call(
+        self,
+        call: Callable[[], Any],
+        *,
+        seconds: float | None = None,
+        environment: Mapping[str, str] | None = None,
+        threads: int | None = None,
+    ) -> Any:
+        """Calls in a fresh process of its own group and waits for what it returns or raises.
+
+        ``environment`` is added to the process's variables; torch computes with ``threads`` threads there.
+
+        Raises:
+            ProcessError: it died, ended without an answer, took longer than ``seconds``, or was stopped.
+        """
+        warm_up()
+        context = multiprocessing.get_context("forkserver")
+        ours, theirs = context.Pipe(duplex=True)
+        arguments = (cloudpickle.dumps(call), theirs, dict(environment or {}), threads)
+        process = context.Process(target=_serve, args=arguments)
+        with self.lock:
+            if self.stopped:
+                raise ProcessError("the sweep was stopped before this run", status="interrupted")
+            process.start()
+            self.alive.add(process)
+        theirs.close()
+        try:
+            in_time = ours.poll(seconds)
+            answer = ours.recv_bytes() if in_time else None
+        except (EOFError, ConnectionError):
+            in_time, answer = True, None
+        try:
+            if not in_time:
+                _end(process)
+            process.join(GRACE_SECONDS)
+            _kill(process)  # what is left of its group, and itself where it hangs at its end
+            process.join()
+        finally:
+            ours.close()
+            with self.lock:
+                self.alive.discard(process)
+        if answer is not None:
+            value, error = cloudpickle.loads(answer)
+            if error is not None:
+                raise error
+            return value
+        if not in_time:
+            raise ProcessError(f"took longer than the time limit of {seconds:g} s", status="timeout")
+        raise self._explain(process.exitcode)
+
+    def stop(self) -> None:
+        """Ends all processes: each is asked to, and killed when it takes longer than GRACE_SECONDS."""
+        with self.lock:
+            self.stopped = True
+            ending = [threading.Thread(target=_end, args=(process,)) for process in self.alive]
+        for thread in ending:
+            thread.start()
+        for thread in ending:
+            thread.join()
+
+    def kill(self) -> None:
+        """Ends all processes at once."""
+        self.stopped = True
+        for process in tuple(self.alive):
+            _kill(process)
+
+    def _explain(self, code: int | None) -> ProcessError:
+        if self.stopped:
+            return ProcessError("the sweep was stopped", status="interrupted", ended_with=code)
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            return ProcessError(f"the process was killed by {name}", status="crashed", killed_by=name)
+        message = f"the process ended by itself with exit code {code} and no result"
+        return ProcessError(message, status="crashed", ended_with=code)
 
 
-def _serve(call: bytes, sender: Connection) -> None:
+def _serve(call: bytes, answers: Connection, environment: Mapping[str, str], threads: int | None) -> None:
     """In the child: calls, and sends back the value or the error."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.setpgid(0, 0)
+    threading.Thread(target=_die_with_parent, args=(answers,), daemon=True).start()
+    os.environ.update({"TOKENIZERS_PARALLELISM": "false", **environment})
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     value, error = None, None
     try:
         value = cloudpickle.loads(call)()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as raised:
-        traceback.print_exc()
+        if not isinstance(raised, BenchError):  # a user's error says all by itself
+            raised.add_note(traceback.format_exc())
         error = raised
     try:
         answer = cloudpickle.dumps((value, error))
     except Exception:
         answer = cloudpickle.dumps((None, RuntimeError(repr(error or value))))
-    sender.send_bytes(answer)
+    answers.send_bytes(answer)
 
 
-def _stop(process: Any) -> None:
-    """Asks the process to end, then makes it."""
+def _die_with_parent(answers: Connection) -> None:
+    """Nothing ever comes from the parent: the end of waiting is the end of the parent."""
+    try:
+        answers.recv_bytes()
+    except (EOFError, OSError):
+        os.killpg(0, signal.SIGKILL)
+
+
+def _end(process: Any) -> None:
+    """Asks the process to end, then makes its whole group."""
     process.terminate()
-    process.join(8)
-    if process.is_alive():
+    process.join(GRACE_SECONDS)
+    _kill(process)
+
+
+def _kill(process: Any) -> None:
+    """Kills the process and what it started."""
+    if process.pid is None:
+        return
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # ended, or not yet a group of its own
         process.kill()
-        process.join()

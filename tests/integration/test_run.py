@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from bench import attempt, fit, measure, trainer
 from bench.config import Config, hash_canonical
-from bench.errors import ConfigError, DataError, StoreError
+from bench.errors import ConfigError, DataError, RunError, StoreError
 from bench.run import run
 from bench.store import Result, Store
 
@@ -127,6 +128,7 @@ def test_an_error_in_training_is_recorded_and_a_later_success_takes_its_place(
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "oom"),
         (MemoryError(), "oom"),
         (trainer.DivergedError("nan"), "diverged"),
+        (RunError("probabilities are not finite"), "diverged"),
         (KeyboardInterrupt(), "interrupted"),
         (ConfigError("x"), "invalid"),
         (RuntimeError("shapes do not match"), "failed"),
@@ -144,6 +146,25 @@ def test_a_diverging_run_says_so(compose_tiny: Compose) -> None:
     assert result.status == "diverged"
     assert result.error is not None
     assert "lower train.lr" in result.error["message"]
+
+
+def test_a_model_that_predicts_no_numbers_has_diverged(
+    compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "predict", lambda *_, **__: np.full((18, 3), np.nan))
+    result = run(compose_tiny("method=lora"))
+    assert (result.status, result.phase) == ("diverged", "eval")
+
+
+@pytest.mark.parametrize(
+    ("method", "device"), [("majority", "cpu"), ("tfidf", "cpu"), ("head", "cuda"), ("full", "cuda")]
+)
+def test_a_baseline_without_a_network_is_measured_on_the_cpu_where_it_runs(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, method: str, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    assert attempt.require_device(compose(f"method={method}")) == torch.device(device)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The loop trains as transformers.Trainer does, and its savings of memory change nothing but memory."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from bench import data, fit, model, tokens, trainer
 from bench.config import Config
 from bench.errors import ConfigError
 from bench.measure import Meter
+from bench.trainer import Progress
 
 Compose = Callable[..., Config]
 CPU = torch.device("cpu")
@@ -46,25 +47,27 @@ def build(config: Config) -> tuple[model.Network, list[dict[str, torch.Tensor]]]
     return network, list(batches)
 
 
-def ignore(_: trainer.Row, __: int) -> None:
-    """Logs nothing."""
+def train(network: model.Network, batches: Iterable[trainer.Batch], config: Config, **hooks: Any) -> Progress:
+    """bench's own training to its end; without ``hooks`` nothing is evaluated, saved or logged."""
+    steps = fit.count_steps(config.train, rows=84)
+    accelerator = trainer.make_accelerator(CPU, config.train.precision)
+    training = trainer.prepare(network.model, settings=config.train, steps=steps, accelerator=accelerator)
+    without: dict[str, Any] = {
+        "validate": lambda: {"accuracy": 0.0},
+        "save_best": lambda: None,
+        "save_checkpoint": lambda: None,
+        "log": lambda _, __: None,
+    }
+    stop = config.train.stop_step or steps
+    return trainer.train(
+        training, batches, stop=stop, meter=Meter(CPU), select_by="accuracy", **(without | hooks)
+    )
 
 
 def losses_of(config: Config) -> list[float]:
     """The loss of every step of bench's own training."""
     network, batches = build(config)
-    progress = trainer.train(
-        network.model,
-        batches,
-        settings=config.train,
-        steps=fit.count_steps(config.train, rows=84),
-        accelerator=trainer.make_accelerator(CPU, config.train.precision),
-        meter=Meter(CPU),
-        validate=lambda: {"accuracy": 0.0},
-        select_by="accuracy",
-        save_best=lambda: None,
-        log=ignore,
-    )
+    progress = train(network, batches, config)
     return [float(row["loss"]) for row in progress.history if row.get("loss") is not None]
 
 
@@ -187,18 +190,7 @@ def test_a_loss_that_is_no_number_ends_the_training_within_a_logging_interval(co
             yield batch
 
     with pytest.raises(trainer.DivergedError, match="the loss became nan by step 6"):
-        trainer.train(
-            network.model,
-            poisoned(),
-            settings=config.train,
-            steps=20,
-            accelerator=trainer.make_accelerator(CPU, "fp32"),
-            meter=Meter(CPU),
-            validate=lambda: {"accuracy": 0.0},
-            select_by="accuracy",
-            save_best=lambda: None,
-            log=lambda _, step: steps.append(step),
-        )
+        train(network, poisoned(), config, log=lambda _, step: steps.append(step))
     assert steps == [3]
 
 
@@ -207,19 +199,50 @@ def test_the_best_state_is_the_first_with_the_best_validation(compose_tiny: Comp
     network, batches = build(config)
     scores = iter([0.5, 0.7, 0.7, 0.6, 0.2])
     saved: list[int] = []
-    progress = trainer.train(
-        network.model,
+    progress = train(
+        network,
         batches,
-        settings=config.train,
-        steps=20,
-        accelerator=trainer.make_accelerator(CPU, "fp32"),
-        meter=Meter(CPU),
+        config,
         validate=lambda: {"accuracy": next(scores)},
-        select_by="accuracy",
         save_best=lambda: saved.append(1),
-        log=ignore,
     )
     assert (progress.best_step, progress.best_score, len(saved)) == (8, 0.7, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "evaluated", "kept"),
+    [
+        (["train.checkpoint_steps=null"], [8, 16, 20], []),
+        (["train.checkpoint_steps=6"], [8, 16, 20], [6, 12, 18]),
+        (["train.checkpoint_steps=10"], [8, 16, 20], [10]),  # at the end there is nothing to go on to
+        (["train.stop_step=16"], [8, 16], [16]),
+        (["train.stop_step=13"], [8, 13], [13]),
+        (["train.stop_step=20"], [8, 16, 20], [20]),
+        (["train.checkpoint_steps=6", "train.stop_step=13"], [8, 13], [6, 12, 13]),
+    ],
+)
+def test_a_training_is_evaluated_and_kept_at_these_steps(
+    compose_tiny: Compose,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: list[str],
+    evaluated: list[int],
+    kept: list[int],
+) -> None:
+    config = compose_tiny("method=lora", "train.eval_steps=8", *overrides)
+    network, batches = build(config)
+    taken: list[int] = []
+    found: list[int] = []
+    advance = trainer.advance
+
+    def count(*arguments: Any) -> Any:
+        taken.append(1)
+        return advance(*arguments)
+
+    monkeypatch.setattr(trainer, "advance", count)
+    progress = train(network, batches, config, save_checkpoint=lambda: found.append(len(taken)))
+    assert [row["step"] for row in progress.history if "validation_accuracy" in row] == evaluated
+    assert progress.steps == evaluated[-1]
+    assert found == kept
 
 
 def test_predictions_do_not_depend_on_the_batch(compose_tiny: Compose) -> None:

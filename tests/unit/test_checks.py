@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.checks import check, require_valid
+from bench.checks import RETRIED, check, require_valid
 from bench.config import Config, replace_values
 from bench.errors import ConfigError
 
@@ -23,8 +23,9 @@ CHOICES = {
     "train.precision": "auto, fp32, bf16, fp16",
     "track.mode": "auto, online, offline, disabled",
     "sweep.select_by": "accuracy, f1_macro",
-    "devices": "auto, cpu, cuda",
+    "sweep.strategy": "grid, halving",
 }
+DEVICES = "must be auto, cpu, cuda, cpu*N (N runs at once) or the numbers of GPUs, 0,1"
 COUNT = "must be at least 1"
 POSITIVE = "must be a positive number"
 SIZE = "must be a share in (0, 1) or a number of rows"
@@ -46,6 +47,13 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
     "train.eval_steps": ([0], [1], COUNT),
     "train.eval_batch_size": ([0], [1], COUNT),
     "train.log_steps": ([0], [1], COUNT),
+    "train.checkpoint_steps": ([0], [None, 1], f"{COUNT}, or null for no checkpoints"),
+    "train.stop_step": ([0, -1], [None, 1, 300], f"{COUNT}, or null to train to the end"),
+    "resume_from": (
+        ["0123456789a", "0123456789abc", "0123456789AB", "../../secret", "0123456789ab\n", ""],
+        [None, "0123456789ab"],
+        "must be a run_id, 12 hexadecimal digits, or null; `bench status` lists them",
+    ),
     "data.train_size": (
         [0.0, -5.0, 10.5, inf, nan],
         [None, 0.5, 1.0, 100.0],
@@ -56,6 +64,15 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
     "data.split_seed": ([-1, 2**32], [0, 2**32 - 1], SEED),
     "seed": ([-1, 2**32], [0, 2**32 - 1], SEED),
     "sweep.final_seeds": ([[0, -1], [2**32]], [[], [0, 1]], "must each lie in [0, 2**32)"),
+    "sweep.retry": (
+        [["nonsense"], ["success"]],
+        [[], ["failed", "oom"]],
+        f"must list some of {', '.join(RETRIED)}",
+    ),
+    "sweep.time_limit_seconds": ([0.0, -1.0, inf, nan], [None, 0.5], f"{POSITIVE}, or null for no limit"),
+    "train.oom_retries": ([-1], [0], "must be 0 or more"),
+    "oom_halvings": ([-1], [0], "must be 0 or more"),
+    "devices": (["tpu", "cpu*0", "0,", "cpu*2,0"], ["cpu*2", "0", "0,1", "cuda"], DEVICES),
     "track.probe_seconds": ([0.0, 31.0, nan], [0.5, 30.0], "must lie in (0, 30]"),
 }
 HUB_MODEL = {"model.source": "hub", "model.hub_id": "owner/name", "model.revision": COMMIT}
@@ -79,6 +96,14 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (
         {"train.epochs": 2.0},
         "train.max_steps=300 and train.epochs=2.0: set one of them, and the other to null",
+    ),
+    (
+        {"train.stop_step": 301},
+        "train.stop_step=301: must be at most train.max_steps=300, or null to train to the end",
+    ),
+    (
+        {"sweep.strategy": "halving", "train.max_steps": None, "train.epochs": 2.0},
+        "sweep.strategy=halving: needs train.max_steps, not train.epochs=2.0",
     ),
     ({"train.warmup_steps": 300}, "train.warmup_steps=300: must be less than train.max_steps=300"),
     ({"lora.target_modules": []}, f"lora.target_modules=[]: {TARGETS}"),
@@ -163,6 +188,7 @@ def test_an_adapter_must_say_which_kind_it_is(compose: Compose) -> None:
     [
         {"train.max_steps": None, "train.epochs": 0.5},
         {"train.warmup_steps": 299},
+        {"train.max_steps": None, "train.epochs": 1.0, "train.stop_step": 10_000},
         {"train.max_steps": None, "train.epochs": 1.0, "train.warmup_steps": 10_000},
         {"lora.target_modules": "all-linear"},
         {"lora.target_modules": ["query", "value"]},
@@ -184,9 +210,9 @@ def test_every_fault_of_every_run_is_said_once(compose: Compose) -> None:
     with pytest.raises(ConfigError) as caught:
         require_valid([compose(), first, second])
     assert str(caught.value).splitlines() == [
-        "devices=tpu: must be one of auto, cpu, cuda",
         "lora.r=0: rank must be at least 1; use method=full to train without an adapter",
         "train.lr=-1.0: must be a positive number, for example 1e-4",
+        f"devices=tpu: {DEVICES}",
         "train.max_steps=null and train.epochs=null: set one of them",
     ]
     assert caught.value.exit_code == 2

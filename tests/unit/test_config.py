@@ -35,6 +35,7 @@ OTHER: dict[Any, Callable[[Any], Any]] = {
     str: lambda value: value + "x",
     str | None: lambda _: "x",
     list[int]: lambda _: [9],
+    list[str]: lambda _: ["x"],
     list[str] | None: lambda _: ["x"],
     list[dict[str, Any]]: lambda _: [{"seed": [1]}],
     dict[str, Any]: lambda value: {**value, "use_dora": True},
@@ -99,11 +100,20 @@ def test_a_field_counts_unless_it_is_declared_not_to(compose: Compose, path: str
         "sweep=article",
         "train.log_steps=1",
         "train.eval_batch_size=8",
+        "train.checkpoint_steps=7",
+        "train.checkpoint_steps=null",
+        "resume_from=0123456789ab",
         "method.title=Mine",
     ],
 )
 def test_where_and_how_a_run_is_watched_does_not_count(compose: Compose, line: str) -> None:
     assert run_id(compose(line)) == run_id(compose())
+
+
+def test_a_run_that_stops_early_is_another_run(compose: Compose) -> None:
+    ids = {run_id(compose(f"train.stop_step={step}")) for step in ("null", "50", "100")}
+    assert len(ids) == 3
+    assert "stop_step" not in identify(compose(), data_fingerprint="", model_revision="").canonical["train"]
 
 
 def test_data_and_model_count_by_content(compose: Compose) -> None:

@@ -1,8 +1,12 @@
 """Base models are found or asked for in one message, and a revision stands for the content."""
 
 import dataclasses
+import hashlib
+import json
+import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,6 +40,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return tmp_path / "hub"
+
+
+@pytest.fixture(autouse=True)
+def hash_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where hashes of big files are remembered: nowhere yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "bench" / "hashes"
 
 
 def snapshot(cache: Path) -> Path:
@@ -108,17 +119,12 @@ def test_the_same_content_is_the_same_revision_wherever_it_is(tmp_path: Path) ->
     assert len(found.pop()) == 16
 
 
-@pytest.mark.parametrize(
-    ("size", "place"),
-    [
-        *[(size, place) for size in (1, 1000, 4 * MIB) for place in ("first", "middle", "last")],
-        *[(5 * MIB, place) for place in ("first", "last")],  # of a big file only samples are read
-    ],
-)
-def test_a_changed_byte_is_another_revision(tmp_path: Path, size: int, place: str) -> None:
+@pytest.mark.parametrize("size", [1, 1000, 5 * MIB])
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.7, 1.0])
+def test_a_changed_byte_anywhere_is_another_revision(tmp_path: Path, size: int, place: float) -> None:
     content = bytearray(size)
     before = weights.revision(local(save_model(tmp_path / "before", content=bytes(content))))
-    content[{"first": 0, "middle": size // 2, "last": size - 1}[place]] ^= 1
+    content[round(place * (size - 1))] ^= 1
     assert weights.revision(local(save_model(tmp_path / "after", content=bytes(content)))) != before
 
 
@@ -136,6 +142,106 @@ def test_weights_changed_in_place_are_seen(tmp_path: Path) -> None:
     before = weights.revision(local(folder))
     (folder / "model.safetensors").write_bytes(b"WEIGHTS")
     assert weights.revision(local(folder)) != before
+
+
+def test_files_that_swap_their_contents_are_another_revision(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", content=b"one")
+    (folder / "other.safetensors").write_bytes(b"two")
+    before = weights.revision(local(folder))
+    (folder / "model.safetensors").write_bytes(b"two")
+    (folder / "other.safetensors").write_bytes(b"one")
+    assert weights.revision(local(folder)) != before
+
+
+def test_a_name_that_is_not_utf_8_is_a_name(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model")
+    before = weights.revision(local(folder))
+    (folder / os.fsdecode(b"\xff.txt")).write_text("a", encoding="utf-8")
+    assert weights.revision(local(folder)) != before
+
+
+def ask_again(folder: Path) -> tuple[str, list[str]]:
+    """The revision as another process finds it, and which files it read for that."""
+    opened: list[str] = []
+
+    def note(path: Path, *arguments: object, **named: object) -> object:
+        opened.append(path.name)
+        return real_open(path, *arguments, **named)  # type: ignore[call-overload]
+
+    real_open = Path.open
+    weights._hash_files.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", note)
+        return weights.revision(local(folder)), [name for name in opened if name.endswith(".safetensors")]
+
+
+def save_big_model(folder: Path) -> Path:
+    """A model whose weights are big enough to be remembered, and were written a while ago."""
+    save_model(folder, content=bytes(2 * MIB))
+    os.utime(folder / "model.safetensors", (1e9, 1e9))
+    return folder
+
+
+def test_big_weights_are_read_once_and_by_content(tmp_path: Path, hash_cache: Path) -> None:
+    folder = save_big_model(tmp_path / "model")
+    first, read = ask_again(folder)
+    assert read == ["model.safetensors"]
+    assert ask_again(folder) == (first, [])
+    assert ask_again(save_big_model(tmp_path / "copy")) == (first, ["model.safetensors"])
+    assert len(list(hash_cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("seconds", [1, 1e9 + 1e-3])
+def test_remembered_weights_that_changed_are_read_again(
+    tmp_path: Path, hash_cache: Path, seconds: float
+) -> None:
+    folder = save_big_model(tmp_path / "model")
+    before, _ = ask_again(folder)
+    (folder / "model.safetensors").write_bytes(b"\1" * 2 * MIB)
+    os.utime(folder / "model.safetensors", (seconds, seconds))
+    after, read = ask_again(folder)
+    assert after != before
+    assert read == ["model.safetensors"]
+    assert ask_again(folder) == (after, [])
+    assert len(list(hash_cache.iterdir())) == 1
+
+
+def test_weights_written_a_moment_ago_are_not_remembered(tmp_path: Path, hash_cache: Path) -> None:
+    folder = save_model(tmp_path / "model", content=bytes(2 * MIB))
+    assert ask_again(folder) == ask_again(folder)
+    assert not hash_cache.exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"', "{}", "\x00"])
+def test_a_damaged_cache_is_read_over(tmp_path: Path, hash_cache: Path, content: str) -> None:
+    folder = save_big_model(tmp_path / "model")
+    before, _ = ask_again(folder)
+    (note,) = hash_cache.iterdir()
+    whole = note.read_bytes()
+    path, size, changed, _ = json.loads(whole)
+    for damage in (content, json.dumps([path, size, changed, 7]), json.dumps([path, size, changed])):
+        note.write_text(damage, encoding="utf-8")
+        assert ask_again(folder) == (before, ["model.safetensors"])
+        assert note.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_written_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_big_model(tmp_path / "model")
+    before, _ = ask_again(folder)
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert ask_again(folder) == (before, ["model.safetensors"])
+    assert ask_again(folder) == (before, ["model.safetensors"])
+
+
+def test_many_at_once_find_the_same(tmp_path: Path, hash_cache: Path) -> None:
+    folder = save_big_model(tmp_path / "model")
+    path = folder / "model.safetensors"
+    stat = path.stat()
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: weights._hash_file(path, stat.st_size, stat.st_mtime_ns), range(32)))
+    assert found == {hashlib.sha256(bytes(2 * MIB)).hexdigest()}
+    assert [note.suffix for note in hash_cache.iterdir()] == [".json"]
 
 
 def test_a_model_in_the_hubs_cache_needs_no_network(cache: Path) -> None:

@@ -1,5 +1,6 @@
 """A sweep trains what has no success yet, adds seeds to each method's best, and leaves no hole."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from bench.config import Config, Identity, replace_values, to_dict
 from bench.errors import ConfigError, MissingError, StoreError
 from bench.store import RECORD, STARTED, STATUSES, Result, Store
 from bench.sweep import engine
-from bench.sweep.engine import Identifier, Outcome, plan_sweep, run_sweep
+from bench.sweep.engine import Identifier, Outcome, Sweep, plan_sweep
+from bench.sweep.isolate import ProcessError
 from bench.sweep.plan import Axes, Plan, Point
 
 Compose = Callable[..., Config]
@@ -31,28 +33,31 @@ class Trainer:
     jobs: list[list[Point]] = dataclasses.field(default_factory=list)
     extra: list[str] = dataclasses.field(default_factory=list)
 
-    def __call__(self, points: Sequence[Point], extra: Sequence[str]) -> list[str | None]:
-        self.jobs.append(list(points))
-        self.extra = list(extra)
+    def __call__(self, jobs: Sequence[tuple[Point, Sequence[str]]]) -> list[Exception | None]:
+        points = [point for point, _ in jobs]
+        self.jobs.append(points)
+        self.extra = list(jobs[-1][1])
         statuses = [self.status(point) for point in points]
         for point, status in zip(points, statuses, strict=True):
             if status is not None:
-                self.store.write(record(point, status))
-        return [self.death if status in (None, STARTED) else None for status in statuses]
+                found = self.store.read(point.run_id)
+                self.store.write(record(point, status, attempt=found.attempt + 1 if found else 1))
+        dead = None if self.death is None else ProcessError(self.death, status="crashed")
+        return [dead if status in (None, STARTED) else None for status in statuses]
 
     @property
     def trained(self) -> list[str]:
         return [describe(point) for job in self.jobs for point in job]
 
 
-def record(point: Point, status: str) -> Result:
+def record(point: Point, status: str, *, attempt: int = 1) -> Result:
     """What a run leaves: r=16 is better than r=8 on validation, and seed 1 worse on test."""
     accuracy = point.config.lora.r / 100
     scores = {"accuracy": accuracy, "f1_macro": 1 - accuracy, "loss": 0.5}
     return Result(
         run_id=point.run_id,
         status=status,
-        attempt=1,
+        attempt=attempt,
         phase="save",
         started_at="2026-01-01T00:00:00.000+00:00",
         ended_at=None,
@@ -92,7 +97,7 @@ def plan(compose: Compose, identify: Identifier) -> Plan:
 @pytest.fixture
 def sweep(base: Config, plan: Plan, identify: Identifier) -> Callable[..., Outcome]:
     def sweep_with(trainer: Trainer, **settings: Any) -> Outcome:
-        return run_sweep(plan, base=replace_values(base, settings), launch=trainer, identify=identify)
+        return Sweep(plan, replace_values(base, settings), trainer, identify).run()
 
     return sweep_with
 
@@ -139,7 +144,7 @@ def test_a_damaged_success_is_trained_again(sweep: Callable[..., Outcome], store
     ("death", "message"),
     [
         ("the process was killed by SIGKILL", "the process was killed by SIGKILL"),
-        (None, "the process ended without a final record"),
+        (None, "the process left no final record"),
     ],
 )
 def test_a_run_that_vanished_is_crashed_and_says_how(
@@ -161,10 +166,49 @@ def test_a_run_that_vanished_is_crashed_and_says_how(
 
 
 def test_a_failure_stays_as_it_was_recorded(sweep: Callable[..., Outcome], store: Store, plan: Plan) -> None:
-    outcome = sweep(Trainer(store, lambda point: "oom" if point.config.lora.r == 16 else "success"))
+    outcome = sweep(Trainer(store, lambda point: "failed" if point.config.lora.r == 16 else "success"))
     found = store.read(plan.points[3].run_id)
-    assert found == record(plan.points[3], "oom")
+    assert found == record(plan.points[3], "failed")
     assert outcome.exit_code == 1
+
+
+def test_out_of_memory_halves_the_micro_batch_as_often_as_allowed(
+    sweep: Callable[..., Outcome], store: Store
+) -> None:
+    asked: list[str] = []
+
+    def status(point: Point) -> str:
+        if point.config.lora.r != 16:
+            return "success"
+        asked.append(trainer.extra[-1])
+        return "oom"
+
+    trainer = Trainer(store, status)
+    outcome = sweep(trainer)
+    assert trainer.trained[3:] == ["lora 16 0"] * 3  # train.oom_retries is 2
+    assert asked[1:] == ["oom_halvings=1", "oom_halvings=2"]
+    assert (outcome.statuses["oom"], outcome.statuses["success"], outcome.exit_code) == (1, 3, 1)
+
+
+def test_a_run_that_another_sweep_trains_is_waited_for(
+    sweep: Callable[..., Outcome], store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = plan.points[2]
+    waited: list[float] = []
+
+    def finish(seconds: float) -> None:
+        waited.append(seconds)
+        claim.close()
+        store.write(record(held, "success"))
+
+    monkeypatch.setattr(engine.time, "sleep", finish)
+    trainer = Trainer(store)
+    with contextlib.ExitStack() as claim:
+        claim.enter_context(store.claim(held.run_id))
+        outcome = sweep(trainer)
+    assert trainer.trained == ["majority 8 0", "full 8 0", "lora 16 0"]
+    assert len(waited) == 1
+    assert outcome.exit_code == 0
 
 
 def test_the_last_line_counts_every_status(sweep: Callable[..., Outcome], store: Store, plan: Plan) -> None:
@@ -266,7 +310,7 @@ def test_every_run_writes_to_the_sweeps_folder_also_where_data_is_swept(
     axes = {"data": ["bbc_news", "bbc_headlines"]}
     plan = plan_sweep([axes], constant=[], compose=lambda lines: compose(*lines), identify=identify)
     trainer = Trainer(store)
-    run_sweep(plan, base=base, launch=trainer, identify=identify)
+    Sweep(plan, base, trainer, identify).run()
     point_lines = trainer.jobs[0][0].overrides
     assert compose(*point_lines, *trainer.extra).results_dir == base.results_dir
 
@@ -301,3 +345,23 @@ def test_a_model_that_is_not_here_stops_a_plan(compose: Compose, identify: Ident
     lines = ["model=local", "model.path=no/such/folder"]
     with pytest.raises(MissingError, match=r"^model\.path=no/such/folder: "):
         plan_sweep([{}], constant=lines, compose=lambda given: compose(*given), identify=identify)
+
+
+def test_halving_trains_in_rungs_and_only_the_better_half_goes_on(
+    compose: Compose, base: Config, store: Store, identify: Identifier
+) -> None:
+    axes: Axes = {"method": ["majority", "lora"], "lora.r": [2, 4, 8, 16], "train.max_steps": [60]}
+    plan = plan_sweep([axes], constant=[], compose=lambda lines: compose(*lines), identify=identify)
+    trainer = Trainer(store)
+    settings = {"sweep.strategy": "halving", "sweep.final_seeds": [0, 1]}
+    outcome = Sweep(plan, replace_values(base, settings), trainer, identify).run()
+    rungs = [
+        sorted((point.config.lora.r, point.config.train.stop_step) for point in job)
+        for job in trainer.jobs[1:-1]
+    ]
+    assert trainer.trained[0] == "majority 2 0"
+    assert rungs == [[(2, 10), (4, 10), (8, 10), (16, 10)], [(8, 20), (16, 20)], [(16, 40)], [(16, None)]]
+    resumed = [point.config.resume_from for point in trainer.jobs[2]]
+    assert set(resumed) <= {point.run_id for point in trainer.jobs[1]}
+    assert trainer.trained[-1] == "lora 16 1"  # the final seed, trained in full
+    assert (outcome.planned, outcome.exit_code) == (10, 0)

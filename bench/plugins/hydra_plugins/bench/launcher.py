@@ -1,6 +1,8 @@
-"""Hydra's launcher of bench: every job in a fresh process, one after the other."""
+"""Hydra's launcher of bench: every job in a fresh process, as many at a time as there are slots."""
 
-from collections.abc import Sequence
+import queue
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,12 +13,19 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from bench.errors import RunError
-from bench.sweep.isolate import call_isolated
+from bench.sweep.isolate import Isolation, ProcessError
+from bench.sweep.slots import Slot
 
 
 class BenchLauncher(Launcher):
-    """A crash, an exit or a leak of memory in one job touches no other."""
+    """A crash, an exit, a hang or a leak of memory in one job touches no other."""
+
+    def __init__(self) -> None:
+        self.isolation = Isolation()
+        self.slots = [Slot(())]
+        self.seconds: float | None = None  # that a job may take
+        self.on_start: Callable[[int], None] = lambda _: None  # with the job's place among those launched
+        self.on_end: Callable[[int, JobReturn], bool] = lambda *_: True  # False: start no further job
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keeps what launch needs."""
@@ -26,19 +35,58 @@ class BenchLauncher(Launcher):
         """Each job's return in order; a job whose process died is a failed one."""
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        return [self._launch_one(job, initial_job_idx + index) for index, job in enumerate(job_overrides)]
+        returns: list[JobReturn | None] = [None] * len(job_overrides)
+        places: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for place in range(len(job_overrides)):
+            places.put(place)
+        go_on = threading.Event()
+        go_on.set()
 
-    def _launch_one(self, overrides: Sequence[str], number: int) -> JobReturn:
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-        with open_dict(config):
-            config.hydra.job.id = str(number)
-            config.hydra.job.num = number
-        call = partial(_run_in_child, self.hydra_context, self.task_function, config, Singleton.get_state())
-        outcome = call_isolated(call)
-        if isinstance(outcome.value, JobReturn):
-            return outcome.value
-        failed = JobReturn(overrides=list(overrides), cfg=config, status=JobStatus.FAILED)
-        failed.return_value = outcome.error or RunError(outcome.describe_death())
+        def work(slot: Slot) -> None:
+            while go_on.is_set() and not self.isolation.stopped:
+                try:
+                    place = places.get_nowait()
+                except queue.Empty:
+                    return
+                self.on_start(place)
+                job = [*job_overrides[place], *slot.overrides]
+                done = self._launch_one(job, initial_job_idx + place, slot)
+                returns[place] = done
+                if not self.on_end(place, done):
+                    go_on.clear()
+
+        workers = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in self.slots]
+        try:
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                while worker.is_alive():  # a join without a timeout would put off signals
+                    worker.join(0.5)
+        except KeyboardInterrupt:
+            self.isolation.stop()
+            raise
+        left_out = ProcessError("another run failed first, and fail_fast is set", status="interrupted")
+        return [done or self._failed(job_overrides[place], left_out) for place, done in enumerate(returns)]
+
+    def _launch_one(self, overrides: Sequence[str], number: int, slot: Slot) -> JobReturn:
+        try:
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.id = str(number)
+                config.hydra.job.num = number
+            call = partial(
+                _run_in_child, self.hydra_context, self.task_function, config, Singleton.get_state()
+            )
+            done: JobReturn = self.isolation.call(
+                call, seconds=self.seconds, environment=dict(slot.environment), threads=slot.threads
+            )
+        except Exception as error:
+            return self._failed(overrides, error)
+        return done
+
+    def _failed(self, overrides: Sequence[str], error: Exception) -> JobReturn:
+        failed = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
+        failed.return_value = error
         return failed
 
 

@@ -1,26 +1,29 @@
 """Hydra's sweeper of bench: the grids of a sweep file under the command line's overrides."""
 
+import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
+from hydra_plugins.bench.cluster import ClusterLauncher
+from hydra_plugins.bench.launcher import BenchLauncher
 from omegaconf import DictConfig
 
 from bench import config as configuration
 from bench.config import Config
+from bench.redaction import show
 from bench.report.table import write_tables
-from bench.run import stop_on_signals
-from bench.store import Store
-from bench.sweep import engine, isolate
-from bench.sweep.plan import Point, combine_axes
+from bench.run import interrupt_code, stop_on_signals, summarise
+from bench.sweep import isolate
+from bench.sweep.engine import Identifier, Sweep
+from bench.sweep.plan import Point
+from bench.sweep.progress import Display
+from bench.sweep.request import plan_request
+from bench.sweep.slots import make_slots
 
 
 class BenchSweeper(Sweeper):
@@ -37,54 +40,68 @@ class BenchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Runs the sweep, writes and prints the table, and exits with the sweep's code."""
-        stop_on_signals()
-        isolate.warm_up()
-        overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
-        swept = {one.key_or_group: _values(one) for one in overrides if one.is_sweep_override()}
-        constant = [str(one.input_line) for one in overrides if not one.is_sweep_override()]
-        fixed = {one.key_or_group: _plain(one.value()) for one in overrides if not one.is_sweep_override()}
-        base = self._compose(constant)
-        identify = engine.Identifier()
-        plan = engine.plan_sweep(
-            combine_axes(base.sweep.grids, swept=swept, fixed=fixed),
-            constant=constant,
-            compose=self._compose,
-            identify=identify,
-        )
-        outcome = engine.run_sweep(plan, base=base, launch=self._launch, identify=identify)
-        store = Store(Path(base.results_dir))
+        local = isinstance(self.worker, BenchLauncher)
+        stop_on_signals(again=self.worker.isolation.kill if isinstance(self.worker, BenchLauncher) else None)
+        if local:
+            isolate.warm_up()
+        identify = Identifier()
+        base, plan = plan_request(arguments, compose=self._compose, identify=identify)
+        sweep = Sweep(plan, base, self._launch, identify)
+        if isinstance(self.worker, BenchLauncher):
+            self.worker.slots = make_slots(sweep.base.devices)
+        if isinstance(self.worker, BenchLauncher | ClusterLauncher):
+            self.worker.seconds = sweep.base.sweep.time_limit_seconds
+        store = sweep.store
+        with Display(log_of=lambda run_id: store.run_folder(run_id) / "log.txt") as self.display:
+            try:
+                outcome = sweep.run()
+                code = outcome.exit_code
+            except KeyboardInterrupt as stopped:
+                sweep.settle()
+                outcome, code = sweep.outcome(), interrupt_code(stopped)
         write_tables(store, lang="en")
         print((store.folder / "table.md").read_text(encoding="utf-8"))
+        if code not in (0, 1):
+            print(show(f"stopped; to go on: bench sweep {shlex.join(arguments)}"))
         print(outcome.last_line(), flush=True)
-        sys.exit(outcome.exit_code)
+        sys.exit(code)
 
     def _compose(self, overrides: Sequence[str]) -> Config:
         return configuration.from_hydra(self.loader.load_sweep_config(self.composed, list(overrides)))
 
-    def _launch(self, points: Sequence[Point], extra: Sequence[str]) -> list[str | None]:
-        """How each job failed outside its own record, or None."""
-        jobs = [[*point.overrides, *extra] for point in points]
-        returns = self.worker.launch(jobs, initial_job_idx=self.launched)
+    def _launch(self, jobs: Sequence[tuple[Point, Sequence[str]]]) -> list[Exception | None]:
+        """The error of each job that is not in its own record, or None."""
+        points = [point for point, _ in jobs]
+        self.display.expect(len(jobs))
+        if isinstance(self.worker, BenchLauncher):
+            self.worker.on_start = lambda place: self.display.start(points[place])
+        if isinstance(self.worker, BenchLauncher | ClusterLauncher):
+            self.worker.on_end = lambda place, job: self._end(points[place], job)
+        lines = [[*point.overrides, *more] for point, more in jobs]
+        assert self.worker is not None
+        returns = self.worker.launch(lines, initial_job_idx=self.launched)
         self.launched += len(jobs)
-        return [_failure(one) for one in returns]
+        if not isinstance(self.worker, BenchLauncher | ClusterLauncher):
+            for point, job in zip(points, returns, strict=True):
+                self._end(point, job)
+        return [_error(job) for job in returns]
+
+    def _end(self, point: Point, job: JobReturn) -> bool:
+        """Shows how a run ended; whether further runs may start."""
+        error = _error(job)
+        if error is not None:
+            self.display.end(point, show(f"{point.run_id} {configuration.describe(point.config)}: {error}"))
+        else:
+            self.display.end(point, summarise(point.config, job.return_value))
+        failed = error is not None or job.return_value.status != "success"
+        return not (failed and point.config.sweep.fail_fast)
 
 
-def _values(override: Override) -> list[Any]:
-    return [_plain(value) for value in override.sweep_iterator()]
-
-
-def _plain(value: Any) -> Any:
-    """The value without the parser's own types."""
-    if isinstance(value, QuotedString):
-        return value.text
-    return [_plain(one) for one in value] if isinstance(value, list) else value
-
-
-def _failure(job: JobReturn) -> str | None:
+def _error(job: JobReturn) -> Exception | None:
     if job.status == JobStatus.COMPLETED:
         return None
-    error = job._return_value  # the property would raise it
-    return str(error) or type(error).__name__
+    error: Exception = job._return_value  # the property would raise it
+    return error
 
 
 ConfigStore.instance().store(

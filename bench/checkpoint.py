@@ -1,0 +1,132 @@
+"""Checkpoints of a training on disk: each is there as a whole or not at all, whenever its process is killed.
+
+A checkpoint is a folder ``<run folder>/checkpoints/step-000100`` with the files that the training needs and a
+manifest, written last, of their SHA-256. Knows nothing of what is in them and never imports torch, so that a
+sweep can remove them.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+KEPT = 2  # the newest, and the one before in case the newest gets damaged
+_STEP = re.compile(r"step-(\d{6,})")
+_PARTIAL = ".partial-"
+_logger = logging.getLogger(__name__)
+
+
+def write(run_folder: Path, *, step: int, lineage: Mapping[str, Any], save: Callable[[Path], None]) -> None:
+    """Puts a checkpoint of the step on disk, durably, and removes all but the newest two.
+
+    ``save`` writes the files into the folder it is given. ``lineage`` says what training this is, in values
+    of JSON: only one of the same lineage may go on from here.
+
+    Raises:
+        OSError: the disk refused it; the checkpoints before are as they were.
+    """
+    folder = run_folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder, prefix=_PARTIAL))
+    try:
+        partial.chmod(0o755)
+        save(partial)
+        files = sorted(partial.iterdir())
+        for path in files:
+            _flush(path)
+        manifest = {"step": step, "lineage": lineage, "files": {path.name: _hash(path) for path in files}}
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        _flush(partial / MANIFEST)
+        _flush(partial)
+        place = folder / f"step-{step:06d}"
+        if place.exists():  # one that could not be used
+            shutil.rmtree(place)
+        partial.rename(place)
+        _flush(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    remove(run_folder, keep=KEPT)
+
+
+def find(run_folder: Path, *, lineage: Mapping[str, Any], last_step: int) -> Iterator[Path]:
+    """The run's valid checkpoints of this lineage up to a step, newest first; it is logged why one is not."""
+    for step, path in reversed(_list(run_folder)):
+        if step > last_step:
+            continue
+        if fault := _find_fault(path, step, lineage):
+            _logger.warning("%s: %s; it is not used", path, fault)
+        else:
+            yield path
+
+
+def remove(run_folder: Path, *, keep: int) -> None:
+    """Removes all of the run's checkpoints but the newest so many, to give back the disk."""
+    found = _list(run_folder)
+    for _, path in found[: max(len(found) - keep, 0)]:
+        _remove(path)
+    if keep == 0:
+        shutil.rmtree(run_folder / FOLDER, ignore_errors=True)
+
+
+def remove_after(run_folder: Path, step: int) -> None:
+    """Removes what a training that goes on from the step has no use for: later checkpoints, and partial ones.
+
+    Only the process that holds the run may do this, as a partial one may be in the making.
+    """
+    for path in (run_folder / FOLDER).glob(f"{_PARTIAL}*"):
+        _remove(path)
+    for found, path in _list(run_folder):
+        if found > step:
+            _remove(path)
+
+
+def _list(run_folder: Path) -> list[tuple[int, Path]]:
+    """Steps and folders, the oldest first."""
+    found = ((_STEP.fullmatch(path.name), path) for path in (run_folder / FOLDER).glob("*"))
+    return sorted((int(name[1]), path) for name, path in found if name)
+
+
+def _find_fault(path: Path, step: int, lineage: Mapping[str, Any]) -> str | None:
+    """Why a training cannot go on from the checkpoint, or None."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["step"] != step:
+            return f"its manifest is of step {manifest['step']}"
+        found = manifest["lineage"]
+        if other := sorted(key for key in {*found, *lineage} if found.get(key) != lineage.get(key)):
+            return f"is of a training with another {', '.join(other)}"
+        for name, digest in manifest["files"].items():
+            if _hash(path / name) != digest:
+                return f"{name} is damaged, its checksum does not match"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"is damaged ({type(error).__name__}: {error})"
+    return None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Makes sure that the file's content, or the folder's names, survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    """Takes the manifest away first, so that what is half removed is no checkpoint."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)

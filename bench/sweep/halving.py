@@ -1,0 +1,124 @@
+"""Successive halving: all configurations for a few steps, the better half for more, and so on. Pure.
+
+A configuration is named by the run_id of its whole training; each rung of it is a run of its own, which
+resumes the one before and so pays only the difference. Source: Jamieson and Talwalkar, arXiv:1502.07943.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.config import replace_values
+from bench.errors import ConfigError
+from bench.sweep.plan import Identify, Point, override_line
+
+ETA = 2  # each rung keeps one configuration in ETA, rounded up, and trains it ETA times as long
+FIRST_SHARE = 6  # the first rung is the total steps over this
+
+
+def rungs(total_steps: int, *, eta: int = ETA, first_steps: int | None = None) -> list[int]:
+    """The step at which each rung ends, the last at ``total_steps``: 300 steps are 50, 100, 200, 300.
+
+    ``first_steps`` is a sixth of the total unless it is given.
+
+    Raises:
+        ConfigError: no steps, or rungs that would not grow.
+    """
+    first = math.ceil(total_steps / FIRST_SHARE) if first_steps is None else first_steps
+    for name, value, least in (("total_steps", total_steps, 1), ("first_steps", first, 1), ("eta", eta, 2)):
+        if value < least:
+            raise ConfigError(f"halving {name}={value}: must be at least {least}")
+    ends = []
+    while first < total_steps:
+        ends.append(first)
+        first *= eta
+    return [*ends, total_steps]
+
+
+def group_points(points: Sequence[Point]) -> list[list[Point]]:
+    """The points that compete: those of one method on one task, so that each method keeps a survivor.
+
+    Seeds do not compete, as the luckiest would win, nor do trainings of different lengths, which share no
+    last rung. A baseline has no steps to halve: it is a group of its own, and a group of one goes straight to
+    the end.
+    """
+    groups: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        groups.setdefault(_rivals(point), []).append(point)
+    return list(groups.values())
+
+
+def count_survivors(count: int, *, eta: int = ETA) -> int:
+    """How many of so many go on to the next rung: one in ``eta``, rounded up."""
+    return math.ceil(count / eta)
+
+
+def survivors(
+    scores: Mapping[str, float | None], *, keep: int, losses: Mapping[str, float | None] | None = None
+) -> list[str]:
+    """The keys with the highest validation scores, best first; ties go to the lower loss, then to the key.
+
+    A score of None is a run that failed and never survives. Of those that did not fail one always does, so
+    that no method is lost.
+    """
+    losses = losses or {}
+
+    def rank(key: str) -> tuple[float, float, str]:
+        score, loss = scores[key], losses.get(key)
+        return -(score or 0.0), loss if _is_known(loss) and loss is not None else math.inf, key
+
+    succeeded = sorted((key for key, score in scores.items() if _is_known(score)), key=rank)
+    return succeeded[: max(keep, 1)]
+
+
+def plan_rung(
+    points: Sequence[Point],
+    *,
+    steps: int,
+    total_steps: int,
+    previous: Mapping[str, str],
+    identify: Identify,
+) -> list[Point]:
+    """The points as runs that end at ``steps``, each from where its run of the rung before stopped.
+
+    ``previous`` maps a point's run_id to that run's; a point that is not in it starts anew. The last rung's
+    runs have the points' own run_ids: resumed or not, it is the same training.
+    """
+    stop = steps if steps < total_steps else None
+    planned = []
+    for point in points:
+        values: dict[str, Any] = {"train.stop_step": stop}
+        if point.run_id in previous:
+            values["resume_from"] = previous[point.run_id]
+        config = replace_values(point.config, values)
+        kept = [line for line in point.overrides if line.lstrip("+").partition("=")[0] not in values]
+        lines = (*kept, *(override_line(key, value) for key, value in values.items()))
+        planned.append(Point(lines, config, identify(config)))
+    return planned
+
+
+def count_by_rung(count: int, *, rungs: Sequence[int], eta: int = ETA) -> list[int]:
+    """How many of so many configurations train in each rung, if none fails."""
+    counts = [count]
+    while len(counts) < len(rungs):
+        counts.append(count_survivors(counts[-1], eta=eta))
+    return counts
+
+
+def budget(rungs: Sequence[int], counts: Sequence[int]) -> int:
+    """The training steps spent when so many runs train in each rung: one that resumes pays the difference."""
+    starts = [0, *rungs[:-1]]
+    return sum(count * (end - start) for count, start, end in zip(counts, starts, rungs, strict=True))
+
+
+def _rivals(point: Point) -> tuple[Any, ...]:
+    """What the points of a group have in common."""
+    config, canonical = point.config, point.identity.canonical
+    if config.method.estimator != "network":
+        return (point.run_id,)
+    task = (canonical["data"]["fingerprint"], canonical["model"]["revision"])
+    return (*task, config.method.name, config.seed, config.train.max_steps, config.train.epochs)
+
+
+def _is_known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

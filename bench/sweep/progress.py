@@ -1,0 +1,106 @@
+"""What a person sees while a sweep runs: a live view in a terminal, else a line for each run that ends."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from bench.config import describe
+from bench.redaction import show
+from bench.sweep.plan import Point
+
+TAIL_BYTES = 2000  # of a run's log, where its newest line is
+
+
+@dataclass
+class Display:
+    """Overall bar with the time left, as finished runs tell it, and each current run's newest log line.
+
+    Output that is not a terminal gets plain lines only, without control characters.
+    """
+
+    log_of: Callable[[str], Path]  # a run's log file
+    console: Console = field(default_factory=Console)
+    total: int = 0
+    done: int = 0
+    current: dict[str, Point] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("runs"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, console=self.console)
+        self.task = self.bar.add_task("sweep", total=None)
+        self.live = Live(
+            get_renderable=self._render, console=self.console, refresh_per_second=2, transient=True
+        )
+
+    def __enter__(self) -> "Display":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def expect(self, count: int) -> None:
+        """So many runs more will be started."""
+        with self.lock:
+            self.total += count
+            self.bar.update(self.task, total=self.total)
+
+    def start(self, point: Point) -> None:
+        """The run begins."""
+        with self.lock:
+            self.current[point.run_id] = point
+
+    def end(self, point: Point, line: str) -> None:
+        """The run has ended; ``line`` says how."""
+        with self.lock:
+            self.current.pop(point.run_id, None)
+            self.done += 1
+            self.bar.update(self.task, completed=self.done)
+            self.console.print(Text(f"[{self.done}/{self.total}] {line}"), soft_wrap=True)
+
+    def _render(self) -> Group:
+        with self.lock:
+            points = list(self.current.values())
+        lines = [
+            Text(show(f"{describe(point.config)}: {self._tail(point)}"), overflow="ellipsis", no_wrap=True)
+            for point in points
+        ]
+        return Group(*lines, self.bar)
+
+    def _tail(self, point: Point) -> str:
+        """The newest line of the run's log without its time, or that it is starting."""
+        try:
+            with self.log_of(point.run_id).open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - TAIL_BYTES))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return "starting"
+        steps = [line for line in text.splitlines() if " bench: step " in line]
+        return steps[-1].partition(" bench: ")[2] if steps else "starting"

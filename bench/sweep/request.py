@@ -1,0 +1,87 @@
+"""What a sweep's command line asks for: its overrides read, the sub-grids chosen, the runs planned."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
+
+from bench.config import Config
+from bench.errors import ConfigError
+from bench.store import Store
+from bench.sweep.engine import Identifier, plan_sweep
+from bench.sweep.plan import Compose, Plan, combine_axes
+
+_WHOLE_SWEEP = ("experiment", "sweep", "results_dir", "track")  # one value for all runs of a sweep
+
+
+def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identifier) -> tuple[Config, Plan]:
+    """What all runs share, and the distinct runs that the command line and its sweep file ask for.
+
+    Raises:
+        ConfigError: every fault of every planned run, or a setting of the whole sweep that is swept.
+        DataError, MissingError: the texts or the model are wrong or not there.
+    """
+    overrides = OverridesParser.create().parse_overrides(_join_devices(arguments))
+    swept = {one.key_or_group: _values(one) for one in overrides if one.is_sweep_override()}
+    if wrong := [key for key in swept if key.split(".")[0] in _WHOLE_SWEEP]:
+        raise ConfigError(f"{wrong[0]}: one sweep has one; start a sweep for each value")
+    constant = [str(one.input_line) for one in overrides if not one.is_sweep_override()]
+    fixed = {one.key_or_group: _plain(one.value()) for one in overrides if not one.is_sweep_override()}
+    base = compose(constant)
+    plan = plan_sweep(
+        combine_axes(base.sweep.grids, swept=swept, fixed=fixed),
+        constant=constant,
+        compose=compose,
+        identify=identify,
+    )
+    return base, plan
+
+
+def describe_plan(plan: Plan, store: Store) -> dict[str, Any]:
+    """What ``bench plan --json`` prints; memory and hours are not predicted yet, and say so."""
+    done = {point.run_id for point in plan.points if _is_done(store, point.run_id)}
+    runs = [
+        {
+            "run_id": point.run_id,
+            "overrides": list(point.overrides),
+            "state": "done" if point.run_id in done else "planned",
+            "fits": None,
+            "predicted_peak_reserved_bytes": None,
+            "predicted_hours": None,
+            "reason": "this version does not predict memory and time",
+        }
+        for point in plan.points
+    ]
+    return {
+        "combinations": plan.combinations,
+        "distinct": len(plan.points),
+        "done": len(done),
+        "remaining": len(plan.points) - len(done),
+        "total_hours": None,
+        "runs": runs,
+    }
+
+
+def _is_done(store: Store, run_id: str) -> bool:
+    found = store.read(run_id)
+    return found is not None and found.status == "success"
+
+
+def _join_devices(arguments: Sequence[str]) -> list[str]:
+    """``devices=0,1`` is a list of places to run at, not something to sweep."""
+    return [
+        f"devices='{line.partition('=')[2]}'" if line.startswith("devices=") and "'" not in line else line
+        for line in arguments
+    ]
+
+
+def _values(override: Override) -> list[Any]:
+    return [_plain(value) for value in override.sweep_iterator()]
+
+
+def _plain(value: Any) -> Any:
+    """The value without the parser's own types."""
+    if isinstance(value, QuotedString):
+        return value.text
+    return [_plain(one) for one in value] if isinstance(value, list) else value

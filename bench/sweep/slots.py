@@ -1,0 +1,27 @@
+"""Where the runs of a sweep may run at the same time: GPUs by number, or shares of the CPU."""
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place for one run at a time."""
+
+    overrides: tuple[str, ...]  # of a job that runs here
+    environment: tuple[tuple[str, str], ...] = ()
+    threads: int | None = None  # that torch computes with; None: as many as there are cores
+
+
+def make_slots(devices: str) -> list[Slot]:
+    """The slots that ``devices`` (auto, cpu, cuda, cpu*2, 0,1) means; checks.py has checked its form."""
+    if devices.startswith("cpu*"):
+        count = int(devices.removeprefix("cpu*"))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return [Slot(("devices=cpu",), threads=max(1, cores // count))] * count
+    if devices[0].isdigit():
+        return [
+            Slot(("devices=cuda",), environment=(("CUDA_VISIBLE_DEVICES", number),))
+            for number in devices.split(",")
+        ]
+    return [Slot((f"devices={devices}",))]

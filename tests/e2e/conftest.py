@@ -1,0 +1,175 @@
+"""The real command line in an empty folder, and an injector of faults into the processes that it starts."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+COUNT = re.compile(r"(\w+)=(\d+)")
+
+# Python runs this at its start in every process: it wraps bench.trainer.take_step once that is imported.
+# A run is known by its learning rate; each fault fires once, at its step, and leaves a mark.
+INJECTOR = """
+import importlib.abc, importlib.machinery, json, os, sys, time
+
+PLAN = json.loads(os.environ["FAULTS"])  # learning rate -> [fault, step]
+MARKS = os.environ["FAULT_MARKS"]
+
+
+def fire(fault, model):
+    import signal
+    import torch
+
+    if fault == "exception":
+        raise ValueError("injected")
+    if fault == "exit":
+        sys.exit(0)
+    if fault == "_exit":
+        os._exit(0)
+    if fault in ("SIGKILL", "SIGSEGV"):
+        os.kill(os.getpid(), getattr(signal, fault))
+    if fault == "torch_oom":
+        raise torch.OutOfMemoryError("injected")
+    if fault == "cuda_oom":
+        raise RuntimeError("CUDA error: out of memory")
+    if fault == "memory_error":
+        raise MemoryError
+    if fault == "nan":
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(float("nan"))
+    if fault == "hang":
+        time.sleep(3600)
+
+
+def wrap(module):
+    original, steps = module.take_step, []
+
+    def take_step(model, micro_batches, optimizer, *rest, **named):
+        steps.append(1)
+        rate = repr(optimizer.param_groups[0]["initial_lr"])
+        fault, step = PLAN.get(rate, [None, 0])
+        mark = os.path.join(MARKS, rate)
+        if fault and len(steps) == step and not os.path.exists(mark):
+            os.makedirs(mark)
+            fire(fault, model)
+        return original(model, micro_batches, optimizer, *rest, **named)
+
+    module.take_step = take_step
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "bench.trainer":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            wrap(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@dataclass
+class Bench:
+    """The command, run in ``folder`` without a W&B key and without a home of its own."""
+
+    folder: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that the command gets."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+        home = {"HOME": str(self.folder / "home"), "XDG_CACHE_HOME": str(self.folder / "cache")}
+        return kept | home | self.variables
+
+    def __call__(
+        self, *arguments: str, module: Sequence[str] = ("bench",)
+    ) -> "subprocess.CompletedProcess[str]":
+        """Runs it to its end."""
+        with self.start(*arguments, module=module) as process:
+            out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def start(self, *arguments: str, module: Sequence[str] = ("bench",)) -> "subprocess.Popen[str]":
+        """Starts it in a process group of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", *module, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+
+    def inject(self, faults: Mapping[float, tuple[str, int]]) -> None:
+        """From now on the run with this learning rate meets this fault at this step, once."""
+        plan = {repr(rate): fault for rate, fault in faults.items()}
+        (self.folder / "injector").mkdir(exist_ok=True)
+        (self.folder / "injector" / "sitecustomize.py").write_text(INJECTOR)
+        self.variables |= {
+            "PYTHONPATH": str(self.folder / "injector"),
+            "FAULTS": json.dumps(plan),
+            "FAULT_MARKS": str(self.folder / "marks"),
+        }
+
+    def records(self) -> dict[float, dict[str, object]]:
+        """The records in results/, by learning rate."""
+        found = [json.loads(path.read_text()) for path in (self.folder / "results").rglob("result.json")]
+        return {record["config"]["train"]["lr"]: record for record in found}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def tiny(tiny_bert: Path, texts: Path) -> list[str]:
+    """Overrides of a short run of the tiny model."""
+    return [
+        "model=local",
+        f"model.path={tiny_bert}",
+        "data=files",
+        f"data.train={texts}",
+        "train.max_steps=12",
+        "train.warmup_steps=0",
+        "train.eval_steps=6",
+        "train.log_steps=2",
+        "train.micro_batch_size=8",
+        "train.checkpoint_steps=4",
+        "track.mode=disabled",
+    ]
+
+
+Count = Callable[[str], dict[str, int]]
+
+
+@pytest.fixture
+def count() -> Count:
+    """The numbers of a sweep's last line that are not 0."""
+
+    def counts_of(stdout: str) -> dict[str, int]:
+        last = stdout.splitlines()[-1]
+        assert last.startswith("sweep: planned=")
+        numbers = {name: int(number) for name, number in COUNT.findall(last)}
+        statuses = [number for name, number in numbers.items() if name not in ("planned", "skipped")]
+        assert sum(statuses) == numbers["planned"]
+        return {name: number for name, number in numbers.items() if number}
+
+    return counts_of

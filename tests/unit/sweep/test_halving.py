@@ -1,0 +1,271 @@
+"""Halving spends few steps, keeps the best of every method, and never depends on an order."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.config import Config, Identity, hash_canonical, identify
+from bench.errors import ConfigError
+from bench.sweep import halving
+from bench.sweep.plan import Plan, Point, combine_axes, expand, make_plan
+
+Compose = Callable[..., Config]
+
+SCORES = st.none() | st.sampled_from([0.0, 0.5, 0.75, 1.0, math.nan]) | st.floats(0, 1)
+SCORED = st.dictionaries(st.text(max_size=4), SCORES, max_size=12)
+
+
+def identify_here(config: Config) -> Identity:
+    return identify(config, data_fingerprint=config.data.name, model_revision=config.model.name)
+
+
+def plan_of(compose: Compose, *grids: Mapping[str, Any]) -> Plan:
+    return make_plan(list(expand(list(grids), compose=lambda lines: compose(*lines))), identify_here)
+
+
+def names_of(groups: Sequence[Sequence[Point]]) -> list[tuple[str, int]]:
+    return [(group[0].config.method.name, len(group)) for group in groups]
+
+
+@pytest.mark.parametrize(
+    ("total", "given_values", "expected"),
+    [
+        (300, {}, [50, 100, 200, 300]),
+        (300, {"first_steps": 75}, [75, 150, 300]),
+        (300, {"first_steps": 75, "eta": 4}, [75, 300]),
+        (300, {"first_steps": 300}, [300]),
+        (300, {"first_steps": 301}, [300]),
+        (7, {}, [2, 4, 7]),
+        (1, {}, [1]),
+    ],
+)
+def test_rungs_grow_by_eta_up_to_the_total(
+    total: int, given_values: dict[str, int], expected: list[int]
+) -> None:
+    assert halving.rungs(total, **given_values) == expected
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"eta": 1}, "halving eta=1: must be at least 2"),
+        ({"first_steps": 0}, "halving first_steps=0: must be at least 1"),
+        ({"total_steps": 0}, "halving total_steps=0: must be at least 1"),
+    ],
+)
+def test_rungs_that_would_not_grow_are_an_error(wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        halving.rungs(**({"total_steps": 300} | wrong))
+
+
+@given(st.integers(1, 10_000), st.integers(2, 5), st.none() | st.integers(1, 10_000))
+def test_rungs_rise_to_the_total(total: int, eta: int, first: int | None) -> None:
+    found = halving.rungs(total, eta=eta, first_steps=first)
+    assert found[-1] == total
+    assert found == sorted(set(found))
+    assert found[0] >= 1
+
+
+@pytest.mark.parametrize(
+    ("scores", "losses", "keep", "expected"),
+    [
+        ({"a": 0.5, "b": 0.9, "c": 0.7}, None, 2, ["b", "c"]),
+        ({"a": 0.5, "b": 0.5, "c": 0.5}, {"a": 0.3, "b": 0.1, "c": 0.2}, 2, ["b", "c"]),
+        ({"a": 0.5, "b": 0.5, "c": 0.5}, {"a": None, "b": math.nan, "c": 9.0}, 3, ["c", "a", "b"]),
+        ({"b": 0.5, "a": 0.5}, None, 1, ["a"]),
+        ({"a": 0.4, "b": 0.5}, {"a": 0.1, "b": 0.9}, 1, ["b"]),  # the loss breaks ties, nothing else
+        ({"a": None, "b": math.nan, "c": 0.0}, None, 3, ["c"]),
+        ({"a": None, "b": 0.1}, None, 0, ["b"]),
+        ({"a": None}, None, 1, []),
+        ({}, None, 1, []),
+    ],
+)
+def test_the_best_survive_and_a_failure_never(
+    scores: dict[str, float | None], losses: dict[str, float | None] | None, keep: int, expected: list[str]
+) -> None:
+    assert halving.survivors(scores, keep=keep, losses=losses) == expected
+
+
+@given(SCORED, st.integers(0, 15), st.randoms())
+def test_survivors_are_among_the_best_whatever_the_order(
+    scores: dict[str, float | None], keep: int, random: Any
+) -> None:
+    kept = halving.survivors(scores, keep=keep)
+    items = list(scores.items())
+    random.shuffle(items)
+    assert halving.survivors(dict(items), keep=keep) == kept
+    good = {key: score for key, score in scores.items() if score is not None and not math.isnan(score)}
+    assert len(kept) == min(max(keep, 1), len(good))
+    assert set(kept) <= set(good)
+    lost = set(good) - set(kept)
+    assert not lost or min(good[key] for key in kept) >= max(good[key] for key in lost)
+
+
+@given(st.integers(1, 200), st.integers(2, 4), st.integers(1, 2000), st.none() | st.integers(1, 2000))
+def test_halving_never_costs_more_than_the_grid(count: int, eta: int, total: int, first: int | None) -> None:
+    ends = halving.rungs(total, eta=eta, first_steps=first)
+    counts = halving.count_by_rung(count, rungs=ends, eta=eta)
+    spent = halving.budget(ends, counts)
+    assert counts[0] == count
+    assert counts == sorted(counts, reverse=True)
+    assert min(counts) >= 1
+    assert total <= spent <= count * total
+    assert (spent < count * total) == (count > 1 and len(ends) > 1)
+
+
+def test_a_resumed_run_pays_only_the_difference() -> None:
+    assert halving.budget([50, 100, 300], [4, 2, 1]) == 4 * 50 + 2 * 50 + 1 * 200
+    assert halving.budget([300], [4]) == 1200
+
+
+def test_the_quickstart_costs_under_half_of_its_grid() -> None:
+    ends = halving.rungs(300)
+    spent = {count: halving.budget(ends, halving.count_by_rung(count, rungs=ends)) for count in (2, 4)}
+    assert ends == [50, 100, 200, 300]
+    assert spent[2] == 2 * 50 + 1 * 250  # 350 of 600
+    assert spent[4] == 4 * 50 + 2 * 50 + 1 * 200  # 500 of 1200
+    full, lora, qlora = spent[2], spent[4], spent[4]
+    assert (full + lora + qlora, (2 + 4 + 4) * 300) == (1350, 3000)  # 45 %
+
+
+def test_the_quickstarts_methods_do_not_compete_with_each_other(compose: Compose) -> None:
+    plan = plan_of(compose, *combine_axes(compose("sweep=quickstart").sweep.grids, swept={}, fixed={}))
+    assert sorted(names_of(halving.group_points(plan.points))) == [
+        ("full", 2),
+        ("head", 1),
+        ("lora", 4),
+        ("majority", 1),
+        ("qlora", 4),
+        ("tfidf", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("axes", "sizes"),
+    [
+        ({"data": ["bbc_headlines", "bbc_news"]}, [2, 2]),  # other texts are another task
+        ({"model": ["minilm", "local"]}, [2, 2]),
+        ({"seed": [0, 1]}, [2, 2]),  # the luckiest seed would win
+        ({"train.max_steps": [300, 600]}, [2, 2]),  # no last rung in common
+        ({"train.micro_batch_size": [8, 16]}, [4]),
+        ({"lora.r": [8, 16]}, [4]),
+    ],
+)
+def test_only_what_can_be_compared_competes(
+    compose: Compose, axes: dict[str, list[Any]], sizes: list[int]
+) -> None:
+    plan = plan_of(compose, {"method": ["lora"], "train.lr": [1e-3, 3e-3], **axes})
+    assert [len(group) for group in halving.group_points(plan.points)] == sizes
+
+
+def test_a_baseline_does_not_compete(compose: Compose) -> None:
+    plan = plan_of(compose, {"method": ["head"], "train.max_length": [32, 64]})
+    assert [len(group) for group in halving.group_points(plan.points)] == [1, 1]
+
+
+def test_a_rung_stops_early_and_resumes_the_one_before(compose: Compose) -> None:
+    points = plan_of(compose, {"method": ["lora"], "lora.r": [8, 16]}).points
+    first = halving.plan_rung(points, steps=50, total_steps=300, previous={}, identify=identify_here)
+    previous = {point.run_id: run.run_id for point, run in zip(points, first, strict=True)}
+    second = halving.plan_rung(
+        points[:1], steps=100, total_steps=300, previous=previous, identify=identify_here
+    )
+    last = halving.plan_rung(
+        points[:1], steps=300, total_steps=300, previous=previous, identify=identify_here
+    )
+    assert first[0].overrides == ("method=lora", "lora.r=8", "train.stop_step=50")
+    assert second[0].overrides[:3] == ("method=lora", "lora.r=8", "train.stop_step=100")
+    assert [run.config.train.stop_step for run in (first[0], second[0], last[0])] == [50, 100, None]
+    assert [run.config.resume_from for run in (first[0], second[0], last[0])] == [
+        None,
+        first[0].run_id,
+        first[0].run_id,
+    ]
+    assert len({run.run_id for run in (*first, *second, *last)}) == 4
+    assert last[0].run_id == points[0].run_id  # resumed or not, it is the same training
+
+
+def test_a_rungs_overrides_compose_to_its_configuration(compose: Compose) -> None:
+    points = plan_of(compose, {"method": ["full", "qlora"], "train.lr": [1e-4]}).points
+    for run_id in ("0123456789ab", "012345678901", "1234567890e1", "abcdefabcdef"):
+        previous = {point.run_id: run_id for point in points}
+        for steps in (50, 300):
+            for run in halving.plan_rung(
+                points, steps=steps, total_steps=300, previous=previous, identify=identify_here
+            ):
+                assert compose(*run.overrides) == run.config
+                assert run.config.resume_from == run_id
+                again = halving.plan_rung(
+                    [run], steps=steps, total_steps=300, previous={}, identify=identify_here
+                )
+                assert again[0].overrides.count(f"train.stop_step={50 if steps == 50 else 'null'}") == 1
+
+
+def halve(plan: Plan, score: Callable[[Point], float | None]) -> tuple[set[str], int]:
+    """A whole halving as the engine does it: the run_ids that reach the end, and the steps spent."""
+    groups = halving.group_points(plan.points)
+    previous: dict[str, str] = {}
+    reached: dict[str, int] = {}
+    spent, finished = 0, set()
+    for rung in range(10):
+        for index, group in enumerate(groups):
+            if not group:
+                continue
+            total = group[0].config.train.max_steps or 0
+            ends = halving.rungs(total)
+            steps = total if len(group) == 1 else ends[min(rung, len(ends) - 1)]
+            runs = halving.plan_rung(
+                group, steps=steps, total_steps=total, previous=previous, identify=identify_here
+            )
+            spent += sum(steps - reached.get(point.run_id, 0) for point in group)
+            reached |= {point.run_id: steps for point in group}
+            previous |= {point.run_id: run.run_id for point, run in zip(group, runs, strict=True)}
+            scores = {point.run_id: score(point) for point in group}
+            if steps == total:
+                finished |= {run.run_id for run in runs if scores[run.run_id] is not None}
+                groups[index] = []
+                continue
+            kept = halving.survivors(scores, keep=halving.count_survivors(len(group)))
+            groups[index] = [point for point in group if point.run_id in kept]
+    return finished, spent
+
+
+def score_by_hash(failing: int) -> Callable[[Point], float | None]:
+    """A score for each point, and some failures, that no order decides."""
+
+    def score(point: Point) -> float | None:
+        value = int(hash_canonical({"of": point.run_id})[:6], 16)
+        return None if value % 10 < failing else value / 2**24
+
+    return score
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    methods=st.lists(st.sampled_from(["full", "lora", "qlora", "head"]), min_size=1, max_size=3, unique=True),
+    ranks=st.lists(st.sampled_from([4, 8, 16]), min_size=1, unique=True),
+    rates=st.lists(st.sampled_from([1e-4, 1e-3, 1e-2]), min_size=1, unique=True),
+    failing=st.integers(0, 8),
+    random=st.randoms(),
+)
+def test_every_method_keeps_a_survivor_at_no_more_than_the_grids_steps(
+    compose: Compose, methods: list[str], ranks: list[int], rates: list[float], failing: int, random: Any
+) -> None:
+    plan = plan_of(compose, {"method": methods, "lora.r": ranks, "train.lr": rates})
+    score = score_by_hash(failing)
+    finished, spent = halve(plan, score)
+    shuffled = list(plan.points)
+    random.shuffle(shuffled)
+    assert halve(Plan(tuple(shuffled), plan.combinations), score) == (finished, spent)
+    assert spent <= 300 * len(plan.points)
+    assert finished <= {point.run_id for point in plan.points}
+    for group in halving.group_points(plan.points):
+        alive: Mapping[str, float] = {
+            point.run_id: value for point in group if (value := score(point)) is not None
+        }
+        if alive:  # constant scores: the best of all is never given up
+            assert max(alive, key=lambda run_id: alive[run_id]) in finished
