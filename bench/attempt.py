@@ -70,7 +70,9 @@ def _redact_file(path: Path) -> None:
         path.write_text(redacted, encoding="utf-8", errors="surrogateescape")
 
 
-def attempt(config: Config, dataset: Dataset, *, model_folder: Path, store: Store, started: Result) -> Result:
+def attempt(
+    config: Config, dataset: Dataset, *, model_folder: Path, store: Store, started: Result, mode: Mode
+) -> Result:
     """Fits, scores and records; an error becomes the record's status.
 
     Raises:
@@ -80,7 +82,7 @@ def attempt(config: Config, dataset: Dataset, *, model_folder: Path, store: Stor
     started = dataclasses.replace(
         started, provenance=provenance.describe(model_revision=weights.revision(config.model))
     )
-    tracker = _start_tracker(config, started)
+    tracker = _start_tracker(config, started, mode)
     history: list[dict[str, Any]] = []
 
     def log(row: trainer.Row, step: int) -> None:
@@ -106,10 +108,12 @@ def attempt(config: Config, dataset: Dataset, *, model_folder: Path, store: Stor
         _log.error("the run failed", exc_info=raised)
     store.write_history(started.run_id, history)
     result = _finish_record(started, dataset, meter, fitted=fitted, error=error)
+    result = dataclasses.replace(result, tracking=_describe_tracker(tracker))
+    store.write(result)  # before W&B may take its time
     tracker.finish(summary=flatten(result), predictions=predictions, success=error is None)
-    described = {"mode": tracker.mode, "wandb_run_id": tracker.wandb_run_id, "reason": tracker.reason}
-    result = dataclasses.replace(result, tracking=described)
-    store.write(result)
+    if _describe_tracker(tracker) != result.tracking:
+        result = dataclasses.replace(result, tracking=_describe_tracker(tracker))
+        store.write(result)
     if result.status == "success":  # one that was stopped is there to be gone on from
         kept = 0 if config.train.stop_step is None else 1
         checkpoint.remove(store.run_folder(started.run_id), keep=kept)
@@ -118,17 +122,18 @@ def attempt(config: Config, dataset: Dataset, *, model_folder: Path, store: Stor
     return result
 
 
-def _start_tracker(config: Config, started: Result) -> Tracker:
+def _describe_tracker(tracker: Tracker) -> dict[str, Any]:
+    """The block ``tracking`` of a record."""
+    return {"mode": tracker.mode, "wandb_run_id": tracker.wandb_run_id, "reason": tracker.reason}
+
+
+def _start_tracker(config: Config, started: Result, mode: Mode) -> Tracker:
     """W&B's run beside this one: what it is, for the dashboards."""
-    settings = config.track
-    mode = tracking.resolve(settings.mode, probe_seconds=settings.probe_seconds)
-    if settings.reason is not None:
-        mode = Mode(mode.mode, settings.reason)
     folder = Path(config.results_dir)
     return tracking.start(
         mode,
-        project=settings.project,
-        entity=settings.entity,
+        project=config.track.project,
+        entity=config.track.entity,
         folder=folder,
         run_id=started.run_id,
         name=describe(config),

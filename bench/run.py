@@ -23,14 +23,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from bench import checkpoint, data, tracking, weights
 from bench import config as configuration
-from bench import data, weights
 from bench.checks import require_valid
 from bench.config import Config, Identity
 from bench.data import Dataset
 from bench.errors import BenchError, ConfigError
 from bench.redaction import show
 from bench.store import Result, Store, start_record
+from bench.tracking import Mode
 
 PLUGINS_DIR = Path(__file__).parent / "plugins"
 INTERRUPTED, TERMINATED = 130, 143  # exit codes
@@ -65,11 +66,14 @@ def run(config: Config) -> Result:
 
     trained = halve_micro_batch(_name_device(config))
     attempt.require_device(trained)
+    mode = _decide_tracking(config)
     store = Store(Path(config.results_dir))
     store.prepare()
     with store.claim(prepared.identity.run_id) as folder:
         found = store.read(prepared.identity.run_id)
         if found is not None and found.status == "success":
+            if config.train.stop_step is None:
+                checkpoint.remove(folder, keep=0)  # a kill just after the record may have left them
             return found
         started = start_record(
             config,
@@ -86,6 +90,7 @@ def run(config: Config) -> Result:
                 model_folder=prepared.model_folder,
                 store=store,
                 started=started,
+                mode=mode,
             )
 
 
@@ -125,6 +130,14 @@ def halve_micro_batch(config: Config) -> Config:
         gradient_accumulation_steps=train.gradient_accumulation_steps * 2**times,
     )
     return dataclasses.replace(config, train=halved)
+
+
+def _decide_tracking(config: Config) -> Mode:
+    """W&B's mode: found out here, unless a sweep has done so for all its runs."""
+    settings = config.track
+    if settings.reason is not None:
+        return Mode(settings.mode, settings.reason)
+    return tracking.resolve(settings.mode, probe_seconds=settings.probe_seconds)
 
 
 def _name_device(config: Config) -> Config:

@@ -15,6 +15,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +28,8 @@ import pandas as pd
 
 from bench.errors import BenchError, ConfigError, MissingError
 
-INIT_SECONDS = 30  # wandb waits 10 more; its default is 90
-FINISH_SECONDS = 60  # by default wandb waits for ever on a server that died
+INIT_SECONDS = 15  # wandb waits 10 more; its default is 90
+FINISH_SECONDS = 20  # by default wandb waits for ever on a server that died
 UPLOAD_SECONDS = 300  # of one offline run, about 0.1 MB; `wandb sync` retries a lost server for ever
 _LATER = "upload later with `bench sync`"
 _NETRC_ALIASES = {"api.forge.coreweave.com": "api.wandb.ai"}  # W&B's public server, and its name before
@@ -102,6 +103,8 @@ def start(
     """
     if mode.mode == "disabled":
         return NullTracker(mode.reason)
+    if mode.mode == "online" and _lost_mark(folder).exists():
+        mode = Mode("offline", f"W&B's server was lost earlier in this sweep; {_LATER}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):  # wandb would write to the system's temporary folder instead
@@ -120,8 +123,15 @@ def start(
     except Exception as error:
         reason = f"W&B could not start: {_describe(error)}"
         _log.warning("%s; the run goes on without it", reason)
+        if mode.mode == "online":
+            _mark_lost(folder)
         return NullTracker(reason)
-    return WandbTracker(run=run, mode=mode.mode, reason=mode.reason, wandb_run_id=run.id)
+    return WandbTracker(run=run, mode=mode.mode, reason=mode.reason, wandb_run_id=run.id, folder=folder)
+
+
+def begin_sweep(folder: Path) -> None:
+    """Forgets that an earlier sweep lost the server."""
+    _lost_mark(folder).unlink(missing_ok=True)
 
 
 @dataclass
@@ -147,6 +157,7 @@ class WandbTracker:
     mode: str
     reason: str | None
     wandb_run_id: str | None
+    folder: Path
     failed: bool = False
 
     def log(self, row: Row, *, step: int) -> None:
@@ -159,7 +170,14 @@ class WandbTracker:
         self._attempt("write the summary", lambda: self.run.summary.update(_present(summary)))
         if predictions is not None:
             self._attempt("log the predictions", lambda: _log_predictions(self.run, predictions))
+        started = time.monotonic()
         self._attempt("finish", lambda: self.run.finish(exit_code=0 if success else 1), always=True)
+        if self.mode == "online" and time.monotonic() - started >= FINISH_SECONDS:
+            self.reason = (
+                f"W&B is incomplete, its server did not take everything in {FINISH_SECONDS} s; {_LATER}"
+            )
+            _log.warning("%s", self.reason)
+            _mark_lost(self.folder)
 
     def _attempt(self, action: str, call: Callable[[], object], *, always: bool = False) -> None:
         """Calls wandb, unless it failed before; its errors are reported once and never raised."""
@@ -193,6 +211,17 @@ def sync(results_dir: Path, *, probe_seconds: float) -> tuple[int, int]:
     _require_server("bench sync", probe_seconds)
     outcomes = [_upload(folder) for folder in offline_folders(results_dir)]
     return outcomes.count(True), outcomes.count(False)
+
+
+def _lost_mark(folder: Path) -> Path:
+    """The file whose presence tells the other runs of a sweep not to wait for the server again."""
+    return folder / "wandb" / ".server-lost"
+
+
+def _mark_lost(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        _lost_mark(folder).parent.mkdir(parents=True, exist_ok=True)
+        _lost_mark(folder).touch()
 
 
 def _init(**described: Any) -> Any:

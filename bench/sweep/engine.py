@@ -116,12 +116,13 @@ class Sweep:
             print(f"W&B: {mode.reason}", flush=True)
         self.shared = [
             f"track.mode={mode.mode}",
-            override_line("track.reason", mode.reason),
+            override_line("track.reason", mode.reason or "the server answered when the sweep began"),
             override_line(
                 "results_dir", self.base.results_dir
             ),  # one folder for all, also where data is swept
         ]
         self.store.prepare()
+        tracking.begin_sweep(self.store.folder)
         for line in self.store.recover():
             print(show(line), flush=True)
         halving = self.base.sweep.strategy == "halving"

@@ -331,7 +331,14 @@ print(time.monotonic() - started)
         mode = process.stdout.readline()
         server.hangs.set()
         out, err = process.communicate("\n", timeout=60)
-    assert (mode, err) == ("online\n", "")
+    assert mode == "online\n"
+    assert err.startswith("W&B is incomplete, its server did not take everything in 3 s; ")
+    assert len(err.splitlines()) == 1
+    again = start(tmp_path / "results", Mode("online", None))  # another run of the sweep does not wait again
+    assert (again.mode, str(again.reason)[:23]) == ("offline", "W&B's server was lost e")
+    again.finish(summary={}, predictions=None, success=True)
+    tracking.begin_sweep(tmp_path / "results")
+    assert not list((tmp_path / "results" / "wandb").glob(".server-lost"))
     assert float(out) < 20
     assert KEY not in "".join(
         file.read_text(errors="replace") for file in tmp_path.rglob("*.*") if file.is_file()

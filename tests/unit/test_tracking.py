@@ -281,7 +281,7 @@ print(sorted({"wandb", "torch"} & set(sys.modules)))
     assert not folder.exists()
 
 
-def test_a_run_that_raises_costs_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_raises_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def __init__(self) -> None:
             self.logged: list[object] = []
@@ -296,7 +296,9 @@ def test_a_run_that_raises_costs_one_warning(caplog: pytest.LogCaptureFixture) -
             raise RuntimeError("lost again")
 
     run = Broken()
-    tracker = tracking.WandbTracker(run=run, mode="offline", reason="asked", wandb_run_id="r-1")
+    tracker = tracking.WandbTracker(
+        run=run, mode="offline", reason="asked", wandb_run_id="r-1", folder=tmp_path
+    )
     tracker.log({"loss": None}, step=1)
     assert tracker.reason == "asked"  # nothing to log, so wandb was not called
     tracker.log({"loss": 1.0}, step=2)

@@ -293,7 +293,7 @@ def test_the_server_is_asked_once_for_a_whole_sweep(
         trainer.extra[:2]
         == {
             "offline": ["track.mode=offline", "track.reason='no API key, here'"],
-            "online": ["track.mode=online", "track.reason=null"],
+            "online": ["track.mode=online", "track.reason='the server answered when the sweep began'"],
         }[mode.mode]
     )
     assert capsys.readouterr().out == ("W&B: no API key, here\n" if mode.reason else "")
