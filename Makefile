@@ -12,7 +12,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep table status test test-all check format clean
+.PHONY: help setup sweep table status test test-all test-storm check format clean
 
 help: ## this text
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
@@ -53,6 +53,9 @@ test: $(READY) ## run the tests that take seconds: unit, integration, end to end
 
 test-all: $(READY) ## run every test, those that take minutes too
 	$(BIN)/python -m pytest -m "" $(ARGS)
+
+test-storm: $(READY) ## kill a sweep of 60 runs 100 times and find every run; about half an hour
+	$(BIN)/python -m pytest -m slow tests/e2e/test_storm.py -s $(ARGS)
 
 check: $(READY) ## check format, lint and types, then run the unit tests; `make check test` is what CI runs
 	$(BIN)/ruff format --check
