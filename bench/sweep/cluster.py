@@ -64,7 +64,7 @@ class Work:
     call: bytes
     folder: str  # to work in
     seconds: float | None  # that it may take
-    threads: int | None  # that torch computes with; None: as many as it finds cores
+    threads: int | None  # that it computes with; None: as the engine or the machine says
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,10 @@ def perform(work: Work) -> Any:
     os.chdir(work.folder)
     if str(PLUGINS_DIR) not in sys.path:
         sys.path.append(str(PLUGINS_DIR))  # the call names Hydra plugins of bench
+    if work.threads is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(work.threads))  # read when libraries are loaded
     try:
-        return Isolation().call(cloudpickle.loads(work.call), seconds=work.seconds, threads=work.threads)
+        return Isolation().call(cloudpickle.loads(work.call), seconds=work.seconds)
     except ProcessError as error:
         return Death(str(error), vars(error))
 
@@ -251,7 +253,7 @@ class RayBatch:
         import ray
 
         for place in places:
-            pass
+            ray.cancel(self.tasks[place], force=True)
 
 
 def _submit_to_ray(
