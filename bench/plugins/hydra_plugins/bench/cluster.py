@@ -13,7 +13,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.bench.launcher import _run_in_child
+from hydra_plugins.bench.launcher import run_in_child
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bench.sweep.cluster import Batch, submit
@@ -41,8 +41,7 @@ class ClusterLauncher(Launcher):
         configs = [self._compose(job, initial_job_idx + place) for place, job in enumerate(job_overrides)]
         state = Singleton.get_state()
         calls = [
-            partial(_run_in_child, self.hydra_context, self.task_function, config, state)
-            for config in configs
+            partial(run_in_child, self.hydra_context, self.task_function, config, state) for config in configs
         ]
         batch = submit(
             self.engine,

@@ -75,7 +75,7 @@ class BenchLauncher(Launcher):
                 config.hydra.job.id = str(number)
                 config.hydra.job.num = number
             call = partial(
-                _run_in_child, self.hydra_context, self.task_function, config, Singleton.get_state()
+                run_in_child, self.hydra_context, self.task_function, config, Singleton.get_state()
             )
             done: JobReturn = self.isolation.call(
                 call, seconds=self.seconds, environment=dict(slot.environment), threads=slot.threads
@@ -90,7 +90,7 @@ class BenchLauncher(Launcher):
         return failed
 
 
-def _run_in_child(
+def run_in_child(
     context: HydraContext, task: TaskFunction, config: DictConfig, singletons: dict[Any, Any]
 ) -> JobReturn:
     """What Hydra's own launcher does for a job, in a process that has not set Hydra up yet."""
