@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import sys
@@ -16,7 +17,7 @@ import transformers
 from bench import checkpoint, metrics, model, provenance, tracking, trainer, weights
 from bench.config import Config, describe
 from bench.data import Dataset
-from bench.errors import ConfigError, DataError, RunError
+from bench.errors import ConfigError, DataError, RunError, StoreError
 from bench.fit import EARLIER, Fitted, fit, score_all
 from bench.measure import Meter
 from bench.redaction import redact
@@ -77,6 +78,7 @@ def attempt(
 
     Raises:
         KeyboardInterrupt: after the record says ``interrupted``.
+        StoreError: the disk is full or not to be written; the record says ``failed``, if it could be written.
     """
     meter = Meter(require_device(config))
     started = dataclasses.replace(
@@ -104,7 +106,7 @@ def attempt(
             predictions = metrics.predictions_frame(fitted.probabilities, dataset)
             store.write_predictions(started.run_id, predictions)
     except BaseException as raised:
-        error = raised
+        error = _explain_full_disk(raised)
         _log.error("the run failed", exc_info=raised)
     store.write_history(started.run_id, history)
     result = _finish_record(started, dataset, meter, fitted=fitted, error=error)
@@ -117,9 +119,17 @@ def attempt(
     if result.status == "success":  # one that was stopped is there to be gone on from
         kept = 0 if config.train.stop_step is None else 1
         checkpoint.remove(store.run_folder(started.run_id), keep=kept)
-    if isinstance(error, KeyboardInterrupt | SystemExit):
+    if isinstance(error, KeyboardInterrupt | SystemExit | StoreError):
         raise error
     return result
+
+
+def _explain_full_disk(error: BaseException) -> BaseException:
+    """A disk that takes no more is the store's error, whoever met it: no later run could be recorded."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return error
+    place = f"{error.filename}: " if error.filename else ""
+    return StoreError(f"{place}{error.strerror}; free space on that disk, and the same command goes on")
 
 
 def _describe_tracker(tracker: Tracker) -> dict[str, Any]:

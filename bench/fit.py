@@ -19,7 +19,7 @@ from transformers import set_seed
 from bench import baselines, checkpoint, metrics, model, state, tokens, trainer, weights
 from bench.config import Config, TrainConfig, identify, replace_values
 from bench.data import Dataset
-from bench.errors import ConfigError
+from bench.errors import ConfigError, StoreError
 from bench.measure import Meter
 
 BEST = "best.safetensors"  # what was trained, at its best validation score
@@ -271,7 +271,7 @@ def _save_checkpoint(
 
     try:
         checkpoint.write(run_folder, step=progress.steps, lineage=lineage, save=save)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, StoreError) as error:
         _logger.warning("the checkpoint of step %d cannot be written: %s", progress.steps, error)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import peft
 import torch
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as LORA_TARGETS
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -28,7 +29,7 @@ from transformers import (
 )
 
 from bench.config import Config, LoraConfig, MethodConfig
-from bench.errors import ConfigError
+from bench.errors import ConfigError, StoreError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -195,12 +196,20 @@ def _load_weights(
 
 
 def save_trained(model: nn.Module, path: Path) -> None:
-    """Writes the weights that are trained, and no others, to a safetensors file, at once."""
+    """Writes the weights that are trained, and no others, to a safetensors file, at once.
+
+    Raises:
+        StoreError: the disk refused it; a file that was there stays.
+    """
     tensors = {name: value.detach().cpu().contiguous() for name, value in _trained(model).items()}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".writing-{path.name}.")
     os.close(handle)
-    save_file(tensors, temporary)
-    Path(temporary).replace(path)
+    try:
+        save_file(tensors, temporary)
+        Path(temporary).replace(path)
+    except (OSError, SafetensorError) as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise StoreError(f"{path}: {error}; free space on that disk, and the same command goes on") from None
 
 
 def load_trained(model: nn.Module, path: Path) -> None:

@@ -28,8 +28,9 @@ import pandas as pd
 
 from bench.errors import BenchError, ConfigError, MissingError
 
-INIT_SECONDS = 15  # wandb waits 10 more; its default is 90
-FINISH_SECONDS = 20  # by default wandb waits for ever on a server that died
+# A server that is lost costs a sweep at most 30 s: 5 for the probe, and once both of these.
+INIT_SECONDS = 6  # wandb waits 10 more; its default is 90
+FINISH_SECONDS = 9  # by default wandb waits for ever on a server that died
 UPLOAD_SECONDS = 300  # of one offline run, about 0.1 MB; `wandb sync` retries a lost server for ever
 _LATER = "upload later with `bench sync`"
 _NETRC_ALIASES = {"api.forge.coreweave.com": "api.wandb.ai"}  # W&B's public server, and its name before

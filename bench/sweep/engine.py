@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeGuard
 
 from bench import config as configuration
 from bench import data, selection, tracking, weights
 from bench.checks import require_valid
 from bench.config import Config, Identity
-from bench.errors import HeldError
+from bench.errors import HeldError, StoreError
 from bench.redaction import redact, show
 from bench.store import STARTED, STATUSES, Result, Store, start_record
 from bench.sweep.halving import count_survivors, group_points, plan_rung, rungs, survivors
@@ -66,6 +67,11 @@ class Outcome:
         """The line that scripts read; the statuses sum to planned."""
         counts = " ".join(f"{status}={self.statuses[status]}" for status in STATUSES)
         return f"sweep: planned={self.planned} {counts} skipped={self.skipped}"
+
+
+def ends_sweep(error: Exception | None) -> TypeGuard[StoreError]:
+    """Whether a run's error is the results folder's, so that no other run can be recorded either."""
+    return isinstance(error, StoreError) and not isinstance(error, HeldError)
 
 
 def plan_sweep(
@@ -187,7 +193,8 @@ class Sweep:
             left = [point for point in left if point not in free]
             before = {point.run_id: self.store.read(point.run_id) for point in free}
             jobs = [(point, self._overrides(halvings[point.run_id])) for point in free]
-            for point, error in zip(free, self.launch(jobs) if jobs else [], strict=True):
+            errors = self.launch(jobs) if jobs else []
+            for point, error in zip(free, errors, strict=True):
                 if isinstance(error, HeldError):
                     left.append(point)
                     continue
@@ -195,6 +202,9 @@ class Sweep:
                 if self._can_halve(point, halvings[point.run_id]):
                     halvings[point.run_id] += 1
                     left.append(point)
+            for error in errors:
+                if ends_sweep(error):
+                    raise error
             if self.base.sweep.fail_fast and not all(self._is_success_or(point, left) for point in free):
                 return False
             left = [point for point in left if self._status(point) != "success"]

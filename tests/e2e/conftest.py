@@ -40,6 +40,8 @@ def fire(fault, model):
         raise RuntimeError("CUDA error: out of memory")
     if fault == "memory_error":
         raise MemoryError
+    if fault == "full_disk":
+        raise OSError(28, "No space left on device")
     if fault == "nan":
         with torch.no_grad():
             for parameter in model.parameters():

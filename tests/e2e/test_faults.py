@@ -191,10 +191,27 @@ def test_different_grids_unite_in_one_folder(bench: Any, tiny: list[str], count:
     assert "3 success" in bench("status").stdout
 
 
-def test_a_full_disk_costs_nothing_that_was_there(bench: Any, tiny: list[str], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_costs_nothing_that_was_there(
+    bench: Any, tiny: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "results").write_text("not a folder")
     done = bench("sweep", *tiny, "lora.r=2,4")
     assert (done.returncode, done.stdout) == (3, "")
     assert "results" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "results").read_text() == "not a folder"
+
+
+def test_a_disk_that_fills_ends_the_sweep_and_the_same_command_goes_on(
+    bench: Any, tiny: list[str], count: Any
+) -> None:
+    bench.inject({2e-3: ("full_disk", 6)})
+    command = ["sweep", *tiny, "train.lr=1e-3,2e-3,3e-3"]
+    done = bench(*command)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert "No space left on device; free space" in done.stderr
+    assert count(done.stdout) == {"planned": 3, "success": 1, "failed": 1, "interrupted": 1}
+    assert "to go on: bench sweep" in done.stdout
+    assert set(bench.records()) == {1e-3, 2e-3}  # what could not be recorded was not begun
+    again = bench(*command)
+    assert (again.returncode, count(again.stdout)) == (0, {"planned": 3, "success": 3, "skipped": 1})

@@ -86,11 +86,14 @@ def test_a_server_in_trouble_costs_no_run_and_little_time(
     url = "http://127.0.0.1:9" if server.fault == "refused" else server.url
     bench.variables |= {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": url}
     command = ["sweep", *tiny, "track.mode=auto", "lora.r=2,4,8"]
+    started = time.monotonic()
     quiet = bench("sweep", *tiny, "track.mode=disabled", "lora.r=2,4,8", "results_dir=results/quiet")
     assert quiet.returncode == 0
+    print(f"without W&B: {time.monotonic() - started:.1f} s", end="; ")
     started = time.monotonic()
     done = bench(*command, "results_dir=results/mirrored")
     seconds = time.monotonic() - started
+    print(f"W&B {server.fault}: {seconds:.1f} s")
     assert (done.returncode, done.stderr) == (0, "")
     assert count(done.stdout) == {"planned": 3, "success": 3}
     assert seconds < 30 + 60  # 30 for W&B; the three runs themselves take a fraction of a minute

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from bench import attempt, fit, measure, trainer
+from bench import attempt, fit, measure, model, trainer
 from bench.config import Config, hash_canonical
 from bench.errors import ConfigError, DataError, RunError, StoreError
 from bench.run import run
@@ -193,6 +194,26 @@ def test_target_modules_that_are_not_there_make_the_run_invalid(compose_tiny: Co
     assert result.status == "invalid"
     assert result.error is not None
     assert result.error["message"].startswith("lora.target_modules=['q_proj']: No modules were targeted")
+
+
+def test_a_disk_that_fills_leaves_a_failed_record_and_no_part_of_a_file(
+    compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose_tiny("method=lora", "train.max_steps=4", "train.warmup_steps=0")
+    monkeypatch.setattr(model, "save_file", lambda _, path: Path(path).write_bytes(b"part") and refuse())
+
+    def refuse() -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(StoreError, match="No space left on device"):
+        run(config)
+    (folder,) = (Path(config.results_dir) / "runs").iterdir()
+    found = Store(Path(config.results_dir)).read(folder.name)
+    assert found is not None
+    assert found.status == "failed"
+    assert not list(folder.glob(".writing-*"))
+    monkeypatch.undo()
+    assert run(config).status == "success"
 
 
 def test_a_results_folder_that_is_a_file_costs_no_training(compose_tiny: Compose, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Hydra's sweeper of bench: the grids of a sweep file under the command line's overrides."""
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,11 +16,12 @@ from omegaconf import DictConfig
 
 from bench import config as configuration
 from bench.config import Config
+from bench.errors import StoreError
 from bench.redaction import show
 from bench.report.table import write_tables
 from bench.run import interrupt_code, stop_on_signals, summarise
 from bench.sweep import isolate
-from bench.sweep.engine import Identifier, Sweep
+from bench.sweep.engine import Identifier, Sweep, ends_sweep
 from bench.sweep.plan import Point
 from bench.sweep.progress import Display
 from bench.sweep.request import plan_request
@@ -59,8 +61,14 @@ class BenchSweeper(Sweeper):
             except KeyboardInterrupt as stopped:
                 sweep.settle()
                 outcome, code = sweep.outcome(), interrupt_code(stopped)
-        write_tables(store, lang="en")
-        print((store.folder / "table.md").read_text(encoding="utf-8"))
+            except StoreError as error:
+                if not sweep.points:
+                    raise
+                print(show(error), file=sys.stderr)
+                outcome, code = sweep.outcome(), error.exit_code
+        with contextlib.suppress(*[StoreError] if code == StoreError.exit_code else []):
+            write_tables(store, lang="en")
+            print((store.folder / "table.md").read_text(encoding="utf-8"))
         if code not in (0, 1):
             print(show(f"stopped; to go on: bench sweep {shlex.join(arguments)}"))
         print(outcome.last_line(), flush=True)
@@ -94,7 +102,7 @@ class BenchSweeper(Sweeper):
         else:
             self.display.end(point, summarise(point.config, job.return_value))
         failed = error is not None or job.return_value.status != "success"
-        return not (failed and point.config.sweep.fail_fast)
+        return not (failed and point.config.sweep.fail_fast) and not ends_sweep(error)
 
 
 def _error(job: JobReturn) -> Exception | None:
