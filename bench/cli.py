@@ -100,6 +100,8 @@ def _make_parser() -> argparse.ArgumentParser:
         "--probe-seconds", type=float, default=5.0, help="how long the server may take to answer"
     )
     sync.set_defaults(call=_sync)
+    doctor = commands.add_parser("doctor", help="what this machine can run: device, memory, 4-bit, hub, W&B")
+    doctor.set_defaults(call=_doctor)
     return parser
 
 
@@ -179,3 +181,18 @@ def _sync(arguments: argparse.Namespace) -> int:
     uploaded, failed = tracking.sync(folder, probe_seconds=arguments.probe_seconds)
     print(f"{uploaded} uploaded, {failed} failed")
     return 1 if failed else 0
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from hydra import compose, initialize_config_dir
+
+    from bench import config, doctor, run
+
+    run.prepare_hydra()
+    with initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
+        settings = config.from_hydra(compose("config", overrides=_DEFAULT))
+    faults = 0
+    for one in doctor.examine(settings):
+        print(f"{one.mark:5}{one.name:22}{show(one.detail)}", flush=True)
+        faults += one.works is False
+    return 1 if faults else 0

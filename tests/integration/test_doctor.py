@@ -1,0 +1,71 @@
+"""`bench doctor` tries what it says, and a fault is a finding and no traceback."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import doctor
+from bench.config import Config
+
+CPU = torch.device("cpu")
+
+
+def examine(config: Config) -> dict[str, doctor.Finding]:
+    return {one.name: one for one in doctor.examine(config)}
+
+
+@pytest.fixture
+def config(compose: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """No hub and no W&B to be asked."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    return compose("devices=cpu", f"results_dir={tmp_path}/new/results")
+
+
+def test_what_bench_needs_works_on_this_machine(config: Config, tmp_path: Path) -> None:
+    found = examine(config)
+    assert {name for name, one in found.items() if one.works is False} == set()
+    for name in ("precision", "4-bit weights (NF4)", "8-bit AdamW", "default model", "results"):
+        assert found[name].works, found[name]
+    for name in ("hub", "W&B", "paged 8-bit AdamW", "GPU"):
+        assert (found[name].works, found[name].mark) == (None, "-")
+    assert not list(tmp_path.iterdir())  # it looks and makes nothing
+
+
+def test_arithmetic_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitsandbytes import functional
+
+    right = functional.dequantize_4bit
+
+    def dequantise(*values: Any, **named: Any) -> torch.Tensor:
+        return 1.05 * right(*values, **named)
+
+    monkeypatch.setattr(functional, "dequantize_4bit", dequantise)
+    found = {one.name: one for one in doctor.examine_device(CPU)}["4-bit weights (NF4)"]
+    assert found.works is False
+    assert found.detail.startswith("ArithmeticError: NF4 keeps")
+
+
+def test_an_optimizer_that_does_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitsandbytes.optim import AdamW8bit
+
+    monkeypatch.setattr(AdamW8bit, "step", lambda _: None)
+    found = {one.name: one for one in doctor.examine_device(CPU)}["8-bit AdamW"]
+    assert (found.works, found.mark) == (False, "NO")
+
+
+def test_a_place_that_cannot_hold_results_is_found(compose: Callable[..., Config], config: Config) -> None:
+    Path(config.results_dir).parents[1].joinpath("file").touch()
+    broken = compose("devices=cpu", f"results_dir={Path(config.results_dir).parents[1]}/file/results")
+    assert examine(broken)["results"].works is False
+
+
+def test_a_model_that_is_not_there_is_found(compose: Callable[..., Config], config: Config) -> None:
+    elsewhere = compose(
+        "devices=cpu", "model=local", "model.path=nowhere", f"results_dir={config.results_dir}"
+    )
+    found = examine(elsewhere)["default model"]
+    assert (found.works, "no such folder" in found.detail) == (False, True)
