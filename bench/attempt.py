@@ -30,12 +30,28 @@ _log = logging.getLogger("bench")
 def require_device(config: Config) -> torch.device:
     """The device that the run will use, or a ConfigError that says what this machine cannot do."""
     device = model.choose_device(config.devices)
+    if config.device_memory_gib is not None:
+        limit_memory(device, config.device_memory_gib)
     if config.method.estimator in ("tfidf", "majority"):  # scikit-learn's, whose memory no device sees
         return torch.device("cpu")
     if config.method.estimator == "network":
         model.choose_precision(config.train.precision, device)
         trainer.require_optimizer(config.train.optimizer, device)
     return device
+
+
+def limit_memory(device: torch.device, gib: float) -> None:
+    """Lets this process take so much of the device's memory, so that a large card stands for a smaller one.
+
+    Raises:
+        ConfigError: the device has no such limit, or less memory.
+    """
+    if device.type != "cuda":
+        raise ConfigError(f"device_memory_gib={gib:g}: only a CUDA device's memory can be limited; use null")
+    total = torch.cuda.get_device_properties(device).total_memory
+    if gib * 2**30 > total:
+        raise ConfigError(f"device_memory_gib={gib:g}: this device has {total / 2**30:.1f} GiB; ask for less")
+    torch.cuda.set_per_process_memory_fraction(gib * 2**30 / total, device)
 
 
 @contextlib.contextmanager

@@ -96,6 +96,7 @@ def _check_ranges(config: Config) -> list[str]:
             lambda v: re.fullmatch(r"auto|cuda|cpu(\*[1-9]\d*)?|\d+(,\d+)*", v) is not None,
             "must be auto, cpu, cuda, cpu*N (N runs at once) or the numbers of GPUs, 0,1",
         ),
+        "device_memory_gib": (lambda v: v is None or 0 < v < math.inf, positive + ", or null for no limit"),
         "sweep.retry": (
             lambda v: set(v) <= set(RETRIED),
             f"must list some of {', '.join(RETRIED)}",

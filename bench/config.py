@@ -142,6 +142,7 @@ class Config:
     sweep: SweepConfig
     seed: int
     devices: str  # auto | cpu | cuda; in a sweep also cpu*2 (two runs at once) or 0,1 (one run for each GPU)
+    device_memory_gib: float | None  # that a run may take of a CUDA device, as if it had no more; null: all
     oom_halvings: int  # how often the micro-batch was halved, and accumulation doubled; set by a sweep
     resume_from: str | None  # a run_id: go on from its checkpoint, if this run has none of its own
     results_dir: str
@@ -161,6 +162,7 @@ UNCOUNTED = (
     "track",
     "sweep",
     "devices",
+    "device_memory_gib",
     "resume_from",
     "results_dir",
     "cache_dir",

@@ -4,6 +4,7 @@ Peak memory is a property of the whole process, which is why every run of a swee
 """
 
 import contextlib
+import importlib.util
 import os
 import time
 from collections.abc import Iterator
@@ -136,8 +137,8 @@ class Meter:
 
 
 def _open_nvml(device: torch.device) -> Any:
-    """NVML's handle of the device, or None without a driver."""
-    if device.type != "cuda":
+    """NVML's handle of the device, or None without a driver or without its package."""
+    if device.type != "cuda" or importlib.util.find_spec("pynvml") is None:
         return None
     import pynvml
 

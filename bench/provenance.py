@@ -1,5 +1,6 @@
 """What a number was measured with: code, packages, Python, machine and driver."""
 
+import importlib.util
 import os
 import platform
 import subprocess
@@ -76,6 +77,8 @@ def _processor_name() -> str | None:
 
 
 def _driver_version() -> str | None:
+    if importlib.util.find_spec("pynvml") is None:
+        return None
     import pynvml
 
     try:

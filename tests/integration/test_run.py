@@ -176,6 +176,7 @@ def test_a_baseline_without_a_network_is_measured_on_the_cpu_where_it_runs(
         (["train.optimizer=paged_adamw"], ConfigError, "needs a CUDA device"),
         (["train.precision=fp16"], ConfigError, "needs a CUDA device"),
         (["devices=cuda"], ConfigError, "no CUDA device"),
+        (["device_memory_gib=24"], ConfigError, "only a CUDA device's memory can be limited"),
     ],
 )
 def test_what_cannot_run_here_is_said_before_anything_is_written(
