@@ -4,6 +4,7 @@ Branches on the fields of a method, never on its name.
 """
 
 import dataclasses
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -252,6 +253,12 @@ def _read_settings(folder: Path, labels: Sequence[str], pad_token_id: int | None
         raise ConfigError(f"{folder}: its config.json does not load ({_first_line(error)})") from None
     if settings.pad_token_id is None:  # a decoder's head looks for the last token that is not a pad
         settings.pad_token_id = pad_token_id
+    words = getattr(settings, "vocab_size", math.inf)
+    if beyond := [one for one in (settings.pad_token_id, pad_token_id) if one is not None and one >= words]:
+        raise ConfigError(
+            f"{folder}: the pad token has the number {beyond[0]}, and the model has {words} words; name one "
+            "of them as pad_token in tokenizer_config.json and as pad_token_id in config.json"
+        )
     settings.use_cache = False  # a decoder keeps keys and values to go on writing, which nothing here does
     return settings  # type: ignore[no-any-return]
 
