@@ -20,6 +20,7 @@ from bench.config import Config, replace_values
 from bench.data import Dataset
 from bench.errors import ConfigError
 from bench.run import run
+from bench.store import Result
 
 Compose = Callable[..., Config]
 MakeDecoder = Callable[[str], Path]
@@ -196,6 +197,7 @@ def test_the_output_layer_is_neither_quantised_nor_adapted(compose_decoder: Comp
     assert head.weight is vectors.weight
     assert not head.weight.requires_grad
     assert network.choices["new_modules"] == []
+    assert network.model.peft_config["default"].task_type == "CAUSAL_LM"
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])
@@ -211,17 +213,20 @@ def test_tied_weights_count_once(
     assert network.total_parameters == network.trainable_parameters == others + twice * vectors
 
 
-TRAININGS = [
+SAVING = ("train.precision=bf16", "train.gradient_checkpointing=true")
+TRAININGS: list[tuple[str, ...]] = [
     *((name, method) for name in ("qwen3", "llama", "glm") for method in ("full", "lora", "qlora")),
     ("qwen2", "lora"),
     ("mistral", "lora"),
     ("gpt2", "full"),
+    *(("qwen3", method, *SAVING) for method in ("full", "lora", "qlora")),
 ]
 
 
 @pytest.mark.parametrize("task", ["sequence_classification", "label_likelihood"])
-@pytest.mark.parametrize(("architecture", "method"), TRAININGS)
-def test_a_decoder_learns(compose_decoder: Compose, architecture: str, method: str, task: str) -> None:
+@pytest.mark.parametrize("training", TRAININGS, ids="-".join)
+def test_a_decoder_learns(compose_decoder: Compose, training: tuple[str, ...], task: str) -> None:
+    architecture, method, *overrides = training
     config = compose_decoder(
         architecture,
         f"method={method}",
@@ -229,17 +234,43 @@ def test_a_decoder_learns(compose_decoder: Compose, architecture: str, method: s
         f"train.lr={3e-3 if method == 'full' else 2e-2}",
         "train.max_steps=30",
         "lora.target_modules=[q_proj,v_proj]",
+        *overrides,
     )
-    result = run(config)
-    assert result.status == "success", result.error
+    result, predictions = run_and_read(config)
     folder = Path(config.results_dir) / "runs" / result.run_id
-    history = pd.read_json(folder / "history.jsonl", lines=True)
-    losses = history["loss"].dropna()
+    losses = pd.read_json(folder / "history.jsonl", lines=True)["loss"].dropna()
     assert losses.tail(5).mean() < losses.head(5).mean() * 0.8
     assert result.metrics["test"]["accuracy"] > 0.5
-    predictions = pd.read_csv(folder / "predictions.csv")
     assert predictions.filter(like="probability_").sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
     assert result.model["new_modules"] == (["score"] if task == "sequence_classification" else [])
+
+
+@pytest.mark.parametrize("task", ["sequence_classification", "label_likelihood"])
+def test_what_a_run_predicts_does_not_depend_on_how_many_texts_it_reads_at_once(
+    compose_decoder: Compose, tmp_path: Path, task: str
+) -> None:
+    """With 1 a batch has one text, and as many sequences as there are labels."""
+    one, many = (
+        run_and_read(
+            compose_decoder(
+                "llama",
+                "method=full",
+                f"task={task}",
+                "train.max_steps=5",
+                f"train.eval_batch_size={size}",
+                f"results_dir={tmp_path}/{size}",
+            )
+        )[1].filter(like="probability_")
+        for size in (1, 64)
+    )
+    assert one.to_numpy() == pytest.approx(many.to_numpy(), abs=1e-5)
+
+
+def run_and_read(config: Config) -> tuple[Result, pd.DataFrame]:
+    """A run's record and its predictions."""
+    result = run(config)
+    assert result.status == "success", result.error
+    return result, pd.read_csv(Path(config.results_dir) / "runs" / result.run_id / "predictions.csv")
 
 
 def test_a_long_text_is_cut_and_neither_template_nor_answer(
