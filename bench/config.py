@@ -74,7 +74,7 @@ class DataConfig:
     revision: str | None
     labels: list[str] | None  # their declared order; null: the train split's labels, sorted
     label_map: dict[str, str] | None  # folds raw labels into fewer
-    label_words: dict[str, str] | None  # label_likelihood: what a label is called; without: as it is written
+    label_words: dict[str, str] | None  # label_likelihood: what a label is called, if not as it is written
     train_size: float | None  # at least 1: rows; below 1: a share; null: the rest
     validation_size: float
     test_size: float
@@ -238,7 +238,7 @@ def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> I
     """What makes a run this run: the fields that count, with data and model by content, and their hash."""
     canonical = to_dict(config)
     canonical["method"]["adapter"] = _whole(config.method.adapter)
-    canonical["data"] = {"fingerprint": data_fingerprint, "label_words": config.data.label_words}
+    canonical["data"] = {"fingerprint": data_fingerprint, "label_words": config.data.label_words or None}
     canonical["model"] = {"revision": model_revision, "template": config.model.template}
     for path in UNCOUNTED:
         _drop(canonical, path)

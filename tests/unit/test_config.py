@@ -133,6 +133,13 @@ def test_template_and_words_count_where_labels_are_written(compose: Compose) -> 
     assert len(ids | {run_id(config)}) == 4
 
 
+def test_a_label_gets_its_words_on_the_command_line(compose: Compose) -> None:
+    plain = compose("task=label_likelihood")
+    named = compose("task=label_likelihood", "+data.label_words={a: b, c: d}")
+    assert named.data.label_words == {"a": "b", "c": "d"}
+    assert run_id(replace_values(plain, {"data.label_words": None})) == run_id(plain) != run_id(named)
+
+
 @pytest.mark.parametrize("method", ["majority", "tfidf", "head"])
 def test_a_baseline_writes_no_labels(compose: Compose, method: str) -> None:
     config = compose(f"method={method}")
