@@ -39,6 +39,7 @@ def require_valid(configs: Sequence[Config]) -> None:
 
 def _check_choices(config: Config) -> list[str]:
     allowed = {
+        "task": ("sequence_classification", "label_likelihood"),
         "method.estimator": ("network", "frozen_encoder", "tfidf", "majority"),
         "method.trainable": ("all", "adapter", "head"),
         "method.quantization": ("none", "nf4", "fp4", "int8"),
@@ -90,6 +91,10 @@ def _check_ranges(config: Config) -> list[str]:
         "data.test_size": (_is_size, "must be a share in (0, 1) or a number of rows"),
         "data.split_seed": (_is_seed, "must lie in [0, 2**32)"),
         "seed": (_is_seed, "must lie in [0, 2**32)"),
+        "model.template": (
+            lambda v: v.count("{text}") == 1,
+            "must hold {text} once, where the text goes",
+        ),
         "train.oom_retries": (lambda v: v >= 0, "must be 0 or more"),
         "oom_halvings": (lambda v: v >= 0, "must be 0 or more"),
         "devices": (
@@ -125,6 +130,11 @@ def _check_rules(config: Config) -> list[str]:
         )
     if method.trainable == "adapter" and "peft_type" not in method.adapter:
         faults.append(f"method.adapter={method.adapter}: must name a peft_type, for example LORA")
+    if (config.task, method.trainable, method.estimator) == ("label_likelihood", "head", "network"):
+        faults.append(
+            "method.trainable=head: task=label_likelihood has no new head to train; "
+            "use task=sequence_classification"
+        )
     if train.max_steps is None and train.epochs is None:
         faults.append("train.max_steps=null and train.epochs=null: set one of them")
     if train.max_steps is not None and train.epochs is not None:

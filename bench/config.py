@@ -55,6 +55,7 @@ class ModelConfig:
     path: str | None  # package: import name and folder; local: a folder
     hub_id: str | None
     revision: str | None  # hub: a commit, so that the weights cannot change
+    template: str  # label_likelihood: the prompt, {text} standing for the text; the label's words follow it
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class DataConfig:
     revision: str | None
     labels: list[str] | None  # their declared order; null: the train split's labels, sorted
     label_map: dict[str, str] | None  # folds raw labels into fewer
+    label_words: dict[str, str] | None  # label_likelihood: what a label is called, if not as it is written
     train_size: float | None  # at least 1: rows; below 1: a share; null: the rest
     validation_size: float
     test_size: float
@@ -140,6 +142,7 @@ class Config:
     train: TrainConfig
     track: TrackConfig
     sweep: SweepConfig
+    task: str  # sequence_classification (a new head) | label_likelihood (a decoder writes the label)
     seed: int
     devices: str  # auto | cpu | cuda; in a sweep also cpu*2 (two runs at once) or 0,1 (one run for each GPU)
     device_memory_gib: float | None  # that a run may take of a CUDA device, as if it had no more; null: all
@@ -176,9 +179,10 @@ UNCOUNTED_WHEN = (
     ("train.epochs", None, ("train.epochs",)),
     ("train.max_steps", None, ("train.max_steps",)),
     ("train.stop_step", None, ("train.stop_step",)),
-    ("method.estimator", "majority", ("seed", "model", "train", "lora")),
-    ("method.estimator", "tfidf", ("seed", "model", "train", "lora")),
-    ("method.estimator", "frozen_encoder", ("seed", "lora")),
+    ("task", "sequence_classification", ("task", "model.template", "data.label_words")),
+    ("method.estimator", "majority", ("seed", "model", "train", "lora", "task", "data.label_words")),
+    ("method.estimator", "tfidf", ("seed", "model", "train", "lora", "task", "data.label_words")),
+    ("method.estimator", "frozen_encoder", ("seed", "lora", "task", "model.template", "data.label_words")),
 )
 _FITTED_WITHOUT_STEPS = ("train.max_length", "train.precision")  # all that a frozen encoder uses of train
 
@@ -234,8 +238,8 @@ def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> I
     """What makes a run this run: the fields that count, with data and model by content, and their hash."""
     canonical = to_dict(config)
     canonical["method"]["adapter"] = _whole(config.method.adapter)
-    canonical["data"] = {"fingerprint": data_fingerprint}
-    canonical["model"] = {"revision": model_revision}
+    canonical["data"] = {"fingerprint": data_fingerprint, "label_words": config.data.label_words or None}
+    canonical["model"] = {"revision": model_revision, "template": config.model.template}
     for path in UNCOUNTED:
         _drop(canonical, path)
     for field, value, paths in UNCOUNTED_WHEN:
@@ -255,6 +259,8 @@ def describe(config: Config) -> str:
     if config.method.trainable == "adapter":
         lora = config.lora
         name += f" r={lora.r} alpha={lora.alpha:g} dropout={lora.dropout:g}"
+    if config.task != "sequence_classification":
+        name += f" {config.task}"
     return f"{name} lr={config.train.lr:g} seed={config.seed}"
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,7 @@ def load(config: DataConfig) -> Dataset:
     """
     frames = {split: _fold(frame, split, config) for split, frame in sources.read(config).items()}
     labels = _declare_labels(frames, config)
+    name_labels(labels, config)  # says now if it cannot
     index = {label: number for number, label in enumerate(labels)}
     numbered = {split: frame.assign(label=frame["label"].map(index)) for split, frame in frames.items()}
     splits = {split: _number_rows(frame) for split, frame in _cut(numbered, config, labels).items()}
@@ -79,6 +81,20 @@ def load(config: DataConfig) -> Dataset:
             duplicates,
         )
     return Dataset(splits, labels, fingerprint(config), duplicates)
+
+
+def name_labels(labels: Sequence[str], config: DataConfig) -> dict[str, str]:
+    """What each label is called where a model is to write it, in their order: data.label_words, or itself.
+
+    Raises:
+        ConfigError: words for a label that there is not.
+    """
+    words = config.label_words or {}
+    if unknown := [repr(label) for label in words if label not in labels]:
+        raise ConfigError(
+            f"data.label_words: there is no label {_shorten(unknown)}; there are {_shorten(list(labels))}"
+        )
+    return {label: words.get(label, label) for label in labels}
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

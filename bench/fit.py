@@ -1,5 +1,6 @@
 """Fits one classifier, a network or a baseline, and says what each held-out text is taken for."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -16,7 +17,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import set_seed
 
-from bench import baselines, checkpoint, metrics, model, state, tokens, trainer, weights
+from bench import baselines, checkpoint, data, metrics, model, state, tokens, trainer, weights
+from bench import prompt as prompts
+from bench import task as tasks
 from bench.config import Config, TrainConfig, identify, replace_values
 from bench.data import Dataset
 from bench.errors import ConfigError, StoreError
@@ -84,7 +87,7 @@ def _fit_network(
     settings = config.train
     precision = model.choose_precision(settings.precision, meter.device)
     accelerator = trainer.make_accelerator(meter.device, precision)
-    splits, padding = _tokenise(config, dataset, model_folder=model_folder, meter=meter)
+    splits, padding, task = _tokenise(config, dataset, model_folder=model_folder, meter=meter)
     with meter.phase("load"):
         network = model.build(
             config,
@@ -96,11 +99,14 @@ def _fit_network(
         )
 
     def predict(split: str) -> npt.NDArray[np.float64]:
-        batches = tokens.eval_batches(splits[split], batch_size=settings.eval_batch_size, padding=padding)
-        return trainer.predict(network.model, batches, accelerator=accelerator)
+        rows = max(1, settings.eval_batch_size // task.sequences)
+        batches = tokens.eval_batches(splits[split], batch_size=rows, padding=padding)
+        return trainer.predict(network.model, batches, task=task, accelerator=accelerator)
 
     steps = count_steps(settings, rows=len(splits["train"]))
-    training = trainer.prepare(network.model, settings=settings, steps=steps, accelerator=accelerator)
+    training = trainer.prepare(
+        network.model, task=task, settings=settings, steps=steps, accelerator=accelerator
+    )
     resumed = _train(
         training,
         config,
@@ -179,14 +185,25 @@ def _train(
 
 def _tokenise(
     config: Config, dataset: Dataset, *, model_folder: Path, meter: Meter
-) -> tuple[dict[str, tokens.TokenisedSplit], tokens.Padding]:
-    """The splits as the model's token ids, and how its batches are padded."""
+) -> tuple[dict[str, tokens.TokenisedSplit], tokens.Padding, tasks.Task]:
+    """The splits as the model's token ids, how its batches are padded, and what it makes of them."""
+    prompt = None
     with meter.phase("data"):
         tokenizer = model.load_tokenizer(model_folder)
+        if config.task == "label_likelihood" and config.method.estimator == "network":
+            words = data.name_labels(dataset.labels, config.data)
+            prompt = prompts.make(tokenizer, template=config.model.template, words=words)
         splits = tokens.tokenise(
-            dataset, tokenizer, max_length=config.train.max_length, cache_dir=config.cache_dir
+            dataset,
+            tokenizer,
+            max_length=config.train.max_length,
+            cache_dir=config.cache_dir,
+            prompt=prompt,
         )
-    return splits, tokens.Padding.of(tokenizer)
+    padding = tokens.Padding.of(tokenizer)
+    if prompt is not None:  # answers follow it
+        padding = dataclasses.replace(padding, side="left")
+    return splits, padding, tasks.make(prompt)
 
 
 def count_steps(settings: TrainConfig, *, rows: int) -> int:
@@ -298,7 +315,7 @@ def _fit_frozen_encoder(config: Config, dataset: Dataset, *, model_folder: Path,
     settings = config.train
     precision = model.choose_precision(settings.precision, meter.device)
     accelerator = trainer.make_accelerator(meter.device, precision)
-    splits, padding = _tokenise(config, dataset, model_folder=model_folder, meter=meter)
+    splits, padding, _ = _tokenise(config, dataset, model_folder=model_folder, meter=meter)
     with meter.phase("load"):
         encoder = model.load_encoder(model_folder, device=meter.device, precision=precision)
     with meter.phase("train"):

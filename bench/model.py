@@ -4,6 +4,7 @@ Branches on the fields of a method, never on its name.
 """
 
 import dataclasses
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -28,9 +30,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bench.config import Config, LoraConfig, MethodConfig
+from bench import decoder
+from bench.config import Config, MethodConfig
 from bench.errors import ConfigError, StoreError
 
+_HEADS = {
+    "sequence_classification": AutoModelForSequenceClassification,
+    "label_likelihood": AutoModelForCausalLM,
+}
+_PEFT_TASKS = {"sequence_classification": "SEQ_CLS", "label_likelihood": "CAUSAL_LM"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -100,17 +108,22 @@ def build(
     frozen base is held in ``precision`` (or quantised) and what is trained in fp32.
 
     Raises:
-        ConfigError: the architecture has no classification head here, or no default target modules.
+        ConfigError: the architecture has no head for the task here, or no default target modules.
     """
     method = config.method
     settings = _read_settings(folder, labels, pad_token_id)
-    skeleton = _make_skeleton(settings, folder)
+    skeleton = _make_skeleton(settings, folder, config.task)
     heads = _head_names(skeleton)
-    base, new = _load_weights(method, folder, settings, heads, device=device, precision=precision)
+    base, missing = _load_weights(config, folder, settings, heads, device=device, precision=precision)
+    if config.task == "label_likelihood":
+        new: list[str] = _require_complete(missing, folder)
+    else:
+        new = sorted({*heads, *missing})
     if method.quantization != "none" and set(new) > set(heads):
         # What the checkpoint lacks is trained from scratch, so it must not be quantised.
-        base, new = _load_weights(method, folder, settings, new, device=device, precision=precision)
+        base, _ = _load_weights(config, folder, settings, new, device=device, precision=precision)
     _require_quantised(base, method)
+    decoder.ignore_padding(base)
     choices: dict[str, Any] = {
         "architecture": type(base).__name__,
         "precision": precision,
@@ -122,7 +135,7 @@ def build(
         base.gradient_checkpointing_enable({"use_reentrant": False})
     model: nn.Module = base
     if method.trainable == "adapter":
-        model, choices["target_modules"] = _add_adapter(base, method, config.lora, new, settings.model_type)
+        model, choices["target_modules"] = _add_adapter(base, config, new, settings.model_type)
     elif method.trainable == "head":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.rpartition(".")[0] in new)
@@ -165,34 +178,35 @@ def quantization_config(
 
 
 def _load_weights(
-    method: MethodConfig,
+    config: Config,
     folder: Path,
     settings: PreTrainedConfig,
-    new: Sequence[str],
+    unquantised: Sequence[str],
     *,
     device: torch.device,
     precision: str,
-) -> tuple[PreTrainedModel, list[str]]:
-    """The checkpoint in memory, and the modules that it lacks, which are ``new`` and perhaps more."""
+) -> tuple[PreTrainedModel, set[str]]:
+    """The checkpoint in memory, and the modules that it lacks."""
+    method = config.method
     in_fp32 = method.trainable == "all" or precision == "fp32"
-    model, info = AutoModelForSequenceClassification.from_pretrained(
+    model, info = _HEADS[config.task].from_pretrained(
         folder,
         config=settings,
         dtype=torch.float32 if in_fp32 else DTYPES[precision],
-        quantization_config=quantization_config(method, DTYPES[precision], new),
+        quantization_config=quantization_config(method, DTYPES[precision], unquantised),
         device_map={"": device} if method.quantization != "none" and device.type == "cuda" else None,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
-        ignore_mismatched_sizes=True,  # a head for other labels is replaced by a new one
+        # A head for other labels is replaced by a new one.
+        ignore_mismatched_sizes=config.task == "sequence_classification",
         output_loading_info=True,
     )
     for module in model.modules():
         # On some CPUs bitsandbytes repacks 4-bit weights when it first evaluates, and then cannot train.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    missing = {name.rpartition(".")[0] for name in info["missing_keys"]}
-    return model, sorted({*new, *missing})
+    return model, {name.rpartition(".")[0] for name in info["missing_keys"]}
 
 
 def save_trained(model: nn.Module, path: Path) -> None:
@@ -239,23 +253,43 @@ def _read_settings(folder: Path, labels: Sequence[str], pad_token_id: int | None
         raise ConfigError(f"{folder}: its config.json does not load ({_first_line(error)})") from None
     if settings.pad_token_id is None:  # a decoder's head looks for the last token that is not a pad
         settings.pad_token_id = pad_token_id
+    words = getattr(settings, "vocab_size", math.inf)
+    if beyond := [one for one in (settings.pad_token_id, pad_token_id) if one is not None and one >= words]:
+        raise ConfigError(
+            f"{folder}: the pad token has the number {beyond[0]}, and the model has {words} words; name one "
+            "of them as pad_token in tokenizer_config.json and as pad_token_id in config.json"
+        )
+    settings.use_cache = False  # a decoder keeps keys and values to go on writing, which nothing here does
     return settings  # type: ignore[no-any-return]
 
 
-def _make_skeleton(settings: PreTrainedConfig, folder: Path) -> PreTrainedModel:
+def _make_skeleton(settings: PreTrainedConfig, folder: Path, task: str) -> PreTrainedModel:
     """The model without memory for its weights: its modules and their shapes."""
     try:
         with torch.device("meta"):
-            return AutoModelForSequenceClassification.from_config(settings)  # type: ignore[no-any-return]
+            skeleton: PreTrainedModel = _HEADS[task].from_config(settings)
     except ValueError as error:
         raise ConfigError(
-            f"{folder}: {settings.model_type} has no sequence-classification head in transformers "
+            f"{folder}: {settings.model_type} has no head for task={task} in transformers "
             f"({_first_line(error)})"
         ) from None
+    if task == "label_likelihood":
+        decoder.require_causal(skeleton)
+    return skeleton
+
+
+def _require_complete(missing: set[str], folder: Path) -> list[str]:
+    """No new modules: a language model that lacks some of its own cannot say how likely a label is."""
+    if missing:
+        raise ConfigError(
+            f"{folder}: the checkpoint lacks {', '.join(sorted(missing))}, which task=label_likelihood "
+            "needs; use task=sequence_classification, or weights saved with their causal head"
+        )
+    return []
 
 
 def _head_names(skeleton: PreTrainedModel) -> list[str]:
-    """The modules with weights outside the base model: the classification head."""
+    """The modules with weights outside the base model: the classification head, or that of words."""
     base = skeleton.base_model_prefix
     return [
         name
@@ -265,9 +299,10 @@ def _head_names(skeleton: PreTrainedModel) -> list[str]:
 
 
 def _add_adapter(
-    model: PreTrainedModel, method: MethodConfig, lora: LoraConfig, new: Sequence[str], architecture: str
+    model: PreTrainedModel, config: Config, new: Sequence[str], architecture: str
 ) -> tuple[nn.Module, Any]:
     """The model inside PEFT, its base frozen, and its target modules; new modules are trained in full."""
+    method, lora = config.method, config.lora
     options = dict(method.adapter)
     kind = options.pop("peft_type")
     if kind not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
@@ -288,7 +323,7 @@ def _add_adapter(
         "lora_dropout": lora.dropout,
         "target_modules": targets,
         "modules_to_save": list(new),
-        "task_type": "SEQ_CLS",
+        "task_type": _PEFT_TASKS[config.task],
     } | options
     known_fields = {field.name for field in dataclasses.fields(config_class)}
     if unknown := set(options) - known_fields:

@@ -18,6 +18,7 @@ import torch
 
 from bench.data import Dataset
 from bench.errors import ConfigError, DataError
+from bench.prompt import Prompt
 
 CACHE_VERSION = 1  # raise it when the files' layout changes
 MEGABATCH = 50  # micro-batches sorted together by length: long enough to save padding, short enough to mix
@@ -89,17 +90,32 @@ class TokenisedSplit:
 
 
 def tokenise(
-    dataset: Dataset, tokenizer: Tokenizer, *, max_length: int, cache_dir: str | Path
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    cache_dir: str | Path,
+    prompt: Prompt | None = None,
 ) -> dict[str, TokenisedSplit]:
     """The splits as token ids; read from disk where the same texts met the same tokenizer and limit before.
+
+    With a prompt each row is that, up to where the answer begins; together they keep to the limit.
 
     A damaged file is made anew, and a folder that cannot be written is done without, each with a warning.
     Any number of processes may do this at once.
 
     Raises:
         DataError: a text has no tokens.
+        ConfigError: the prompt and its answers leave no room for the text.
     """
     facts = [CACHE_VERSION, dataset.fingerprint, identify_tokenizer(tokenizer), max_length]
+    if prompt is not None:
+        facts += [prompt.before, prompt.after, prompt.room]
+        if prompt.room >= max_length:
+            raise ConfigError(
+                f"train.max_length={max_length}: the template and the longest label's words take "
+                f"{prompt.room} tokens, so none is left for the text; raise it"
+            )
     path = (
         Path(cache_dir) / "tokens" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.safetensors"
     )
@@ -107,7 +123,12 @@ def tokenise(
         return cached
     splits = {
         split: _tokenise_split(
-            frame["text"].tolist(), frame["label"].to_numpy(), tokenizer, max_length=max_length, split=split
+            frame["text"].tolist(),
+            frame["label"].to_numpy(),
+            tokenizer,
+            max_length=max_length,
+            prompt=prompt,
+            split=split,
         )
         for split, frame in dataset.splits.items()
     }
@@ -180,20 +201,31 @@ def eval_batches(
 
 
 def _tokenise_split(
-    texts: list[str], labels: Integers, tokenizer: Tokenizer, *, max_length: int, split: str
+    texts: list[str],
+    labels: Integers,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    prompt: Prompt | None,
+    split: str,
 ) -> TokenisedSplit:
     """Each text twice, whole and cut, as a cut text does not say how long it was."""
-    full_lengths = [len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
-    rows: Sequence[list[int]] = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
-    lengths = np.array([len(ids) for ids in rows], dtype=np.int64)  # (rows,)
-    if not lengths.all():
-        row = int(np.argmin(lengths))
+    before, after, room = ((), (), 0) if prompt is None else (prompt.before, prompt.after, prompt.room)
+    options = {"add_special_tokens": prompt is None, "verbose": False}
+    whole: Sequence[list[int]] = tokenizer(texts, truncation=False, **options)["input_ids"]
+    cut: Sequence[list[int]] = tokenizer(texts, truncation=True, max_length=max_length - room, **options)[
+        "input_ids"
+    ]
+    if empty := [row for row, ids in enumerate(cut) if not ids]:
+        row = empty[0]
         raise DataError(f"{split}, id {row}: the tokenizer finds no token in {texts[row][:40]!r}; remove it")
+    rows = [(*before, *ids, *after) for ids in cut]
+    lengths = np.array([len(ids) for ids in rows], dtype=np.int64)  # (rows,)
     return TokenisedSplit(
         ids=np.fromiter((token for ids in rows for token in ids), dtype=np.int32, count=int(lengths.sum())),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         labels=labels.astype(np.int64),
-        full_lengths=np.array(full_lengths, dtype=np.int64),
+        full_lengths=np.array([len(ids) for ids in whole], dtype=np.int64) + len(before) + len(after),
     )
 
 

@@ -17,6 +17,7 @@ from transformers import get_linear_schedule_with_warmup
 from bench.config import TrainConfig
 from bench.errors import ConfigError, RunError
 from bench.measure import Meter
+from bench.task import Task
 
 Batch = Mapping[str, torch.Tensor]  # input_ids, attention_mask (rows, length); labels (rows,)
 Row = dict[str, float | int | None]
@@ -33,7 +34,7 @@ class Progress:
     history: list[Row] = field(default_factory=list)
     steps: int = 0
     logged: int = 0  # the step whose row has the last loss
-    tokens: int = 0  # without padding
+    tokens: int = 0  # without padding, and of a prompt without its answer
     samples: int = 0
     best_step: int | None = None
     best_score: float = -math.inf
@@ -50,6 +51,7 @@ class Training:
     """A training under way: all that a step changes, and so all that a checkpoint has to keep."""
 
     model: nn.Module
+    task: Task
     optimizer: Any  # accelerate's, around the one that make_optimizer made
     schedule: LambdaLR
     accelerator: Accelerator
@@ -89,7 +91,9 @@ def make_accelerator(device: torch.device, precision: str) -> Accelerator:
     return Accelerator(cpu=device.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
 
 
-def prepare(model: nn.Module, *, settings: TrainConfig, steps: int, accelerator: Accelerator) -> Training:
+def prepare(
+    model: nn.Module, *, task: Task, settings: TrainConfig, steps: int, accelerator: Accelerator
+) -> Training:
     """A training of so many optimizer steps, before its first.
 
     Raises:
@@ -99,7 +103,7 @@ def prepare(model: nn.Module, *, settings: TrainConfig, steps: int, accelerator:
     schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, steps)
     model, optimizer = accelerator.prepare(model, optimizer)
     losses = torch.zeros((), device=accelerator.device)
-    return Training(model, optimizer, schedule, accelerator, settings, steps, losses)
+    return Training(model, task, optimizer, schedule, accelerator, settings, steps, losses)
 
 
 def train(
@@ -169,6 +173,7 @@ def advance(training: Training, micro_batches: Sequence[Batch]) -> tuple[float, 
         micro_batches,
         training.optimizer,
         training.accelerator,
+        task=training.task,
         max_grad_norm=training.settings.max_grad_norm,
     )
     if not training.accelerator.optimizer_step_was_skipped:
@@ -184,16 +189,16 @@ def take_step(
     optimizer: Any,
     accelerator: Accelerator,
     *,
+    task: Task,
     max_grad_norm: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """One optimizer step over the micro-batches: its loss and the norm of its gradients, on the device."""
-    rows = sum(len(batch["labels"]) for batch in micro_batches)
+    predictions = sum(task.count(batch["labels"]) for batch in micro_batches)
     total = torch.zeros((), device=accelerator.device)
     for batch in micro_batches:
         inputs = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         labels = inputs.pop("labels")
-        logits = model(**inputs).logits.float()  # (rows, labels)
-        loss = functional.cross_entropy(logits, labels, reduction="sum") / rows
+        loss = task.loss(model, inputs, labels) / predictions
         accelerator.backward(loss)
         total += loss.detach()
     norm = None
@@ -205,7 +210,11 @@ def take_step(
 
 
 def predict(
-    model: nn.Module, batches: Iterator[tuple[npt.NDArray[Any], Batch]], *, accelerator: Accelerator
+    model: nn.Module,
+    batches: Iterator[tuple[npt.NDArray[Any], Batch]],
+    *,
+    task: Task,
+    accelerator: Accelerator,
 ) -> npt.NDArray[np.float64]:
     """Each row's probabilities in the split's order, (rows, labels); a batch says which rows it holds."""
     model.eval()
@@ -215,7 +224,7 @@ def predict(
             inputs = {
                 name: tensor.to(accelerator.device) for name, tensor in batch.items() if name != "labels"
             }
-            parts.append(functional.softmax(model(**inputs).logits.double(), dim=-1).cpu().numpy())
+            parts.append(functional.softmax(task.score(model, inputs).double(), dim=-1).cpu().numpy())
             places.append(rows)
     order = np.argsort(np.concatenate(places))
     return np.concatenate(parts)[order]

@@ -1,10 +1,13 @@
-"""Short runs of the tiny model, in this process."""
+"""Short runs of tiny models, in this process."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from accelerate.state import AcceleratorState
+from decoders import save_decoder
 
 from bench.config import Config
 
@@ -40,5 +43,28 @@ def compose_tiny(compose: Compose, tiny_bert: Path, texts: Path, tmp_path: Path)
             "devices=cpu",
             *overrides,
         )
+
+    return compose_with
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a saved tiny decoder of an architecture."""
+
+    @cache
+    def make(architecture: str) -> Path:
+        folder = tmp_path_factory.mktemp(architecture)
+        save_decoder(architecture, folder, pd.read_csv(texts)["text"].tolist())
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def compose_decoder(compose_tiny: Compose, tiny_decoder: Callable[[str], Path]) -> Compose:
+    """A configuration of a short run of the tiny decoder of an architecture, with further overrides."""
+
+    def compose_with(architecture: str, *overrides: str) -> Config:
+        return compose_tiny(f"model.path={tiny_decoder(architecture)}", *overrides)
 
     return compose_with

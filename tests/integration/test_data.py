@@ -26,7 +26,13 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
         values: dict[str, object] = {
             **{"name": "hub", "source": "hub", "text_column": "headline", "label_column": "topic"},
             **{"train": "train", "validation": None, "test": None, "subset": None, "labels": None},
-            **{"hub_id": str(tmp_path / "hub"), "revision": "0" * 40, "label_map": None, "noise": None},
+            **{
+                "hub_id": str(tmp_path / "hub"),
+                "revision": "0" * 40,
+                "label_map": None,
+                "label_words": None,
+                "noise": None,
+            },
             **{"train_size": None, "validation_size": 0.2, "test_size": 0.2, "split_seed": 0},
         }
         return DataConfig(**{**values, **changed})  # the schema checks types

@@ -14,10 +14,12 @@ from bench import data, fit, model, tokens, trainer
 from bench.config import Config
 from bench.errors import ConfigError
 from bench.measure import Meter
+from bench.task import SequenceClassification
 from bench.trainer import Progress
 
 Compose = Callable[..., Config]
 CPU = torch.device("cpu")
+CLASSIFY = SequenceClassification()
 
 
 def build(config: Config) -> tuple[model.Network, list[dict[str, torch.Tensor]]]:
@@ -51,7 +53,9 @@ def train(network: model.Network, batches: Iterable[trainer.Batch], config: Conf
     """bench's own training to its end; without ``hooks`` nothing is evaluated, saved or logged."""
     steps = fit.count_steps(config.train, rows=84)
     accelerator = trainer.make_accelerator(CPU, config.train.precision)
-    training = trainer.prepare(network.model, settings=config.train, steps=steps, accelerator=accelerator)
+    training = trainer.prepare(
+        network.model, task=CLASSIFY, settings=config.train, steps=steps, accelerator=accelerator
+    )
     without: dict[str, Any] = {
         "validate": lambda: {"accuracy": 0.0},
         "save_best": lambda: None,
@@ -165,8 +169,10 @@ def test_a_step_is_the_mean_over_all_rows_of_its_micro_batches(compose_tiny: Com
         {name: tensor[5:] for name, tensor in rows.items()},
     ]
     frozen = torch.optim.SGD(network.model.parameters(), lr=0.0)
-    whole, _ = trainer.take_step(prepared, [rows], frozen, accelerator, max_grad_norm=None)
-    cut, _ = trainer.take_step(prepared, parts, frozen, accelerator, max_grad_norm=None)
+    whole, cut = (
+        trainer.take_step(prepared, batches, frozen, accelerator, task=CLASSIFY, max_grad_norm=None)[0]
+        for batches in ([rows], parts)
+    )
     assert float(cut) == pytest.approx(float(whole), abs=1e-6)
 
 
@@ -256,6 +262,7 @@ def test_predictions_do_not_depend_on_the_batch(compose_tiny: Compose) -> None:
         trainer.predict(
             network.model,
             tokens.eval_batches(split, batch_size=size, padding=tokens.Padding.of(tokenizer)),
+            task=CLASSIFY,
             accelerator=accelerator,
         )
         for size in (1, 64)

@@ -11,7 +11,7 @@ from bench.config import DataConfig
 from bench.data import Dataset
 
 NOTHING = dict.fromkeys(
-    ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map"]
+    ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map", "label_words"]
 )
 HEADLINES = DataConfig(
     **NOTHING,

@@ -14,6 +14,7 @@ Compose = Callable[..., Config]
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CHOICES = {
+    "task": "sequence_classification, label_likelihood",
     "method.estimator": "network, frozen_encoder, tfidf, majority",
     "method.trainable": "all, adapter, head",
     "method.quantization": "none, nf4, fp4, int8",
@@ -70,6 +71,11 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
         f"must list some of {', '.join(RETRIED)}",
     ),
     "sweep.time_limit_seconds": ([0.0, -1.0, inf, nan], [None, 0.5], f"{POSITIVE}, or null for no limit"),
+    "model.template": (
+        ["", "Topic: ", "{text} {text}", "{TEXT}"],
+        ["{text}", "> {text}\nTopic: "],
+        "must hold {text} once, where the text goes",
+    ),
     "train.oom_retries": ([-1], [0], "must be 0 or more"),
     "oom_halvings": ([-1], [0], "must be 0 or more"),
     "devices": (["tpu", "cpu*0", "0,", "cpu*2,0"], ["cpu*2", "0", "0,1", "cuda"], DEVICES),
@@ -88,6 +94,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (
         {"method.trainable": "all", "method.quantization": "nf4"},
         "method.quantization=nf4: quantised weights cannot be trained; use method.trainable=adapter",
+    ),
+    (
+        {"task": "label_likelihood", "method.trainable": "head"},
+        "method.trainable=head: task=label_likelihood has no new head to train; use task=sequence_classifica",
     ),
     (
         {"train.max_steps": None},

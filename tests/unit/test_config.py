@@ -122,6 +122,37 @@ def test_data_and_model_count_by_content(compose: Compose) -> None:
     assert len(ids) == 3
 
 
+TEMPLATE, WORDS = {"model.template": "{text}? "}, {"data.label_words": {"a": "b"}}
+
+
+def test_template_and_words_count_where_labels_are_written(compose: Compose) -> None:
+    config = compose("method=lora")
+    assert len({run_id(replace_values(config, values)) for values in ({}, TEMPLATE, WORDS)}) == 1
+    likelihood = {"task": "label_likelihood"}
+    ids = {run_id(replace_values(config, likelihood | values)) for values in ({}, TEMPLATE, WORDS)}
+    assert len(ids | {run_id(config)}) == 4
+
+
+def test_a_label_gets_its_words_on_the_command_line(compose: Compose) -> None:
+    plain = compose("task=label_likelihood")
+    named = compose("task=label_likelihood", "+data.label_words={a: b, c: d}")
+    assert named.data.label_words == {"a": "b", "c": "d"}
+    assert run_id(replace_values(plain, {"data.label_words": None})) == run_id(plain) != run_id(named)
+
+
+@pytest.mark.parametrize("method", ["majority", "tfidf", "head"])
+def test_a_baseline_writes_no_labels(compose: Compose, method: str) -> None:
+    config = compose(f"method={method}")
+    changed = replace_values(config, {"task": "label_likelihood", **TEMPLATE, **WORDS})
+    assert run_id(changed) == run_id(config)
+
+
+def test_a_run_keeps_the_id_that_its_records_have(compose: Compose) -> None:
+    """Ids of results from before there was another task than a head's; a new field must not change them."""
+    ids = [run_id(compose(f"method={method}")) for method in ("full", "lora", "qlora", "head", "tfidf")]
+    assert ids == ["580f1350437b", "e35d791c503e", "7a9a60be0802", "723711a831f2", "ff995e630978"]
+
+
 def test_what_is_declared_not_to_count_exists() -> None:
     conditional = [(field, *paths) for field, _, paths in UNCOUNTED_WHEN]
     declared = {*UNCOUNTED, *(path for paths in conditional for path in paths)}
@@ -137,11 +168,11 @@ def test_what_is_declared_not_to_count_exists() -> None:
         ("full", {"method.double_quant", "method.adapter", *under("lora")}),
         (
             "head",
-            {"method.double_quant", "method.adapter", "seed", *under("lora", "train")}
+            {"method.double_quant", "method.adapter", "seed", "task", *under("lora", "train")}
             - {"train.max_length", "train.precision"},
         ),
-        ("tfidf", {"method.double_quant", "method.adapter", "seed", *under("lora", "train")}),
-        ("majority", {"method.double_quant", "method.adapter", "seed", *under("lora", "train")}),
+        ("tfidf", {"method.double_quant", "method.adapter", "seed", "task", *under("lora", "train")}),
+        ("majority", {"method.double_quant", "method.adapter", "seed", "task", *under("lora", "train")}),
     ],
 )
 def test_a_method_ignores_what_it_does_not_use(compose: Compose, method: str, unused: set[str]) -> None:

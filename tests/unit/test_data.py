@@ -18,7 +18,7 @@ from bench.config import DataConfig
 from bench.errors import ConfigError, DataError
 
 NOTHING = dict.fromkeys(
-    ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map"]
+    ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map", "label_words"]
 )
 SIZES = {"train_size": None, "validation_size": 0.15, "test_size": 0.15, "split_seed": 0, "noise": None}
 BASE = DataConfig(name="mine", source="files", text_column="text", label_column="label", **NOTHING, **SIZES)
@@ -174,6 +174,14 @@ def test_labels_and_sizes_that_cannot_be_met_are_refused(
 def test_a_label_is_declared_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="declared twice"):
         data.load(make_files(tmp_path, labels=["a", "b", "c", "a"]))
+
+
+def test_labels_are_called_as_they_are_written_or_by_their_words(tmp_path: Path) -> None:
+    config = make_files(tmp_path, label_words={"c": "see"}, labels=["c", "a", "b"])
+    names = data.name_labels(data.load(config).labels, config)
+    assert list(names.items()) == [("c", "see"), ("a", "a"), ("b", "b")]
+    with pytest.raises(ConfigError, match=r"data.label_words: there is no label 'd'; there are a, b, c"):
+        data.load(make_files(tmp_path, label_words={"a": "x", "d": "y"}))
 
 
 def test_a_label_of_test_alone_is_unseen(tmp_path: Path) -> None:

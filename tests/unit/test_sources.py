@@ -15,7 +15,7 @@ from bench.config import DataConfig
 from bench.errors import BenchError, ConfigError, DataError, MissingError
 
 NOTHING = dict.fromkeys(
-    ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map"]
+    ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map", "label_words"]
 )
 SIZES = {"train_size": None, "validation_size": 0.15, "test_size": 0.15, "split_seed": 0, "noise": None}
 COLUMNS = {"text_column": "text", "label_column": "label"}
