@@ -100,7 +100,7 @@ def _fit_network(
         return trainer.predict(network.model, batches, accelerator=accelerator)
 
     steps = count_steps(settings, rows=len(splits["train"]))
-    training = trainer.prepare(network.model, settings=settings, steps=steps, accelerator=accelerator)
+    training = trainer.prepare(network.model, config, steps=steps, accelerator=accelerator)
     resumed = _train(
         training,
         config,
