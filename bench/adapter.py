@@ -11,6 +11,7 @@ from typing import Any
 
 import peft
 import torch
+from peft.utils import constants
 from peft.utils.integrations import dequantize_module_weight
 from safetensors import safe_open
 from torch import nn
@@ -18,6 +19,11 @@ from transformers import PreTrainedModel
 
 from bench.config import LoraConfig, MethodConfig, uses_lora
 from bench.errors import ConfigError
+
+_DEFAULT_TARGETS: dict[peft.PeftType, dict[str, Any]] = {  # PEFT's choice of modules by architecture
+    peft.PeftType.LORA: constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    peft.PeftType.IA3: constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
+}
 
 
 def add_adapter(
@@ -36,23 +42,17 @@ def add_adapter(
     starts_from_loss = options.get("init_lora_weights") == "loftq"
     if starts_from_loss:  # PEFT's own would put unquantised weights back, as large as before
         options["init_lora_weights"] = True
-    targets: Any = options.get("target_modules")
     if uses_lora(method):
-        targets = options.setdefault("target_modules", lora.target_modules)
+        options = {"target_modules": lora.target_modules} | options
         options |= {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
-    if targets in (None, "auto"):
+    if options.get("target_modules") in (None, "auto"):
         _require_default_targets(kind, model.config.model_type)
         options["target_modules"] = None
-    settings = _make_settings(kind, options, new)
-    asked = {
-        name: value for name, value in method.adapter.items() if name not in ("peft_type", "target_modules")
-    }
     try:
+        settings = _make_settings(kind, options, new)
         adapted = peft.get_peft_model(model, settings)
-    except (ValueError, TypeError) as error:
-        where = f"lora.target_modules={targets}" if uses_lora(method) else f"target_modules={targets}"
-        where += f" method.adapter={asked}" if asked else ""
-        raise ConfigError(f"{where}: {_first_line(error)}") from None
+    except (ValueError, TypeError, Warning) as error:
+        raise ConfigError(f"{_name_options(method, lora)}: {_first_line(error)}") from None
     if starts_from_loss:
         _start_from_loss(adapted, folder)
     chosen = getattr(settings, "target_modules", None)
@@ -74,8 +74,7 @@ def _find_kind(name: Any) -> peft.PeftType:
 
 def _require_default_targets(kind: peft.PeftType, architecture: str) -> None:
     """Raises a ConfigError if modules are to be PEFT's choice and it makes none for the architecture."""
-    defaults = getattr(peft.PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "target_module_mapping", {})
-    if not defaults or architecture in defaults:
+    if architecture in _DEFAULT_TARGETS.get(kind, [architecture]):
         return
     if kind == peft.PeftType.LORA:
         raise ConfigError(
@@ -92,18 +91,28 @@ def _require_default_targets(kind: peft.PeftType, architecture: str) -> None:
 
 
 def _make_settings(kind: peft.PeftType, options: Mapping[str, Any], new: Sequence[str]) -> peft.PeftConfig:
-    """PEFT's configuration; an option that PEFT only warns about is refused, as it would be ignored."""
+    """PEFT's configuration.
+
+    Raises:
+        ConfigError: an option that the type does not have.
+        ValueError, TypeError, Warning: PEFT refuses an option, or warns that it ignores it.
+    """
     config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind]
     known = {field.name for field in dataclasses.fields(config_class)}
     if unknown := set(options) - known - {"target_modules"}:
         raise ConfigError(f"method.adapter: {kind.value} has no option {', '.join(sorted(unknown))}")
     values = {"modules_to_save": list(new), "task_type": "SEQ_CLS"} | dict(options)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            return config_class(**{name: value for name, value in values.items() if name in known})
-    except (ValueError, TypeError, Warning) as error:
-        raise ConfigError(f"method.adapter={dict(options)}: {_first_line(error)}") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return config_class(**{name: value for name, value in values.items() if name in known})
+
+
+def _name_options(method: MethodConfig, lora: LoraConfig) -> str:
+    """The settings that a complaint of PEFT's can be about, as they are overridden."""
+    if not uses_lora(method) or "target_modules" in method.adapter:
+        return f"method.adapter={method.adapter}"
+    targets = f"lora.target_modules={lora.target_modules}"
+    return targets if len(method.adapter) == 1 else f"{targets} method.adapter={method.adapter}"
 
 
 @torch.no_grad()
