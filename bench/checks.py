@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.config import Config, read_field
+from bench.config import Config, MethodConfig, read_field, uses_lora
 from bench.errors import ConfigError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -14,6 +14,10 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 _CREDENTIALS = re.compile(r"//[^/\s]*@")
 _HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 _LONGEST_NAME = 100
+
+# PEFT's options that settings of bench stand for.
+_SET_BY_LORA = {"r": "lora.r", "lora_alpha": "lora.alpha", "lora_dropout": "lora.dropout"}
+_NEEDS_TEXTS = ("eva", "corda", "lora_ga")  # starts for which PEFT must see the data first
 
 # Statuses after which a run may be trained again.
 RETRIED = ("failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
@@ -65,6 +69,10 @@ def _check_ranges(config: Config) -> list[str]:
         "lora.r": (lambda v: v >= 1, "rank must be at least 1; use method=full to train without an adapter"),
         "lora.alpha": (lambda v: 0 < v < math.inf, positive),
         "lora.dropout": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
+        "method.loraplus_lr_ratio": (
+            lambda v: v is None or 0 < v < math.inf,
+            positive + ", for example 16, or null for one learning rate",
+        ),
         "train.lr": (lambda v: 0 < v < math.inf, positive + ", for example 1e-4"),
         "train.max_steps": (lambda v: v is None or v >= 1, count + ", or null to train by train.epochs"),
         "train.epochs": (lambda v: v is None or 0 < v < math.inf, positive + ", or null"),
@@ -128,8 +136,8 @@ def _check_rules(config: Config) -> list[str]:
             f"method.quantization={method.quantization}: quantised weights cannot be trained; "
             "use method.trainable=adapter"
         )
-    if method.trainable == "adapter" and "peft_type" not in method.adapter:
-        faults.append(f"method.adapter={method.adapter}: must name a peft_type, for example LORA")
+    if method.trainable == "adapter":
+        faults += _check_adapter(method)
     if (config.task, method.trainable, method.estimator) == ("label_likelihood", "head", "network"):
         faults.append(
             "method.trainable=head: task=label_likelihood has no new head to train; "
@@ -153,7 +161,7 @@ def _check_rules(config: Config) -> list[str]:
             f"train.stop_step={train.stop_step}: must be at most train.max_steps={train.max_steps}, "
             "or null to train to the end"
         )
-    faults += _check_targets(config.lora.target_modules)
+    faults += _check_targets("lora.target_modules", config.lora.target_modules)
     needed = {
         "model.path": (model.source in ("package", "local"), "a folder, for example model.path=./my-model"),
         "model.hub_id": (model.source == "hub", "a model's name on the hub"),
@@ -222,13 +230,53 @@ def _check_texts(value: Any, path: str = "") -> list[str]:
     return [fault for key, one in inner.items() for fault in _check_texts(one, f"{path}.{key}".lstrip("."))]
 
 
-def _check_targets(targets: Any) -> list[str]:
+def _check_targets(path: str, targets: Any) -> list[str]:
     names = isinstance(targets, list) and targets and all(isinstance(name, str) for name in targets)
     if names or targets in ("auto", "all-linear"):
         return []
-    return [
-        f"lora.target_modules={targets}: must be auto, all-linear or a list of module names, [query,value]"
-    ]
+    return [f"{path}={targets}: must be auto, all-linear or a list of module names, [query,value]"]
+
+
+def _check_adapter(method: MethodConfig) -> list[str]:
+    """What PEFT would ignore, or fail on only when the model is loaded."""
+    options, at = method.adapter, "method.adapter."
+    if "peft_type" not in options:
+        return [f"method.adapter={options}: must name a peft_type, for example LORA"]
+    faults = []
+    for name in ("modules_to_save", "task_type", "inference_mode"):
+        if name in options:
+            faults.append(f"{at}{name}={options[name]}: bench sets this itself; leave it out")
+    if not uses_lora(method):
+        return faults
+    for name, path in _SET_BY_LORA.items():
+        if name in options:
+            faults.append(f"{at}{name}={options[name]}: set {path} instead")
+    if "target_modules" in options:
+        faults += _check_targets(f"{at}target_modules", options["target_modules"])
+    return faults + _check_start(method)
+
+
+def _check_start(method: MethodConfig) -> list[str]:
+    """Where the adapter's weights start, which must fit how the frozen weights are held."""
+    start, quantization = method.adapter.get("init_lora_weights"), method.quantization
+    given = f"method.adapter.init_lora_weights={start}"
+    if start in _NEEDS_TEXTS:
+        return [
+            f"{given}: PEFT would have to see the texts first, which bench does not do; use true or pissa"
+        ]
+    if str(start).startswith("pissa") and quantization != "none":
+        return [
+            f"{given} and method.quantization={quantization}: PiSSA takes singular values out of the "
+            "weights, which must not be quantised; use method.quantization=none, or loftq"
+        ]
+    if start == "loftq" and quantization not in ("nf4", "fp4"):
+        return [
+            f"{given} and method.quantization={quantization}: LoftQ makes up for what 4-bit weights lose; "
+            "use method.quantization=nf4, or true"
+        ]
+    if start == "loftq" and method.adapter.get("use_dora"):
+        return [f"{given} and use_dora=true: DoRA's magnitudes would be those before LoftQ; use one of them"]
+    return []
 
 
 def _is_size(value: float | None) -> bool:

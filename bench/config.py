@@ -33,6 +33,7 @@ class MethodConfig:
     quantization: str  # none | nf4 | fp4 | int8, of the frozen base weights
     double_quant: bool  # quantise the quantisation constants too (QLoRA, arXiv:2305.14314, section 3)
     adapter: dict[str, Any]  # handed to PEFT under PEFT's names, beside lora.*
+    loraplus_lr_ratio: float | None  # B's learning rate by A's (LoRA+, arXiv:2402.12354); null: the same
     default_lr: float  # what train.lr is unless it is set
 
 
@@ -172,18 +173,20 @@ UNCOUNTED = (
 )
 # Fields that cannot matter given another field's value: (field, value, fields).
 UNCOUNTED_WHEN = (
-    ("method.trainable", "all", ("lora", "method.adapter")),
-    ("method.trainable", "head", ("lora", "method.adapter")),
+    ("method.trainable", "all", ("method.adapter",)),
+    ("method.trainable", "head", ("method.adapter",)),
     ("method.quantization", "none", ("method.double_quant",)),
     ("method.quantization", "int8", ("method.double_quant",)),
+    ("method.loraplus_lr_ratio", None, ("method.loraplus_lr_ratio",)),
     ("train.epochs", None, ("train.epochs",)),
     ("train.max_steps", None, ("train.max_steps",)),
     ("train.stop_step", None, ("train.stop_step",)),
     ("task", "sequence_classification", ("task", "model.template", "data.label_words")),
-    ("method.estimator", "majority", ("seed", "model", "train", "lora", "task", "data.label_words")),
-    ("method.estimator", "tfidf", ("seed", "model", "train", "lora", "task", "data.label_words")),
-    ("method.estimator", "frozen_encoder", ("seed", "lora", "task", "model.template", "data.label_words")),
+    ("method.estimator", "majority", ("seed", "model", "train", "task", "data.label_words")),
+    ("method.estimator", "tfidf", ("seed", "model", "train", "task", "data.label_words")),
+    ("method.estimator", "frozen_encoder", ("seed", "task", "model.template", "data.label_words")),
 )
+UNCOUNTED_WITHOUT_LORA = ("lora", "method.loraplus_lr_ratio")  # where nothing has a rank
 _FITTED_WITHOUT_STEPS = ("train.max_length", "train.precision")  # all that a frozen encoder uses of train
 
 
@@ -246,9 +249,20 @@ def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> I
         if read_field(config, field) == value:
             for path in paths:
                 _drop(canonical, path)
+    if not uses_lora(config.method):
+        for path in UNCOUNTED_WITHOUT_LORA:
+            _drop(canonical, path)
+    elif "target_modules" in config.method.adapter:  # the method's own win, and are the same run as lora's
+        canonical["lora"]["target_modules"] = canonical["method"]["adapter"].pop("target_modules")
     if config.method.estimator == "frozen_encoder":
         canonical["train"] = {path.split(".")[1]: read_field(config, path) for path in _FITTED_WITHOUT_STEPS}
     return Identity(canonical, hash_canonical(canonical))
+
+
+def uses_lora(method: MethodConfig) -> bool:
+    """Whether the method trains LoRA's A and B, plain or a variant, so that ``lora.*`` matters."""
+    is_adapted = method.estimator == "network" and method.trainable == "adapter"
+    return is_adapted and method.adapter.get("peft_type") == "LORA"
 
 
 def describe(config: Config) -> str:
@@ -256,7 +270,7 @@ def describe(config: Config) -> str:
     name = config.method.name
     if config.method.estimator != "network":
         return name
-    if config.method.trainable == "adapter":
+    if uses_lora(config.method):
         lora = config.lora
         name += f" r={lora.r} alpha={lora.alpha:g} dropout={lora.dropout:g}"
     if config.task != "sequence_classification":

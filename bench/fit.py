@@ -104,9 +104,7 @@ def _fit_network(
         return trainer.predict(network.model, batches, task=task, accelerator=accelerator)
 
     steps = count_steps(settings, rows=len(splits["train"]))
-    training = trainer.prepare(
-        network.model, task=task, settings=settings, steps=steps, accelerator=accelerator
-    )
+    training = trainer.prepare(network.model, config, task=task, steps=steps, accelerator=accelerator)
     resumed = _train(
         training,
         config,

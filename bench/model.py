@@ -1,9 +1,8 @@
-"""The network of a run: base weights, their quantisation, the adapter and the classification head.
+"""The network of a run: base weights, their quantisation and the classification head, perhaps in an adapter.
 
 Branches on the fields of a method, never on its name.
 """
 
-import dataclasses
 import math
 import os
 import tempfile
@@ -12,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as LORA_TARGETS
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -31,6 +28,7 @@ from transformers import (
 )
 
 from bench import decoder
+from bench.adapter import add_adapter
 from bench.config import Config, MethodConfig
 from bench.errors import ConfigError, StoreError
 
@@ -38,7 +36,6 @@ _HEADS = {
     "sequence_classification": AutoModelForSequenceClassification,
     "label_likelihood": AutoModelForCausalLM,
 }
-_PEFT_TASKS = {"sequence_classification": "SEQ_CLS", "label_likelihood": "CAUSAL_LM"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -135,7 +132,7 @@ def build(
         base.gradient_checkpointing_enable({"use_reentrant": False})
     model: nn.Module = base
     if method.trainable == "adapter":
-        model, choices["target_modules"] = _add_adapter(base, config, new, settings.model_type)
+        model, choices["target_modules"] = add_adapter(base, config, new=new, folder=folder)
     elif method.trainable == "head":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.rpartition(".")[0] in new)
@@ -296,45 +293,6 @@ def _head_names(skeleton: PreTrainedModel) -> list[str]:
         for name, module in skeleton.named_children()
         if name != base and any(True for _ in module.parameters())
     ]
-
-
-def _add_adapter(
-    model: PreTrainedModel, config: Config, new: Sequence[str], architecture: str
-) -> tuple[nn.Module, Any]:
-    """The model inside PEFT, its base frozen, and its target modules; new modules are trained in full."""
-    method, lora = config.method, config.lora
-    options = dict(method.adapter)
-    kind = options.pop("peft_type")
-    if kind not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
-        known = ", ".join(sorted(peft.PEFT_TYPE_TO_CONFIG_MAPPING))
-        raise ConfigError(f"method.adapter.peft_type={kind}: PEFT knows {known}")
-    config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind]
-    targets = lora.target_modules
-    if targets == "auto":
-        if kind == "LORA" and architecture not in LORA_TARGETS:
-            raise ConfigError(
-                f"lora.target_modules=auto: PEFT names no modules for the architecture {architecture}; "
-                "use all-linear, or name them, for example lora.target_modules=[q_proj,v_proj]"
-            )
-        targets = None
-    values = {
-        "r": lora.r,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": lora.dropout,
-        "target_modules": targets,
-        "modules_to_save": list(new),
-        "task_type": _PEFT_TASKS[config.task],
-    } | options
-    known_fields = {field.name for field in dataclasses.fields(config_class)}
-    if unknown := set(options) - known_fields:
-        raise ConfigError(f"method.adapter: {kind} has no option {', '.join(sorted(unknown))}")
-    settings = config_class(**{name: value for name, value in values.items() if name in known_fields})
-    try:
-        adapted = peft.get_peft_model(model, settings)
-    except ValueError as error:
-        raise ConfigError(f"lora.target_modules={lora.target_modules}: {_first_line(error)}") from None
-    chosen = getattr(settings, "target_modules", None)
-    return adapted, sorted(chosen) if isinstance(chosen, set | list) else chosen
 
 
 def _require_quantised(model: nn.Module, method: MethodConfig) -> None:

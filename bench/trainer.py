@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
 
-from bench.config import TrainConfig
+from bench.config import Config, TrainConfig
 from bench.errors import ConfigError, RunError
 from bench.measure import Meter
 from bench.task import Task
@@ -92,14 +92,16 @@ def make_accelerator(device: torch.device, precision: str) -> Accelerator:
 
 
 def prepare(
-    model: nn.Module, *, task: Task, settings: TrainConfig, steps: int, accelerator: Accelerator
+    model: nn.Module, config: Config, *, task: Task, steps: int, accelerator: Accelerator
 ) -> Training:
     """A training of so many optimizer steps, before its first.
 
     Raises:
         ConfigError: the optimizer does not work on the device.
     """
-    optimizer = make_optimizer(model, settings, accelerator.device)
+    settings = config.train
+    groups = group_parameters(model, settings, loraplus_lr_ratio=config.method.loraplus_lr_ratio)
+    optimizer = make_optimizer(groups, settings, accelerator.device)
     schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, steps)
     model, optimizer = accelerator.prepare(model, optimizer)
     losses = torch.zeros((), device=accelerator.device)
@@ -254,18 +256,44 @@ def require_optimizer(name: str, device: torch.device) -> None:
         )
 
 
-def make_optimizer(model: nn.Module, settings: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW over what is trained, in torch or in bitsandbytes; biases and norms have no weight decay.
+def group_parameters(
+    model: nn.Module, settings: TrainConfig, *, loraplus_lr_ratio: float | None
+) -> list[dict[str, Any]]:
+    """What is trained, as an optimizer's groups: biases and norms without weight decay, and LoRA's B apart.
+
+    With a ratio B is learnt that many times as fast as all else (LoRA+, arXiv:2402.12354, section 4); the
+    schedule scales both. The first group has the plain rate. PEFT's create_loraplus_optimizer also speeds up
+    all biases, which the paper does not ask for.
+    """
+    trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    faster = {name for name in trained if "lora_B" in name or "lora_embedding_B" in name}
+    if loraplus_lr_ratio is None:
+        faster = set()
+
+    def split(names: Iterable[str], rate: float) -> list[dict[str, Any]]:
+        chosen = [trained[name] for name in names]
+        decayed = [one for one in chosen if one.ndim > 1]
+        rest = [one for one in chosen if one.ndim <= 1]
+        return [
+            {"params": decayed, "weight_decay": settings.weight_decay, "lr": rate},
+            {"params": rest, "weight_decay": 0.0, "lr": rate},
+        ]
+
+    groups = split((name for name in trained if name not in faster), settings.lr)
+    if loraplus_lr_ratio is not None:
+        groups += split((name for name in trained if name in faster), settings.lr * loraplus_lr_ratio)
+    return groups
+
+
+def make_optimizer(
+    groups: list[dict[str, Any]], settings: TrainConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW over the groups of parameters, in torch or in bitsandbytes.
 
     Raises:
         ConfigError: the optimizer does not work on the device.
     """
     require_optimizer(settings.optimizer, device)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [one for one in trained if one.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [one for one in trained if one.ndim <= 1], "weight_decay": 0.0},
-    ]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
     from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit, PagedAdamW32bit

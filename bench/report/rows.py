@@ -25,7 +25,8 @@ PEAKS = {  # memory kind -> the peak the table shows; in the order of the tables
     "cuda": "memory.train.peak_reserved_bytes",
     "cpu_resident": "memory.train.peak_resident_bytes",
 }
-_USUAL = ("lora.r", "lora.alpha", "lora.dropout", "train.lr")  # shown wherever they count
+# Shown wherever they count.
+_USUAL = ("lora.r", "lora.alpha", "lora.dropout", "train.lr", "method.loraplus_lr_ratio")
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,10 @@ def stop_run(config: Config, interrupt: Interrupt, step: int) -> Path:
         ("method=lora", "lora.dropout=0.3"),
         ("method=lora", "lora.dropout=0.3", "train.gradient_accumulation_steps=3"),
         ("method=qlora", "lora.dropout=0.3"),
+        ("method=dora", "lora.dropout=0.3", "method.loraplus_lr_ratio=16", "train.optimizer=adamw_8bit"),
+        ("method=pissa", "lora.dropout=0.3"),  # its frozen base is not the checkpoint's
+        ("method=loftq", "lora.dropout=0.3"),
+        ("method=ia3",),
         ("method=lora", "train.max_steps=null", "train.epochs=2", "train.max_grad_norm=null"),
     ],
 )

@@ -53,9 +53,7 @@ def train(network: model.Network, batches: Iterable[trainer.Batch], config: Conf
     """bench's own training to its end; without ``hooks`` nothing is evaluated, saved or logged."""
     steps = fit.count_steps(config.train, rows=84)
     accelerator = trainer.make_accelerator(CPU, config.train.precision)
-    training = trainer.prepare(
-        network.model, task=CLASSIFY, settings=config.train, steps=steps, accelerator=accelerator
-    )
+    training = trainer.prepare(network.model, config, task=CLASSIFY, steps=steps, accelerator=accelerator)
     without: dict[str, Any] = {
         "validate": lambda: {"accuracy": 0.0},
         "save_best": lambda: None,

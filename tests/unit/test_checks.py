@@ -29,12 +29,18 @@ CHOICES = {
 DEVICES = "must be auto, cpu, cuda, cpu*N (N runs at once) or the numbers of GPUs, 0,1"
 COUNT = "must be at least 1"
 POSITIVE = "must be a positive number"
+RATIO = "or null for one learning rate"
 SIZE = "must be a share in (0, 1) or a number of rows"
 SEED = "must lie in [0, 2**32)"
 # field: values just outside, values just inside, the message
 RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
     "lora.r": ([0, -8], [1], "rank must be at least 1; use method=full to train without an adapter"),
     "lora.alpha": ([0.0, -1.0, inf, nan], [0.5], POSITIVE),
+    "method.loraplus_lr_ratio": (
+        [0.0, -1.0, inf, nan],
+        [None, 0.5, 16.0],
+        f"{POSITIVE}, for example 16, {RATIO}",
+    ),
     "lora.dropout": ([1.0, -0.1, nan], [0.0, 0.99], "must lie in [0, 1)"),
     "train.lr": ([0.0, -1e-3, inf, nan], [1e-9], f"{POSITIVE}, for example 1e-4"),
     "train.max_steps": ([0], [31], f"{COUNT}, or null to train by train.epochs"),
@@ -88,6 +94,7 @@ MUTABLE = (
     "copy it from owner/name's history on the hub"
 )
 TARGETS = "must be auto, all-linear or a list of module names, [query,value]"
+START = "method.adapter.init_lora_weights"
 NEEDED = "is needed here; give"
 # settings that do not go together, the message
 RULES: list[tuple[dict[str, Any], str]] = [
@@ -116,6 +123,32 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "sweep.strategy=halving: needs train.max_steps, not train.epochs=2.0",
     ),
     ({"train.warmup_steps": 300}, "train.warmup_steps=300: must be less than train.max_steps=300"),
+    ({"method.adapter.r": 4}, "method.adapter.r=4: set lora.r instead"),
+    ({"method.adapter.lora_alpha": 4}, "method.adapter.lora_alpha=4: set lora.alpha instead"),
+    ({"method.adapter.lora_dropout": 0}, "method.adapter.lora_dropout=0: set lora.dropout instead"),
+    (
+        {"method.adapter": {"peft_type": "IA3", "modules_to_save": ["score"]}},
+        "method.adapter.modules_to_save=['score']: bench sets this itself; leave it out",
+    ),
+    ({"method.adapter.target_modules": "q"}, f"method.adapter.target_modules=q: {TARGETS}"),
+    ({"method.adapter.init_lora_weights": "eva"}, f"{START}=eva: PEFT would have to see the texts first"),
+    (
+        {"method.adapter.init_lora_weights": "pissa_niter_4", "method.quantization": "nf4"},
+        f"{START}=pissa_niter_4 and method.quantization=nf4: PiSSA takes singular values out of the weights, "
+        "which must not be quantised; use method.quantization=none, or loftq",
+    ),
+    (
+        {"method.adapter.init_lora_weights": "loftq"},
+        f"{START}=loftq and method.quantization=none: LoftQ makes up for what 4-bit weights lose; use ",
+    ),
+    (
+        {"method.adapter.init_lora_weights": "loftq", "method.quantization": "int8"},
+        f"{START}=loftq and method.quantization=int8: LoftQ makes up for what 4-bit weights lose; use ",
+    ),
+    (
+        {"method.adapter": {"init_lora_weights": "loftq", "use_dora": True}, "method.quantization": "nf4"},
+        f"{START}=loftq and use_dora=true: DoRA's magnitudes would be those before LoftQ; use one of them",
+    ),
     ({"lora.target_modules": []}, f"lora.target_modules=[]: {TARGETS}"),
     ({"lora.target_modules": "query"}, f"lora.target_modules=query: {TARGETS}"),
     ({"lora.target_modules": [1]}, f"lora.target_modules=[1]: {TARGETS}"),
@@ -201,6 +234,10 @@ def test_an_adapter_must_say_which_kind_it_is(compose: Compose) -> None:
         {"train.max_steps": None, "train.epochs": 1.0, "train.stop_step": 10_000},
         {"train.max_steps": None, "train.epochs": 1.0, "train.warmup_steps": 10_000},
         {"lora.target_modules": "all-linear"},
+        {"method.adapter.target_modules": ["query"]},
+        {"method.adapter": {"peft_type": "IA3", "target_modules": "regex.*"}},
+        {"method.adapter.init_lora_weights": "pissa"},
+        {"method.adapter.init_lora_weights": "loftq", "method.quantization": "fp4"},
         {"lora.target_modules": ["query", "value"]},
         {"method.trainable": "adapter", "method.quantization": "int8"},
         {"method.trainable": "head", "method.adapter": {}},

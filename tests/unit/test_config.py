@@ -159,20 +159,30 @@ def test_what_is_declared_not_to_count_exists() -> None:
     assert [path for path in declared if not under(path)] == []
 
 
+UNUSED_WITHOUT_ADAPTER = {
+    "method.double_quant",
+    "method.adapter",
+    "method.loraplus_lr_ratio",
+    *under("lora"),
+}
+
+
 # Without steps, epochs and double_quant only what a method's own fields make unused.
 @pytest.mark.parametrize(
     ("method", "unused"),
     [
         ("qlora", set()),
         ("lora", {"method.double_quant"}),
-        ("full", {"method.double_quant", "method.adapter", *under("lora")}),
+        ("full", UNUSED_WITHOUT_ADAPTER),
         (
             "head",
-            {"method.double_quant", "method.adapter", "seed", "task", *under("lora", "train")}
+            (UNUSED_WITHOUT_ADAPTER | {"seed", "task", *under("train")})
             - {"train.max_length", "train.precision"},
         ),
-        ("tfidf", {"method.double_quant", "method.adapter", "seed", "task", *under("lora", "train")}),
-        ("majority", {"method.double_quant", "method.adapter", "seed", "task", *under("lora", "train")}),
+        ("tfidf", UNUSED_WITHOUT_ADAPTER | {"seed", "task", *under("train")}),
+        ("majority", UNUSED_WITHOUT_ADAPTER | {"seed", "task", *under("train")}),
+        ("ia3", UNUSED_WITHOUT_ADAPTER - {"method.adapter"}),
+        ("lora_all_linear", {"method.double_quant", "lora.target_modules"}),
     ],
 )
 def test_a_method_ignores_what_it_does_not_use(compose: Compose, method: str, unused: set[str]) -> None:
@@ -189,6 +199,31 @@ def test_a_baseline_without_a_base_model_is_the_same_for_every_model(compose: Co
 def test_a_method_counts_by_what_it_does_not_by_its_name(compose: Compose) -> None:
     quantised = compose("method=lora", "method.quantization=nf4", "method.double_quant=true")
     assert run_id(quantised) == run_id(compose("method=qlora"))
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "tfidf"])
+def test_a_ratio_that_is_not_set_leaves_older_runs_their_ids(compose: Compose, method: str) -> None:
+    canonical = identify(compose(f"method={method}"), data_fingerprint="", model_revision="").canonical
+    assert "loraplus_lr_ratio" not in canonical["method"]
+
+
+def test_a_learning_rate_ratio_for_b_is_another_run(compose: Compose) -> None:
+    ids = {run_id(compose("method=lora", f"method.loraplus_lr_ratio={ratio}")) for ratio in ("null", 4, 16)}
+    assert len(ids) == 3
+    plus = compose("method=lora_plus", "train.lr=1e-3")
+    assert run_id(plus) == run_id(compose("method=lora", "method.loraplus_lr_ratio=16"))
+
+
+def test_target_modules_of_the_method_are_those_of_lora(compose: Compose) -> None:
+    named = compose("method=lora_all_linear", "lora.target_modules=[query]")
+    assert run_id(named) == run_id(compose("method=lora", "lora.target_modules=all-linear"))
+
+
+def test_an_adapter_without_a_rank_is_one_run_whatever_the_rank(compose: Compose) -> None:
+    ids = {run_id(compose("method=ia3", line)) for line in ("lora.r=8", "lora.r=16", "lora.alpha=1")}
+    assert len(ids) == 1
+    named = compose("method=ia3", "+method.adapter.target_modules=[key]")
+    assert run_id(named) not in ids
 
 
 @pytest.mark.parametrize(
@@ -330,6 +365,7 @@ def test_hydras_own_settings_are_no_part_of_it(compose: Compose) -> None:
     [
         ("lora", "lora r=8 alpha=16 dropout=0.05 lr=0.001 seed=0"),
         ("full", "full lr=5e-05 seed=0"),
+        ("ia3", "ia3 lr=0.01 seed=0"),
         ("majority", "majority"),
     ],
 )

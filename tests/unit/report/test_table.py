@@ -220,6 +220,14 @@ def test_lost_seeds_of_the_chosen_configuration_are_told():
     assert "not every seed of the chosen configuration has succeeded (1 diverged)" in markdown
 
 
+def test_a_learning_rate_of_two_is_shown_with_their_ratio():
+    """Also where all runs have the same: lr alone would be A's and say nothing of B's."""
+    run = make_run("lora")
+    run.canonical_config["method"]["loraplus_lr_ratio"] = 16.0
+    assert build_rows([run])[0].hyperparameters["loraplus_lr_ratio"] == 16
+    assert "loraplus_lr_ratio" not in build_rows([make_run("lora")])[0].hyperparameters
+
+
 def test_what_the_runs_vary_is_among_the_chosen_hyperparameters():
     results = [make_run("full", max_length=64, validation=0.9), make_run("full", max_length=128)]
     assert build_rows(results)[0].hyperparameters == {"lr": 1e-3, "max_length": 64}
