@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import bench.models  # noqa: F401 (makes the Auto classes know them)
 from bench.config import Config, LoraConfig, MethodConfig
 from bench.errors import ConfigError, StoreError
 
