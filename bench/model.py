@@ -30,7 +30,7 @@ from transformers import (
 
 import bench.models  # noqa: F401 (makes the Auto classes know them)
 from bench.config import Config, LoraConfig, MethodConfig
-from bench.errors import ConfigError, StoreError
+from bench.errors import BenchError, ConfigError, StoreError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -76,9 +76,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises:
         ConfigError: the folder holds no tokenizer that loads.
+        MissingError: it needs a package that is not installed.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except BenchError:
+        raise
     except Exception as error:
         raise ConfigError(f"{folder}: its tokenizer does not load ({_first_line(error)})") from None
     if tokenizer.pad_token_id is None:

@@ -1,6 +1,12 @@
 """Architectures that transformers does not have; importing this makes its Auto classes know them."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from bench.models.chatglm import (
     ChatGLMConfig,
@@ -8,8 +14,10 @@ from bench.models.chatglm import (
     ChatGLMForSequenceClassification,
     ChatGLMModel,
 )
+from bench.models.chatglm_tokenizer import ChatGLMTokenizer
 
 AutoConfig.register("chatglm", ChatGLMConfig, exist_ok=True)
 AutoModel.register(ChatGLMConfig, ChatGLMModel, exist_ok=True)
 AutoModelForCausalLM.register(ChatGLMConfig, ChatGLMForCausalLM, exist_ok=True)
 AutoModelForSequenceClassification.register(ChatGLMConfig, ChatGLMForSequenceClassification, exist_ok=True)
+AutoTokenizer.register(ChatGLMConfig, tokenizer_class=ChatGLMTokenizer, exist_ok=True)

@@ -1,4 +1,4 @@
-"""ChatGLM-6B's network equals the public implementation, whose numbers assets/chatglm/ holds: three layers with
+"""ChatGLM-6B's network equals the public implementation, whose numbers assets/chatglm/ holds: three layers of
 random weights under the public names, run in float32 on a CPU (PyTorch 2.1.2, transformers 4.30.2)."""
 
 import json
