@@ -5,6 +5,7 @@ Branches on the fields of a method, never on its name.
 
 import dataclasses
 import os
+import pickle
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from transformers import (
 )
 
 import bench.models  # noqa: F401 (makes the Auto classes know them)
+from bench import weights
 from bench.config import Config, LoraConfig, MethodConfig
 from bench.errors import BenchError, ConfigError, StoreError
 
@@ -139,13 +141,7 @@ def build(
 
 def load_encoder(folder: Path, *, device: torch.device, precision: str) -> nn.Module:
     """The base model without a head, frozen, to be read from only."""
-    encoder = AutoModel.from_pretrained(
-        folder,
-        dtype=DTYPES[precision],
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-    )
+    encoder = _read_model(AutoModel, folder, dtype=DTYPES[precision])
     module: nn.Module = encoder.requires_grad_(False).to(device)
     return module
 
@@ -179,15 +175,13 @@ def _load_weights(
 ) -> tuple[PreTrainedModel, list[str]]:
     """The checkpoint in memory, and the modules that it lacks, which are ``new`` and perhaps more."""
     in_fp32 = method.trainable == "all" or precision == "fp32"
-    model, info = AutoModelForSequenceClassification.from_pretrained(
+    model, info = _read_model(
+        AutoModelForSequenceClassification,
         folder,
         config=settings,
         dtype=torch.float32 if in_fp32 else DTYPES[precision],
         quantization_config=quantization_config(method, DTYPES[precision], new),
         device_map={"": device} if method.quantization != "none" and device.type == "cuda" else None,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
         ignore_mismatched_sizes=True,  # a head for other labels is replaced by a new one
         output_loading_info=True,
     )
@@ -197,6 +191,28 @@ def _load_weights(
             module.support_avx512bf16_for_cpu = False
     missing = {name.rpartition(".")[0] for name in info["missing_keys"]}
     return model, sorted({*new, *missing})
+
+
+def _read_model(kind: Any, folder: Path, **options: Any) -> Any:
+    """The checkpoint as one of transformers' Auto classes reads it, without running anything that is in it.
+
+    Raises:
+        ConfigError: pickled weights hold more than tensors, or are damaged.
+    """
+    try:
+        return kind.from_pretrained(
+            folder,
+            use_safetensors=not weights.is_pickled(folder),
+            weights_only=True,  # of pickled shards
+            local_files_only=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except (pickle.UnpicklingError, EOFError):  # torch's message says how to run it all the same
+        raise ConfigError(
+            f"{folder}: its .bin files hold more than tensors, which could run code, or are damaged; "
+            "nothing of them was run; use the official files"
+        ) from None
 
 
 def save_trained(model: nn.Module, path: Path) -> None:

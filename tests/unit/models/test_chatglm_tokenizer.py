@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chatglm_folder import SPECIAL, save_tokenizer
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from bench.errors import ConfigError, MissingError
 from bench.model import load_tokenizer
 from bench.models.chatglm_tokenizer import ChatGLMTokenizer
 from bench.tokens import Padding, identify_tokenizer
-from chatglm_folder import SPECIAL, save_tokenizer
 
 TEXT = "股票 指数 上涨"
 
@@ -102,13 +103,15 @@ def test_what_is_saved_loads_again_as_the_same(tmp_path: Path, tokenizer: Any) -
 def test_identity_covers_what_decides_the_cuts(tmp_path: Path, tokenizer: Any) -> None:
     other = load_tokenizer(save_tokenizer(tmp_path / "offset", num_image_tokens=5))
     assert identify_tokenizer(other) != identify_tokenizer(tokenizer)
-    same_pieces = load_tokenizer(
-        save_tokenizer(tmp_path / "scores", num_image_tokens=0, add_dummy_prefix=False)
-    )
-    same_pieces._ids = tokenizer._ids
-    same_pieces._added_tokens_decoder = tokenizer._added_tokens_decoder
-    assert same_pieces(TEXT)["input_ids"] != tokenizer(TEXT)["input_ids"]
-    assert identify_tokenizer(same_pieces) != identify_tokenizer(tokenizer)
+    path = save_tokenizer(tmp_path / "rules", num_image_tokens=0) / "ice_text.model"
+    model = ModelProto()
+    model.ParseFromString(path.read_bytes())
+    model.normalizer_spec.add_dummy_prefix = False
+    path.write_bytes(model.SerializeToString())
+    other_rules = load_tokenizer(path.parent)
+    assert other_rules.get_vocab() == tokenizer.get_vocab()
+    assert other_rules(TEXT)["input_ids"] != tokenizer(TEXT)["input_ids"]
+    assert identify_tokenizer(other_rules) != identify_tokenizer(tokenizer)
 
 
 @pytest.mark.parametrize("name", ["do_lower_case", "remove_space"])
