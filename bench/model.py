@@ -5,6 +5,7 @@ Branches on the fields of a method, never on its name.
 
 import math
 import os
+import pickle
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,10 +28,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bench import decoder
+import bench.models  # noqa: F401 (makes the Auto classes know them)
+from bench import decoder, weights
 from bench.adapter import add_adapter
 from bench.config import Config, MethodConfig
-from bench.errors import ConfigError, StoreError
+from bench.errors import BenchError, ConfigError, StoreError
 
 _HEADS = {
     "sequence_classification": AutoModelForSequenceClassification,
@@ -80,9 +82,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises:
         ConfigError: the folder holds no tokenizer that loads.
+        MissingError: it needs a package that is not installed.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except BenchError:
+        raise
     except Exception as error:
         raise ConfigError(f"{folder}: its tokenizer does not load ({_first_line(error)})") from None
     if tokenizer.pad_token_id is None:
@@ -145,13 +150,7 @@ def build(
 
 def load_encoder(folder: Path, *, device: torch.device, precision: str) -> nn.Module:
     """The base model without a head, frozen, to be read from only."""
-    encoder = AutoModel.from_pretrained(
-        folder,
-        dtype=DTYPES[precision],
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-    )
+    encoder = _read_model(AutoModel, folder, dtype=DTYPES[precision])
     module: nn.Module = encoder.requires_grad_(False).to(device)
     return module
 
@@ -186,15 +185,13 @@ def _load_weights(
     """The checkpoint in memory, and the modules that it lacks."""
     method = config.method
     in_fp32 = method.trainable == "all" or precision == "fp32"
-    model, info = _HEADS[config.task].from_pretrained(
+    model, info = _read_model(
+        _HEADS[config.task],
         folder,
         config=settings,
         dtype=torch.float32 if in_fp32 else DTYPES[precision],
         quantization_config=quantization_config(method, DTYPES[precision], unquantised),
         device_map={"": device} if method.quantization != "none" and device.type == "cuda" else None,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
         # A head for other labels is replaced by a new one.
         ignore_mismatched_sizes=config.task == "sequence_classification",
         output_loading_info=True,
@@ -204,6 +201,28 @@ def _load_weights(
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model, {name.rpartition(".")[0] for name in info["missing_keys"]}
+
+
+def _read_model(kind: Any, folder: Path, **options: Any) -> Any:
+    """The checkpoint as one of transformers' Auto classes reads it, without running anything that is in it.
+
+    Raises:
+        ConfigError: pickled weights hold more than tensors, or are damaged.
+    """
+    try:
+        return kind.from_pretrained(
+            folder,
+            use_safetensors=not weights.is_pickled(folder),
+            weights_only=True,  # of pickled shards
+            local_files_only=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except (pickle.UnpicklingError, EOFError):  # torch's message says how to run it all the same
+        raise ConfigError(
+            f"{folder}: its .bin files hold more than tensors, which could run code, or are damaged; "
+            "nothing of them was run; use the official files"
+        ) from None
 
 
 def save_trained(model: nn.Module, path: Path) -> None:

@@ -151,6 +151,8 @@ def identify_tokenizer(tokenizer: Any) -> str:
             "vocabulary": tokenizer.get_vocab(),
             "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         }
+        if (pieces := getattr(tokenizer, "sp_model", None)) is not None:  # scores and rules decide the cuts
+            facts["sentencepiece"] = hashlib.sha256(pieces.serialized_model_proto()).hexdigest()
     text = json.dumps([facts, tokenizer.truncation_side], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,6 +1,7 @@
 """Where a base model's files are and which revision they are. Never imports torch, so that planning is quick.
 
 Only safetensors are loaded, and no code that comes with a model: neither can run anything on this machine.
+The one exception is a model that was never released but as pickled shards; of those only tensors are read.
 """
 
 import contextlib
@@ -22,10 +23,12 @@ _REMEMBERED_BYTES = 2**20  # a smaller file is read as quickly as what is rememb
 _SETTLED_NS = 2_000_000_000  # some file systems tell times of change apart by 2 s only
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_PICKLED = "pytorch_model*.bin"
+_RELEASED_PICKLED = ("chatglm",)  # model types whose official weights are pickled shards and nothing else
 
 
 def locate(model: ModelConfig) -> Path:
-    """The folder with config.json, safetensors and the tokenizer; a hub model is downloaded into its cache.
+    """The folder with config.json, weights and the tokenizer; a hub model is downloaded into its cache.
 
     Raises:
         MissingError: it is not on this machine, and how to get it.
@@ -53,7 +56,8 @@ def revision(model: ModelConfig) -> str:
     if model.source == "hub":
         return f"{model.hub_id}@{model.revision}"
     folder = locate(model).resolve()
-    files = sorted(path for pattern in _WANTED for path in folder.glob(pattern))
+    patterns = [*_WANTED, _PICKLED] if is_pickled(folder) else _WANTED
+    files = sorted(path for pattern in patterns for path in folder.glob(pattern))
     return _hash_files(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 
@@ -63,16 +67,46 @@ def read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
+def is_pickled(folder: Path) -> bool:
+    """Whether the weights are to be read from pickled shards, weights only, as there is no other release."""
+    has_safetensors = any(folder.glob("*.safetensors"))
+    return not has_safetensors and _is_released_pickled(folder) and any(folder.glob(_PICKLED))
+
+
+def _is_released_pickled(folder: Path) -> bool:
+    """Whether the model is of a type whose official weights are pickled; a damaged config.json is of none."""
+    try:
+        return read_config(folder).get("model_type") in _RELEASED_PICKLED
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def _find_fault(folder: Path) -> str | None:
     """Why the folder holds no model that bench loads, or None."""
     if not (folder / "config.json").is_file():
         return "holds no config.json; save it with save_pretrained"
+    if is_pickled(folder):
+        return _find_missing_shard(folder)
     if not list(folder.glob("*.safetensors")):
+        also = f" (this type of model may have {_PICKLED} instead)" if _is_released_pickled(folder) else ""
         return (
-            "holds no .safetensors file, the only format that cannot run code; "
+            f"holds no .safetensors file, the only format that cannot run code{also}; "
             "convert it with transformers' save_pretrained"
         )
     return None
+
+
+def _find_missing_shard(folder: Path) -> str | None:
+    """Which pickled shard, or the index that names them, is not there or not whole, or None."""
+    if (folder / "pytorch_model.bin").is_file():
+        return None
+    index = folder / "pytorch_model.bin.index.json"
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"holds {_PICKLED} but no whole {index.name}, which says what is in them; copy it again"
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    return f"lacks {missing[0]}, which {index.name} names; copy it again" if missing else None
 
 
 def _package_folder(path: str) -> Path:
@@ -93,12 +127,12 @@ def _download(model: ModelConfig) -> Path:
     """The snapshot of the pinned commit, from the cache where it is there."""
     from huggingface_hub import snapshot_download
 
-    def fetch(*, local_files_only: bool) -> Path:
+    def fetch(*more: str, local_files_only: bool) -> Path:
         return Path(
             snapshot_download(
                 str(model.hub_id),
                 revision=model.revision,
-                allow_patterns=_WANTED,
+                allow_patterns=[*_WANTED, *more],
                 local_files_only=local_files_only,
             )
         )
@@ -108,7 +142,10 @@ def _download(model: ModelConfig) -> Path:
         if _find_fault(folder) is None:  # a cache may hold the tokenizer alone
             return folder
     try:
-        return fetch(local_files_only=False)
+        folder = fetch(local_files_only=False)
+        if not any(folder.glob("*.safetensors")) and _is_released_pickled(folder):
+            folder = fetch(_PICKLED, local_files_only=False)
+        return folder
     except Exception as error:
         raise MissingError(
             f"model.hub_id={model.hub_id} model.revision={model.revision}: not on this machine and cannot be "

@@ -23,6 +23,7 @@ HUB = ModelConfig(
     name="hub", source="hub", path=None, hub_id="owner/name", revision=COMMIT, template="{text}"
 )
 MIB = 2**20
+INDEX = "pytorch_model.bin.index.json"
 
 
 def local(path: Path) -> ModelConfig:
@@ -113,6 +114,72 @@ def test_weights_that_could_run_code_are_refused(tmp_path: Path, file: str) -> N
         ConfigError, match=r"holds no \.safetensors file, the only format that cannot run code"
     ):
         weights.revision(local(folder))
+
+
+def save_shards(folder: Path, *names: str, type: str = "chatglm") -> Path:
+    """A folder as ChatGLM-6B was released, with these of its two shards."""
+    folder.mkdir()
+    shards = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    (folder / "config.json").write_text(json.dumps({"model_type": type}), encoding="utf-8")
+    index = {"metadata": {}, "weight_map": {"a": shards[0], "b": shards[1], "c": shards[0]}}
+    (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    for name in names or shards:
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def test_a_model_released_as_pickled_shards_is_found_by_their_content(tmp_path: Path) -> None:
+    folder = save_shards(tmp_path / "model")
+    assert weights.locate(local(folder)) == folder
+    assert weights.is_pickled(folder)
+    before = weights.revision(local(folder))
+    (folder / "pytorch_model-00002-of-00002.bin").write_bytes(b"other weights")
+    assert weights.revision(local(folder)) != before
+
+
+def test_safetensors_come_before_pickled_shards(tmp_path: Path) -> None:
+    folder = save_shards(tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    assert not weights.is_pickled(folder)
+    before = weights.revision(local(folder))
+    (folder / "pytorch_model-00002-of-00002.bin").write_bytes(b"not read, so it does not count")
+    assert weights.revision(local(folder)) == before
+
+
+def test_pickled_shards_of_other_types_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the only format that cannot run code; convert it"):
+        weights.locate(local(save_shards(tmp_path / "model", type="bert")))
+
+
+def test_no_weights_of_a_type_that_may_be_pickled_says_so(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", file="model.pt")
+    (folder / "config.json").write_text('{"model_type": "chatglm"}', encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"cannot run code \(this type of model may have pytorch_model\*\.bin"
+    ):
+        weights.locate(local(folder))
+
+
+def test_a_shard_that_is_not_there_is_named(tmp_path: Path) -> None:
+    folder = save_shards(tmp_path / "model", "pytorch_model-00001-of-00002.bin")
+    with pytest.raises(
+        ConfigError, match=r"lacks pytorch_model-00002-of-00002\.bin, which .* names; copy it"
+    ):
+        weights.locate(local(folder))
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"weight_map": 1}'])
+def test_an_index_of_shards_that_is_not_whole_is_named(tmp_path: Path, content: str | None) -> None:
+    folder = save_shards(tmp_path / "model")
+    (folder / INDEX).unlink()
+    if content is not None:
+        (folder / INDEX).write_text(content, encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=rf"but no whole {INDEX}, which says what is in them; copy it again"
+    ):
+        weights.locate(local(folder))
+    (folder / "pytorch_model.bin").write_bytes(b"all in one file")
+    assert weights.locate(local(folder)) == folder
 
 
 def test_the_same_content_is_the_same_revision_wherever_it_is(tmp_path: Path) -> None:
@@ -283,6 +350,34 @@ def test_a_cache_with_the_tokenizer_alone_is_completed(
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert weights.locate(HUB) == tmp_path / "cached"
     assert (tmp_path / "cached" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("type", "fetched"), [("chatglm", True), ("bert", False)])
+def test_pickled_shards_are_downloaded_only_where_nothing_else_was_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, type: str, fetched: bool
+) -> None:
+    """The hub's folder has shards, of which the first download brings none."""
+    folder = tmp_path / "cached"
+    asked: list[list[str]] = []
+
+    def download(*_: object, allow_patterns: list[str], local_files_only: bool, **__: object) -> str:
+        if local_files_only:
+            raise FileNotFoundError
+        asked.append(allow_patterns)
+        if not folder.exists():
+            save_shards(folder, "README.md", type=type)
+        if "pytorch_model*.bin" in allow_patterns:
+            for number in (1, 2):
+                (folder / f"pytorch_model-0000{number}-of-00002.bin").write_bytes(b"weights")
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    if fetched:
+        assert weights.locate(HUB) == folder
+    else:
+        with pytest.raises(ConfigError, match=r"holds no \.safetensors file"):
+            weights.locate(HUB)
+    assert len(asked) == 1 + fetched
 
 
 def test_a_model_of_the_hub_without_safetensors_is_refused(cache: Path) -> None:
