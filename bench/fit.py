@@ -48,7 +48,7 @@ class Fitted:
 
 
 def fit(
-    config: Config, dataset: Dataset, *, model_folder: Path, run_folder: Path, meter: Meter, log: Log
+    config: Config, dataset: Dataset, *, model_folder: Path | None, run_folder: Path, meter: Meter, log: Log
 ) -> Fitted:
     """Fits what the method's estimator names; ``log`` gets the rows of the history as they come.
 
@@ -78,7 +78,7 @@ def score_all(probabilities: Probabilities, dataset: Dataset) -> dict[str, dict[
 
 
 def _fit_network(
-    config: Config, dataset: Dataset, *, model_folder: Path, run_folder: Path, meter: Meter, log: Log
+    config: Config, dataset: Dataset, *, model_folder: Path | None, run_folder: Path, meter: Meter, log: Log
 ) -> Fitted:
     """Trains the network, from its newest checkpoint if it has one, and evaluates its best state."""
     settings = config.train
@@ -178,11 +178,11 @@ def _train(
 
 
 def _tokenise(
-    config: Config, dataset: Dataset, *, model_folder: Path, meter: Meter
+    config: Config, dataset: Dataset, *, model_folder: Path | None, meter: Meter
 ) -> tuple[dict[str, tokens.TokenisedSplit], tokens.Padding]:
     """The splits as the model's token ids, and how its batches are padded."""
     with meter.phase("data"):
-        tokenizer = model.load_tokenizer(model_folder)
+        tokenizer = model.load_tokenizer(config.model, model_folder)
         splits = tokens.tokenise(
             dataset, tokenizer, max_length=config.train.max_length, cache_dir=config.cache_dir
         )
@@ -293,14 +293,16 @@ def _add_spent(meter: Meter, spent: Mapping[str, Any]) -> None:
     meter.joules = spent["joules"]
 
 
-def _fit_frozen_encoder(config: Config, dataset: Dataset, *, model_folder: Path, meter: Meter) -> Fitted:
+def _fit_frozen_encoder(
+    config: Config, dataset: Dataset, *, model_folder: Path | None, meter: Meter
+) -> Fitted:
     """Logistic regression on the mean of the encoder's last hidden states."""
     settings = config.train
     precision = model.choose_precision(settings.precision, meter.device)
     accelerator = trainer.make_accelerator(meter.device, precision)
     splits, padding = _tokenise(config, dataset, model_folder=model_folder, meter=meter)
     with meter.phase("load"):
-        encoder = model.load_encoder(model_folder, device=meter.device, precision=precision)
+        encoder = model.load_encoder(config.model, model_folder, device=meter.device, precision=precision)
     with meter.phase("train"):
         features = {
             split: trainer.embed(
@@ -313,7 +315,11 @@ def _fit_frozen_encoder(config: Config, dataset: Dataset, *, model_folder: Path,
         fitted = baselines.fit_frozen(features, dataset)
     encoder_parameters = sum(parameter.numel() for parameter in encoder.parameters())
     described = _describe_baseline(fitted, total=fitted.parameters + encoder_parameters)
-    choices = {"architecture": type(encoder).__name__, "precision": precision}
+    choices = {
+        "architecture": type(encoder).__name__,
+        **model.describe_source(config.model),
+        "precision": precision,
+    }
     return Fitted(
         described.probabilities,
         described.parameters,

@@ -28,7 +28,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bench.config import Config, LoraConfig, MethodConfig
+from bench import random_weights
+from bench.config import Config, LoraConfig, MethodConfig, ModelConfig
 from bench.errors import ConfigError, StoreError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,12 +71,14 @@ def choose_precision(requested: str, device: torch.device) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: ModelConfig, folder: Path | None) -> PreTrainedTokenizerBase:
     """The model's own tokenizer, with a pad token even where the model declares none.
 
     Raises:
         ConfigError: the folder holds no tokenizer that loads.
     """
+    if folder is None:
+        return random_weights.HashTokenizer(random_weights.read_settings(source))
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
@@ -88,13 +91,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def build(
     config: Config,
     *,
-    folder: Path,
+    folder: Path | None,
     labels: Sequence[str],
     pad_token_id: int | None,
     device: torch.device,
     precision: str,
 ) -> Network:
     """The network that the method trains, on its device, its new weights drawn from torch's current seed.
+
+    Without a folder its base weights are random ones of the model's architecture.
 
     With ``trainable=all`` the weights stay in fp32 and autocast computes in ``precision``; otherwise the
     frozen base is held in ``precision`` (or quantised) and what is trained in fp32.
@@ -103,16 +108,17 @@ def build(
         ConfigError: the architecture has no classification head here, or no default target modules.
     """
     method = config.method
-    settings = _read_settings(folder, labels, pad_token_id)
-    skeleton = _make_skeleton(settings, folder)
+    settings = _read_settings(config.model, folder, labels, pad_token_id)
+    skeleton = _make_skeleton(settings)
     heads = _head_names(skeleton)
-    base, new = _load_weights(method, folder, settings, heads, device=device, precision=precision)
+    base, new = _load_weights(config, folder, settings, heads, device=device, precision=precision)
     if method.quantization != "none" and set(new) > set(heads):
         # What the checkpoint lacks is trained from scratch, so it must not be quantised.
-        base, new = _load_weights(method, folder, settings, new, device=device, precision=precision)
+        base, new = _load_weights(config, folder, settings, new, device=device, precision=precision)
     _require_quantised(base, method)
     choices: dict[str, Any] = {
         "architecture": type(base).__name__,
+        **describe_source(config.model),
         "precision": precision,
         "attention": base.config._attn_implementation,
         "new_modules": new,
@@ -133,15 +139,34 @@ def build(
     return Network(model.to(device), trainable, total, choices)
 
 
-def load_encoder(folder: Path, *, device: torch.device, precision: str) -> nn.Module:
+def describe_source(source: ModelConfig) -> dict[str, str]:
+    """Where weights and tokens came from, for the record."""
+    tokenizer = "its own" if source.weights == "saved" else "words hashed into the vocabulary"
+    return {"weights": source.weights, "tokenizer": tokenizer}
+
+
+def load_encoder(
+    source: ModelConfig, folder: Path | None, *, device: torch.device, precision: str
+) -> nn.Module:
     """The base model without a head, frozen, to be read from only."""
-    encoder = AutoModel.from_pretrained(
-        folder,
-        dtype=DTYPES[precision],
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-    )
+    encoder: Any
+    if folder is None:
+        encoder = random_weights.make_model(
+            AutoModel,
+            random_weights.read_settings(source),
+            new=[],
+            dtype=DTYPES[precision],
+            device=device,
+            quantization=None,
+        )
+    else:
+        encoder = AutoModel.from_pretrained(
+            folder,
+            dtype=DTYPES[precision],
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
     module: nn.Module = encoder.requires_grad_(False).to(device)
     return module
 
@@ -165,33 +190,48 @@ def quantization_config(
 
 
 def _load_weights(
-    method: MethodConfig,
-    folder: Path,
+    config: Config,
+    folder: Path | None,
     settings: PreTrainedConfig,
     new: Sequence[str],
     *,
     device: torch.device,
     precision: str,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The checkpoint in memory, and the modules that it lacks, which are ``new`` and perhaps more."""
+    """The base weights in memory, and the modules that have none, which are ``new`` and perhaps more."""
+    method = config.method
     in_fp32 = method.trainable == "all" or precision == "fp32"
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        config=settings,
-        dtype=torch.float32 if in_fp32 else DTYPES[precision],
-        quantization_config=quantization_config(method, DTYPES[precision], new),
-        device_map={"": device} if method.quantization != "none" and device.type == "cuda" else None,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        ignore_mismatched_sizes=True,  # a head for other labels is replaced by a new one
-        output_loading_info=True,
-    )
+    dtype = torch.float32 if in_fp32 else DTYPES[precision]
+    quantization = quantization_config(method, DTYPES[precision], new)
+    missing: set[str] = set()
+    model: Any
+    if folder is None:
+        model = random_weights.make_model(
+            AutoModelForSequenceClassification,
+            settings,
+            new=new,
+            dtype=dtype,
+            device=device,
+            quantization=quantization,
+        )
+    else:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            config=settings,
+            dtype=dtype,
+            quantization_config=quantization,
+            device_map={"": device} if method.quantization != "none" and device.type == "cuda" else None,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # a head for other labels is replaced by a new one
+            output_loading_info=True,
+        )
+        missing = {name.rpartition(".")[0] for name in info["missing_keys"]}
     for module in model.modules():
         # On some CPUs bitsandbytes repacks 4-bit weights when it first evaluates, and then cannot train.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    missing = {name.rpartition(".")[0] for name in info["missing_keys"]}
     return model, sorted({*new, *missing})
 
 
@@ -224,32 +264,37 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _read_settings(folder: Path, labels: Sequence[str], pad_token_id: int | None) -> PreTrainedConfig:
+def _read_settings(
+    source: ModelConfig, folder: Path | None, labels: Sequence[str], pad_token_id: int | None
+) -> PreTrainedConfig:
     """The model's configuration with these labels on its head."""
-    try:
-        settings = AutoConfig.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: index for index, label in enumerate(labels)},
-        )
-    except Exception as error:
-        raise ConfigError(f"{folder}: its config.json does not load ({_first_line(error)})") from None
+    head = {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+    if folder is None:
+        settings = random_weights.read_settings(source, **head)
+    else:
+        try:
+            settings = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, **head
+            )
+        except Exception as error:
+            raise ConfigError(f"{folder}: its config.json does not load ({_first_line(error)})") from None
     if settings.pad_token_id is None:  # a decoder's head looks for the last token that is not a pad
         settings.pad_token_id = pad_token_id
-    return settings  # type: ignore[no-any-return]
+    return settings
 
 
-def _make_skeleton(settings: PreTrainedConfig, folder: Path) -> PreTrainedModel:
+def _make_skeleton(settings: PreTrainedConfig) -> PreTrainedModel:
     """The model without memory for its weights: its modules and their shapes."""
     try:
         with torch.device("meta"):
             return AutoModelForSequenceClassification.from_config(settings)  # type: ignore[no-any-return]
     except ValueError as error:
         raise ConfigError(
-            f"{folder}: {settings.model_type} has no sequence-classification head in transformers "
+            f"model: {settings.model_type} has no sequence-classification head in transformers "
             f"({_first_line(error)})"
         ) from None
 

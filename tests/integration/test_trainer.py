@@ -25,7 +25,7 @@ def build(config: Config) -> tuple[model.Network, list[dict[str, torch.Tensor]]]
     set_seed(config.seed)
     dataset = data.load(config.data)
     folder = Path(str(config.model.path))
-    tokenizer = model.load_tokenizer(folder)
+    tokenizer = model.load_tokenizer(config.model, folder)
     splits = tokens.tokenise(dataset, tokenizer, max_length=64, cache_dir=config.cache_dir)
     network = model.build(
         config,
@@ -249,7 +249,7 @@ def test_predictions_do_not_depend_on_the_batch(compose_tiny: Compose) -> None:
     config = compose_tiny("method=lora")
     network, _ = build(config)
     dataset = data.load(config.data)
-    tokenizer = model.load_tokenizer(Path(str(config.model.path)))
+    tokenizer = model.load_tokenizer(config.model, Path(str(config.model.path)))
     split = tokens.tokenise(dataset, tokenizer, max_length=64, cache_dir=config.cache_dir)["test"]
     accelerator = trainer.make_accelerator(CPU, "fp32")
     one, many = (
