@@ -5,7 +5,7 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$name && break; done)
 CONSTRAINTS ?= constraints.txt
 PIP_ARGS ?=
-EXPERIMENT ?= quickstart
+EXPERIMENT ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -20,7 +20,8 @@ help: ## this text
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@awk '/^## / {print "  " substr($$0, 4)}' $(MAKEFILE_LIST)
-## EXPERIMENT=quickstart   what sweep runs, a file of conf/experiment/
+## EXPERIMENT=quickstart   what sweep runs, a file of conf/experiment/; without it article on a machine with a CUDA
+##                         card of at least 20 GiB, else quickstart
 ## ARGS="..."              more arguments, for example ARGS="lora.r=8,16" or ARGS="--results DIR"
 ## PYTHON=python3.12       the Python that setup builds .venv with
 ## PIP_ARGS="..."          more arguments for pip; on Linux without an NVIDIA GPU, --extra-index-url and the
@@ -41,8 +42,9 @@ $(READY): pyproject.toml constraints.txt assets.txt
 	$(BIN)/python -m pip install $(PIP_ARGS) --no-deps -r assets.txt
 	touch $@
 
-sweep: $(READY) ## train and measure every run of EXPERIMENT; the same command again resumes
-	$(BIN)/bench sweep experiment=$(EXPERIMENT) $(ARGS)
+sweep: $(READY) ## plan, then train and measure every run of EXPERIMENT; the same command again resumes
+	@experiment=$(EXPERIMENT); test -n "$$experiment" || experiment=$$($(BIN)/python -m bench.sweep.choice) || exit; \
+		$(BIN)/bench plan experiment=$$experiment $(ARGS) && exec $(BIN)/bench sweep experiment=$$experiment $(ARGS)
 
 table: $(READY) ## write table.csv, table.md and runs.csv again from the results alone
 	$(BIN)/bench table $(ARGS)

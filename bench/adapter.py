@@ -28,7 +28,7 @@ _DEFAULT_TARGETS: dict[peft.PeftType, dict[str, Any]] = {  # PEFT's choice of mo
 
 
 def add_adapter(
-    model: PreTrainedModel, config: Config, *, new: Sequence[str], folder: Path
+    model: PreTrainedModel, config: Config, *, new: Sequence[str], folder: Path | None
 ) -> tuple[nn.Module, Any]:
     """The model inside PEFT, its base frozen, and its target modules; new modules are trained in full.
 
@@ -56,6 +56,11 @@ def add_adapter(
     except (ValueError, TypeError, Warning) as error:
         raise ConfigError(f"{_name_options(method, lora)}: {_first_line(error)}") from None
     if starts_from_loss:
+        if folder is None:
+            raise ConfigError(
+                "method.adapter.init_lora_weights=loftq: starts from saved weights; with random ones "
+                "use method=qlora, which costs the same memory and time"
+            )
         _start_from_loss(adapted, folder)
     chosen = getattr(settings, "target_modules", None)
     return adapted, sorted(chosen) if isinstance(chosen, set | list) else chosen

@@ -88,7 +88,7 @@ def _redact_file(path: Path) -> None:
 
 
 def attempt(
-    config: Config, dataset: Dataset, *, model_folder: Path, store: Store, started: Result, mode: Mode
+    config: Config, dataset: Dataset, *, model_folder: Path | None, store: Store, started: Result, mode: Mode
 ) -> Result:
     """Fits, scores and records; an error becomes the record's status.
 

@@ -48,6 +48,7 @@ def _check_choices(config: Config) -> list[str]:
         "method.trainable": ("all", "adapter", "head"),
         "method.quantization": ("none", "nf4", "fp4", "int8"),
         "model.source": ("package", "local", "hub"),
+        "model.weights": ("saved", "random"),
         "data.source": ("bbc_headlines", "bbc_news", "files", "hub", "finance8_synthetic"),
         "train.optimizer": ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"),
         "train.precision": ("auto", "fp32", "bf16", "fp16"),
@@ -165,14 +166,23 @@ def _check_rules(config: Config) -> list[str]:
     needed = {
         "model.path": (model.source in ("package", "local"), "a folder, for example model.path=./my-model"),
         "model.hub_id": (model.source == "hub", "a model's name on the hub"),
-        "model.revision": (model.source == "hub", "a commit, so that the weights cannot change"),
+        "model.architecture": (
+            model.source == "hub" and model.weights == "random",
+            "the values of a config.json, or choose a preset that has them, for example model=qwen3-0.6b",
+        ),
         "data.train": (data.source == "files", "a CSV, JSONL or Parquet file"),
         "data.hub_id": (data.source == "hub", "a data set's name on the hub"),
-        "data.revision": (data.source == "hub", "a commit, so that the texts cannot change"),
         "data.noise": (data.source == "finance8_synthetic", "the share of wrong labels"),
     }
+    if model.architecture is not None and model.source != "hub" and model.weights == "saved":
+        faults.append(
+            f"model.architecture={model.architecture}: the saved weights have their own; set null, or "
+            "model.weights=random"
+        )
+    if model.weights == "random" and model.architecture and "model_type" not in model.architecture:
+        faults.append("model.architecture: must name its model_type, for example llama")
     for path, (is_needed, what) in needed.items():
-        if is_needed and read_field(config, path) in (None, ""):
+        if is_needed and read_field(config, path) in (None, "", {}):
             faults.append(f"{path}=null: is needed here; give {what}")
     return [*faults, *_check_commits(config)]
 
@@ -180,9 +190,10 @@ def _check_rules(config: Config) -> list[str]:
 def _check_commits(config: Config) -> list[str]:
     return [
         f"{kind}.revision={found.revision}: must be a full commit of 40 hexadecimal digits, as a name like "
-        f"main can come to mean other {content}; copy it from {found.hub_id}'s history on the hub"
+        f"main can come to mean other {content}; copy it from {found.hub_id}'s history on the hub, or leave "
+        "it null to pin what main is at first use"
         for kind, found, content in (("model", config.model, "weights"), ("data", config.data, "texts"))
-        if found.source == "hub" and found.revision and not _COMMIT.fullmatch(found.revision)
+        if found.source == "hub" and found.revision is not None and not _COMMIT.fullmatch(found.revision)
     ]
 
 

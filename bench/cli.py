@@ -31,6 +31,8 @@ def main() -> None:
             overrides = ["--multirun", *(_read_flags(overrides) or _DEFAULT)]
         run.main(overrides)
         return
+    if arguments[:1] == ["plan"]:
+        arguments = ["plan", *_read_flags(arguments[1:])]
     parsed = _make_parser().parse_args(arguments)
     try:
         sys.exit(parsed.call(parsed))

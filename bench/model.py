@@ -29,9 +29,9 @@ from transformers import (
 )
 
 import bench.models  # noqa: F401 (makes the Auto classes know them)
-from bench import decoder, weights
+from bench import decoder, random_weights, weights
 from bench.adapter import add_adapter
-from bench.config import Config, MethodConfig
+from bench.config import Config, MethodConfig, ModelConfig
 from bench.errors import BenchError, ConfigError, StoreError
 
 _HEADS = {
@@ -98,13 +98,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def build(
     config: Config,
     *,
-    folder: Path,
+    folder: Path | None,
     labels: Sequence[str],
     pad_token_id: int | None,
     device: torch.device,
     precision: str,
 ) -> Network:
     """The network that the method trains, on its device, its new weights drawn from torch's current seed.
+
+    Without a folder its base weights are random ones of the model's architecture.
 
     With ``trainable=all`` the weights stay in fp32 and autocast computes in ``precision``; otherwise the
     frozen base is held in ``precision`` (or quantised) and what is trained in fp32.
@@ -113,8 +115,8 @@ def build(
         ConfigError: the architecture has no head for the task here, or no default target modules.
     """
     method = config.method
-    settings = _read_settings(folder, labels, pad_token_id)
-    skeleton = _make_skeleton(settings, folder, config.task)
+    settings = _read_settings(config.model, folder, labels, pad_token_id)
+    skeleton = _make_skeleton(settings, config.task)
     heads = _head_names(skeleton)
     base, missing = _load_weights(config, folder, settings, heads, device=device, precision=precision)
     if config.task == "label_likelihood":
@@ -128,6 +130,7 @@ def build(
     decoder.ignore_padding(base)
     choices: dict[str, Any] = {
         "architecture": type(base).__name__,
+        **describe_source(config.model),
         "precision": precision,
         "attention": base.config._attn_implementation,
         "new_modules": new,
@@ -148,9 +151,28 @@ def build(
     return Network(model.to(device), trainable, total, choices)
 
 
-def load_encoder(folder: Path, *, device: torch.device, precision: str) -> nn.Module:
+def describe_source(source: ModelConfig) -> dict[str, str]:
+    """Where weights and tokens came from, for the record."""
+    tokenizer = "its own" if source.weights == "saved" else "words hashed into the vocabulary"
+    return {"weights": source.weights, "tokenizer": tokenizer}
+
+
+def load_encoder(
+    source: ModelConfig, folder: Path | None, *, device: torch.device, precision: str
+) -> nn.Module:
     """The base model without a head, frozen, to be read from only."""
-    encoder = _read_model(AutoModel, folder, dtype=DTYPES[precision])
+    encoder: Any
+    if folder is None:
+        encoder = random_weights.make_model(
+            AutoModel,
+            random_weights.read_settings(source),
+            new=[],
+            dtype=DTYPES[precision],
+            device=device,
+            quantization_config=None,
+        )
+    else:
+        encoder = _read_model(AutoModel, folder, dtype=DTYPES[precision])
     module: nn.Module = encoder.requires_grad_(False).to(device)
     return module
 
@@ -175,32 +197,42 @@ def quantization_config(
 
 def _load_weights(
     config: Config,
-    folder: Path,
+    folder: Path | None,
     settings: PreTrainedConfig,
     unquantised: Sequence[str],
     *,
     device: torch.device,
     precision: str,
 ) -> tuple[PreTrainedModel, set[str]]:
-    """The checkpoint in memory, and the modules that it lacks."""
+    """The base weights in memory, and the modules that the checkpoint lacks."""
     method = config.method
     in_fp32 = method.trainable == "all" or precision == "fp32"
-    model, info = _read_model(
-        _HEADS[config.task],
-        folder,
-        config=settings,
-        dtype=torch.float32 if in_fp32 else DTYPES[precision],
-        quantization_config=quantization_config(method, DTYPES[precision], unquantised),
-        device_map={"": device} if method.quantization != "none" and device.type == "cuda" else None,
-        # A head for other labels is replaced by a new one.
-        ignore_mismatched_sizes=config.task == "sequence_classification",
-        output_loading_info=True,
-    )
+    options: dict[str, Any] = {
+        "dtype": torch.float32 if in_fp32 else DTYPES[precision],
+        "quantization_config": quantization_config(method, DTYPES[precision], unquantised),
+    }
+    model: Any
+    if folder is None:
+        new = unquantised if config.task == "sequence_classification" else []
+        kind = _HEADS[config.task]
+        model, missing = random_weights.make_model(kind, settings, new=new, device=device, **options), set()
+    else:
+        model, info = _read_model(
+            _HEADS[config.task],
+            folder,
+            config=settings,
+            device_map={"": device} if method.quantization != "none" and device.type == "cuda" else None,
+            # A head for other labels is replaced by a new one.
+            ignore_mismatched_sizes=config.task == "sequence_classification",
+            output_loading_info=True,
+            **options,
+        )
+        missing = {name.rpartition(".")[0] for name in info["missing_keys"]}
     for module in model.modules():
         # On some CPUs bitsandbytes repacks 4-bit weights when it first evaluates, and then cannot train.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    return model, {name.rpartition(".")[0] for name in info["missing_keys"]}
+    return model, missing
 
 
 def _read_model(kind: Any, folder: Path, **options: Any) -> Any:
@@ -254,19 +286,24 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _read_settings(folder: Path, labels: Sequence[str], pad_token_id: int | None) -> PreTrainedConfig:
+def _read_settings(
+    source: ModelConfig, folder: Path | None, labels: Sequence[str], pad_token_id: int | None
+) -> PreTrainedConfig:
     """The model's configuration with these labels on its head."""
-    try:
-        settings = AutoConfig.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: index for index, label in enumerate(labels)},
-        )
-    except Exception as error:
-        raise ConfigError(f"{folder}: its config.json does not load ({_first_line(error)})") from None
+    head = {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+    if folder is None:
+        settings = random_weights.read_settings(source, **head)
+    else:
+        try:
+            settings = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, **head
+            )
+        except Exception as error:
+            raise ConfigError(f"{folder}: its config.json does not load ({_first_line(error)})") from None
     if settings.pad_token_id is None:  # a decoder's head looks for the last token that is not a pad
         settings.pad_token_id = pad_token_id
     words = getattr(settings, "vocab_size", math.inf)
@@ -276,25 +313,24 @@ def _read_settings(folder: Path, labels: Sequence[str], pad_token_id: int | None
             "of them as pad_token in tokenizer_config.json and as pad_token_id in config.json"
         )
     settings.use_cache = False  # a decoder keeps keys and values to go on writing, which nothing here does
-    return settings  # type: ignore[no-any-return]
+    return settings
 
 
-def _make_skeleton(settings: PreTrainedConfig, folder: Path, task: str) -> PreTrainedModel:
+def _make_skeleton(settings: PreTrainedConfig, task: str) -> PreTrainedModel:
     """The model without memory for its weights: its modules and their shapes."""
     try:
         with torch.device("meta"):
             skeleton: PreTrainedModel = _HEADS[task].from_config(settings)
     except ValueError as error:
         raise ConfigError(
-            f"{folder}: {settings.model_type} has no head for task={task} in transformers "
-            f"({_first_line(error)})"
+            f"model: {settings.model_type} has no head for task={task} in transformers ({_first_line(error)})"
         ) from None
     if task == "label_likelihood":
         decoder.require_causal(skeleton)
     return skeleton
 
 
-def _require_complete(missing: set[str], folder: Path) -> list[str]:
+def _require_complete(missing: set[str], folder: Path | None) -> list[str]:
     """No new modules: a language model that lacks some of its own cannot say how likely a label is."""
     if missing:
         raise ConfigError(

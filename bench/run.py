@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import checkpoint, data, tracking, weights
+from bench import checkpoint, data, hub, tracking, weights
 from bench import config as configuration
 from bench.checks import require_valid
 from bench.config import Config, Identity
@@ -46,8 +46,9 @@ class Terminated(KeyboardInterrupt):
 class Prepared:
     """What a run needs and can be wrong, found before anything is written."""
 
+    config: Config  # with commits for what is on the hub
     dataset: Dataset
-    model_folder: Path
+    model_folder: Path | None  # None: its weights are random
     identity: Identity
 
 
@@ -62,6 +63,7 @@ def run(config: Config) -> Result:
         KeyboardInterrupt: after the record says ``interrupted``.
     """
     prepared = prepare(config)
+    config = prepared.config
     from bench import attempt
 
     trained = halve_micro_batch(_name_device(config))
@@ -101,6 +103,7 @@ def prepare(config: Config) -> Prepared:
         ConfigError, DataError, MissingError: as run.
     """
     require_valid([config])
+    config = hub.pin(config)
     dataset = data.load(config.data)
     folder = weights.locate(config.model)
     identity = configuration.identify(
@@ -108,7 +111,7 @@ def prepare(config: Config) -> Prepared:
         data_fingerprint=dataset.fingerprint,
         model_revision=weights.revision(config.model),
     )
-    return Prepared(dataset, folder, identity)
+    return Prepared(config, dataset, folder, identity)
 
 
 def halve_micro_batch(config: Config) -> Config:

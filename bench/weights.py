@@ -22,43 +22,77 @@ from bench.errors import ConfigError, MissingError
 _REMEMBERED_BYTES = 2**20  # a smaller file is read as quickly as what is remembered of it
 _SETTLED_NS = 2_000_000_000  # some file systems tell times of change apart by 2 s only
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_WITHOUT_CONFIG = "holds no config.json; save it with save_pretrained"
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _PICKLED = "pytorch_model*.bin"
 _RELEASED_PICKLED = ("chatglm",)  # model types whose official weights are pickled shards and nothing else
 
 
-def locate(model: ModelConfig) -> Path:
+def locate(model: ModelConfig) -> Path | None:
     """The folder with config.json, weights and the tokenizer; a hub model is downloaded into its cache.
+
+    Random weights need no folder, only an architecture.
 
     Raises:
         MissingError: it is not on this machine, and how to get it.
         ConfigError: the folder is there but holds no model that bench loads.
     """
+    if model.weights == "random":
+        read_architecture(model)
+        return None
+    return _locate_saved(model)
+
+
+def _locate_saved(model: ModelConfig) -> Path:
     if model.source == "hub":
         folder, name = _download(model), f"model.hub_id={model.hub_id}"
         hint = "; if it has one, this machine's copy is not complete and the hub cannot be reached"
     else:
-        folder = _package_folder(str(model.path)) if model.source == "package" else Path(str(model.path))
-        name, hint = f"model.path={model.path}", ""
-    if not folder.is_dir():
-        raise MissingError(f"{name}: there is no such folder; give the folder of a saved model")
+        folder, name, hint = _find_folder(model), f"model.path={model.path}", ""
     if fault := _find_fault(folder):
         raise ConfigError(f"{name}: {fault}{hint}")
     return folder
 
 
+def _find_folder(model: ModelConfig) -> Path:
+    """The folder that model.path means."""
+    folder = _package_folder(str(model.path)) if model.source == "package" else Path(str(model.path))
+    if not folder.is_dir():
+        raise MissingError(
+            f"model.path={model.path}: there is no such folder; give the folder of a saved model"
+        )
+    return folder
+
+
 def revision(model: ModelConfig) -> str:
-    """What identifies the weights by content: hub name and commit, or a hash of the files.
+    """What identifies the weights: hub name and commit, or a hash of the files, or of the architecture.
 
     Raises:
         MissingError, ConfigError: as locate.
     """
+    if model.weights == "random":
+        text = json.dumps(read_architecture(model), sort_keys=True)
+        return f"random:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if model.source == "hub":
         return f"{model.hub_id}@{model.revision}"
-    folder = locate(model).resolve()
+    folder = _locate_saved(model).resolve()
     patterns = [*_WANTED, _PICKLED] if is_pickled(folder) else _WANTED
     files = sorted(path for pattern in patterns for path in folder.glob(pattern))
     return _hash_files(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+def read_architecture(model: ModelConfig) -> dict[str, Any]:
+    """The architecture of random weights, in config.json's names: the one declared, else the folder's.
+
+    Raises:
+        MissingError, ConfigError: as locate.
+    """
+    if model.architecture is not None:
+        return model.architecture
+    folder = _find_folder(model)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model.path={model.path}: {_WITHOUT_CONFIG}")
+    return read_config(folder)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -84,7 +118,7 @@ def _is_released_pickled(folder: Path) -> bool:
 def _find_fault(folder: Path) -> str | None:
     """Why the folder holds no model that bench loads, or None."""
     if not (folder / "config.json").is_file():
-        return "holds no config.json; save it with save_pretrained"
+        return _WITHOUT_CONFIG
     if is_pickled(folder):
         return _find_missing_shard(folder)
     if not list(folder.glob("*.safetensors")):

@@ -65,6 +65,7 @@ class Row:
     run_ids: tuple[str, ...]  # behind the numbers
     unknown: Mapping[str, str]  # number that is None -> reason, which may be empty
     error: str | None  # where no run succeeded: what one of them said
+    has_random_weights: bool  # of the base model: its scores mean nothing
     rank: int  # place among the task's methods
 
 
@@ -127,8 +128,14 @@ def _build_row(
         run_ids=tuple(one.run_id for one in chosen),
         unknown={name: _find_reason(chosen, numbers[name]) for name in numbers if chosen and not known[name]},
         error=None if selection else _first_error(results, status),
+        has_random_weights=_has_random_weights(shown[0]),
         rank=_rank_method(shown[0]),
     )
+
+
+def _has_random_weights(result: Result) -> bool:
+    has_model = read_value(result, "canonical_config.model.revision") is not None
+    return has_model and read_value(result, "config.model.weights") == "random"
 
 
 def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[str, str | None], Task]:
@@ -210,7 +217,8 @@ def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result])
     found = _flatten(chosen[0].canonical_config)
     leaves = [_flatten(one.canonical_config) for one in results]
     varied = {path for path in found if any(other.get(path) != found[path] for other in leaves)}
-    if found.get("lora.target_modules", "auto") != "auto":
+    usual = ("auto", read_value(chosen[0], "config.model.target_modules"))
+    if found.get("lora.target_modules", "auto") not in usual:
         varied.add("lora.target_modules")
     paths = [path for path in _USUAL if path in found] + sorted(varied - set(_USUAL) - {"seed"})
     return {path.rpartition(".")[2]: found[path] for path in paths}

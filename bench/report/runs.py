@@ -22,6 +22,7 @@ _COLUMNS = {
     "title": "config.method.title",
     "data": "config.data.name",
     "model": "config.model.name",
+    "weights": "config.model.weights",
     "data_fingerprint": "canonical_config.data.fingerprint",
     "model_revision": "canonical_config.model.revision",
     "seed": "canonical_config.seed",

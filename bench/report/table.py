@@ -105,8 +105,9 @@ def _to_cells(row: Row, *, text: Text, notes: list[str]) -> dict[str, str]:
     }
 
     def mark(column: str, note: str) -> None:
-        notes.append(note)
-        cells[column] += superscript(len(notes))
+        if note not in notes:
+            notes.append(note)
+        cells[column] += superscript(notes.index(note) + 1)
 
     if row.selection is None:
         cells["accuracy"] = text.statuses[row.status]
@@ -117,6 +118,9 @@ def _to_cells(row: Row, *, text: Text, notes: list[str]) -> dict[str, str]:
     for column in (name for name in COLUMNS if name in row.unknown):
         reason = escape_markdown(row.unknown[column]) or text.no_reason
         mark(column, text.unknown.format(title=title, column=text.columns[column], reason=reason))
+    if row.has_random_weights and row.selection:
+        mark("accuracy", text.random_weights)
+        mark("f1_macro", text.random_weights)
     if row.lost_seeds:
         mark("seeds", text.some_seeds.format(title=title, counts=_join_counts(row.lost_seeds, text)))
     return cells
@@ -148,6 +152,7 @@ def _to_values(row: Row, text: Text) -> dict[str, Any]:
         "accuracy_high": round(interval[1], 6) if interval else None,
         "accuracy_sd": round(accuracy.sd, 6) if accuracy and accuracy.sd is not None else None,
         "total": row.total_parameters,
+        "weights": "random" if row.has_random_weights else "saved",
         "run_ids": row.run_ids,
     }
 

@@ -28,6 +28,7 @@ EXTRAS = (
     "accuracy_high",
     "accuracy_sd",
     "total",
+    "weights",
     "run_ids",
 )
 
@@ -69,6 +70,7 @@ class Text:
     no_success: str
     first_error: str
     some_seeds: str
+    random_weights: str
     unknown: str
     no_reason: str
 
@@ -97,6 +99,7 @@ ENGLISH = Text(
         "accuracy_high": "Accuracy interval high",
         "accuracy_sd": "Accuracy standard deviation",
         "total": "Total parameters",
+        "weights": "Base weights",
         "run_ids": "Run ids",
     },
     memory_columns={
@@ -152,6 +155,7 @@ ENGLISH = Text(
     first_error=" The first message: {error}",
     some_seeds="{title}: not every seed of the chosen configuration has succeeded ({counts}); the numbers "
     "are from those that have.",
+    random_weights="These scores mean nothing, as the base weights are random; memory and time are real.",
     unknown="{title}: {column} is unknown ({reason}).",
     no_reason="the record gives no reason",
 )
@@ -180,6 +184,7 @@ CHINESE = Text(
         "accuracy_high": "准确率区间上限",
         "accuracy_sd": "准确率标准差",
         "total": "总参数",
+        "weights": "基座权重",
         "run_ids": "运行编号",
     },
     memory_columns={
@@ -231,6 +236,7 @@ CHINESE = Text(
     no_success="{title}：没有成功的运行（{counts}）。",
     first_error="首条信息：{error}",
     some_seeds="{title}：选定的配置并非每个种子都成功（{counts}）；数值来自成功的种子。",
+    random_weights="基座权重为随机值，此处的准确率和 F1 分数没有意义；显存占用和训练时间是真实的。",
     unknown="{title}：{column}未知（{reason}）。",
     no_reason="记录未说明原因",
 )

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TypeGuard
 
 from bench import config as configuration
-from bench import data, selection, tracking, weights
+from bench import data, hub, selection, tracking, weights
 from bench.checks import require_valid
-from bench.config import Config, Identity
+from bench.config import Config, Identity, replace_values
 from bench.errors import HeldError, StoreError
 from bench.redaction import redact, show
 from bench.store import STARTED, STATUSES, Result, Store, start_record
@@ -79,13 +79,22 @@ def plan_sweep(
 ) -> Plan:
     """The distinct runs of the grids, each of them checked before any of them runs.
 
+    What is on the hub is pinned here, for all processes and machines of the sweep.
+
     Raises:
         ConfigError: every fault of every planned run.
         DataError, MissingError: the texts or the model are wrong or not there.
     """
     expanded = list(expand(grids, compose=compose, constant=constant))
     require_valid([config for _, config in expanded])
-    return make_plan(expanded, identify)
+    return make_plan([_pin(lines, config) for lines, config in expanded], identify)
+
+
+def _pin(lines: tuple[str, ...], config: Config) -> tuple[tuple[str, ...], Config]:
+    """A planned run with the commits that its configuration leaves open."""
+    pins = hub.find_pins(config)
+    more = (override_line(key, commit) for key, commit in pins.items())
+    return (*lines, *more), replace_values(config, pins)
 
 
 @dataclass

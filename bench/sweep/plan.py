@@ -120,7 +120,7 @@ def plan_finals(best: Sequence[Point], seeds: Sequence[int], identify: Identify)
 
 def _shared(point: Point) -> tuple[Any, ...]:
     config = point.config
-    return (repr(config.data), config.model, config.method.quantization)
+    return (repr(config.data), repr(config.model), config.method.quantization)
 
 
 def _without_seed(overrides: Sequence[str]) -> list[str]:

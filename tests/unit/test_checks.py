@@ -19,6 +19,7 @@ CHOICES = {
     "method.trainable": "all, adapter, head",
     "method.quantization": "none, nf4, fp4, int8",
     "model.source": "package, local, hub",
+    "model.weights": "saved, random",
     "data.source": "bbc_headlines, bbc_news, files, hub, finance8_synthetic",
     "train.optimizer": "adamw, adamw_8bit, paged_adamw, paged_adamw_8bit",
     "train.precision": "auto, fp32, bf16, fp16",
@@ -91,7 +92,7 @@ HUB_MODEL = {"model.source": "hub", "model.hub_id": "owner/name", "model.revisio
 HUB_DATA = {"data.source": "hub", "data.hub_id": "owner/name", "data.revision": COMMIT}
 MUTABLE = (
     "must be a full commit of 40 hexadecimal digits, as a name like main can come to mean other {}; "
-    "copy it from owner/name's history on the hub"
+    "copy it from owner/name's history on the hub, or leave it null to pin what main is at first use"
 )
 TARGETS = "must be auto, all-linear or a list of module names, [query,value]"
 START = "method.adapter.init_lora_weights"
@@ -155,19 +156,18 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ({"model.path": None}, f"model.path=null: {NEEDED} a folder, for example model.path=./my-model"),
     ({"model.source": "local", "model.path": ""}, f"model.path=null: {NEEDED} a folder, for example "),
     (HUB_MODEL | {"model.hub_id": None}, f"model.hub_id=null: {NEEDED} a model's name on the hub"),
-    (
-        HUB_MODEL | {"model.revision": None},
-        f"model.revision=null: {NEEDED} a commit, so that the weights cannot change",
-    ),
     (HUB_MODEL | {"model.revision": "main"}, f"model.revision=main: {MUTABLE.format('weights')}"),
     (HUB_MODEL | {"model.revision": COMMIT[:7]}, f"model.revision={COMMIT[:7]}: {MUTABLE.format('weights')}"),
     (HUB_MODEL | {"model.revision": f"{COMMIT}\n"}, f"model.revision={COMMIT}\n: must be a full commit"),
     ({"data.source": "files"}, f"data.train=null: {NEEDED} a CSV, JSONL or Parquet file"),
     (HUB_DATA | {"data.hub_id": None}, f"data.hub_id=null: {NEEDED} a data set's name on the hub"),
+    (HUB_DATA | {"data.revision": ""}, f"data.revision=: {MUTABLE.format('texts')}"),
     (
-        HUB_DATA | {"data.revision": None},
-        f"data.revision=null: {NEEDED} a commit, so that the texts cannot change",
+        HUB_MODEL | {"model.weights": "random"},
+        f"model.architecture=null: {NEEDED} the values of a config.json, or choose a preset that has them",
     ),
+    ({"model.weights": "random", "model.architecture": {"hidden_size": 8}}, "model.architecture: must name"),
+    ({"model.architecture": {"model_type": "bert"}}, "model.architecture={'model_type': 'bert'}: the saved "),
     (HUB_DATA | {"data.revision": "v1.0"}, f"data.revision=v1.0: {MUTABLE.format('texts')}"),
     ({"data.source": "finance8_synthetic"}, f"data.noise=null: {NEEDED} the share of wrong labels"),
 ]
@@ -182,9 +182,9 @@ def test_what_conf_sets_is_right(compose: Compose, lines: tuple[str, ...]) -> No
     ("line", "missing"),
     [
         ("data=files", ["data.train"]),
-        ("data=hub", ["data.hub_id", "data.revision"]),
+        ("data=hub", ["data.hub_id"]),
         ("model=local", ["model.path"]),
-        ("model=hub", ["model.hub_id", "model.revision"]),
+        ("model=hub", ["model.hub_id"]),
     ],
 )
 def test_what_only_the_user_knows_is_asked_for(compose: Compose, line: str, missing: list[str]) -> None:
@@ -245,6 +245,10 @@ def test_an_adapter_must_say_which_kind_it_is(compose: Compose) -> None:
         {"model.revision": "main"},  # says nothing outside the hub
         HUB_MODEL,
         HUB_DATA,
+        HUB_MODEL | {"model.revision": None},
+        HUB_DATA | {"data.revision": None},
+        {"model.weights": "random"},
+        {"model.weights": "random", "model.architecture": {"model_type": "bert"}},
     ],
 )
 def test_settings_that_go_together(compose: Compose, values: dict[str, Any]) -> None:

@@ -40,6 +40,7 @@ OTHER: dict[Any, Callable[[Any], Any]] = {
     list[dict[str, Any]]: lambda _: [{"seed": [1]}],
     dict[str, Any]: lambda value: {**value, "use_dora": True},
     dict[str, str] | None: lambda _: {"a": "b"},
+    dict[str, Any] | None: lambda _: {"model_type": "llama"},
 }
 
 

@@ -17,9 +17,7 @@ ROOT = CONF_DIR.parent
 PACKAGE = ROOT / "bench"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
-FILES = {
-    ".".join(path.relative_to(CONF_DIR).with_suffix("").parts): path for path in CONF_DIR.rglob("*.yaml")
-}
+FILES = {path.relative_to(CONF_DIR).with_suffix("").as_posix(): path for path in CONF_DIR.rglob("*.yaml")}
 
 # cli -> {sweep, report} -> run -> leaves: what each room must not import. Any other module is a leaf.
 HIGHER = {
@@ -80,20 +78,32 @@ def test_only_training_loads_torch() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_of_conf_composes(name: str) -> None:
-    group, _, option = name.rpartition(".")
-    overrides = [f"{group.replace('.', '/')}={option}"] if group else []
+    group, _, option = name.rpartition("/")
+    overrides = [f"{group}={option}"] if group else []
     assert isinstance(compose(*overrides), Config)
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("method.", "experiment."))])
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("method/", "experiment/"))])
 def test_every_method_and_experiment_is_ready_to_run(name: str) -> None:
-    group, _, option = name.partition(".")
+    group, _, option = name.partition("/")
     assert checks.check(compose(f"{group}={option}")) == []
 
 
 def test_a_method_is_named_like_its_file() -> None:
-    names = [name.partition(".")[2] for name in FILES if name.startswith("method.")]
+    names = [name.partition("/")[2] for name in FILES if name.startswith("method/")]
     assert [compose(f"method={name}").method.name for name in names] == names
+
+
+def test_a_model_is_named_like_its_file_and_is_ready_to_run() -> None:
+    names = {name.partition("/")[2] for name in FILES if name.startswith("model/")}
+    presets = sorted(names - {"local", "hub"})  # which ask for what only the user knows
+    for name in presets:
+        config = compose(f"model={name}")
+        assert config.model.name == name
+        assert checks.check(config) == []
+        assert config.lora.target_modules == config.model.target_modules
+        assert config.train.precision == config.model.precision
+    assert len(presets) == 12
 
 
 def test_every_dependency_has_its_reason_and_a_tested_version() -> None:

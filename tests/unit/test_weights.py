@@ -17,19 +17,24 @@ from bench.errors import ConfigError, MissingError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PACKAGE = ModelConfig(
-    name="minilm", source="package", path="no_such_wheel/model", hub_id=None, revision=None, template="{text}"
+    name="minilm",
+    source="package",
+    path="no_such_wheel/model",
+    hub_id=None,
+    revision=None,
+    template="{text}",
+    weights="saved",
+    target_modules="auto",
+    precision="auto",
+    architecture=None,
 )
-HUB = ModelConfig(
-    name="hub", source="hub", path=None, hub_id="owner/name", revision=COMMIT, template="{text}"
-)
+HUB = dataclasses.replace(PACKAGE, name="hub", source="hub", path=None, hub_id="owner/name", revision=COMMIT)
 MIB = 2**20
 INDEX = "pytorch_model.bin.index.json"
 
 
 def local(path: Path) -> ModelConfig:
-    return ModelConfig(
-        name="local", source="local", path=str(path), hub_id=None, revision=None, template="{text}"
-    )
+    return dataclasses.replace(PACKAGE, name="local", source="local", path=str(path))
 
 
 def save_model(folder: Path, *, content: bytes = b"weights", file: str = "model.safetensors") -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import data, tracking, weights
+from bench import data, hub, tracking, weights
 from bench.config import Config, Identity, replace_values, to_dict
 from bench.errors import ConfigError, MissingError, StoreError
 from bench.store import RECORD, STARTED, STATUSES, Result, Store
@@ -365,3 +365,17 @@ def test_halving_trains_in_rungs_and_only_the_better_half_goes_on(
     assert set(resumed) <= {point.run_id for point in trainer.jobs[1]}
     assert trainer.trained[-1] == "lora 16 1"  # the final seed, trained in full
     assert (outcome.planned, outcome.exit_code) == (10, 0)
+
+
+def test_what_is_on_the_hub_is_pinned_for_every_process_of_a_sweep(
+    compose: Compose, identify: Identifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "revision", lambda model: f"{model.hub_id}@{model.revision}")
+    monkeypatch.setattr(hub, "_find_commit", lambda *_: "a" * 40)
+    lines = ["model=hub", "model.hub_id=owner/name"]
+    grids: list[Axes] = [{"method": ["full", "lora"], "seed": [0, 1]}]
+    plan = plan_sweep(grids, constant=lines, compose=lambda more: compose(*more), identify=identify)
+    assert [point.config.model.revision for point in plan.points] == ["a" * 40] * 4
+    assert [point.overrides[-1] for point in plan.points] == [f"model.revision={'a' * 40}"] * 4
+    assert all(point.identity.canonical["model"]["revision"].endswith("a" * 40) for point in plan.points)
+    assert compose(*plan.points[3].overrides) == plan.points[3].config

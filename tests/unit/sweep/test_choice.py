@@ -1,0 +1,80 @@
+"""What make sweep runs follows from the machine's cards, as the driver tells them."""
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from bench.sweep import choice
+
+GIB = 2**30
+Cards = dict[str, float]
+
+
+class NVMLError(Exception):
+    """As pynvml has it."""
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A machine with these cards (name, GiB), or without a driver."""
+
+    def make(cards: Cards | None, *, torch: str = "2.13.0", visible: str | None = None) -> None:
+        def start() -> None:
+            if cards is None:
+                raise NVMLError("Driver Not Loaded")
+
+        names = list(cards or {})
+        fake = SimpleNamespace(
+            NVMLError=NVMLError,
+            nvmlInit=start,
+            nvmlDeviceGetCount=lambda: len(names),
+            nvmlDeviceGetHandleByIndex=lambda place: names[place],
+            nvmlDeviceGetName=lambda name: name,
+            nvmlDeviceGetMemoryInfo=lambda name: SimpleNamespace(total=int((cards or {})[name] * GIB)),
+        )
+        monkeypatch.setitem(sys.modules, "pynvml", fake)
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: True)
+        monkeypatch.setattr("importlib.metadata.version", lambda _: torch)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("cards", "experiment"),
+    [
+        (None, "quickstart"),
+        ({}, "quickstart"),
+        ({"NVIDIA GeForce RTX 4080": 16.0}, "quickstart"),
+        ({"card": 19.99}, "quickstart"),
+        ({"card": 20.0}, "article"),
+        ({"NVIDIA GeForce RTX 4090": 23.99}, "article"),
+        ({"small": 8.0, "NVIDIA GeForce RTX 4090": 23.99}, "article"),
+    ],
+)
+def test_a_card_of_20_gib_runs_the_article(
+    machine: Callable[..., None], cards: Cards | None, experiment: str
+) -> None:
+    machine(cards)
+    assert choice.choose_experiment()[0] == experiment
+
+
+@pytest.mark.parametrize("how", [{"torch": "2.13.0+cpu"}, {"visible": ""}, {"visible": "-1"}])
+def test_a_card_that_torch_cannot_use_is_none(machine: Callable[..., None], how: dict[str, str]) -> None:
+    machine({"NVIDIA GeForce RTX 4090": 23.99}, **how)
+    assert choice.choose_experiment()[0] == "quickstart"
+
+
+def test_a_script_reads_the_name_and_a_person_how_to_choose(
+    machine: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine({"NVIDIA GeForce RTX 4090": 23.99})
+    choice.main()
+    printed = capsys.readouterr()
+    assert printed.out == "article\n"
+    assert "NVIDIA GeForce RTX 4090 has 24 GiB" in printed.err
+    assert "EXPERIMENT=NAME chooses among article, quickstart, rtx4090" in printed.err
