@@ -133,6 +133,14 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
+class ReportConfig:
+    """What the tables take into account beside the results; no run depends on it."""
+
+    price_per_hour: float | None  # of the machine, in any currency; null: no cost is shown for it
+    price_per_kwh: float | None  # of the electricity that the GPU used while training
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything one run needs."""
 
@@ -144,6 +152,7 @@ class Config:
     track: TrackConfig
     sweep: SweepConfig
     task: str  # sequence_classification (a new head) | label_likelihood (a decoder writes the label)
+    report: ReportConfig
     seed: int
     devices: str  # auto | cpu | cuda; in a sweep also cpu*2 (two runs at once) or 0,1 (one run for each GPU)
     device_memory_gib: float | None  # that a run may take of a CUDA device, as if it had no more; null: all
@@ -165,6 +174,7 @@ UNCOUNTED = (
     "oom_halvings",
     "track",
     "sweep",
+    "report",
     "devices",
     "device_memory_gib",
     "resume_from",

@@ -246,10 +246,22 @@ class Store:
         return good, [record for record in found if isinstance(record, BadRecord)]
 
     def read_predictions(self, run_id: str) -> pd.DataFrame:
-        """predictions.csv of a run; labels stay text, whatever they look like."""
+        """predictions.csv of a run; labels stay text, whatever they look like.
+
+        Raises:
+            StoreError: it is not there, or is not what a run writes.
+        """
         path = self.run_folder(run_id) / "predictions.csv"
-        with _explained(path):
-            return pd.read_csv(path, dtype={"label": str, "prediction": str}, keep_default_na=False)
+        try:
+            found = pd.read_csv(path, dtype={"label": str, "prediction": str}, keep_default_na=False)
+        except (OSError, ValueError) as error:  # pandas' own are ValueErrors
+            reason = getattr(error, "strerror", None) or error
+            raise StoreError(
+                f"runs/{run_id}/predictions.csv: {reason}; without it the run cannot be compared"
+            ) from None
+        if missing := [name for name in ("split", "id", "label", "prediction") if name not in found]:
+            raise StoreError(f"runs/{run_id}/predictions.csv: has no column {missing[0]}; it was changed")
+        return found
 
     def write_report(self, name: str, text: str) -> Path:
         """A file made from the records, beside runs/, in place of the one before."""
