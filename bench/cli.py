@@ -1,14 +1,19 @@
 """The command ``bench``. A room is imported only when its command is called, so that --help is quick."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.errors import BenchError, ConfigError, StoreError
 from bench.redaction import show
+
+if TYPE_CHECKING:
+    from bench.config import Config, ReportConfig
 
 _DEFAULT = ["experiment=quickstart"]  # what a sweep without any override is
 _EPILOG = """\
@@ -88,7 +93,8 @@ def _make_parser() -> argparse.ArgumentParser:
     plan.set_defaults(call=_plan)
     results = argparse.ArgumentParser(add_help=False)
     results.add_argument("--results", metavar="DIR", help="default: results/quickstart or the only one there")
-    table = commands.add_parser("table", parents=[results], help="table.md, table.csv, runs.csv from results")
+    table = commands.add_parser("table", parents=[results], help="tables and comparisons from results")
+    table.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="report.price_per_hour=0.5")
     table.add_argument("--lang", choices=["en", "zh"], default="en", help="language of the table")
     table.set_defaults(call=_table)
     status = commands.add_parser("status", parents=[results], help="how many runs came to what")
@@ -105,22 +111,44 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(arguments: argparse.Namespace) -> int:
+@contextlib.contextmanager
+def _composing() -> "Iterator[Callable[[Sequence[str]], Config]]":
+    """What makes a configuration of override lines; an error inside is one message and its exit code."""
     from hydra import compose, initialize_config_dir
 
+    from bench import config, run
+
+    with run.explained_errors():
+        run.prepare_hydra()
+        with initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
+            yield lambda lines: config.from_hydra(compose("config", overrides=list(lines)))
+
+
+def _read_report(overrides: Sequence[str]) -> "ReportConfig":
+    """The settings of the report, from conf/report and the command line.
+
+    Raises:
+        ConfigError: a setting that is not of the report, or that is wrong.
+    """
+    from bench.checks import require_valid
+
+    if others := [line for line in overrides if not line.startswith(("report.", "report="))]:
+        raise ConfigError(f"{others[0]}: only report.* can be set here; what was trained is in the results")
+    with _composing() as compose:
+        config = compose(overrides)
+        require_valid([config])
+        return config.report
+
+
+def _plan(arguments: argparse.Namespace) -> int:
     from bench import config, run
     from bench.store import Store
     from bench.sweep.engine import Identifier
     from bench.sweep.request import describe_plan, plan_request
 
-    def compose_lines(lines: Sequence[str]) -> config.Config:
-        return config.from_hydra(compose("config", overrides=list(lines)))
-
     overrides = [run.quote_text(line) for line in arguments.overrides or _DEFAULT]
-    with run.explained_errors():
-        run.prepare_hydra()
-        with initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
-            base, plan = plan_request(overrides, compose=compose_lines, identify=Identifier())
+    with _composing() as compose:
+        base, plan = plan_request(overrides, compose=compose, identify=Identifier())
     described = describe_plan(plan, Store(Path(base.results_dir)))
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False, indent=1))
@@ -140,8 +168,9 @@ def _table(arguments: argparse.Namespace) -> int:
     from bench.report.table import write_tables
     from bench.store import Store
 
+    report = _read_report(arguments.overrides)
     store = Store(find_results(arguments.results))
-    written = write_tables(store, lang=arguments.lang)
+    written = write_tables(store, lang=arguments.lang, report=report)
     print((store.folder / "table.md").read_text(encoding="utf-8"))
     print(*written, sep="\n")
     return 0

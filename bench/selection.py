@@ -7,8 +7,9 @@ reads a test metric, so no report can have been chosen on the split it reports.
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 from bench.store import Result
@@ -39,11 +40,16 @@ class Selection:
 
 def read_value(result: Result, path: str) -> Any:
     """The value at a dotted path of a record, such as ``metrics.test.accuracy``, or None if it has none."""
-    name, *rest = path.split(".")
+    name, *rest = _split(path)
     value = getattr(result, name)
     for part in rest:
-        value = value.get(part) if isinstance(value, Mapping) else None
+        value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+@cache
+def _split(path: str) -> list[str]:
+    return path.split(".")
 
 
 def read_number(result: Result, path: str) -> int | float | None:

@@ -64,6 +64,9 @@ class Result:
     schema_version: int = SCHEMA_VERSION
 
 
+_KINDS = get_type_hints(Result)  # once: a report reads thousands of records
+
+
 @dataclass(frozen=True)
 class BadRecord:
     """A result.json that cannot be trusted, and why."""
@@ -302,12 +305,12 @@ def read_record(path: Path) -> Result | BadRecord:
     if set(values) != names:
         return BadRecord(path, f"has other fields: {', '.join(sorted(set(values) ^ names))}")
     try:
-        summed = _with_checksum(values)
-    except ValueError as error:  # text that UTF-8 cannot hold
+        found = values.pop("checksum")
+        summed = _checksum(values)
+    except ValueError as error:  # text that UTF-8 cannot hold, or a number that is none
         return BadRecord(path, f"cannot be read ({error})")
-    if values != summed:
+    if found != summed:
         return BadRecord(path, "its checksum does not match; it was changed or is damaged")
-    del values["checksum"]
     result = Result(**values)
     if result.schema_version != SCHEMA_VERSION:
         return BadRecord(path, f"has schema_version {result.schema_version}, expected {SCHEMA_VERSION}")
@@ -315,7 +318,7 @@ def read_record(path: Path) -> Result | BadRecord:
         return BadRecord(path, f"has the unknown status {result.status!r}")
     if not result.run_id == hash_canonical(result.canonical_config) == path.parent.name:
         return BadRecord(path, "its run_id is not the hash of its configuration and the folder's name")
-    for name, kind in get_type_hints(Result).items():
+    for name, kind in _KINDS.items():
         if not _fits(values[name], kind):
             return BadRecord(path, f"its {name} is not of the type {kind}")
     return result
@@ -347,10 +350,15 @@ def finite(value: Any) -> Any:
 
 
 def _with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with the SHA-256 of all its other fields."""
-    body = finite({key: value for key, value in values.items() if key != "checksum"})
+    """The record with the checksum of all its fields."""
+    body = finite(values)
+    return {**body, "checksum": _checksum(body)}
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    """The SHA-256 of a record's fields, in any order."""
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return {**body, "checksum": hashlib.sha256(text.encode()).hexdigest()}
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _to_json(values: Mapping[str, Any]) -> str:

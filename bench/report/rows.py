@@ -27,7 +27,7 @@ PEAKS = {  # memory kind -> the peak the table shows; in the order of the tables
     "cuda": "memory.train.peak_reserved_bytes",
     "cpu_resident": "memory.train.peak_resident_bytes",
 }
-_FEWEST_SEEDS = 3  # for an interval over seeds: Student's t of two is 4 times as wide as of three
+FEWEST_SEEDS = 3  # for an interval over seeds: Student's t of two is 4 times as wide as of three
 # Shown wherever they count.
 _USUAL = ("lora.r", "lora.alpha", "lora.dropout", "train.lr", "method.loraplus_lr_ratio")
 
@@ -230,7 +230,7 @@ def _stands_alone(result: Result) -> bool:
 
 def _bound_over_seeds(accuracy: Summary | None) -> Interval | None:
     """Student's t interval, cut to what an accuracy can be, which costs no coverage."""
-    if accuracy is None or accuracy.n < _FEWEST_SEEDS or accuracy.low is None or accuracy.high is None:
+    if accuracy is None or accuracy.n < FEWEST_SEEDS or accuracy.low is None or accuracy.high is None:
         return None
     return Interval(max(0.0, accuracy.low), min(1.0, accuracy.high), over="seeds")
 
