@@ -1,9 +1,20 @@
 """Records as runs leave them, for tests of what is made from records."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.config import hash_canonical
+import numpy as np
+import pandas as pd
+
+from bench.config import ReportConfig, hash_canonical
+from bench.errors import StoreError
+from bench.report.comparison import compare_methods
+from bench.report.evidence import Evidence
+from bench.report.rows import build_rows
 from bench.store import Result
+
+TEST_SIZE = 400
+NO_PRICES = ReportConfig(price_per_hour=None, price_per_kwh=None)
 
 METHODS: dict[str, dict[str, Any]] = {
     "majority": {"title": "Majority class", "estimator": "majority", "trainable": "head"},
@@ -70,6 +81,7 @@ def make_run(
             "sweep": {"select_by": "accuracy"},
         },
         canonical_config=canonical,
+        labels=["a", "b", "c"],
         metrics={
             "validation": {"accuracy": validation, "f1_macro": validation, "loss": 0.5},
             "test": {"accuracy": test, "f1_macro": test, "loss": 0.5},
@@ -79,7 +91,44 @@ def make_run(
         memory={"kind": kind, "train": {peak_name: peak}} if kind else {},
         time={"train_seconds": train_seconds} if success else {},
         parameters={"trainable": 73_728, "total": 22_787_072} if success else {},
-        data={"sizes": {"train": 1296, "validation": 400, "test": 400}},
+        data={"sizes": {"train": 1296, "validation": 400, "test": TEST_SIZE}},
         error=error,
         reasons=reasons or {},
+    )
+
+
+def make_predictions(result: Result, *, rows: int = TEST_SIZE) -> pd.DataFrame:
+    """Predictions as a run leaves them, as accurate as its record says; its id decides which are right."""
+    accuracy = result.metrics["test"]["accuracy"] or 0.0
+    random = np.random.default_rng(int(result.run_id, 16))
+    labels = np.arange(rows) % len(result.labels)
+    right = random.permutation(rows) < round(accuracy * rows)
+    predicted = np.where(right, labels, (labels + 1) % len(result.labels))
+    names = np.array(result.labels, dtype=object)
+    return pd.DataFrame(
+        {"split": "test", "id": range(rows), "label": names[labels], "prediction": names[predicted]}
+    )
+
+
+def make_evidence(
+    results: Sequence[Result],
+    *,
+    bad: Sequence[tuple[str, str]] = (),
+    predictions: Mapping[str, pd.DataFrame] | None = None,
+    report: ReportConfig = NO_PRICES,
+) -> Evidence:
+    """What a report is made from, without a folder; predictions by run_id stand in for those made up."""
+    by_id = {one.run_id: one for one in results}
+
+    def read(run_id: str) -> pd.DataFrame:
+        if predictions is None:
+            return make_predictions(by_id[run_id])
+        if run_id not in predictions:
+            raise StoreError(f"runs/{run_id}/predictions.csv: No such file")
+        return predictions[run_id]
+
+    rows = build_rows(results)
+    comparisons, left_out = compare_methods(rows, read)
+    return Evidence(
+        results=results, bad=bad, rows=rows, comparisons=comparisons, left_out=left_out, report=report
     )

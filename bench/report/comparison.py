@@ -95,9 +95,9 @@ def compare_methods(rows: Sequence[Row], read: Read) -> tuple[list[Comparison], 
     for row in rows:
         if row.selection:
             tables[row.task, row.memory_kind].append(row)
-    for members in tables.values():
+    for members in map(_keep_best_baseline, tables.values()):
         predicted = []
-        for row in _keep_best_baseline(members):
+        for row in members if len(members) > 1 else ():
             try:
                 predicted.append(_read_method(row, read))
             except StoreError as error:

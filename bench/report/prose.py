@@ -56,14 +56,15 @@ ENGLISH = Prose(
     how_compared="Points are of test accuracy, means over the seeds; n is the number of test texts, and the "
     "interval is over texts, for these trained models. A difference is one that holds for other texts (exact "
     "paired sign-flip test; for one seed it is McNemar's) and for other seeds (Welch's test), both at 5 % by "
-    "Holm over all {count} comparisons. F1 (macro), p values and McNemar's test of each seed are in "
+    "Holm over all comparisons ({count}). F1 (macro), p values and McNemar's test of each seed are in "
     "comparisons.csv.",
     detectable="With these test texts, only a true difference of about {points} points or more would be "
     "found with 80 % power: (a √(ψn) + b √(ψ(n + b² - a²))) / (n + b²), where ψ is the share of texts that "
     "tells two methods apart, and a and b are the normal quantiles of the test and of the power.",
     budget="Budget",
     how_drawn="What the choice had to choose from. k: the validation {metric} to expect of the best of k "
-    "configurations drawn from those tried, so that many draws are not taken for a better method.",
+    "configurations drawn from those tried, so that many draws are not taken for a better method; the common "
+    "k is the most that every trained method can be compared at.",
     budget_columns={
         "method": "Method",
         "configurations": "Configurations tried",
@@ -73,7 +74,7 @@ ENGLISH = Prose(
         "draws": "k={draws}",
         "all": "best of all",
     },
-    common="{column} (all have it)",
+    common="{column} (common)",
     at_least="≥ {duration}",
     pivot="Validation {metric} by r and alpha",
     how_pivoted="The best over all other hyperparameters that were tried.",
@@ -120,7 +121,7 @@ CHINESE = Prose(
     "a、b 为检验水平和功效对应的正态分位数。",
     budget="搜索预算",
     how_drawn="选择时有多少可选。k：从已尝试的配置中抽取 k 个，其最佳验证集{metric}的期望值，"
-    "以免把抽取次数多误认为方法更好。",
+    "以免把抽取次数多误认为方法更好；“共有”的 k 是所有训练方法都能比较的最大值。",
     budget_columns={
         "method": "方法",
         "configurations": "已尝试的配置数",
@@ -130,7 +131,7 @@ CHINESE = Prose(
         "draws": "k={draws}",
         "all": "全部中的最佳",
     },
-    common="{column}（各方法共有）",
+    common="{column}（共有）",
     at_least="≥ {duration}",
     pivot="各 r 与 alpha 的验证集{metric}",
     how_pivoted="取其他已尝试超参数中的最佳值。",

@@ -89,7 +89,7 @@ _COLUMNS = {
     "error_message": "error.message",
     "error_signal": "error.signal",
     "error_exit_code": "error.exit_code",
-    "device": "config.devices",
+    "devices": "config.devices",
     "gpu": "provenance.hardware.gpu",
     "gpu_memory_bytes": "provenance.hardware.gpu_memory_bytes",
     "cpu": "provenance.hardware.cpu",

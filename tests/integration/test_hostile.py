@@ -143,7 +143,7 @@ def test_harmful_names_are_only_names(compose_tiny: Compose, tmp_path: Path) -> 
         assert yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) == result.config
         assert result.config["method"]["name"] == name
         assert is_clean(run.summarise(one, result))
-    write_tables(store, lang="en")
+    write_tables(store, lang="en", report=compose_tiny().report)
     assert names_in(tmp_path) == {"results"}
     require_harmless_tables(store.folder, methods=len(HARMFUL), runs=len(HARMFUL))
 
@@ -194,7 +194,7 @@ def test_harmful_texts_and_labels_are_only_texts(
     store = Store(tmp_path / "results")
     assert set(store.read_predictions(result.run_id)["label"]) == set(labels)
     assert store.read(result.run_id) == result
-    write_tables(store, lang="zh")
+    write_tables(store, lang="zh", report=compose_tiny().report)
     assert names_in(tmp_path) - before == {"results", "cache"}
     assert b"resolved-secret" not in b"".join(snapshot(tmp_path).values())
     assert is_clean((store.folder / "runs.csv").read_text(encoding="utf-8"))

@@ -85,6 +85,8 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
     "train.oom_retries": ([-1], [0], "must be 0 or more"),
     "oom_halvings": ([-1], [0], "must be 0 or more"),
     "devices": (["tpu", "cpu*0", "0,", "cpu*2,0"], ["cpu*2", "0", "0,1", "cuda"], DEVICES),
+    "report.price_per_hour": ([-1.0, nan], [0.0, 2.5, None], "must be 0 or more, or null to show no cost"),
+    "report.price_per_kwh": ([-1.0, inf], [0.0, None], "must be 0 or more, or null to show no cost"),
     "track.probe_seconds": ([0.0, 31.0, nan], [0.5, 30.0], "must lie in (0, 30]"),
 }
 HUB_MODEL = {"model.source": "hub", "model.hub_id": "owner/name", "model.revision": COMMIT}

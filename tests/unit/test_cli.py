@@ -157,10 +157,35 @@ def test_table_writes_and_shows_the_table(
     assert "87.5" in out
     table = (quickstart.folder / "table.md").read_text(encoding="utf-8")
     assert table in out
-    names = ["table.csv", "table.md", "runs.csv"]
-    assert out.splitlines()[-3:] == [str(quickstart.folder / name) for name in names]
+    names = ["table.csv", "table.md", "runs.csv", "comparisons.csv"]
+    assert out.splitlines()[-4:] == [str(quickstart.folder / name) for name in names]
     assert all((quickstart.folder / name).is_file() for name in names)
     assert list(tmp_path.iterdir()) == [tmp_path / "results"]
+
+
+def test_table_takes_settings_of_the_report(bench: Bench, quickstart: Store) -> None:
+    code, out, _ = bench("table", "report.price_per_hour=300")
+    assert code == 0
+    assert out.splitlines()[2].endswith("| Cost of one training |")
+    assert out.splitlines()[4].endswith("|                    1 |")  # 12 s
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("report.price_per_hour=-1", "report.price_per_hour=-1.0: must be 0 or more, or null to show no cost"),
+        ("lora.r=8", "lora.r=8: only report.* can be set here; what was trained is in the results"),
+        ("report.prize=1", ""),
+        ("report.price_per_hour=much", ""),
+    ],
+)
+def test_table_refuses_other_settings(bench: Bench, quickstart: Store, override: str, message: str) -> None:
+    code, out, err = bench("table", override)
+    assert (code, out) == (2, "")
+    assert err.startswith(message)
+    assert override.partition("=")[0] in err
+    assert "Traceback" not in err
+    assert not (quickstart.folder / "table.md").exists()
 
 
 @pytest.mark.parametrize("command", ["table", "status", "verify", "sync"])
