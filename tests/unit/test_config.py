@@ -98,6 +98,7 @@ def test_a_field_counts_unless_it_is_declared_not_to(compose: Compose, path: str
         "track.mode=disabled",
         "track.project=other",
         "sweep=article",
+        "report.price_per_hour=1",
         "train.log_steps=1",
         "train.eval_batch_size=8",
         "train.checkpoint_steps=7",

@@ -242,6 +242,15 @@ def test_titles_that_two_methods_share_are_told_apart():
     assert [row.title for row in build_rows(results)] == ["Same (lora)", "Same (dora)"]
 
 
+def test_two_seeds_are_too_few_for_an_interval_over_seeds():
+    runs = [make_run(seed=seed, test=test) for seed, test in enumerate((0.85, 0.95, 0.9))]
+    two, three = (build_rows(runs[:count])[0].interval for count in (2, 3))
+    assert two is not None
+    assert three is not None
+    assert (two.over, three.over) == ("texts", "seeds")
+    assert two.low == pytest.approx(0.866689, abs=1e-6)  # Wilson's for 360 of 400
+
+
 def test_the_interval_stays_within_what_an_accuracy_can_be():
     runs = [make_run(seed=seed, test=test) for seed, test in enumerate((0.97, 0.98, 1.0))]
     assert read_cells(read_markdown(runs))[2][7].endswith("–100.0 %")
