@@ -192,7 +192,7 @@ def _round(value: float | None) -> float | None:
 
 def _head(key: tuple[Task, str | None], titles: Titles) -> str:
     """Which table is meant, where there are several."""
-    return f"**{titles[key]}**\n\n" if len(titles) > 1 else ""
+    return f"### {titles[key]}\n\n" if len(titles) > 1 else ""
 
 
 def _list(lines: Iterable[str]) -> str:

@@ -163,7 +163,8 @@ def test_table_writes_and_shows_the_table(
     assert list(tmp_path.iterdir()) == [tmp_path / "results"]
 
 
-def test_table_takes_settings_of_the_report(bench: Bench, quickstart: Store) -> None:
+@pytest.mark.usefixtures("quickstart")
+def test_table_takes_settings_of_the_report(bench: Bench) -> None:
     code, out, _ = bench("table", "report.price_per_hour=300")
     assert code == 0
     assert out.splitlines()[2].endswith("| Cost of one training |")
@@ -173,7 +174,10 @@ def test_table_takes_settings_of_the_report(bench: Bench, quickstart: Store) -> 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("report.price_per_hour=-1", "report.price_per_hour=-1.0: must be 0 or more, or null to show no cost"),
+        (
+            "report.price_per_hour=-1",
+            "report.price_per_hour=-1.0: must be 0 or more, or null to show no cost",
+        ),
         ("lora.r=8", "lora.r=8: only report.* can be set here; what was trained is in the results"),
         ("report.prize=1", ""),
         ("report.price_per_hour=much", ""),
