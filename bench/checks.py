@@ -28,6 +28,7 @@ def check(config: Config) -> list[str]:
     return [
         *_check_choices(config),
         *_check_ranges(config),
+        *_check_prices(config),
         *_check_rules(config),
         *_check_names(config),
         *_check_texts(config),
@@ -119,14 +120,20 @@ def _check_ranges(config: Config) -> list[str]:
             positive + ", or null for no limit",
         ),
         "sweep.final_seeds": (lambda v: all(map(_is_seed, v)), "must each lie in [0, 2**32)"),
-        "report.price_per_hour": (_is_price, "must be 0 or more, or null to show no cost"),
-        "report.price_per_kwh": (_is_price, "must be 0 or more, or null to show no cost"),
         "track.probe_seconds": (lambda v: 0 < v <= 30, "must lie in (0, 30]"),
     }
     return [
         f"{path}={value}: {expected}"
         for path, (holds, expected) in rules.items()
         if not holds(value := read_field(config, path))
+    ]
+
+
+def _check_prices(config: Config) -> list[str]:
+    return [
+        f"{path}={value}: must be 0 or more, or null to show no cost"
+        for path in ("report.price_per_hour", "report.price_per_kwh")
+        if (value := read_field(config, path)) is not None and not 0 <= value < math.inf
     ]
 
 
@@ -283,10 +290,6 @@ def _check_start(method: MethodConfig) -> list[str]:
 
 def _is_size(value: float | None) -> bool:
     return value is None or 0 < value < 1 or (1 <= value < math.inf and float(value).is_integer())
-
-
-def _is_price(value: float | None) -> bool:
-    return value is None or 0 <= value < math.inf
 
 
 def _is_seed(value: int) -> bool:
