@@ -3,17 +3,19 @@
 import argparse
 import contextlib
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, ConfigError, StoreError
 from bench.redaction import show
 
 if TYPE_CHECKING:
-    from bench.config import Config, ReportConfig
+    from bench.config import Config
+    from bench.reporting import ReportConfig
 
 _DEFAULT = ["experiment=quickstart"]  # what a sweep without any override is
 _EPILOG = """\
@@ -108,7 +110,30 @@ def _make_parser() -> argparse.ArgumentParser:
     sync.set_defaults(call=_sync)
     doctor = commands.add_parser("doctor", help="what this machine can run: device, memory, 4-bit, hub, W&B")
     doctor.set_defaults(call=_doctor)
+    _add_advice(commands, results)
     return parser
+
+
+def _add_advice(commands: Any, results: argparse.ArgumentParser) -> None:
+    """The commands about what follows from the results, and about results from elsewhere."""
+    recommend = commands.add_parser(
+        "recommend", parents=[results], help="which method and settings, from your own results"
+    )
+    recommend.add_argument("--vram", type=float, required=True, metavar="GIB", help="memory that there is")
+    recommend.add_argument("--max-hours", type=float, metavar="H", help="of one training")
+    recommend.add_argument("--min-accuracy", type=float, metavar="A", help="a share, such as 0.9")
+    recommend.add_argument("--lang", choices=["en", "zh"], default="en", help="language of the advice")
+    recommend.set_defaults(call=_recommend)
+    imports = commands.add_parser(
+        "import", help="other people's results, shown in the table and never counted"
+    )
+    sources = imports.add_subparsers(metavar="SOURCE", required=True)
+    peft = sources.add_parser("peft", parents=[results], help="result files of PEFT's method_comparison")
+    peft.add_argument("path", metavar="DIR", help="a folder of *.json")
+    peft.set_defaults(call=_import, source="peft")
+    plain = sources.add_parser("csv", parents=[results], help="a plain table with a header")
+    plain.add_argument("path", metavar="FILE", help="method, peak memory, train time, accuracy and more")
+    plain.set_defaults(call=_import, source="csv")
 
 
 @contextlib.contextmanager
@@ -176,6 +201,29 @@ def _table(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _recommend(arguments: argparse.Namespace) -> int:
+    from bench.report.advice import describe_advice
+    from bench.report.evidence import gather
+    from bench.report.recommendation import Limits
+    from bench.report.text import read_language
+    from bench.store import Store
+
+    hours, accuracy = arguments.max_hours, arguments.min_accuracy
+    if not 0 < arguments.vram < math.inf:
+        raise ConfigError(f"--vram {arguments.vram:g}: must be a positive number of GiB")
+    if hours is not None and not 0 < hours < math.inf:
+        raise ConfigError(f"--max-hours {hours:g}: must be a positive number of hours")
+    if accuracy is not None and not 0 <= accuracy <= 1:
+        raise ConfigError(f"--min-accuracy {accuracy:g}: must be a share from 0 to 1, such as 0.9")
+    limits = Limits(arguments.vram, None if hours is None else 3600 * hours, accuracy)
+    report = _read_report([])
+    store = Store(find_results(arguments.results))
+    evidence, text = gather(store, report), read_language(arguments.lang)
+    advice, fits = describe_advice(evidence, store.read_predictions, limits=limits, text=text)
+    print(advice or text.empty)
+    return 0 if fits else 1
+
+
 def _status(arguments: argparse.Namespace) -> int:
     from bench.store import Store
 
@@ -199,6 +247,26 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(show(f"{record.path}: {record.reason}").replace("\n", "\\n"))
     print(f"{len(good)} good, {len(bad)} bad records in {store.folder}")
     return 1 if bad else 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from bench import imports
+    from bench.store import Store
+
+    store = Store(find_results(arguments.results))
+    path, ignored = Path(arguments.path), list[str]()
+    if arguments.source == "peft":
+        records = imports.read_peft(path)
+    else:
+        records, ignored = imports.read_csv(path)
+    unchanged = imports.save(store, records)
+    if ignored:
+        print(show(f"columns that bench does not know: {', '.join(ignored)}").replace("\n", "\\n"))
+    folder = show(imports.find_imported(store).folder)
+    print(
+        f"{len(records)} imported into {folder}, {unchanged} of them known before; `bench table` shows them"
+    )
+    return 0
 
 
 def _sync(arguments: argparse.Namespace) -> int:

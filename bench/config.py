@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.errors import ConfigError
+from bench.reporting import ReportConfig
 
 CONF_DIR = Path(__file__).parents[1] / "conf"
 
@@ -130,14 +131,6 @@ class SweepConfig:
     retry: list[str]  # statuses that are trained again; points without a record always are
     fail_fast: bool  # start no further run after one that is not a success
     time_limit_seconds: float | None  # of one run; a longer one is ended and has the status timeout
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """What the tables take into account beside the results; no run depends on it."""
-
-    price_per_hour: float | None  # of the machine, in any currency; null: no cost is shown for it
-    price_per_kwh: float | None  # of the electricity that the GPU used while training
 
 
 @dataclass(frozen=True)

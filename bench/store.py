@@ -94,7 +94,7 @@ def start_record(config: Config, identity: Identity, *, earlier: Result | None, 
         phase="load",
         started_at=now(),
         ended_at=None,
-        config=to_dict(config),
+        config={name: one for name, one in to_dict(config).items() if name != "report"},  # for tables alone
         canonical_config=dict(identity.canonical),
         attempts=attempts,
         **more,
@@ -137,7 +137,7 @@ class Store:
         lines = []
         for record in bad:
             with contextlib.suppress(StoreError), self.claim(record.path.parent.name):
-                self._quarantine(record.path)
+                self.quarantine(record.path)
                 lines.append(f"{record.path}: {record.reason}; moved to {self.folder / 'quarantine'}")
         for result in good:
             if result.status == STARTED:
@@ -273,8 +273,8 @@ class Store:
             _write_text(path, text)
         return path
 
-    def _quarantine(self, path: Path) -> None:
-        """Moves a record that cannot be trusted out of the way, beside runs/."""
+    def quarantine(self, path: Path) -> None:
+        """Moves a record that does not count out of the way, beside runs/."""
         folder = self.folder / "quarantine"
         with _explained(folder):
             folder.mkdir(exist_ok=True)

@@ -5,16 +5,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from hydra import compose, initialize_config_dir
 
-from bench.config import ReportConfig, hash_canonical
+from bench.config import CONF_DIR, from_hydra, hash_canonical, register_schema
 from bench.errors import StoreError
 from bench.report.comparison import compare_methods
 from bench.report.evidence import Evidence
 from bench.report.rows import build_rows
+from bench.reporting import ReportConfig
 from bench.store import Result
 
 TEST_SIZE = 400
-NO_PRICES = ReportConfig(price_per_hour=None, price_per_kwh=None)
+CARD = "NVIDIA GeForce RTX 4090"
 
 METHODS: dict[str, dict[str, Any]] = {
     "majority": {"title": "Majority class", "estimator": "majority", "trainable": "head"},
@@ -25,6 +27,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "qlora": {"title": "QLoRA", "quantization": "nf4"},
     "dora": {"title": "DoRA", "adapter": {"peft_type": "LORA", "use_dora": True}},
 }
+
+
+def _read_report() -> ReportConfig:
+    """The report's own settings, as conf/report has them."""
+    register_schema()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return from_hydra(compose("config")).report
+
+
+NO_PRICES = _read_report()
 
 
 def make_run(
@@ -45,6 +57,10 @@ def make_run(
     error: dict[str, Any] | None = None,
     reasons: dict[str, str] | None = None,
     names: dict[str, str] | None = None,
+    weights: str = "saved",
+    trainable: int = 73_728,
+    total: int = 22_787_072,
+    hardware: str | None = CARD,
 ) -> Result:
     """A record as a run leaves it, with the fields that count for the method."""
     names = {"data": "headlines", "model": "minilm"} | (names or {})
@@ -77,7 +93,7 @@ def make_run(
             "train": train,
             "seed": seed,
             "data": {"name": names["data"]},
-            "model": {"name": names["model"]},
+            "model": {"name": names["model"], "weights": weights},
             "sweep": {"select_by": "accuracy"},
         },
         canonical_config=canonical,
@@ -90,8 +106,9 @@ def make_run(
         else {},
         memory={"kind": kind, "train": {peak_name: peak}} if kind else {},
         time={"train_seconds": train_seconds} if success else {},
-        parameters={"trainable": 73_728, "total": 22_787_072} if success else {},
+        parameters={"trainable": trainable, "total": total} if success else {},
         data={"sizes": {"train": 1296, "validation": 400, "test": TEST_SIZE}},
+        provenance={"hardware": {"gpu": hardware}} if hardware else {},
         error=error,
         reasons=reasons or {},
     )
@@ -130,5 +147,49 @@ def make_evidence(
     rows = build_rows(results)
     comparisons, left_out = compare_methods(rows, read)
     return Evidence(
-        results=results, bad=bad, rows=rows, comparisons=comparisons, left_out=left_out, report=report
+        results=results,
+        bad=bad,
+        rows=rows,
+        comparisons=comparisons,
+        left_out=left_out,
+        report=report,
+        imported=(),
+        bad_imported=(),
     )
+
+
+def make_peft() -> dict[str, Any]:
+    """A result as PEFT's method_comparison writes it, with made-up numbers."""
+    return {
+        "run_info": {
+            "created_at": "2026-01-01T00:00:00+00:00",
+            "total_time": 2000.5,
+            "experiment_name": "lora/tiny-rank8",
+            "train_config": {
+                "model_id": "example/Tiny-1B",
+                "batch_size": 4,
+                "max_steps": 500,
+                "seed": 0,
+                "optimizer_kwargs": {"lr": 0.0001, "weight_decay": 0.1},
+            },
+            "peft_config": {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "lora_dropout": 0.05},
+            "error_msg": "",
+        },
+        "train_info": {
+            "accelerator_memory_reserved_avg": 8 * 2**30,
+            "accelerator_memory_max": 12 * 2**30,
+            "train_time": 1800.5,
+            "num_trainable_params": 1000,
+            "num_total_params": 1_000_000,
+            "status": "success",
+            "metrics": [
+                {"step": 250, "valid accuracy": 0.52, "train loss": 0.9},
+                {"step": 500, "valid accuracy": 0.5, "train loss": 0.7},
+                {"step": 500, "test accuracy": 0.48, "train loss": 0.7, "forgetting": 0.1},
+            ],
+        },
+        "meta_info": {
+            "dataset_info": {"words": {"sha": "a"}, "sums": {"sha": "b"}},
+            "system_info": {"system": "Linux", "accelerator": "NVIDIA L40S"},
+        },
+    }

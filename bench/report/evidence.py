@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.config import ReportConfig
+from bench.imports import find_imported
 from bench.report.comparison import Comparison, LeftOut, compare_methods
 from bench.report.rows import Row, build_rows
-from bench.store import Result, Store
+from bench.reporting import ReportConfig
+from bench.store import BadRecord, Result, Store
 
 _JOULES_PER_KWH = 3.6e6
 
@@ -21,6 +22,8 @@ class Evidence:
     comparisons: Sequence[Comparison]
     left_out: Sequence[LeftOut]  # methods that could not be compared
     report: ReportConfig
+    imported: Sequence[Result]  # other people's: shown, and part of nothing else
+    bad_imported: Sequence[tuple[str, str]]
 
 
 def gather(store: Store, report: ReportConfig) -> Evidence:
@@ -28,13 +31,20 @@ def gather(store: Store, report: ReportConfig) -> Evidence:
     results, bad = store.read_all()
     rows = build_rows(results)
     comparisons, left_out = compare_methods(rows, store.read_predictions)
+    imported, bad_imported = find_imported(store).read_all()
+
+    def name(records: Sequence[BadRecord]) -> list[tuple[str, str]]:
+        return sorted((one.path.relative_to(store.folder).as_posix(), one.reason) for one in records)
+
     return Evidence(
         results=results,
-        bad=sorted((one.path.relative_to(store.folder).as_posix(), one.reason) for one in bad),
+        bad=name(bad),
         rows=rows,
         comparisons=comparisons,
         left_out=left_out,
         report=report,
+        imported=imported,
+        bad_imported=name(bad_imported),
     )
 
 

@@ -116,7 +116,7 @@ def _build_row(
     shown = chosen or tuple(results[:1])
     statuses = Counter(one.status for one in results)
     status = "success" if selection else min(statuses, key=lambda one: (-statuses[one], _status_order(one)))
-    alone = [one for one in chosen if _stands_alone(one)]
+    alone = [one for one in chosen if stands_alone(one)]
     measured = {
         "memory": PEAKS.get(kind or "", "memory.kind"),
         "train_time": "time.train_seconds",
@@ -223,7 +223,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return summarise(values).mean if values else None
 
 
-def _stands_alone(result: Result) -> bool:
+def stands_alone(result: Result) -> bool:
     """Whether the run's memory and time are those of one whole training, with nothing beside it."""
     return all(read_value(result, f"model.{name}") is None for name in ("resumed_from_step", "packed"))
 

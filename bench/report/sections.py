@@ -33,9 +33,9 @@ def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> s
         lines = [_say(one, text) for one in shown]
         if further := len(members) - len(shown):
             lines.append(prose.further.format(count=further))
-        parts.append(_head(key, titles) + _list(lines))
+        parts.append(head(key, titles) + bullets(lines))
     parts.append(
-        _list(
+        bullets(
             prose.left_out.format(title=escape_markdown(one.row.title), reason=escape_markdown(one.reason))
             for one in evidence.left_out
         )
@@ -47,7 +47,7 @@ def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> s
             ends = dict.fromkeys(f"{100 * end:.1f}" for end in (min(found), max(found)))
             notes.append(prose.detectable.format(points=text.between.join(ends)))
         parts += [f"{note}\n" for note in notes]
-    return _section(prose.comparisons, parts)
+    return section(prose.comparisons, parts)
 
 
 def describe_budgets(rows: Sequence[Row], *, titles: Titles, text: Text) -> str:
@@ -66,9 +66,9 @@ def describe_budgets(rows: Sequence[Row], *, titles: Titles, text: Text) -> str:
             column = names["draws"].format(draws=count)
             header.append(prose.common.format(column=column) if count == common else column)
         lines = [_count(row, draws=draws, stopped=stopped, text=text) for row in members]
-        parts.append(_head(key, titles) + to_markdown([*header, names["all"]], lines, left=[0]))
+        parts.append(head(key, titles) + to_markdown([*header, names["all"]], lines, left=[0]))
     metric = _name_metric(rows, text)
-    return _section(prose.budget, [prose.how_drawn.format(metric=metric) + "\n", *parts] if parts else [])
+    return section(prose.budget, [prose.how_drawn.format(metric=metric) + "\n", *parts] if parts else [])
 
 
 def _count(row: Row, *, draws: Sequence[int], stopped: bool, text: Text) -> list[str]:
@@ -102,9 +102,9 @@ def describe_pivots(rows: Sequence[Row], *, titles: Titles, text: Text) -> str:
             table = to_markdown([prose.pivot_corner, *map(format_number, alphas)], lines, left=[])
             tables.append(f"{prose.pivot_method.format(title=escape_markdown(row.title))}\n\n{table}")
         if tables:
-            parts.append(_head(key, titles) + "\n".join(tables))
+            parts.append(head(key, titles) + "\n".join(tables))
     title = prose.pivot.format(metric=_name_metric(rows, text))
-    return _section(title, [prose.how_pivoted + "\n", *parts] if parts else [])
+    return section(title, [prose.how_pivoted + "\n", *parts] if parts else [])
 
 
 def describe_health(task: Task, text: Text) -> str:
@@ -190,15 +190,15 @@ def _round(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
 
 
-def _head(key: tuple[Task, str | None], titles: Titles) -> str:
+def head(key: tuple[Task, str | None], titles: Titles) -> str:
     """Which table is meant, where there are several."""
     return f"### {titles[key]}\n\n" if len(titles) > 1 else ""
 
 
-def _list(lines: Iterable[str]) -> str:
+def bullets(lines: Iterable[str]) -> str:
     return "".join(f"- {line}\n" for line in lines)
 
 
-def _section(title: str, parts: Sequence[str]) -> str:
+def section(title: str, parts: Sequence[str]) -> str:
     body = "\n".join(part for part in parts if part)
     return f"## {title}\n\n{body}" if body else ""

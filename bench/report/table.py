@@ -13,7 +13,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bench.config import ReportConfig
 from bench.report.cells import (
     GIB,
     UNKNOWN,
@@ -26,7 +25,10 @@ from bench.report.cells import (
     to_csv,
     to_markdown,
 )
+from bench.report.claims import describe_claims
 from bench.report.evidence import Evidence, gather, price_training
+from bench.report.findings import describe_findings
+from bench.report.imported import describe_imported
 from bench.report.rows import FEWEST_SEEDS, Row, Task
 from bench.report.runs import render_runs
 from bench.report.sections import (
@@ -37,6 +39,7 @@ from bench.report.sections import (
     render_comparisons,
 )
 from bench.report.text import COLUMNS, EXTRAS, Text, format_duration, read_language
+from bench.reporting import ReportConfig
 from bench.store import STARTED, STATUSES, Result, Store
 
 _LEFT = (COLUMNS.index("method"), COLUMNS.index("hyperparameters"))  # the other columns are numbers
@@ -66,7 +69,7 @@ def render_markdown(evidence: Evidence, *, text: Text) -> str:
     rows = evidence.rows
     notes: list[str] = []
     parts = [] if rows else [f"{text.empty}\n"]
-    headings = _title_tasks([row.task for row in rows], text)
+    headings = title_tasks([row.task for row in rows], text)
     titles = {}
     columns = _list_columns(evidence.report)
     for task, of_task in groupby(rows, key=lambda row: row.task):
@@ -83,9 +86,12 @@ def render_markdown(evidence: Evidence, *, text: Text) -> str:
     if general or marked:
         parts.append(f"## {text.notes}\n\n" + "".join(f"- {note}\n" for note in general + marked))
     parts += [
+        describe_findings(evidence, titles=titles, text=text),
         describe_comparisons(evidence, titles=titles, text=text),
         describe_budgets(rows, titles=titles, text=text),
         describe_pivots(rows, titles=titles, text=text),
+        describe_claims(evidence, titles=titles, text=text),
+        describe_imported(evidence.imported, bad=evidence.bad_imported, text=text),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -119,7 +125,7 @@ def _to_cells(row: Row, *, report: ReportConfig, text: Text, notes: list[str]) -
         "trainable": _format(row.trainable_parameters, format_count),
         "seeds": (str(len(row.seeds)) if row.seeds else text.any_seed) if row.selection else UNKNOWN,
         "interval": _say_interval(row, text) or UNKNOWN,
-        "hyperparameters": escape_markdown(_join_hyperparameters(row, text)) if row.selection else UNKNOWN,
+        "hyperparameters": escape_markdown(join_hyperparameters(row, text)) if row.selection else UNKNOWN,
         "runs": f"{row.runs}/{row.failed_runs}",
         "cost": _format(price_training(row, report), lambda cost: f"{cost:.2g}"),
     }
@@ -159,7 +165,7 @@ def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
         "trainable": row.trainable_parameters,
         "seeds": (len(row.seeds) or text.any_seed) if row.selection else None,
         "interval": _say_interval(row, text),
-        "hyperparameters": _join_hyperparameters(row, text) if row.selection else None,
+        "hyperparameters": join_hyperparameters(row, text) if row.selection else None,
         # in words: a spreadsheet reads 12/1 as a date
         "runs": text.tried.format(tried=row.runs, failed=row.failed_runs),
         "data": row.task.data,
@@ -185,7 +191,7 @@ def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
     }
 
 
-def _title_tasks(tasks: Sequence[Task], text: Text) -> dict[Task, str]:
+def title_tasks(tasks: Sequence[Task], text: Text) -> dict[Task, str]:
     """Each task's heading; tasks of the same names are told apart by their content."""
     titles = {}
     for task in dict.fromkeys(tasks):
@@ -255,7 +261,7 @@ def _join_counts(statuses: Mapping[str, int], text: Text) -> str:
     return text.comma.join(counted)
 
 
-def _join_hyperparameters(row: Row, text: Text) -> str:
+def join_hyperparameters(row: Row, text: Text) -> str:
     shown = (f"{name}={format_number(value)}" for name, value in row.hyperparameters.items())
     return ", ".join(shown) or text.nothing
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.errors import ConfigError
-from bench.report import prose
+from bench.report import counsel, prose, sentences
+from bench.report.counsel import Counsel
 from bench.report.prose import Prose
+from bench.report.sentences import Sentences
 
 COLUMNS = (
     "method",
@@ -85,6 +87,8 @@ class Text:
     not_alone: str
     none_alone: str
     prose: Prose  # of the sections below the tables
+    sentences: Sentences  # of the findings, the article's claims and imports
+    counsel: Counsel  # of recommendations
 
 
 ENGLISH = Text(
@@ -182,6 +186,8 @@ ENGLISH = Text(
     "from a checkpoint or were trained packed with others.",
     none_alone="each chosen run went on from a checkpoint or was trained packed with others",
     prose=prose.ENGLISH,
+    sentences=sentences.ENGLISH,
+    counsel=counsel.ENGLISH,
 )
 
 CHINESE = Text(
@@ -274,6 +280,8 @@ CHINESE = Text(
     "其显存和训练时间不计入。",
     none_alone="选定的运行均由检查点续训或与其他运行合并训练",
     prose=prose.CHINESE,
+    sentences=sentences.CHINESE,
+    counsel=counsel.CHINESE,
 )
 
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE}

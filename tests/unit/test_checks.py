@@ -1,6 +1,7 @@
 """Every range and every rule between fields says what is wrong and what to do, all of them at once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf, nan
 from typing import Any
 
@@ -221,6 +222,38 @@ def test_a_number_at_the_edge_of_its_range_is_right(compose: Compose, path: str,
 def test_settings_that_do_not_go_together(compose: Compose, values: dict[str, Any], message: str) -> None:
     (fault,) = check(replace_values(compose(), values))
     assert fault.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"measure": "speed"},
+            "claims.measure=speed: must be one of memory, accuracy, train_time, trainable",
+        ),
+        ({"method": "dora"}, "claims.method=dora: must be one of full, lora, qlora"),
+        ({"against": None}, "claims.against=None: must be one of full, lora, qlora"),
+        ({"bounds": "left"}, "claims.bounds=left: must be one of both, low, high"),
+        ({"needs": ["luck"]}, "claims.needs=luck: must be one of model, data, card"),
+    ],
+)
+def test_a_claim_of_the_article_must_be_one_that_can_be_judged(
+    compose: Compose, change: dict[str, Any], message: str
+) -> None:
+    config = compose()
+    article = config.report.article
+    changed = replace(article, claims=[replace(article.claims[0], **change)])
+    assert check(replace(config, report=replace(config.report, article=changed))) == [
+        f"report.article.{message}"
+    ]
+
+
+def test_advice_of_the_article_has_memory_where_its_case_needs_it(compose: Compose) -> None:
+    config = compose()
+    advice = [replace(config.report.article.advice[0], memory_gb=None)]
+    article = replace(config.report.article, advice=advice)
+    (fault,) = check(replace(config, report=replace(config.report, article=article)))
+    assert fault.startswith("report.article.advice.memory_gb=None: ")
 
 
 def test_an_adapter_must_say_which_kind_it_is(compose: Compose) -> None:

@@ -21,6 +21,7 @@ from bench.config import (
     to_dict,
 )
 from bench.errors import ConfigError
+from bench.reporting import ArticleAdvice, ArticleClaim, ArticleMethod
 
 Compose = Callable[..., Config]
 
@@ -38,6 +39,9 @@ OTHER: dict[Any, Callable[[Any], Any]] = {
     list[str]: lambda _: ["x"],
     list[str] | None: lambda _: ["x"],
     list[dict[str, Any]]: lambda _: [{"seed": [1]}],
+    list[ArticleMethod]: lambda _: [],
+    list[ArticleClaim]: lambda _: [],
+    list[ArticleAdvice]: lambda _: [],
     dict[str, Any]: lambda value: {**value, "use_dora": True},
     dict[str, str] | None: lambda _: {"a": "b"},
 }
