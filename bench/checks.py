@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.config import Config, MethodConfig, read_field, uses_lora
 from bench.errors import ConfigError
+from bench.reporting import ArticleConfig
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
@@ -28,9 +29,11 @@ def check(config: Config) -> list[str]:
     return [
         *_check_choices(config),
         *_check_ranges(config),
+        *_check_prices(config),
         *_check_rules(config),
         *_check_names(config),
         *_check_texts(config),
+        *_check_article(config.report.article),
     ]
 
 
@@ -61,6 +64,33 @@ def _check_choices(config: Config) -> list[str]:
         for path, choices in allowed.items()
         if (value := read_field(config, path)) not in choices
     ]
+
+
+def _check_article(article: ArticleConfig) -> list[str]:
+    """What a report can read of the article's claims and advice."""
+    methods = [one.method for one in article.table]
+    values = [
+        *(
+            ("claims.measure", one.measure, ("memory", "accuracy", "train_time", "trainable"))
+            for one in article.claims
+        ),
+        *(("claims.bounds", one.bounds, ("both", "low", "high")) for one in article.claims),
+        *(("claims.needs", need, ("model", "data", "card")) for one in article.claims for need in one.needs),
+        *(("claims.method", one.method, methods) for one in article.claims),
+        *(("claims.against", one.against, methods) for one in article.claims if one.measure != "trainable"),
+        *(("advice.case", one.case, ("above", "below", "quality", "speed")) for one in article.advice),
+    ]
+    faults = [
+        f"report.article.{name}={value}: must be one of {', '.join(choices)}"
+        for name, value, choices in values
+        if value not in choices
+    ]
+    for one in article.advice:
+        if (one.memory_gb is not None) != (one.case in ("above", "below")):
+            faults.append(
+                f"report.article.advice.memory_gb={one.memory_gb}: belongs to the cases above and below"
+            )
+    return faults
 
 
 def _check_ranges(config: Config) -> list[str]:
@@ -126,6 +156,14 @@ def _check_ranges(config: Config) -> list[str]:
         f"{path}={value}: {expected}"
         for path, (holds, expected) in rules.items()
         if not holds(value := read_field(config, path))
+    ]
+
+
+def _check_prices(config: Config) -> list[str]:
+    return [
+        f"{path}={value}: must be 0 or more, or null to show no cost"
+        for path in ("report.price_per_hour", "report.price_per_kwh")
+        if (value := read_field(config, path)) is not None and not 0 <= value < math.inf
     ]
 
 

@@ -1,14 +1,21 @@
 """The command ``bench``. A room is imported only when its command is called, so that --help is quick."""
 
 import argparse
+import contextlib
 import json
+import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, ConfigError, StoreError
 from bench.redaction import show
+
+if TYPE_CHECKING:
+    from bench.config import Config
+    from bench.reporting import ReportConfig
 
 _DEFAULT = ["experiment=quickstart"]  # what a sweep without any override is
 _EPILOG = """\
@@ -90,7 +97,8 @@ def _make_parser() -> argparse.ArgumentParser:
     plan.set_defaults(call=_plan)
     results = argparse.ArgumentParser(add_help=False)
     results.add_argument("--results", metavar="DIR", help="default: results/quickstart or the only one there")
-    table = commands.add_parser("table", parents=[results], help="table.md, table.csv, runs.csv from results")
+    table = commands.add_parser("table", parents=[results], help="tables and comparisons from results")
+    table.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="report.price_per_hour=0.5")
     table.add_argument("--lang", choices=["en", "zh"], default="en", help="language of the table")
     table.set_defaults(call=_table)
     status = commands.add_parser("status", parents=[results], help="how many runs came to what")
@@ -104,25 +112,70 @@ def _make_parser() -> argparse.ArgumentParser:
     sync.set_defaults(call=_sync)
     doctor = commands.add_parser("doctor", help="what this machine can run: device, memory, 4-bit, hub, W&B")
     doctor.set_defaults(call=_doctor)
+    _add_advice(commands, results)
     return parser
 
 
-def _plan(arguments: argparse.Namespace) -> int:
+def _add_advice(commands: Any, results: argparse.ArgumentParser) -> None:
+    """The commands about what follows from the results, and about results from elsewhere."""
+    recommend = commands.add_parser(
+        "recommend", parents=[results], help="which method and settings, from your own results"
+    )
+    recommend.add_argument("--vram", type=float, required=True, metavar="GIB", help="memory that there is")
+    recommend.add_argument("--max-hours", type=float, metavar="H", help="of one training")
+    recommend.add_argument("--min-accuracy", type=float, metavar="A", help="a share, such as 0.9")
+    recommend.add_argument("--lang", choices=["en", "zh"], default="en", help="language of the advice")
+    recommend.set_defaults(call=_recommend)
+    imports = commands.add_parser(
+        "import", help="other people's results, shown in the table and never counted"
+    )
+    sources = imports.add_subparsers(metavar="SOURCE", required=True)
+    peft = sources.add_parser("peft", parents=[results], help="result files of PEFT's method_comparison")
+    peft.add_argument("path", metavar="DIR", help="a folder of *.json")
+    peft.set_defaults(call=_import, source="peft")
+    plain = sources.add_parser("csv", parents=[results], help="a plain table with a header")
+    plain.add_argument("path", metavar="FILE", help="method, peak memory, train time, accuracy and more")
+    plain.set_defaults(call=_import, source="csv")
+
+
+@contextlib.contextmanager
+def _composing() -> "Iterator[Callable[[Sequence[str]], Config]]":
+    """What makes a configuration of override lines; an error inside is one message and its exit code."""
     from hydra import compose, initialize_config_dir
 
+    from bench import config, run
+
+    with run.explained_errors():
+        run.prepare_hydra()
+        with initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
+            yield lambda lines: config.from_hydra(compose("config", overrides=list(lines)))
+
+
+def _read_report(overrides: Sequence[str]) -> "ReportConfig":
+    """The settings of the report, from conf/report and the command line.
+
+    Raises:
+        ConfigError: a setting that is not of the report, or that is wrong.
+    """
+    from bench.checks import require_valid
+
+    if others := [line for line in overrides if not line.startswith(("report.", "report="))]:
+        raise ConfigError(f"{others[0]}: only report.* can be set here; what was trained is in the results")
+    with _composing() as compose:
+        config = compose(overrides)
+        require_valid([config])
+        return config.report
+
+
+def _plan(arguments: argparse.Namespace) -> int:
     from bench import config, run
     from bench.store import Store
     from bench.sweep.engine import Identifier
     from bench.sweep.request import describe_plan, plan_request
 
-    def compose_lines(lines: Sequence[str]) -> config.Config:
-        return config.from_hydra(compose("config", overrides=list(lines)))
-
     overrides = [run.quote_text(line) for line in arguments.overrides or _DEFAULT]
-    with run.explained_errors():
-        run.prepare_hydra()
-        with initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
-            base, plan = plan_request(overrides, compose=compose_lines, identify=Identifier())
+    with _composing() as compose:
+        base, plan = plan_request(overrides, compose=compose, identify=Identifier())
     described = describe_plan(plan, Store(Path(base.results_dir)))
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False, indent=1))
@@ -142,11 +195,35 @@ def _table(arguments: argparse.Namespace) -> int:
     from bench.report.table import write_tables
     from bench.store import Store
 
+    report = _read_report(arguments.overrides)
     store = Store(find_results(arguments.results))
-    written = write_tables(store, lang=arguments.lang)
+    written = write_tables(store, lang=arguments.lang, report=report)
     print((store.folder / "table.md").read_text(encoding="utf-8"))
     print(*written, sep="\n")
     return 0
+
+
+def _recommend(arguments: argparse.Namespace) -> int:
+    from bench.report.advice import describe_advice
+    from bench.report.evidence import gather
+    from bench.report.recommendation import Limits
+    from bench.report.text import read_language
+    from bench.store import Store
+
+    hours, accuracy = arguments.max_hours, arguments.min_accuracy
+    if not 0 < arguments.vram < math.inf:
+        raise ConfigError(f"--vram {arguments.vram:g}: must be a positive number of GiB")
+    if hours is not None and not 0 < hours < math.inf:
+        raise ConfigError(f"--max-hours {hours:g}: must be a positive number of hours")
+    if accuracy is not None and not 0 <= accuracy <= 1:
+        raise ConfigError(f"--min-accuracy {accuracy:g}: must be a share from 0 to 1, such as 0.9")
+    limits = Limits(arguments.vram, None if hours is None else 3600 * hours, accuracy)
+    report = _read_report([])
+    store = Store(find_results(arguments.results))
+    evidence, text = gather(store, report), read_language(arguments.lang)
+    advice, fits = describe_advice(evidence, store.read_predictions, limits=limits, text=text)
+    print(advice or text.empty)
+    return 0 if fits else 1
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -172,6 +249,26 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(show(f"{record.path}: {record.reason}").replace("\n", "\\n"))
     print(f"{len(good)} good, {len(bad)} bad records in {store.folder}")
     return 1 if bad else 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from bench import imports
+    from bench.store import Store
+
+    store = Store(find_results(arguments.results))
+    path, ignored = Path(arguments.path), list[str]()
+    if arguments.source == "peft":
+        records = imports.read_peft(path)
+    else:
+        records, ignored = imports.read_csv(path)
+    unchanged = imports.save(store, records)
+    if ignored:
+        print(show(f"columns that bench does not know: {', '.join(ignored)}").replace("\n", "\\n"))
+    folder = show(imports.find_imported(store).folder)
+    print(
+        f"{len(records)} imported into {folder}, {unchanged} of them known before; `bench table` shows them"
+    )
+    return 0
 
 
 def _sync(arguments: argparse.Namespace) -> int:

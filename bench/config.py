@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.errors import ConfigError
+from bench.reporting import ReportConfig
 
 CONF_DIR = Path(__file__).parents[1] / "conf"
 
@@ -148,6 +149,7 @@ class Config:
     track: TrackConfig
     sweep: SweepConfig
     task: str  # sequence_classification (a new head) | label_likelihood (a decoder writes the label)
+    report: ReportConfig
     seed: int
     devices: str  # auto | cpu | cuda; in a sweep also cpu*2 (two runs at once) or 0,1 (one run for each GPU)
     device_memory_gib: float | None  # that a run may take of a CUDA device, as if it had no more; null: all
@@ -169,6 +171,7 @@ UNCOUNTED = (
     "oom_halvings",
     "track",
     "sweep",
+    "report",
     "devices",
     "device_memory_gib",
     "resume_from",

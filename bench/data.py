@@ -98,7 +98,7 @@ def name_labels(labels: Sequence[str], config: DataConfig) -> dict[str, str]:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """What a run's record says of its data: fingerprint, rows in all and by label, duplicates."""
+    """What a run's record says of its data: fingerprint, rows in all and by label, duplicates, conflicts."""
     counts = {
         split: np.bincount(frame["label"], minlength=len(dataset.labels)).tolist()
         for split, frame in dataset.splits.items()
@@ -110,6 +110,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             split: dict(zip(dataset.labels, numbers, strict=True)) for split, numbers in counts.items()
         },
         "duplicate_rows_across_splits": dataset.duplicate_rows_across_splits,
+        "conflicting_labels": _count_conflicts(dataset.splits),
     }
 
 
@@ -245,6 +246,13 @@ def _count_duplicates(splits: Frames) -> int:
         others = set().union(*(texts[other] for other in SPLITS if other != split))
         count += int(splits[split]["text"].isin(others).sum())
     return count
+
+
+def _count_conflicts(splits: Frames) -> int:
+    """Rows whose exact text has another label too, in whatever split: one of the two is wrong."""
+    rows = pd.concat([splits[split][["text", "label"]] for split in SPLITS])
+    labels = rows.groupby("text", sort=False)["label"].nunique()
+    return int(rows["text"].isin(labels.index[labels > 1]).sum())
 
 
 def _shorten(faults: list[str]) -> str:

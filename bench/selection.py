@@ -7,8 +7,9 @@ reads a test metric, so no report can have been chosen on the split it reports.
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 from bench.store import Result
@@ -31,17 +32,24 @@ class Selection:
     results: tuple[Result, ...]  # its successes, by seed
     seed: int | None  # at which configurations were compared; None: the method has no randomness
     select_by: str  # one of CRITERIA, on validation
+    candidates: tuple[Result, ...]  # the run at that seed of each configuration that has one; best first
+    scores: tuple[float, ...]  # theirs, of the metric
     configurations: int  # tried, with or without success
     failed_runs: int  # all runs of the method that are not a success
 
 
 def read_value(result: Result, path: str) -> Any:
     """The value at a dotted path of a record, such as ``metrics.test.accuracy``, or None if it has none."""
-    name, *rest = path.split(".")
+    name, *rest = _split(path)
     value = getattr(result, name)
     for part in rest:
-        value = value.get(part) if isinstance(value, Mapping) else None
+        value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+@cache
+def _split(path: str) -> list[str]:
+    return path.split(".")
 
 
 def read_number(result: Result, path: str) -> int | float | None:
@@ -103,7 +111,7 @@ def select_best(results: Sequence[Result], *, select_by: str = "accuracy") -> Se
     halving is, is no candidate.
     """
     key_of = {result.run_id: configuration_key(result) for result in results}
-    successes = [result for result in results if result.status == "success" and not _is_stopped(result)]
+    successes = [result for result in results if result.status == "success" and not is_stopped(result)]
     scored = [one for one in successes if read_number(one, f"metrics.validation.{select_by}") is not None]
     if not scored:
         return None
@@ -115,18 +123,22 @@ def select_best(results: Sequence[Result], *, select_by: str = "accuracy") -> Se
         score, loss = (read_number(one, f"metrics.validation.{name}") for name in (select_by, "loss"))
         return -(score or 0.0), math.inf if loss is None else loss, key_of[one.run_id]
 
-    best = min((one for one in scored if read_seed(one) == seed), key=rank)
+    candidates = sorted((one for one in scored if read_seed(one) == seed), key=rank)
+    best = candidates[0]
     chosen = [one for one in successes if key_of[one.run_id] == key_of[best.run_id]]
     return Selection(
         results=tuple(sorted(chosen, key=lambda one: _seed_order(read_seed(one)))),
         seed=seed,
         select_by=select_by,
+        candidates=tuple(candidates),
+        scores=tuple(-rank(one)[0] for one in candidates),
         configurations=len(set(key_of.values())),
         failed_runs=sum(result.status != "success" for result in results),
     )
 
 
-def _is_stopped(result: Result) -> bool:
+def is_stopped(result: Result) -> bool:
+    """Whether the run is a rung of halving: a training that was stopped before its schedule ended."""
     return read_value(result, "canonical_config.train.stop_step") is not None
 
 

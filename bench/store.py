@@ -64,6 +64,9 @@ class Result:
     schema_version: int = SCHEMA_VERSION
 
 
+_KINDS = get_type_hints(Result)  # once: a report reads thousands of records
+
+
 @dataclass(frozen=True)
 class BadRecord:
     """A result.json that cannot be trusted, and why."""
@@ -91,7 +94,7 @@ def start_record(config: Config, identity: Identity, *, earlier: Result | None, 
         phase="load",
         started_at=now(),
         ended_at=None,
-        config=to_dict(config),
+        config={name: one for name, one in to_dict(config).items() if name != "report"},  # for tables alone
         canonical_config=dict(identity.canonical),
         attempts=attempts,
         **more,
@@ -134,7 +137,7 @@ class Store:
         lines = []
         for record in bad:
             with contextlib.suppress(StoreError), self.claim(record.path.parent.name):
-                self._quarantine(record.path)
+                self.quarantine(record.path)
                 lines.append(f"{record.path}: {record.reason}; moved to {self.folder / 'quarantine'}")
         for result in good:
             if result.status == STARTED:
@@ -246,10 +249,22 @@ class Store:
         return good, [record for record in found if isinstance(record, BadRecord)]
 
     def read_predictions(self, run_id: str) -> pd.DataFrame:
-        """predictions.csv of a run; labels stay text, whatever they look like."""
+        """predictions.csv of a run; labels stay text, whatever they look like.
+
+        Raises:
+            StoreError: it is not there, or is not what a run writes.
+        """
         path = self.run_folder(run_id) / "predictions.csv"
-        with _explained(path):
-            return pd.read_csv(path, dtype={"label": str, "prediction": str}, keep_default_na=False)
+        try:
+            found = pd.read_csv(path, dtype={"label": str, "prediction": str}, keep_default_na=False)
+        except (OSError, ValueError) as error:  # pandas' own are ValueErrors
+            reason = getattr(error, "strerror", None) or error
+            raise StoreError(
+                f"runs/{run_id}/predictions.csv: {reason}; without it the run cannot be compared"
+            ) from None
+        if missing := [name for name in ("split", "id", "label", "prediction") if name not in found]:
+            raise StoreError(f"runs/{run_id}/predictions.csv: has no column {missing[0]}; it was changed")
+        return found
 
     def write_report(self, name: str, text: str) -> Path:
         """A file made from the records, beside runs/, in place of the one before."""
@@ -258,8 +273,8 @@ class Store:
             _write_text(path, text)
         return path
 
-    def _quarantine(self, path: Path) -> None:
-        """Moves a record that cannot be trusted out of the way, beside runs/."""
+    def quarantine(self, path: Path) -> None:
+        """Moves a record that does not count out of the way, beside runs/."""
         folder = self.folder / "quarantine"
         with _explained(folder):
             folder.mkdir(exist_ok=True)
@@ -290,12 +305,12 @@ def read_record(path: Path) -> Result | BadRecord:
     if set(values) != names:
         return BadRecord(path, f"has other fields: {', '.join(sorted(set(values) ^ names))}")
     try:
-        summed = _with_checksum(values)
-    except ValueError as error:  # text that UTF-8 cannot hold
+        found = values.pop("checksum")
+        summed = _checksum(values)
+    except ValueError as error:  # text that UTF-8 cannot hold, or a number that is none
         return BadRecord(path, f"cannot be read ({error})")
-    if values != summed:
+    if found != summed:
         return BadRecord(path, "its checksum does not match; it was changed or is damaged")
-    del values["checksum"]
     result = Result(**values)
     if result.schema_version != SCHEMA_VERSION:
         return BadRecord(path, f"has schema_version {result.schema_version}, expected {SCHEMA_VERSION}")
@@ -303,7 +318,7 @@ def read_record(path: Path) -> Result | BadRecord:
         return BadRecord(path, f"has the unknown status {result.status!r}")
     if not result.run_id == hash_canonical(result.canonical_config) == path.parent.name:
         return BadRecord(path, "its run_id is not the hash of its configuration and the folder's name")
-    for name, kind in get_type_hints(Result).items():
+    for name, kind in _KINDS.items():
         if not _fits(values[name], kind):
             return BadRecord(path, f"its {name} is not of the type {kind}")
     return result
@@ -335,10 +350,15 @@ def finite(value: Any) -> Any:
 
 
 def _with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with the SHA-256 of all its other fields."""
-    body = finite({key: value for key, value in values.items() if key != "checksum"})
+    """The record with the checksum of all its fields."""
+    body = finite(values)
+    return {**body, "checksum": _checksum(body)}
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    """The SHA-256 of a record's fields, in any order."""
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return {**body, "checksum": hashlib.sha256(text.encode()).hexdigest()}
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _to_json(values: Mapping[str, Any]) -> str:

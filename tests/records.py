@@ -1,9 +1,22 @@
 """Records as runs leave them, for tests of what is made from records."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.config import hash_canonical
+import numpy as np
+import pandas as pd
+from hydra import compose, initialize_config_dir
+
+from bench.config import CONF_DIR, from_hydra, hash_canonical, register_schema
+from bench.errors import StoreError
+from bench.report.comparison import compare_methods
+from bench.report.evidence import Evidence
+from bench.report.rows import build_rows
+from bench.reporting import ReportConfig
 from bench.store import Result
+
+TEST_SIZE = 400
+CARD = "NVIDIA GeForce RTX 4090"
 
 METHODS: dict[str, dict[str, Any]] = {
     "majority": {"title": "Majority class", "estimator": "majority", "trainable": "head"},
@@ -14,6 +27,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "qlora": {"title": "QLoRA", "quantization": "nf4"},
     "dora": {"title": "DoRA", "adapter": {"peft_type": "LORA", "use_dora": True}},
 }
+
+
+def _read_report() -> ReportConfig:
+    """The report's own settings, as conf/report has them."""
+    register_schema()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return from_hydra(compose("config")).report
+
+
+NO_PRICES = _read_report()
 
 
 def make_run(
@@ -34,6 +57,10 @@ def make_run(
     error: dict[str, Any] | None = None,
     reasons: dict[str, str] | None = None,
     names: dict[str, str] | None = None,
+    weights: str = "saved",
+    trainable: int = 73_728,
+    total: int = 22_787_072,
+    hardware: str | None = CARD,
 ) -> Result:
     """A record as a run leaves it, with the fields that count for the method."""
     names = {"data": "headlines", "model": "minilm"} | (names or {})
@@ -66,10 +93,11 @@ def make_run(
             "train": train,
             "seed": seed,
             "data": {"name": names["data"]},
-            "model": {"name": names["model"]},
+            "model": {"name": names["model"], "weights": weights},
             "sweep": {"select_by": "accuracy"},
         },
         canonical_config=canonical,
+        labels=["a", "b", "c"],
         metrics={
             "validation": {"accuracy": validation, "f1_macro": validation, "loss": 0.5},
             "test": {"accuracy": test, "f1_macro": test, "loss": 0.5},
@@ -78,8 +106,90 @@ def make_run(
         else {},
         memory={"kind": kind, "train": {peak_name: peak}} if kind else {},
         time={"train_seconds": train_seconds} if success else {},
-        parameters={"trainable": 73_728, "total": 22_787_072} if success else {},
-        data={"sizes": {"train": 1296, "validation": 400, "test": 400}},
+        parameters={"trainable": trainable, "total": total} if success else {},
+        data={"sizes": {"train": 1296, "validation": 400, "test": TEST_SIZE}},
+        provenance={"hardware": {"gpu": hardware}} if hardware else {},
         error=error,
         reasons=reasons or {},
     )
+
+
+def make_predictions(result: Result, *, rows: int = TEST_SIZE) -> pd.DataFrame:
+    """Predictions as a run leaves them, as accurate as its record says; its id decides which are right."""
+    accuracy = result.metrics["test"]["accuracy"] or 0.0
+    random = np.random.default_rng(int(result.run_id, 16))
+    labels = np.arange(rows) % len(result.labels)
+    right = random.permutation(rows) < round(accuracy * rows)
+    predicted = np.where(right, labels, (labels + 1) % len(result.labels))
+    names = np.array(result.labels, dtype=object)
+    return pd.DataFrame(
+        {"split": "test", "id": range(rows), "label": names[labels], "prediction": names[predicted]}
+    )
+
+
+def make_evidence(
+    results: Sequence[Result],
+    *,
+    bad: Sequence[tuple[str, str]] = (),
+    predictions: Mapping[str, pd.DataFrame] | None = None,
+    report: ReportConfig = NO_PRICES,
+) -> Evidence:
+    """What a report is made from, without a folder; predictions by run_id stand in for those made up."""
+    by_id = {one.run_id: one for one in results}
+
+    def read(run_id: str) -> pd.DataFrame:
+        if predictions is None:
+            return make_predictions(by_id[run_id])
+        if run_id not in predictions:
+            raise StoreError(f"runs/{run_id}/predictions.csv: No such file")
+        return predictions[run_id]
+
+    rows = build_rows(results)
+    comparisons, left_out = compare_methods(rows, read)
+    return Evidence(
+        results=results,
+        bad=bad,
+        rows=rows,
+        comparisons=comparisons,
+        left_out=left_out,
+        report=report,
+        imported=(),
+        bad_imported=(),
+    )
+
+
+def make_peft() -> dict[str, Any]:
+    """A result as PEFT's method_comparison writes it, with made-up numbers."""
+    return {
+        "run_info": {
+            "created_at": "2026-01-01T00:00:00+00:00",
+            "total_time": 2000.5,
+            "experiment_name": "lora/tiny-rank8",
+            "train_config": {
+                "model_id": "example/Tiny-1B",
+                "batch_size": 4,
+                "max_steps": 500,
+                "seed": 0,
+                "optimizer_kwargs": {"lr": 0.0001, "weight_decay": 0.1},
+            },
+            "peft_config": {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "lora_dropout": 0.05},
+            "error_msg": "",
+        },
+        "train_info": {
+            "accelerator_memory_reserved_avg": 8 * 2**30,
+            "accelerator_memory_max": 12 * 2**30,
+            "train_time": 1800.5,
+            "num_trainable_params": 1000,
+            "num_total_params": 1_000_000,
+            "status": "success",
+            "metrics": [
+                {"step": 250, "valid accuracy": 0.52, "train loss": 0.9},
+                {"step": 500, "valid accuracy": 0.5, "train loss": 0.7},
+                {"step": 500, "test accuracy": 0.48, "train loss": 0.7, "forgetting": 0.1},
+            ],
+        },
+        "meta_info": {
+            "dataset_info": {"words": {"sha": "a"}, "sums": {"sha": "b"}},
+            "system_info": {"system": "Linux", "accelerator": "NVIDIA L40S"},
+        },
+    }

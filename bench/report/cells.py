@@ -47,6 +47,8 @@ def superscript(number: int) -> str:
 
 def clean(text: str) -> str:
     """The text on one line, without terminal escapes, control characters or marks that turn its direction."""
+    if text.isprintable():  # nearly all; what is taken out below is not printable
+        return " ".join(text.split())
     text = _ESCAPE_SEQUENCES.sub("", text)
     kept = (
         " " if one.isspace() else one

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from bench.report.stats import Summary, summarise
+from bench.report.budget import Budget, count_budget
+from bench.report.health import Health, describe_health
+from bench.report.stats import Summary, bound_share, summarise
 from bench.selection import (
     MethodKey,
     Selection,
@@ -25,6 +27,7 @@ PEAKS = {  # memory kind -> the peak the table shows; in the order of the tables
     "cuda": "memory.train.peak_reserved_bytes",
     "cpu_resident": "memory.train.peak_resident_bytes",
 }
+FEWEST_SEEDS = 3  # for an interval over seeds: Student's t of two is 4 times as wide as of three
 # Shown wherever they count.
 _USUAL = ("lora.r", "lora.alpha", "lora.dropout", "train.lr", "method.loraplus_lr_ratio")
 
@@ -38,6 +41,16 @@ class Task:
     fingerprint: str
     revision: str | None
     test_size: int | None  # texts; None: no record says it
+    health: Health
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where the accuracy lies with 95 % confidence, and over what it was taken to vary."""
+
+    low: float
+    high: float
+    over: str  # seeds | texts
 
 
 @dataclass(frozen=True)
@@ -48,14 +61,20 @@ class Row:
     memory_kind: str | None  # one of PEAKS; None: no run says it
     method: str
     title: str
+    baseline: bool  # fits no network
     status: str  # success, or how most of its runs ended
     statuses: Mapping[str, int]  # of all its runs
     selection: Selection | None  # None: no run succeeded
     lost_seeds: Mapping[str, int]  # statuses of the chosen configuration's other seeds
+    validation: float | None  # the score that the chosen configuration was chosen for
+    not_alone: int  # chosen runs whose memory, time and energy are left out: resumed halfway, or packed
     peak_memory_bytes: float | None  # the highest of the seeds, while training
     train_seconds: float | None  # mean
+    joules: float | None  # mean, of the GPU while training
     accuracy: Summary | None  # on the test split
-    f1_macro: float | None  # mean
+    interval: Interval | None  # of the accuracy: over three seeds or more, else over texts
+    texts_interval: Interval | None  # of the accuracy, over texts, whatever the number of seeds
+    f1_macro: Summary | None  # on the test split
     trainable_parameters: float | None
     total_parameters: float | None
     seeds: tuple[int, ...]  # empty: the method has no randomness, or no run succeeded
@@ -63,6 +82,7 @@ class Row:
     runs: int
     failed_runs: int
     run_ids: tuple[str, ...]  # behind the numbers
+    budget: Budget
     unknown: Mapping[str, str]  # number that is None -> reason, which may be empty
     error: str | None  # where no run succeeded: what one of them said
     has_random_weights: bool  # of the base model: its scores mean nothing
@@ -97,28 +117,41 @@ def _build_row(
     shown = chosen or tuple(results[:1])
     statuses = Counter(one.status for one in results)
     status = "success" if selection else min(statuses, key=lambda one: (-statuses[one], _status_order(one)))
-    numbers = {
+    alone = [one for one in chosen if stands_alone(one)]
+    measured = {
         "memory": PEAKS.get(kind or "", "memory.kind"),
         "train_time": "time.train_seconds",
+        "energy": "energy.joules",
+    }
+    scored = {
         "accuracy": "metrics.test.accuracy",
         "f1_macro": "metrics.test.f1_macro",
         "trainable": "parameters.trainable",
         "total": "parameters.total",
     }
-    known = {name: _read_known(chosen, path) for name, path in numbers.items()}
+    known = {name: _read_known(alone, path) for name, path in measured.items()}
+    known |= {name: _read_known(chosen, path) for name, path in scored.items()}
+    accuracy = summarise(known["accuracy"]) if known["accuracy"] else None
+    over_texts = _bound_over_texts(accuracy, task.test_size)
     return Row(
         task=task,
         memory_kind=kind,
         method=key.method,
         title=str(read_value(shown[0], "config.method.title") or key.method),
+        baseline=read_value(shown[0], "config.method.estimator") != "network",
         status=status,
         statuses=statuses,
         selection=selection,
         lost_seeds=_count_lost_seeds(chosen, results),
+        validation=selection.scores[0] if selection else None,
+        not_alone=len(chosen) - len(alone),
         peak_memory_bytes=max(known["memory"], default=None),
         train_seconds=_mean(known["train_time"]),
-        accuracy=summarise(known["accuracy"]) if known["accuracy"] else None,
-        f1_macro=_mean(known["f1_macro"]),
+        joules=_mean(known["energy"]),
+        accuracy=accuracy,
+        interval=_bound_over_seeds(accuracy) or over_texts,
+        texts_interval=over_texts,
+        f1_macro=summarise(known["f1_macro"]) if known["f1_macro"] else None,
         trainable_parameters=max(known["trainable"], default=None),
         total_parameters=max(known["total"], default=None),
         seeds=tuple(seed for one in chosen if (seed := read_seed(one)) is not None),
@@ -126,7 +159,12 @@ def _build_row(
         runs=len(results),
         failed_runs=len(results) - statuses["success"],
         run_ids=tuple(one.run_id for one in chosen),
-        unknown={name: _find_reason(chosen, numbers[name]) for name in numbers if chosen and not known[name]},
+        budget=count_budget(results, selection),
+        unknown={
+            name: _find_reason(chosen, path)
+            for name, path in (measured | scored).items()
+            if chosen and not known[name]
+        },
         error=None if selection else _first_error(results, status),
         has_random_weights=_has_random_weights(shown[0]),
         rank=_rank_method(shown[0]),
@@ -153,6 +191,7 @@ def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[
             fingerprint=fingerprint,
             revision=revision,
             test_size=int(sizes.pop()) if len(sizes) == 1 else None,
+            health=describe_health(results),
         )
     return tasks
 
@@ -189,6 +228,24 @@ def _read_known(results: Sequence[Result], path: str) -> list[int | float]:
 
 def _mean(values: Sequence[float]) -> float | None:
     return summarise(values).mean if values else None
+
+
+def stands_alone(result: Result) -> bool:
+    """Whether the run's memory and time are those of one whole training, with nothing beside it."""
+    return all(read_value(result, f"model.{name}") is None for name in ("resumed_from_step", "packed"))
+
+
+def _bound_over_seeds(accuracy: Summary | None) -> Interval | None:
+    """Student's t interval, cut to what an accuracy can be, which costs no coverage."""
+    if accuracy is None or accuracy.n < FEWEST_SEEDS or accuracy.low is None or accuracy.high is None:
+        return None
+    return Interval(max(0.0, accuracy.low), min(1.0, accuracy.high), over="seeds")
+
+
+def _bound_over_texts(accuracy: Summary | None, test_size: int | None) -> Interval | None:
+    if accuracy is None or not test_size or not 0 <= accuracy.mean <= 1:
+        return None
+    return Interval(*bound_share(accuracy.mean, rows=test_size), over="texts")
 
 
 def _find_reason(results: Iterable[Result], path: str) -> str:

@@ -1,9 +1,10 @@
-"""The comparison table: one row per method, from the records alone, as Markdown and CSV.
+"""The comparison table: one row per method, from the results alone, as Markdown and CSV.
 
-table.md is for reading: one table for each task and kind of memory, then notes. table.csv has the same
-columns under the same headers, with plain numbers where a spreadsheet would calculate (memory in GiB, exact
-counts, accuracy and F1 as fractions), and more columns after them: data, model, memory kind, status, bytes,
-seconds. Both are byte-identical when made again from the same records. runs.csv is for machines, see runs.py.
+table.md is for reading: one table for each task and kind of memory, then notes and the sections of
+sections.py. table.csv has the same columns under the same headers, with plain numbers where a spreadsheet
+would calculate (memory in GiB, exact counts, accuracy and F1 as fractions), and more columns after them:
+data, model, memory kind, status, bytes, seconds. Both are byte-identical when made again from the same
+results. runs.csv and comparisons.csv are for machines.
 """
 
 from collections import Counter
@@ -24,84 +25,109 @@ from bench.report.cells import (
     to_csv,
     to_markdown,
 )
-from bench.report.rows import Row, Task, build_rows
+from bench.report.claims import describe_claims
+from bench.report.evidence import Evidence, gather, price_training
+from bench.report.findings import describe_findings
+from bench.report.imported import describe_imported
+from bench.report.rows import FEWEST_SEEDS, Row, Task
 from bench.report.runs import render_runs
-from bench.report.text import COLUMNS, EXTRAS, Text, read_language
-from bench.store import STARTED, STATUSES, BadRecord, Result, Store
-
-__all__ = ["Row", "build_rows", "render_csv", "render_markdown", "write_tables"]
+from bench.report.sections import (
+    describe_budgets,
+    describe_comparisons,
+    describe_health,
+    describe_pivots,
+    render_comparisons,
+)
+from bench.report.text import COLUMNS, EXTRAS, Text, format_duration, read_language
+from bench.reporting import ReportConfig
+from bench.store import STARTED, STATUSES, Result, Store
 
 _LEFT = (COLUMNS.index("method"), COLUMNS.index("hyperparameters"))  # the other columns are numbers
 _LONGEST_ERROR = 200  # characters of a message; the record has all of it
 
 
-def write_tables(store: Store, *, lang: str) -> list[Path]:
-    """Writes table.csv, table.md and runs.csv beside runs/, in place of those before; returns their paths.
+def write_tables(store: Store, *, lang: str, report: ReportConfig) -> list[Path]:
+    """Writes the four files beside runs/, in place of those before; returns their paths.
 
     Raises:
         ConfigError: no such language.
         StoreError: the folder cannot be written.
     """
     text = read_language(lang)
-    results, bad = store.read_all()
-    rows = build_rows(results)
-    named = [(_relative(one, store.folder), one.reason) for one in bad]
+    evidence = gather(store, report)
     files = {
-        "table.csv": render_csv(rows, text=text),
-        "table.md": render_markdown(rows, results=results, bad=named, text=text),
-        "runs.csv": render_runs(results),
+        "table.csv": render_csv(evidence, text=text),
+        "table.md": render_markdown(evidence, text=text),
+        "runs.csv": render_runs(evidence.results),
+        "comparisons.csv": render_comparisons(evidence.comparisons),
     }
     return [store.write_report(name, body) for name, body in files.items()]
 
 
-def render_markdown(
-    rows: Sequence[Row], *, results: Sequence[Result], bad: Sequence[tuple[str, str]], text: Text
-) -> str:
-    """table.md: a heading and a table for each task, then notes; bad: (path, reason) of records left out."""
+def render_markdown(evidence: Evidence, *, text: Text) -> str:
+    """table.md: a heading and a table for each task and kind of memory, then notes and the sections."""
+    rows = evidence.rows
     notes: list[str] = []
     parts = [] if rows else [f"{text.empty}\n"]
-    headings = _title_tasks([row.task for row in rows], text)
+    headings = title_tasks([row.task for row in rows], text)
+    titles = {}
+    columns = _list_columns(evidence.report)
     for task, of_task in groupby(rows, key=lambda row: row.task):
         parts.append(f"## {headings[task]}\n")
         for kind, of_kind in groupby(of_task, key=lambda row: row.memory_kind):
-            header = dict(text.columns)
+            header = {**text.columns, "cost": text.prose.cost}
             header["memory"] = text.memory_columns.get(kind or "", header["memory"])
-            cells = [_to_cells(row, text=text, notes=notes) for row in of_kind]
-            table = [[row[name] for name in COLUMNS] for row in cells]
-            parts.append(to_markdown([header[name] for name in COLUMNS], table, left=_LEFT))
-    general = _explain(rows, text) + _count_unsuccessful(results, bad, text)
+            titles[task, kind] = f"{headings[task]}, {header['memory']}"
+            cells = [_to_cells(row, report=evidence.report, text=text, notes=notes) for row in of_kind]
+            table = [[row[name] for name in columns] for row in cells]
+            parts.append(to_markdown([header[name] for name in columns], table, left=_LEFT))
+    general = _explain(evidence, text) + _count_unsuccessful(evidence.results, evidence.bad, text)
     marked = [f"{superscript(number)} {note}" for number, note in enumerate(notes, start=1)]
     if general or marked:
-        parts.append(f"{text.notes}\n\n" + "".join(f"- {note}\n" for note in general + marked))
-    return "\n".join(parts)
+        parts.append(f"## {text.notes}\n\n" + "".join(f"- {note}\n" for note in general + marked))
+    parts += [
+        describe_findings(evidence, titles=titles, text=text),
+        describe_comparisons(evidence, titles=titles, text=text),
+        describe_budgets(rows, titles=titles, text=text),
+        describe_pivots(rows, titles=titles, text=text),
+        describe_claims(evidence, titles=titles, text=text),
+        describe_imported(evidence.imported, bad=evidence.bad_imported, text=text),
+    ]
+    return "\n".join(part for part in parts if part)
 
 
-def render_csv(rows: Sequence[Row], *, text: Text) -> str:
+def render_csv(evidence: Evidence, *, text: Text) -> str:
     """table.csv: the columns of table.md and then EXTRAS, a row per method; unknown is an empty cell."""
-    header = [text.columns[name] for name in COLUMNS] + [text.extras[name] for name in EXTRAS]
-    values = [_to_values(row, text) for row in rows]
-    return to_csv(header, [[row[name] for name in (*COLUMNS, *EXTRAS)] for row in values])
+    names = [*COLUMNS, *EXTRAS, *_list_columns(evidence.report)[len(COLUMNS) :]]
+    header = {**text.columns, **text.extras, "cost": text.prose.cost}
+    values = [_to_values(row, report=evidence.report, text=text) for row in evidence.rows]
+    return to_csv([header[name] for name in names], [[row[name] for name in names] for row in values])
 
 
-def _to_cells(row: Row, *, text: Text, notes: list[str]) -> dict[str, str]:
+def _list_columns(report: ReportConfig) -> tuple[str, ...]:
+    """The columns of table.md: what a training costs is one of them where there is a price."""
+    return COLUMNS if report.price_per_hour is report.price_per_kwh is None else (*COLUMNS, "cost")
+
+
+def _to_cells(row: Row, *, report: ReportConfig, text: Text, notes: list[str]) -> dict[str, str]:
     """The row's cells as Markdown; what a cell cannot say goes to the notes, and its number to the cell."""
 
     def percent(share: float) -> str:
         return text.percent.format(100 * share)
 
     title = escape_markdown(row.title)
-    interval = _clip(row)
     cells = {
         "method": title,
         "memory": _format(row.peak_memory_bytes, format_gib),
         "train_time": _format(row.train_seconds, lambda seconds: format_duration(seconds, text)),
         "accuracy": _format(row.accuracy.mean if row.accuracy else None, percent),
-        "f1_macro": _format(row.f1_macro, percent),
+        "f1_macro": _format(row.f1_macro.mean if row.f1_macro else None, percent),
         "trainable": _format(row.trainable_parameters, format_count),
         "seeds": (str(len(row.seeds)) if row.seeds else text.any_seed) if row.selection else UNKNOWN,
-        "interval": text.interval.format(*(100 * one for one in interval)) if interval else UNKNOWN,
-        "hyperparameters": escape_markdown(_join_hyperparameters(row, text)) if row.selection else UNKNOWN,
+        "interval": _say_interval(row, text) or UNKNOWN,
+        "hyperparameters": escape_markdown(join_hyperparameters(row, text)) if row.selection else UNKNOWN,
         "runs": f"{row.runs}/{row.failed_runs}",
+        "cost": _format(price_training(row, report), lambda cost: f"{cost:.2g}"),
     }
 
     def mark(column: str, note: str) -> None:
@@ -116,30 +142,34 @@ def _to_cells(row: Row, *, text: Text, notes: list[str]) -> dict[str, str]:
             note += text.first_error.format(error=escape_markdown(_shorten(row.error)))
         mark("accuracy", note)
     for column in (name for name in COLUMNS if name in row.unknown):
-        reason = escape_markdown(row.unknown[column]) or text.no_reason
+        none_alone = row.not_alone == len(row.run_ids) and column in ("memory", "train_time")
+        reason = text.none_alone if none_alone else escape_markdown(row.unknown[column]) or text.no_reason
         mark(column, text.unknown.format(title=title, column=text.columns[column], reason=reason))
     if row.has_random_weights and row.selection:
         mark("accuracy", text.random_weights)
         mark("f1_macro", text.random_weights)
+    if 0 < row.not_alone < len(row.run_ids):
+        mark("memory", text.not_alone.format(title=title, count=row.not_alone, runs=len(row.run_ids)))
     if row.lost_seeds:
         mark("seeds", text.some_seeds.format(title=title, counts=_join_counts(row.lost_seeds, text)))
     return cells
 
 
-def _to_values(row: Row, text: Text) -> dict[str, Any]:
+def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
     """The row's cells of table.csv: numbers as numbers."""
-    interval = _clip(row)
-    peak, accuracy = row.peak_memory_bytes, row.accuracy
+    peak, accuracy, f1_macro = row.peak_memory_bytes, row.accuracy, row.f1_macro
+    interval, texts = row.interval, row.texts_interval
+    over_seeds = f1_macro if f1_macro and f1_macro.n >= FEWEST_SEEDS else None
     return {
         "method": row.title,
         "memory": None if peak is None else round(peak / GIB, 6),
         "train_time": None if row.train_seconds is None else format_duration(row.train_seconds, text),
-        "accuracy": None if accuracy is None else round(accuracy.mean, 6),
-        "f1_macro": None if row.f1_macro is None else round(row.f1_macro, 6),
+        "accuracy": _round(accuracy.mean if accuracy else None),
+        "f1_macro": _round(f1_macro.mean if f1_macro else None),
         "trainable": row.trainable_parameters,
         "seeds": (len(row.seeds) or text.any_seed) if row.selection else None,
-        "interval": text.interval.format(*(100 * one for one in interval)) if interval else None,
-        "hyperparameters": _join_hyperparameters(row, text) if row.selection else None,
+        "interval": _say_interval(row, text),
+        "hyperparameters": join_hyperparameters(row, text) if row.selection else None,
         # in words: a spreadsheet reads 12/1 as a date
         "runs": text.tried.format(tried=row.runs, failed=row.failed_runs),
         "data": row.task.data,
@@ -147,29 +177,26 @@ def _to_values(row: Row, text: Text) -> dict[str, Any]:
         "memory_kind": row.memory_kind,
         "status": row.status,
         "memory_bytes": peak,
-        "train_seconds": None if row.train_seconds is None else round(row.train_seconds, 6),
-        "accuracy_low": round(interval[0], 6) if interval else None,
-        "accuracy_high": round(interval[1], 6) if interval else None,
-        "accuracy_sd": round(accuracy.sd, 6) if accuracy and accuracy.sd is not None else None,
+        "train_seconds": _round(row.train_seconds),
+        "joules": _round(row.joules),
+        "validation": _round(row.validation),
+        "accuracy_low": _round(interval.low if interval else None),
+        "accuracy_high": _round(interval.high if interval else None),
+        "interval_over": interval.over if interval else None,
+        "texts_low": _round(texts.low if texts else None),
+        "texts_high": _round(texts.high if texts else None),
+        "accuracy_sd": _round(accuracy.sd if accuracy else None),
+        "f1_macro_low": _round(over_seeds.low if over_seeds else None),
+        "f1_macro_high": _round(over_seeds.high if over_seeds else None),
+        "f1_macro_sd": _round(f1_macro.sd if f1_macro else None),
         "total": row.total_parameters,
         "weights": "random" if row.has_random_weights else "saved",
         "run_ids": row.run_ids,
+        "cost": _round(price_training(row, report)),
     }
 
 
-def format_duration(seconds: float, text: Text) -> str:
-    """Seconds as people say them: 0.012 s, 12.3 s, 4 min 05 s, 2.8 h."""
-    moment, short, minutes, hours = text.durations
-    if round(seconds, 3) < 1:
-        return moment.format(seconds=seconds)
-    if round(seconds, 1) < 60:
-        return short.format(seconds=seconds)
-    if round(seconds) < 3600:
-        return minutes.format(minutes=round(seconds) // 60, rest=round(seconds) % 60)
-    return hours.format(hours=seconds / 3600)
-
-
-def _title_tasks(tasks: Sequence[Task], text: Text) -> dict[Task, str]:
+def title_tasks(tasks: Sequence[Task], text: Text) -> dict[Task, str]:
     """Each task's heading; tasks of the same names are told apart by their content."""
     titles = {}
     for task in dict.fromkeys(tasks):
@@ -191,11 +218,13 @@ def _title_tasks(tasks: Sequence[Task], text: Text) -> dict[Task, str]:
     return titles
 
 
-def _explain(rows: Sequence[Row], text: Text) -> list[str]:
-    """How the numbers came about; nothing where there are none."""
+def _explain(evidence: Evidence, text: Text) -> list[str]:
+    """How the numbers came about, and what of the data could mislead; nothing where there are none."""
+    rows = evidence.rows
+    health = [describe_health(task, text) for task in dict.fromkeys(row.task for row in rows)]
     selections = [row.selection for row in rows if row.selection]
     if not selections:
-        return []
+        return [note for note in health if note]
     seeds = sorted({one.seed for one in selections if one.seed is not None})
     at_seed = text.at_seed.format(seeds=text.either.join(map(str, seeds))) if seeds else ""
     metric = text.metrics[selections[0].select_by]
@@ -205,7 +234,15 @@ def _explain(rows: Sequence[Row], text: Text) -> list[str]:
     notes.append(text.spread)
     if any(row.selection and not row.seeds for row in rows):
         notes.append(text.any_seed_note)
-    return notes
+    prices = {name: getattr(evidence.report, name) for name in text.prose.priced}
+    if set(prices.values()) != {None}:
+        said = (
+            text.prose.priced[name].format(price=format_number(one))
+            for name, one in prices.items()
+            if one is not None
+        )
+        notes.append(text.prose.how_priced.format(prices=text.comma.join(said)))
+    return notes + [note for note in health if note]
 
 
 def _count_unsuccessful(results: Sequence[Result], bad: Sequence[tuple[str, str]], text: Text) -> list[str]:
@@ -217,7 +254,7 @@ def _count_unsuccessful(results: Sequence[Result], bad: Sequence[tuple[str, str]
     if bad:
         records = [
             text.bad_one.format(path=escape_markdown(path), reason=escape_markdown(_shorten(reason)))
-            for path, reason in sorted(bad)
+            for path, reason in bad
         ]
         notes.append(text.bad.format(records=text.comma.join(records)))
     return notes
@@ -229,16 +266,19 @@ def _join_counts(statuses: Mapping[str, int], text: Text) -> str:
     return text.comma.join(counted)
 
 
-def _join_hyperparameters(row: Row, text: Text) -> str:
+def join_hyperparameters(row: Row, text: Text) -> str:
     shown = (f"{name}={format_number(value)}" for name, value in row.hyperparameters.items())
     return ", ".join(shown) or text.nothing
 
 
-def _clip(row: Row) -> tuple[float, float] | None:
-    """The interval within what an accuracy can be, which costs no coverage."""
-    if row.accuracy is None or row.accuracy.low is None or row.accuracy.high is None:
+def _say_interval(row: Row, text: Text) -> str | None:
+    if row.interval is None:
         return None
-    return max(0.0, row.accuracy.low), min(1.0, row.accuracy.high)
+    return text.intervals[row.interval.over].format(100 * row.interval.low, 100 * row.interval.high)
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def _format(value: float | None, write: Callable[[float], str]) -> str:
@@ -248,7 +288,3 @@ def _format(value: float | None, write: Callable[[float], str]) -> str:
 def _shorten(message: str) -> str:
     message = clean(message)
     return message if len(message) <= _LONGEST_ERROR else f"{message[:_LONGEST_ERROR]}…"
-
-
-def _relative(record: BadRecord, folder: Path) -> str:
-    return record.path.relative_to(folder).as_posix()

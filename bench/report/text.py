@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.errors import ConfigError
+from bench.report import counsel, prose, sentences
+from bench.report.counsel import Counsel
+from bench.report.prose import Prose
+from bench.report.sentences import Sentences
 
 COLUMNS = (
     "method",
@@ -24,9 +28,17 @@ EXTRAS = (
     "status",
     "memory_bytes",
     "train_seconds",
+    "joules",
+    "validation",
     "accuracy_low",
     "accuracy_high",
+    "interval_over",
+    "texts_low",
+    "texts_high",
     "accuracy_sd",
+    "f1_macro_low",
+    "f1_macro_high",
+    "f1_macro_sd",
     "total",
     "weights",
     "run_ids",
@@ -48,12 +60,13 @@ class Text:
     test_size: str
     durations: tuple[str, str, str, str]  # below a second, below a minute, below an hour, from an hour
     percent: str
-    interval: str
+    intervals: Mapping[str, str]  # by what the accuracy varies over
     any_seed: str
     nothing: str
     counted: str  # a status and how often
     comma: str
     either: str  # between the last two of several seeds
+    between: str  # two ends of a range
     tried: str
     empty: str
     notes: str
@@ -73,6 +86,11 @@ class Text:
     random_weights: str
     unknown: str
     no_reason: str
+    not_alone: str
+    none_alone: str
+    prose: Prose  # of the sections below the tables
+    sentences: Sentences  # of the findings, the article's claims and imports
+    counsel: Counsel  # of recommendations
 
 
 ENGLISH = Text(
@@ -95,9 +113,17 @@ ENGLISH = Text(
         "status": "Status",
         "memory_bytes": "Peak memory (bytes)",
         "train_seconds": "Train time (s)",
+        "joules": "Energy (J)",
+        "validation": "Validation score",
         "accuracy_low": "Accuracy interval low",
         "accuracy_high": "Accuracy interval high",
+        "interval_over": "Accuracy interval over",
+        "texts_low": "Accuracy interval over texts low",
+        "texts_high": "Accuracy interval over texts high",
         "accuracy_sd": "Accuracy standard deviation",
+        "f1_macro_low": "F1 interval over seeds low",
+        "f1_macro_high": "F1 interval over seeds high",
+        "f1_macro_sd": "F1 standard deviation",
         "total": "Total parameters",
         "weights": "Base weights",
         "run_ids": "Run ids",
@@ -124,12 +150,13 @@ ENGLISH = Text(
     test_size="{heading}: {size} test texts",
     durations=("{seconds:.3f} s", "{seconds:.1f} s", "{minutes} min {rest:02d} s", "{hours:.1f} h"),
     percent="{:.1f} %",
-    interval="{:.1f}–{:.1f} %",
+    intervals={"seeds": "{:.1f}–{:.1f} %", "texts": "{:.1f}–{:.1f} % (texts)"},
     any_seed="any",
     nothing="none",
     counted="{count} {status}",
     comma=", ",
     either=" or ",
+    between=" to ",
     tried="{tried} tried, {failed} failed",
     empty="No runs yet: `bench sweep` makes them.",
     notes="Notes",
@@ -143,8 +170,9 @@ ENGLISH = Text(
         "cpu_resident": "CPU resident: memory of the whole process, Python and its libraries included; "
         "not to be compared with GPU memory.",
     },
-    spread="The interval is Student's t over the seeds, cut to 0–100 %. It says how much the seed matters, "
-    "not how much the choice of test texts does. One seed gives none.",
+    spread="The interval is Student's t over the seeds where there are three or more: it says how much the "
+    "seed matters, not how much the choice of test texts does. Marked “texts” it is the reverse: Wilson's "
+    "interval over test texts, as fewer seeds show no spread.",
     any_seed_note="Seeds “any”: the method has no randomness, so that every seed gives the same numbers.",
     unsuccessful="Runs without success: {counts}.",
     unfinished="An unfinished run has started and not ended: it is still at work, or its process has "
@@ -158,6 +186,12 @@ ENGLISH = Text(
     random_weights="These scores mean nothing, as the base weights are random; memory and time are real.",
     unknown="{title}: {column} is unknown ({reason}).",
     no_reason="the record gives no reason",
+    not_alone="{title}: memory and train time leave out {count} of the {runs} chosen runs, which went on "
+    "from a checkpoint or were trained packed with others.",
+    none_alone="each chosen run went on from a checkpoint or was trained packed with others",
+    prose=prose.ENGLISH,
+    sentences=sentences.ENGLISH,
+    counsel=counsel.ENGLISH,
 )
 
 CHINESE = Text(
@@ -180,9 +214,17 @@ CHINESE = Text(
         "status": "状态",
         "memory_bytes": "显存占用（字节）",
         "train_seconds": "训练时间（秒）",
+        "joules": "能耗（焦耳）",
+        "validation": "验证集分数",
         "accuracy_low": "准确率区间下限",
         "accuracy_high": "准确率区间上限",
+        "interval_over": "准确率区间针对",
+        "texts_low": "准确率文本区间下限",
+        "texts_high": "准确率文本区间上限",
         "accuracy_sd": "准确率标准差",
+        "f1_macro_low": "F1 种子区间下限",
+        "f1_macro_high": "F1 种子区间上限",
+        "f1_macro_sd": "F1 标准差",
         "total": "总参数",
         "weights": "基座权重",
         "run_ids": "运行编号",
@@ -209,12 +251,13 @@ CHINESE = Text(
     test_size="{heading}：{size} 条测试文本",
     durations=("{seconds:.3f} 秒", "{seconds:.1f} 秒", "{minutes} 分 {rest:02d} 秒", "{hours:.1f} 小时"),
     percent="{:.1f}%",
-    interval="{:.1f}–{:.1f}%",
+    intervals={"seeds": "{:.1f}–{:.1f}%", "texts": "{:.1f}–{:.1f}%（文本）"},
     any_seed="任意",
     nothing="无",
     counted="{status} {count} 次",
     comma="，",
     either=" 或 ",
+    between=" 至 ",
     tried="运行 {tried} 次，失败 {failed} 次",
     empty="尚无运行：`bench sweep` 会产生运行。",
     notes="说明",
@@ -226,8 +269,8 @@ CHINESE = Text(
         "cuda": "CUDA 预留：PyTorch 分配器在 GPU 上占有的显存。",
         "cpu_resident": "CPU 进程常驻内存：整个进程的内存，包括 Python 及其库；不能与 GPU 显存比较。",
     },
-    spread="区间为各随机种子上的学生 t 区间，限于 0–100%；它表示随机种子的影响，不表示测试文本抽样的影响。"
-    "只有一个种子时没有区间。",
+    spread="有三个及以上种子时，区间为各随机种子上的学生 t 区间：表示随机种子的影响，不表示测试文本抽样的"
+    "影响。标有“文本”者相反，为测试文本抽样的 Wilson 区间，因为种子过少看不出波动。",
     any_seed_note="种子数“任意”：该方法没有随机性，任何种子的结果都相同。",
     unsuccessful="未成功的运行：{counts}。",
     unfinished="未完成的运行已开始而没有结束：或仍在进行，或进程已消失；计为失败。",
@@ -239,6 +282,12 @@ CHINESE = Text(
     random_weights="基座权重为随机值，此处的准确率和 F1 分数没有意义；显存占用和训练时间是真实的。",
     unknown="{title}：{column}未知（{reason}）。",
     no_reason="记录未说明原因",
+    not_alone="{title}：选定的 {runs} 次运行中有 {count} 次由检查点续训或与其他运行合并训练，"
+    "其显存和训练时间不计入。",
+    none_alone="选定的运行均由检查点续训或与其他运行合并训练",
+    prose=prose.CHINESE,
+    sentences=sentences.CHINESE,
+    counsel=counsel.CHINESE,
 )
 
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE}
@@ -253,3 +302,15 @@ def read_language(lang: str) -> Text:
     if lang not in LANGUAGES:
         raise ConfigError(f"lang={lang}: must be one of {', '.join(LANGUAGES)}")
     return LANGUAGES[lang]
+
+
+def format_duration(seconds: float, text: Text) -> str:
+    """Seconds as people say them: 0.012 s, 12.3 s, 4 min 05 s, 2.8 h."""
+    moment, short, minutes, hours = text.durations
+    if round(seconds, 3) < 1:
+        return moment.format(seconds=seconds)
+    if round(seconds, 1) < 60:
+        return short.format(seconds=seconds)
+    if round(seconds) < 3600:
+        return minutes.format(minutes=round(seconds) // 60, rest=round(seconds) % 60)
+    return hours.format(hours=seconds / 3600)

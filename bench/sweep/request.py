@@ -12,7 +12,7 @@ from bench.store import Store
 from bench.sweep.engine import Identifier, plan_sweep
 from bench.sweep.plan import Compose, Plan, combine_axes
 
-_WHOLE_SWEEP = ("experiment", "sweep", "results_dir", "track")  # one value for all runs of a sweep
+_WHOLE_SWEEP = ("experiment", "sweep", "report", "results_dir", "track")  # one value for all runs of a sweep
 
 
 def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identifier) -> tuple[Config, Plan]:

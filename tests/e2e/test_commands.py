@@ -147,7 +147,7 @@ def test_a_sweep_trains_each_run_once_and_its_table_is_the_same_again(
     assert first.stdout.splitlines()[-1] == f"{last} skipped=0"
     folder = tmp_path / "results" / "mine"
     written = {path: path.read_bytes() for path in folder.glob("*.*")}
-    assert {path.name for path in written} == {"table.csv", "table.md", "runs.csv"}
+    assert {path.name for path in written} == {"table.csv", "table.md", "runs.csv", "comparisons.csv"}
     for method in ("Majority class", "Full fine-tuning", "LoRA"):
         assert method in written[folder / "table.md"].decode()
 

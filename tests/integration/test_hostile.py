@@ -143,20 +143,22 @@ def test_harmful_names_are_only_names(compose_tiny: Compose, tmp_path: Path) -> 
         assert yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) == result.config
         assert result.config["method"]["name"] == name
         assert is_clean(run.summarise(one, result))
-    write_tables(store, lang="en")
+    write_tables(store, lang="en", report=compose_tiny().report)
     assert names_in(tmp_path) == {"results"}
     require_harmless_tables(store.folder, methods=len(HARMFUL), runs=len(HARMFUL))
 
 
 def require_harmless_tables(folder: Path, *, methods: int, runs: int) -> None:
     """Each row is one row with as many cells as the header, and no cell is a formula, a link or HTML."""
-    tags = render_tags((folder / "table.md").read_text(encoding="utf-8"))
+    markdown = (folder / "table.md").read_text(encoding="utf-8")
+    render_tags(markdown)
+    tags = render_tags(re.split(r"^## (?:Notes|说明)$", markdown, flags=re.MULTILINE)[0])
     assert tags.count("td") == tags.count("th") / tags.count("thead") * methods
-    for name, count in {"table.csv": methods, "runs.csv": runs}.items():
+    for name, count in {"table.csv": methods, "runs.csv": runs, "comparisons.csv": None}.items():
         text = (folder / name).read_text(encoding="utf-8")
         assert is_clean(text)
         table = list(csv.reader(io.StringIO(text)))
-        assert len(table) == count + 1
+        assert count is None or len(table) == count + 1
         assert {len(row) for row in table} == {len(table[0])}
         assert not [cell for row in table for cell in row if cell.startswith(("=", "+", "@", "-2"))]
 
@@ -165,7 +167,7 @@ def render_tags(markdown: str) -> list[str]:
     """The tags that a reader's Markdown makes of it: those of headings, tables and lists, and no others."""
     assert is_clean(markdown)
     tags = re.findall(r"<(\w+)", MarkdownIt("commonmark").enable("table").render(markdown))
-    assert set(tags) <= {"h2", "table", "thead", "tbody", "tr", "th", "td", "p", "ul", "li"}
+    assert set(tags) <= {"h2", "h3", "table", "thead", "tbody", "tr", "th", "td", "p", "ul", "li"}
     return tags
 
 
@@ -194,7 +196,7 @@ def test_harmful_texts_and_labels_are_only_texts(
     store = Store(tmp_path / "results")
     assert set(store.read_predictions(result.run_id)["label"]) == set(labels)
     assert store.read(result.run_id) == result
-    write_tables(store, lang="zh")
+    write_tables(store, lang="zh", report=compose_tiny().report)
     assert names_in(tmp_path) - before == {"results", "cache"}
     assert b"resolved-secret" not in b"".join(snapshot(tmp_path).values())
     assert is_clean((store.folder / "runs.csv").read_text(encoding="utf-8"))
@@ -253,7 +255,7 @@ def test_other_peoples_records_are_shown_and_do_nothing(
         assert is_clean(out)
         out.encode()
     added = {name for name, _ in snapshot(tmp_path).items() if name not in before}
-    assert {Path(name).name for name in added} == {"table.md", "table.csv", "runs.csv"}
+    assert {Path(name).name for name in added} == {"table.md", "table.csv", "runs.csv", "comparisons.csv"}
     require_harmless_tables(store.folder, methods=len(texts), runs=2 * len(texts))
 
 

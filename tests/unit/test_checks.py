@@ -1,6 +1,7 @@
 """Every range and every rule between fields says what is wrong and what to do, all of them at once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf, nan
 from typing import Any
 
@@ -86,6 +87,8 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
     "train.oom_retries": ([-1], [0], "must be 0 or more"),
     "oom_halvings": ([-1], [0], "must be 0 or more"),
     "devices": (["tpu", "cpu*0", "0,", "cpu*2,0"], ["cpu*2", "0", "0,1", "cuda"], DEVICES),
+    "report.price_per_hour": ([-1.0, nan], [0.0, 2.5, None], "must be 0 or more, or null to show no cost"),
+    "report.price_per_kwh": ([-1.0, inf], [0.0, None], "must be 0 or more, or null to show no cost"),
     "track.probe_seconds": ([0.0, 31.0, nan], [0.5, 30.0], "must lie in (0, 30]"),
 }
 HUB_MODEL = {"model.source": "hub", "model.hub_id": "owner/name", "model.revision": COMMIT}
@@ -219,6 +222,38 @@ def test_a_number_at_the_edge_of_its_range_is_right(compose: Compose, path: str,
 def test_settings_that_do_not_go_together(compose: Compose, values: dict[str, Any], message: str) -> None:
     (fault,) = check(replace_values(compose(), values))
     assert fault.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"measure": "speed"},
+            "claims.measure=speed: must be one of memory, accuracy, train_time, trainable",
+        ),
+        ({"method": "dora"}, "claims.method=dora: must be one of full, lora, qlora"),
+        ({"against": None}, "claims.against=None: must be one of full, lora, qlora"),
+        ({"bounds": "left"}, "claims.bounds=left: must be one of both, low, high"),
+        ({"needs": ["luck"]}, "claims.needs=luck: must be one of model, data, card"),
+    ],
+)
+def test_a_claim_of_the_article_must_be_one_that_can_be_judged(
+    compose: Compose, change: dict[str, Any], message: str
+) -> None:
+    config = compose()
+    article = config.report.article
+    changed = replace(article, claims=[replace(article.claims[0], **change)])
+    assert check(replace(config, report=replace(config.report, article=changed))) == [
+        f"report.article.{message}"
+    ]
+
+
+def test_advice_of_the_article_has_memory_where_its_case_needs_it(compose: Compose) -> None:
+    config = compose()
+    advice = [replace(config.report.article.advice[0], memory_gb=None)]
+    article = replace(config.report.article, advice=advice)
+    (fault,) = check(replace(config, report=replace(config.report, article=article)))
+    assert fault.startswith("report.article.advice.memory_gb=None: ")
 
 
 def test_an_adapter_must_say_which_kind_it_is(compose: Compose) -> None:

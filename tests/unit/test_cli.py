@@ -1,5 +1,7 @@
 """The command line: which results are meant, what a command prints, and its exit code."""
 
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from records import make_peft
 
 from bench import cli, run
 from bench.cli import find_results
@@ -157,15 +160,127 @@ def test_table_writes_and_shows_the_table(
     assert "87.5" in out
     table = (quickstart.folder / "table.md").read_text(encoding="utf-8")
     assert table in out
-    names = ["table.csv", "table.md", "runs.csv"]
-    assert out.splitlines()[-3:] == [str(quickstart.folder / name) for name in names]
+    names = ["table.csv", "table.md", "runs.csv", "comparisons.csv"]
+    assert out.splitlines()[-4:] == [str(quickstart.folder / name) for name in names]
     assert all((quickstart.folder / name).is_file() for name in names)
     assert list(tmp_path.iterdir()) == [tmp_path / "results"]
 
 
-@pytest.mark.parametrize("command", ["table", "status", "verify", "sync"])
+@pytest.mark.usefixtures("quickstart")
+def test_table_takes_settings_of_the_report(bench: Bench) -> None:
+    code, out, _ = bench("table", "report.price_per_hour=300")
+    assert code == 0
+    assert out.splitlines()[2].endswith("| Cost of one training |")
+    assert out.splitlines()[4].endswith("|                    1 |")  # 12 s
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "report.price_per_hour=-1",
+            "report.price_per_hour=-1.0: must be 0 or more, or null to show no cost",
+        ),
+        ("lora.r=8", "lora.r=8: only report.* can be set here; what was trained is in the results"),
+        ("report.prize=1", ""),
+        ("report.price_per_hour=much", ""),
+    ],
+)
+def test_table_refuses_other_settings(bench: Bench, quickstart: Store, override: str, message: str) -> None:
+    code, out, err = bench("table", override)
+    assert (code, out) == (2, "")
+    assert err.startswith(message)
+    assert override.partition("=")[0] in err
+    assert "Traceback" not in err
+    assert not (quickstart.folder / "table.md").exists()
+
+
+@pytest.mark.parametrize(("lang", "words"), [("en", "Take LoRA with r=8"), ("zh", "采用 LoRA，r=8")])
+@pytest.mark.usefixtures("quickstart")
+def test_recommend_says_what_to_take(bench: Bench, lang: str, words: str) -> None:
+    code, out, err = bench("recommend", "--vram", "1", "--max-hours", "1", "--lang", lang)
+    assert (code, err) == (0, "")
+    assert words in out
+
+
+@pytest.mark.usefixtures("quickstart")
+def test_recommend_says_what_comes_nearest_where_nothing_fits(bench: Bench) -> None:
+    code, out, err = bench("recommend", "--vram", "0.5")
+    assert (code, err) == (1, "")
+    assert "Nearest: LoRA (needs 1.00 GiB, more than 0.5)." in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--vram", "0"], "--vram 0: must be a positive number of GiB"),
+        (["--vram", "nan"], "--vram nan: must be a positive number of GiB"),
+        (["--vram", "inf"], "--vram inf: must be a positive number of GiB"),
+        (["--vram", "1", "--max-hours", "-1"], "--max-hours -1: must be a positive number of hours"),
+        (
+            ["--vram", "1", "--min-accuracy", "90"],
+            "--min-accuracy 90: must be a share from 0 to 1, such as 0.9",
+        ),
+        ([], "the following arguments are required: --vram"),
+    ],
+)
+@pytest.mark.usefixtures("quickstart")
+def test_recommend_refuses_other_limits(bench: Bench, arguments: list[str], message: str) -> None:
+    code, out, err = bench("recommend", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_import_says_what_it_took_and_what_it_does_not_know(
+    bench: Bench, quickstart: Store, tmp_path: Path
+) -> None:
+    table = tmp_path / "other.csv"
+    table.write_text("method,peak_memory_gib,train_hours,accuracy,ca\x1brd\nQLoRA,8.7,2.6,88.6%,x\n")
+    said = "imported into results/quickstart/imported"
+    code, out, _ = bench("import", "csv", str(table))
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            "columns that bench does not know: ca\\x1brd",
+            f"1 {said}, 0 of them known before; `bench table` shows them",
+        ],
+    )
+    (tmp_path / "peft").mkdir()
+    (tmp_path / "peft" / "lora.json").write_text(json.dumps(make_peft()))
+    for known in (0, 1):
+        code, out, _ = bench("import", "peft", str(tmp_path / "peft"), "--results", str(quickstart.folder))
+        assert code == 0
+        assert f", {known} of them known before" in out
+    shown = bench("table")[1].partition("## Imported, not measured by bench")[2]
+    assert "| QLoRA " in shown
+    assert "| lora/tiny-rank8 " in shown
+    assert "2 imported results are left out" in bench("recommend", "--vram", "1")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["import", "peft", "missing"], 3, "missing: there is no such folder"),
+        (["import", "csv", "missing.csv"], 3, "missing.csv: there is no such file"),
+        (["import", "peft", "results"], 2, "results: has 0 JSON files"),
+        (["import", "excel", "x"], 2, "usage: bench import"),
+        (["import"], 2, "usage: bench import"),
+    ],
+)
+def test_import_refuses_what_is_not_there(
+    bench: Bench, quickstart: Store, arguments: list[str], code: int, message: str
+) -> None:
+    ended, out, err = bench(*arguments)
+    assert (ended, out) == (code, "")
+    assert err.startswith(message)
+    assert not (quickstart.folder / "imported").exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["table", "status", "verify", "sync", "recommend --vram 1", "import csv x"]
+)
 def test_without_results_a_command_is_one_message(bench: Bench, command: str) -> None:
-    code, out, err = bench(command)
+    code, out, err = bench(*command.split())
     assert (code, out) == (3, "")
     assert err == "--results: no results folder is meant; run `bench sweep` first\n"
 
@@ -212,8 +327,8 @@ def test_help_is_quick_and_lists_every_command(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.startswith("usage: bench")
-    for name in ("run", "sweep", "table", "status", "verify", "sync"):
-        assert f"\n    {name} " in done.stdout
+    for name in ("run", "sweep", "table", "recommend", "import", "status", "verify", "sync"):
+        assert re.search(rf"^    {name}\s", done.stdout, flags=re.MULTILINE)
     assert "experiment=quickstart" in done.stdout
     slow = {"torch", "transformers", "pandas", "hydra", "omegaconf", "wandb", "sklearn"}
     assert slow & set(done.stderr.split()) == set()

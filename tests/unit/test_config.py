@@ -21,6 +21,7 @@ from bench.config import (
     to_dict,
 )
 from bench.errors import ConfigError
+from bench.reporting import ArticleAdvice, ArticleClaim, ArticleMethod
 
 Compose = Callable[..., Config]
 
@@ -38,6 +39,9 @@ OTHER: dict[Any, Callable[[Any], Any]] = {
     list[str]: lambda _: ["x"],
     list[str] | None: lambda _: ["x"],
     list[dict[str, Any]]: lambda _: [{"seed": [1]}],
+    list[ArticleMethod]: lambda _: [],
+    list[ArticleClaim]: lambda _: [],
+    list[ArticleAdvice]: lambda _: [],
     dict[str, Any]: lambda value: {**value, "use_dora": True},
     dict[str, str] | None: lambda _: {"a": "b"},
     dict[str, Any] | None: lambda _: {"model_type": "llama"},
@@ -99,6 +103,7 @@ def test_a_field_counts_unless_it_is_declared_not_to(compose: Compose, path: str
         "track.mode=disabled",
         "track.project=other",
         "sweep=article",
+        "report.price_per_hour=1",
         "train.log_steps=1",
         "train.eval_batch_size=8",
         "train.checkpoint_steps=7",

@@ -229,6 +229,8 @@ def test_a_text_in_two_splits_is_counted_and_kept(tmp_path: Path, caplog: pytest
     assert {split: frame["text"].tolist() for split, frame in dataset.splits.items()} == frames
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "5 rows of validation and test" in caplog.text
+    # q is a and b in train; t is a in validation, a and b in test: three rows of q, three of t; r is b twice
+    assert data.describe(dataset)["conflicting_labels"] == 6
 
 
 def test_a_record_says_what_the_data_were() -> None:
@@ -239,6 +241,7 @@ def test_a_record_says_what_the_data_were() -> None:
     assert tuple(block["label_counts"]["test"]) == dataset.labels
     assert block["fingerprint"] == data.fingerprint(FINANCE)
     assert block["duplicate_rows_across_splits"] == 0
+    assert block["conflicting_labels"] == 0
 
 
 def test_generated_texts_are_those_of_the_generator() -> None:

@@ -207,7 +207,7 @@ def test_file_and_folder_are_flushed_before_a_record_counts(
         ({"status": "failed"}, "its checksum does not match; it was changed or is damaged"),
         ({"metrics": {"test": {"accuracy": 1.0}}}, "its checksum does not match"),
         ({"checksum": "0" * 64}, "its checksum does not match"),
-        ({"metrics": {"test": {"loss": nan}}}, "its checksum does not match"),
+        ({"metrics": {"test": {"loss": nan}}}, "cannot be read (Out of range float values"),
         ({"extra": 1}, "has other fields: extra"),
         ({"memory": ..., "mem": {}}, "has other fields: mem, memory"),
         ({"checksum": ...}, "has other fields: checksum"),
@@ -395,6 +395,23 @@ def test_predictions_keep_every_label_as_it_is(labels: list[str]) -> None:
     assert found.iloc[:, 4:].to_numpy() == pytest.approx(share, rel=1e-5)
 
 
-def test_predictions_that_are_not_there_are_one_message(store: Store) -> None:
-    with pytest.raises(StoreError, match=r"predictions\.csv: No such file or directory"):
-        store.read_predictions(make_result().run_id)
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory; without it the run cannot be compared"),
+        (b"", "No columns to parse from file"),
+        (b"\xff\xfe", "'utf-8' codec can't decode"),
+        (b'split,id,label,prediction\n"test', "Error tokenizing data"),
+        (b"split,id,label\ntest,0,a\n", "has no column prediction; it was changed"),
+    ],
+)
+def test_predictions_that_cannot_be_read_are_one_message(
+    store: Store, content: bytes | None, reason: str
+) -> None:
+    run_id = make_result().run_id
+    store.write(make_result())
+    if content is not None:
+        (store.run_folder(run_id) / "predictions.csv").write_bytes(content)
+    with pytest.raises(StoreError) as caught:
+        store.read_predictions(run_id)
+    assert str(caught.value).startswith(f"runs/{run_id}/predictions.csv: {reason}")

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import METHODS, make_run
+from records import METHODS, NO_PRICES, make_evidence, make_run
 
 from bench.errors import ConfigError
+from bench.report.rows import build_rows
 from bench.report.runs import render_runs
-from bench.report.table import build_rows, format_duration, render_csv, render_markdown, write_tables
-from bench.report.text import COLUMNS, EXTRAS, LANGUAGES, Text
+from bench.report.sections import render_comparisons
+from bench.report.table import render_csv, render_markdown, write_tables
+from bench.report.text import COLUMNS, EXTRAS, LANGUAGES, Text, format_duration
 from bench.store import STATUSES, Result, Store
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
@@ -35,7 +37,7 @@ def small_sweep() -> list[Result]:
 
 
 def read_markdown(results: list[Result], text: Text = ENGLISH) -> str:
-    return render_markdown(build_rows(results), results=results, bad=[], text=text)
+    return render_markdown(make_evidence(results), text=text)
 
 
 def read_cells(markdown: str) -> list[list[str]]:
@@ -50,22 +52,22 @@ def read_csv(text: str) -> list[dict[str, str]]:
 
 def test_the_english_table():
     assert (
-        read_markdown(small_sweep())
+        read_markdown(small_sweep()).partition("\n## Key findings")[0]
         == """\
 ## headlines, minilm: 400 test texts
 
 | Method | Peak memory (GiB, CPU resident) | Train time |       Accuracy | F1 (macro) | Trainable parameters | Seeds | 95 % interval (accuracy) | Chosen hyperparameters                 | Runs tried/failed |
 | ------ | ------------------------------: | ---------: | -------------: | ---------: | -------------------: | ----: | -----------------------: | -------------------------------------- | ----------------: |
-| TF-IDF |                            0.50 |    0.012 s |         74.5 % |     74.5 % |                73.7K |   any |                        – | none                                   |               1/0 |
+| TF-IDF |                            0.50 |    0.012 s |         74.5 % |     74.5 % |                73.7K |   any |      70.0–78.5 % (texts) | none                                   |               1/0 |
 | LoRA   |                            1.50 |     12.1 s |         89.0 % |     89.0 % |                73.7K |     3 |              86.5–91.5 % | r=16, alpha=16, dropout=0.05, lr=0.001 |               4/0 |
 | QLoRA  |                               – |          – | out of memory¹ |          – |                    – |     – |                        – | –                                      |               2/2 |
 
-Notes
+## Notes
 
 - A method's best configuration is the one with the highest validation accuracy at seed 0; ties go to the lower validation loss. The test split has no part in the choice.
 - Accuracy and F1 (macro) are from the test split, and means over the seeds, as is the train time, which excludes evaluation. Peak memory is the highest of the seeds while training.
 - CPU resident: memory of the whole process, Python and its libraries included; not to be compared with GPU memory.
-- The interval is Student's t over the seeds, cut to 0–100 %. It says how much the seed matters, not how much the choice of test texts does. One seed gives none.
+- The interval is Student's t over the seeds where there are three or more: it says how much the seed matters, not how much the choice of test texts does. Marked “texts” it is the reverse: Wilson's interval over test texts, as fewer seeds show no spread.
 - Seeds “any”: the method has no randomness, so that every seed gives the same numbers.
 - Runs without success: 1 out of memory, 1 crashed.
 - ¹ QLoRA: no run has succeeded (1 out of memory, 1 crashed). The first message: CUDA out of memory
@@ -75,22 +77,22 @@ Notes
 
 def test_the_chinese_table():
     assert (
-        read_markdown(small_sweep(), CHINESE)
+        read_markdown(small_sweep(), CHINESE).partition("\n## 主要发现")[0]
         == """\
 ## headlines，minilm：400 条测试文本
 
 | 方法   | 显存占用 (GiB，CPU 进程常驻内存) | 训练时间 |    准确率 | F1分数 | 可训练参数 | 种子数 | 95% 区间（准确率） | 选定的超参数                           | 运行数/失败数 |
 | ------ | -------------------------------: | -------: | --------: | -----: | ---------: | -----: | -----------------: | -------------------------------------- | ------------: |
-| TF-IDF |                             0.50 | 0.012 秒 |     74.5% |  74.5% |      73.7K |   任意 |                  – | 无                                     |           1/0 |
+| TF-IDF |                             0.50 | 0.012 秒 |     74.5% |  74.5% |      73.7K |   任意 | 70.0–78.5%（文本） | 无                                     |           1/0 |
 | LoRA   |                             1.50 |  12.1 秒 |     89.0% |  89.0% |      73.7K |      3 |         86.5–91.5% | r=16, alpha=16, dropout=0.05, lr=0.001 |           4/0 |
 | QLoRA  |                                – |        – | 内存不足¹ |      – |          – |      – |                  – | –                                      |           2/2 |
 
-说明
+## 说明
 
 - 每种方法的最佳配置按验证集准确率最高选出（随机种子 0），相同时取验证集损失较低者；选择不使用测试集。
 - 准确率和 F1 分数（宏平均）来自测试集，取各随机种子的平均值；训练时间同样取平均值，不含评估。显存占用是各随机种子训练阶段的最高峰值。
 - CPU 进程常驻内存：整个进程的内存，包括 Python 及其库；不能与 GPU 显存比较。
-- 区间为各随机种子上的学生 t 区间，限于 0–100%；它表示随机种子的影响，不表示测试文本抽样的影响。只有一个种子时没有区间。
+- 有三个及以上种子时，区间为各随机种子上的学生 t 区间：表示随机种子的影响，不表示测试文本抽样的影响。标有“文本”者相反，为测试文本抽样的 Wilson 区间，因为种子过少看不出波动。
 - 种子数“任意”：该方法没有随机性，任何种子的结果都相同。
 - 未成功的运行：内存不足 1 次，崩溃 1 次。
 - ¹ QLoRA：没有成功的运行（内存不足 1 次，崩溃 1 次）。首条信息：CUDA out of memory
@@ -99,13 +101,13 @@ def test_the_chinese_table():
 
 
 def test_table_csv_has_the_headers_of_table_md_and_plain_numbers():
-    rows = build_rows(small_sweep())
+    evidence = make_evidence(small_sweep())
     for text in (ENGLISH, CHINESE):
-        header = render_csv(rows, text=text).splitlines()[0].split(",")
+        header = render_csv(evidence, text=text).splitlines()[0].split(",")
         assert header[: len(COLUMNS)] == list(text.columns.values())
     article = "方法 | 显存占用 | 训练时间 | 准确率 | F1分数 | 可训练参数"
     assert " | ".join(CHINESE.columns.values()).startswith(f"{article} | ")
-    tfidf, lora, qlora = read_csv(render_csv(rows, text=ENGLISH))
+    tfidf, lora, qlora = read_csv(render_csv(evidence, text=ENGLISH))
     assert lora["Peak memory (GiB)"] == "1.5"
     assert lora["Peak memory (bytes)"] == str(3 * 2**29)
     assert lora["Memory kind"] == "cpu_resident"
@@ -114,7 +116,8 @@ def test_table_csv_has_the_headers_of_table_md_and_plain_numbers():
     assert lora["Trainable parameters"] == "73728"
     assert lora["Runs tried/failed"] == "4 tried, 0 failed"
     assert len(lora["Run ids"].split()) == 3
-    assert (tfidf["Seeds"], tfidf["95 % interval (accuracy)"]) == ("any", "")
+    assert (lora["Accuracy interval over"], lora["Accuracy interval over texts low"]) == ("seeds", "0.855549")
+    assert (tfidf["Seeds"], tfidf["95 % interval (accuracy)"]) == ("any", "70.0–78.5 % (texts)")
     assert (qlora["Status"], qlora["Accuracy"], qlora["Peak memory (bytes)"]) == ("oom", "", "")
 
 
@@ -128,7 +131,7 @@ def test_methods_are_ordered_by_what_they_do_not_by_name():
 
 def test_memory_kinds_are_never_in_one_table():
     results = [make_run("full", kind="cpu_resident"), make_run("lora", kind="cuda", peak=2**31)]
-    header_1, _, lora, header_2, _, full = read_cells(read_markdown(results))
+    header_1, _, lora, header_2, _, full, *_ = read_cells(read_markdown(results))
     assert [header_1[1], *lora[:2]] == ["Peak memory (GiB, CUDA reserved)", "LoRA", "2.00"]
     assert [header_2[1], *full[:2]] == ["Peak memory (GiB, CPU resident)", "Full fine-tuning", "1.00"]
 
@@ -159,13 +162,13 @@ def test_each_task_has_its_table_and_shared_baselines_are_in_each():
         make_run("lora", data="d2"),
     ]
     markdown = read_markdown(results)
-    headings = [line for line in markdown.splitlines() if line.startswith("## ")]
+    headings = [line for line in markdown.splitlines() if line.startswith("## headlines")]
     assert headings == [
         "## headlines, minilm (data d1, model m1): 400 test texts",
         "## headlines, minilm (data d2, model m1): 400 test texts",
         "## headlines, other: 400 test texts",
     ]
-    methods = [cells[0] for cells in read_cells(markdown)]
+    methods = [cells[0] for cells in read_cells(markdown.partition("## Notes")[0])]
     assert methods.count("TF-IDF") == 2
     assert methods.count("LoRA") == 3
 
@@ -239,9 +242,19 @@ def test_titles_that_two_methods_share_are_told_apart():
     assert [row.title for row in build_rows(results)] == ["Same (lora)", "Same (dora)"]
 
 
+def test_two_seeds_are_too_few_for_an_interval_over_seeds():
+    runs = [make_run(seed=seed, test=test) for seed, test in enumerate((0.85, 0.95, 0.9))]
+    two, three = (build_rows(runs[:count])[0].interval for count in (2, 3))
+    assert two is not None
+    assert three is not None
+    assert (two.over, three.over) == ("texts", "seeds")
+    assert two.low == pytest.approx(0.866689, abs=1e-6)  # Wilson's for 360 of 400
+
+
 def test_the_interval_stays_within_what_an_accuracy_can_be():
-    cells = read_cells(read_markdown([make_run(seed=0, test=0.97), make_run(seed=1, test=1.0)]))
-    assert cells[2][7].endswith("–100.0 %")
+    runs = [make_run(seed=seed, test=test) for seed, test in enumerate((0.97, 0.98, 1.0))]
+    assert read_cells(read_markdown(runs))[2][7].endswith("–100.0 %")
+    assert read_cells(read_markdown([make_run(test=1.0)]))[2][7] == "99.0–100.0 % (texts)"
 
 
 records = st.lists(
@@ -266,10 +279,14 @@ records = st.lists(
 @settings(deadline=None, max_examples=50)
 @given(records, st.randoms(use_true_random=False))
 def test_the_files_are_byte_identical_in_any_order(results: list[Result], rng: random.Random):
-    def render(some: list[Result]) -> tuple[str, str, str]:
-        rows = build_rows(some)
-        markdown = render_markdown(rows, results=some, bad=[], text=ENGLISH)
-        return markdown, render_csv(rows, text=ENGLISH), render_runs(some)
+    def render(some: list[Result]) -> tuple[str, ...]:
+        evidence = make_evidence(some)
+        return (
+            render_markdown(evidence, text=ENGLISH),
+            render_csv(evidence, text=ENGLISH),
+            render_comparisons(evidence.comparisons),
+            render_runs(some),
+        )
 
     shuffled = rng.sample(results, len(results))
     assert render(shuffled) == render(results)
@@ -301,20 +318,20 @@ def test_the_files_are_made_from_the_records_alone(tmp_path: Path):
     damaged = store.folder / "runs" / "0123456789ab" / "result.json"
     damaged.parent.mkdir()
     damaged.write_text("{")
-    paths = write_tables(store, lang="en")
-    assert [path.name for path in paths] == ["table.csv", "table.md", "runs.csv"]
+    paths = write_tables(store, lang="en", report=NO_PRICES)
+    assert [path.name for path in paths] == ["table.csv", "table.md", "runs.csv", "comparisons.csv"]
     first = [path.read_bytes() for path in paths]
     assert "runs/0123456789ab/result.json (cannot be read" in paths[1].read_text(encoding="utf-8")
     assert str(tmp_path) not in paths[1].read_text(encoding="utf-8")
-    assert [path.read_bytes() for path in write_tables(store, lang="en")] == first
-    write_tables(store, lang="zh")
+    assert [path.read_bytes() for path in write_tables(store, lang="en", report=NO_PRICES)] == first
+    write_tables(store, lang="zh", report=NO_PRICES)
     assert "| 方法 " in paths[1].read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match="lang=fr: must be one of en, zh"):
-        write_tables(store, lang="fr")
+        write_tables(store, lang="fr", report=NO_PRICES)
 
 
 def test_an_empty_folder_has_a_table_that_says_so(tmp_path: Path):
-    _, markdown, runs = write_tables(Store(tmp_path), lang="en")
+    _, markdown, runs, _ = write_tables(Store(tmp_path), lang="en", report=NO_PRICES)
     assert markdown.read_text() == "No runs yet: `bench sweep` makes them.\n"
     assert len(runs.read_text().splitlines()) == 1
 
@@ -343,13 +360,13 @@ def test_hostile_text_stays_text(hostile: str):
         make_run("lora", names=names, peak=None, reasons={"memory.train": hostile}),
         make_run("qlora", names=names, status="failed", error={"message": hostile, "type": hostile}),
     ]
-    rows = build_rows(results)
+    evidence = make_evidence(results, bad=[(hostile, hostile)])
     for text in (ENGLISH, CHINESE):
-        markdown = render_markdown(rows, results=results, bad=[(hostile, hostile)], text=text)
-        assert {len(cells) for cells in read_cells(markdown)} == {len(COLUMNS)}
-        assert sum(line.startswith("#") for line in markdown.splitlines()) == 1
+        markdown = render_markdown(evidence, text=text)
+        assert {len(cells) for cells in read_cells(markdown)} <= {len(COLUMNS), 6, 4}
+        assert sum(line.startswith("#") for line in markdown.splitlines()) == 5
         assert not re.search(r"[<>]|(?<!\\)(`|\*|\[)|[^|\s-]\|\|", markdown)
-        tables = [render_csv(rows, text=text), render_runs(results)]
+        tables = [render_csv(evidence, text=text), render_runs(results)]
         for body in (markdown, *tables):
             body.encode()  # no half of a surrogate pair
             assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", body)

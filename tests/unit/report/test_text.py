@@ -1,4 +1,5 @@
 import re
+from dataclasses import is_dataclass
 from typing import Any
 
 from bench.report.text import COLUMNS, EXTRAS, LANGUAGES
@@ -13,6 +14,8 @@ def test_both_languages_have_every_text_with_the_same_figures():
             return sorted(re.findall(r"\{[^}]*\}", value))
         if isinstance(value, dict):
             return {name: describe(one) for name, one in value.items()}
+        if is_dataclass(value):
+            return describe(vars(value))
         return [describe(one) for one in value]
 
     for name in vars(ENGLISH):

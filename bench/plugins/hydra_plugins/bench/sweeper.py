@@ -67,7 +67,7 @@ class BenchSweeper(Sweeper):
                 print(show(error), file=sys.stderr)
                 outcome, code = sweep.outcome(), error.exit_code
         with contextlib.suppress(*[StoreError] if code == StoreError.exit_code else []):
-            write_tables(store, lang="en")
+            write_tables(store, lang="en", report=base.report)
             print((store.folder / "table.md").read_text(encoding="utf-8"))
         if code not in (0, 1):
             print(show(f"stopped; to go on: bench sweep {shlex.join(arguments)}"))

@@ -1,0 +1,53 @@
+"""What a method's numbers were bought with, configurations and time, and what each r and alpha came to."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.selection import Selection, configuration_key, is_stopped, read_number
+from bench.store import Result
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much was tried to find a method's best configuration: more draws alone find a better one."""
+
+    configurations: int  # tried, with or without success
+    scores: tuple[float, ...]  # validation, of each configuration that has one at the seed of the choice
+    failed: int  # configurations without a success
+    stopped: int  # configurations that halving ended early, so that they have no final score
+    seconds: float  # of all the method's runs whose records say it
+    untimed: int  # runs whose records do not
+    pivot: Mapping[tuple[float, float], float]  # (r, alpha) -> the best score; empty: the method has neither
+
+
+def count_budget(results: Sequence[Result], selection: Selection | None) -> Budget:
+    """The budget of one method's runs on one task; its scores are those that the selection compared."""
+    tried: set[str] = set()
+    succeeded: set[str] = set()
+    stopped: set[str] = set()
+    for one in results:
+        key = configuration_key(one)
+        tried.add(key)
+        if one.status == "success":
+            (stopped if is_stopped(one) else succeeded).add(key)
+    times = [read_number(one, "time.total_seconds") for one in results]
+    known = [seconds for seconds in times if seconds is not None]
+    return Budget(
+        configurations=len(tried),
+        scores=selection.scores if selection else (),
+        failed=len(tried - succeeded - stopped),
+        stopped=len(stopped - succeeded),
+        seconds=math.fsum(known),
+        untimed=len(times) - len(known),
+        pivot=_pivot(selection) if selection else {},
+    )
+
+
+def _pivot(selection: Selection) -> dict[tuple[float, float], float]:
+    best: dict[tuple[float, float], float] = {}
+    for one, score in zip(selection.candidates, selection.scores, strict=True):
+        r, alpha = (read_number(one, f"canonical_config.lora.{name}") for name in ("r", "alpha"))
+        if r is not None and alpha is not None:
+            best[r, alpha] = max(score, best.get((r, alpha), -math.inf))
+    return best

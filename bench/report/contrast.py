@@ -1,0 +1,110 @@
+"""What the chosen runs of two methods say of each other in memory and time: over all pairs of their seeds."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.report.comparison import Comparison
+from bench.report.rows import PEAKS, Row, Task, stands_alone
+from bench.selection import read_number, read_value
+
+Group = tuple[Task, str | None]  # what can be compared: one task, measured in one kind of memory
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One method's memory or time less another's, as a share of the other's."""
+
+    one: Row
+    other: Row
+    measure: str  # memory | train_time
+    values: tuple[float, float]  # as the table has them, bytes or seconds
+    change: float
+    low: float  # the least and the greatest change among all pairs of seeds
+    high: float
+    runs: int  # of the method with fewer
+
+
+@dataclass(frozen=True)
+class AccuracyGap:
+    """One method's accuracy less another's, from their paired comparison."""
+
+    one: Row
+    other: Row
+    estimate: float
+    low: float | None  # of the 95 % interval over texts
+    high: float | None
+    comparison: Comparison
+
+
+def group_rows(rows: Sequence[Row]) -> dict[Group, list[Row]]:
+    """The rows of each table, in the tables' order."""
+    groups: dict[Group, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.task, row.memory_kind].append(row)
+    return groups
+
+
+def contrast(one: Row, other: Row, measure: str) -> Contrast | str:
+    """The two methods' memory or train time, or why there is none: a key of the texts' ``reasons``."""
+    values = [row.peak_memory_bytes if measure == "memory" else row.train_seconds for row in (one, other)]
+    measured = [_read_alone(row, measure) for row in (one, other)]
+    if one.memory_kind != other.memory_kind or one.task != other.task:
+        return "kinds"
+    if values[0] is None or not values[1] or not all(measured):
+        return "unknown"
+    if measure == "train_time" and (read_hardware(one) is None or read_hardware(one) != read_hardware(other)):
+        return "hardware"
+    return Contrast(
+        one=one,
+        other=other,
+        measure=measure,
+        values=(values[0], values[1]),
+        change=values[0] / values[1] - 1,
+        low=min(measured[0]) / max(measured[1]) - 1,
+        high=max(measured[0]) / min(measured[1]) - 1,
+        runs=min(map(len, measured)),
+    )
+
+
+def find_gap(one: Row, other: Row, comparisons: Sequence[Comparison]) -> AccuracyGap | None:
+    """The two methods' paired comparison with ``one`` first, or None if they were not compared."""
+    for found in comparisons:
+        difference = found.accuracy
+        if (found.one, found.other) == (one, other):
+            return AccuracyGap(one, other, difference.estimate, difference.low, difference.high, found)
+        if (found.one, found.other) == (other, one):
+            low = None if difference.high is None else -difference.high
+            high = None if difference.low is None else -difference.low
+            return AccuracyGap(one, other, -difference.estimate, low, high, found)
+    return None
+
+
+def read_hardware(row: Row) -> str | None:
+    """What all chosen runs ran on, or None if they do not say or differ."""
+    results = row.selection.results if row.selection else ()
+    found = {_name_hardware(one.provenance.get("hardware")) for one in results}
+    return found.pop() if len(found) == 1 else None
+
+
+def has_random_weights(row: Row) -> bool:
+    """Whether the base model's weights were drawn at random: memory and time are real then, not scores."""
+    results = row.selection.results if row.selection else ()
+    return any(read_value(one, "config.model.weights") == "random" for one in results)
+
+
+def _name_hardware(hardware: Any) -> str | None:
+    if not isinstance(hardware, Mapping):
+        return None
+    name = hardware.get("gpu") or f"{hardware.get('cpu')}, {hardware.get('cores')} cores"
+    return str(name)
+
+
+def _read_alone(row: Row, measure: str) -> list[float]:
+    """The measure of each chosen run that stands alone; none if one of them lacks it."""
+    path = PEAKS.get(row.memory_kind or "", "memory.kind") if measure == "memory" else "time.train_seconds"
+    results = row.selection.results if row.selection else ()
+    values = [read_number(one, path) for one in results if stands_alone(one)]
+    known = [value for value in values if value]
+    return known if len(known) == len(values) else []

@@ -1,0 +1,62 @@
+"""Everything that a report may say, gathered once from a results folder: each sentence must rest on it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.imports import find_imported
+from bench.report.comparison import Comparison, LeftOut, compare_methods
+from bench.report.rows import Row, build_rows
+from bench.reporting import ReportConfig
+from bench.store import BadRecord, Result, Store
+
+_JOULES_PER_KWH = 3.6e6
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The numbers of one results folder, the same whatever the order of its runs."""
+
+    results: Sequence[Result]
+    bad: Sequence[tuple[str, str]]  # path below the folder and reason of records that cannot be trusted
+    rows: Sequence[Row]
+    comparisons: Sequence[Comparison]
+    left_out: Sequence[LeftOut]  # methods that could not be compared
+    report: ReportConfig
+    imported: Sequence[Result]  # other people's: shown, and part of nothing else
+    bad_imported: Sequence[tuple[str, str]]
+
+
+def gather(store: Store, report: ReportConfig) -> Evidence:
+    """Reads the records, and the predictions of the chosen runs alone."""
+    results, bad = store.read_all()
+    rows = build_rows(results)
+    comparisons, left_out = compare_methods(rows, store.read_predictions)
+    imported, bad_imported = find_imported(store).read_all()
+
+    def name(records: Sequence[BadRecord]) -> list[tuple[str, str]]:
+        return sorted((one.path.relative_to(store.folder).as_posix(), one.reason) for one in records)
+
+    return Evidence(
+        results=results,
+        bad=name(bad),
+        rows=rows,
+        comparisons=comparisons,
+        left_out=left_out,
+        report=report,
+        imported=imported,
+        bad_imported=name(bad_imported),
+    )
+
+
+def price_training(row: Row, report: ReportConfig) -> float | None:
+    """What one training of the chosen configuration costs at the report's prices, in their currency.
+
+    None without a price, or where the time or the energy that has a price is unknown.
+    """
+    parts = []
+    if report.price_per_hour is not None:
+        parts.append((row.train_seconds, report.price_per_hour / 3600))
+    if report.price_per_kwh is not None:
+        parts.append((row.joules, report.price_per_kwh / _JOULES_PER_KWH))
+    costs = [amount * price for amount, price in parts if amount is not None]
+    return sum(costs) if costs and len(costs) == len(parts) else None

@@ -1,0 +1,244 @@
+"""Key findings: sentences that the numbers make, each with the runs it rests on.
+
+A sentence appears only where the numbers carry it: a difference in accuracy where the paired comparison found
+one, a difference in memory or time where no pair of seeds says the opposite. Where the numbers leave it open,
+the sentence says that it is open.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from bench.report.cells import escape_markdown, format_count, format_gib
+from bench.report.comparison import Comparison
+from bench.report.contrast import (
+    AccuracyGap,
+    Contrast,
+    contrast,
+    find_gap,
+    group_rows,
+    has_random_weights,
+)
+from bench.report.evidence import Evidence
+from bench.report.rows import Row
+from bench.report.sections import Titles, bullets, head, section
+from bench.report.text import Text, format_duration
+
+_NEGLIGIBLE = 0.02  # a difference in memory or time that nobody chooses a method for
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence, and the rows whose chosen runs it rests on."""
+
+    sentence: str
+    rows: Sequence[Row]
+
+
+def describe_findings(evidence: Evidence, *, titles: Titles, text: Text) -> str:
+    """The section: what the results say, table by table; nothing where no run has succeeded."""
+    parts = []
+    for group, rows in group_rows(evidence.rows).items():
+        lines = [_cite(one, text) for one in find_all(rows, evidence.comparisons, text)]
+        parts.append(head(group, titles) + bullets(lines) if lines else "")
+    return section(text.sentences.findings, parts)
+
+
+def find_all(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> list[Finding]:
+    """The findings of one table, in the order of what most people ask."""
+    measured = [row for row in rows if row.selection]
+    trained = [row for row in measured if not row.baseline]
+    findings: list[Finding] = []
+    if random := [row for row in measured if has_random_weights(row)]:
+        findings.append(
+            Finding(text.sentences.random_weights.format(titles=join_titles(random, text)), random)
+        )
+    else:
+        findings += _find_accuracy(trained, comparisons, text)
+        findings += _find_gain(measured, comparisons, text)
+    for measure in ("memory", "train_time"):
+        findings += _find_contrasts(trained, measure, text)
+    if not random:
+        findings += _find_cheapest(trained, comparisons, text)
+    findings += _find_shares(trained, text)
+    findings += [
+        Finding(text.sentences.none_succeeded.format(title=escape_markdown(row.title), runs=row.runs), [])
+        for row in rows
+        if not row.selection
+    ]
+    return findings
+
+
+def most_accurate(rows: Sequence[Row]) -> Row | None:
+    """The row of the highest mean accuracy on the test split; of equals, the first of the table."""
+    known = [(row.accuracy.mean, row) for row in rows if row.accuracy]
+    return max(known, key=lambda pair: pair[0], default=(0.0, None))[1]
+
+
+def _find_accuracy(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> Iterator[Finding]:
+    """What the paired comparisons with the most accurate method say."""
+    words, best = text.sentences, most_accurate(rows)
+    gaps = [gap for row in rows if best and row is not best and (gap := find_gap(best, row, comparisons))]
+    for gap in (one for one in gaps if one.comparison.verdict in ("difference", "seeds", "one_seed")):
+        if gap.low is None or gap.high is None:
+            continue
+        numbers = {"points": 100 * gap.estimate, "low": 100 * gap.low, "high": 100 * gap.high}
+        names = {"one": escape_markdown(gap.one.title), "other": escape_markdown(gap.other.title)}
+        sentence = words.accuracy[gap.comparison.verdict].format(
+            texts=gap.comparison.rows, **numbers, **names
+        )
+        yield Finding(sentence, [gap.one, gap.other])
+    if best and (same := [gap for gap in gaps if gap.comparison.verdict == "none"]):
+        yield _say_same(best, same, text)
+    if best and (
+        missing := [row for row in rows if row is not best and row not in [gap.other for gap in gaps]]
+    ):
+        names = {"one": escape_markdown(best.title), "titles": join_titles(missing, text)}
+        yield Finding(words.not_compared.format(**names), [best, *missing])
+
+
+def _say_same(best: Row, gaps: Sequence[AccuracyGap], text: Text) -> Finding:
+    """Methods that nothing tells apart from the most accurate, and how much would have been needed."""
+    words = text.sentences
+    detectable = [gap.comparison.detectable for gap in gaps]
+    known = [one for one in detectable if one is not None]
+    sentence = words.accuracy["none"].format(
+        one=escape_markdown(best.title),
+        titles=join_titles([gap.other for gap in gaps], text),
+        texts=gaps[0].comparison.rows,
+    )
+    if len(known) == len(detectable):
+        sentence += words.detectable.format(points=100 * max(known))
+    return Finding(sentence, [best, *(gap.other for gap in gaps)])
+
+
+def _find_gain(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> Iterator[Finding]:
+    """What the most accurate training gains over the best baseline, which costs next to nothing."""
+    words, best = text.sentences, most_accurate([row for row in rows if not row.baseline])
+    for row in (row for row in rows if best and row.baseline):
+        gap = find_gap(best, row, comparisons) if best else None
+        if not gap or not best or not best.accuracy or not row.accuracy:
+            continue
+        verdict = gap.comparison.verdict
+        if verdict == "difference" and gap.estimate < 0:
+            verdict = "worse"
+        yield Finding(
+            words.gain[verdict].format(
+                one=escape_markdown(best.title),
+                other=escape_markdown(row.title),
+                here=100 * best.accuracy.mean,
+                there=100 * row.accuracy.mean,
+                points=100 * abs(gap.estimate),
+                texts=gap.comparison.rows,
+            ),
+            [best, row],
+        )
+
+
+def _find_contrasts(rows: Sequence[Row], measure: str, text: Text) -> Iterator[Finding]:
+    """Each quantised method against the same without quantisation, and the least against the most."""
+    pairs = [(row, twin) for row in rows if (twin := _find_unquantised(row, rows))]
+    numbers = [(row.peak_memory_bytes if measure == "memory" else row.train_seconds, row) for row in rows]
+    if known := [(number, row) for number, row in numbers if number is not None]:
+        ends = min(known, key=lambda pair: pair[0])[1], max(known, key=lambda pair: pair[0])[1]
+        if ends not in pairs and ends[::-1] not in pairs and ends[0] is not ends[1]:
+            pairs.append(ends)
+    for one, other in pairs:
+        found = contrast(one, other, measure)
+        if isinstance(found, Contrast):
+            yield Finding(_say_contrast(found, text), [one, other])
+        elif found == "hardware":
+            names = {"one": escape_markdown(one.title), "other": escape_markdown(other.title)}
+            yield Finding(text.sentences.other_hardware.format(**names), [one, other])
+
+
+def _say_contrast(found: Contrast, text: Text) -> str:
+    words = text.sentences
+    verdict = "less" if found.high < 0 else "more" if found.low > 0 else "overlap"
+    if abs(found.change) < _NEGLIGIBLE:
+        verdict = "same"
+    if found.measure == "train_time" and found.runs < 2:
+        verdict = "open"
+    here, there = (
+        format_gib(one) if found.measure == "memory" else format_duration(one, text) for one in found.values
+    )
+    sentence = words.contrasts[found.measure][verdict].format(
+        one=escape_markdown(found.one.title),
+        other=escape_markdown(found.other.title),
+        percent=abs(100 * found.change),
+        here=here,
+        there=there,
+        kind=words.kinds[found.one.memory_kind or "unknown"],
+    )
+    return sentence + (words.one_run_each if found.runs < 2 and verdict != "open" else "")
+
+
+def _find_unquantised(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The method that differs from this one in nothing but that its base weights are not quantised."""
+
+    def read(one: Row, *names: str) -> list[object]:
+        method = one.selection.results[0].config.get("method") or {} if one.selection else {}
+        return [method.get(name) for name in names]
+
+    if read(row, "quantization")[0] in (None, "none"):
+        return None
+    same = ("estimator", "trainable", "adapter")
+    twins = [
+        one for one in rows if read(one, *same) == read(row, *same) and read(one, "quantization") == ["none"]
+    ]
+    return twins[0] if len(twins) == 1 else None
+
+
+def _find_cheapest(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> Iterator[Finding]:
+    """Of the methods that accuracy does not tell apart from the best, the one of the least memory."""
+    best = most_accurate(rows)
+    if best is None:
+        return
+    gaps = [find_gap(best, row, comparisons) for row in rows if row is not best]
+    same = [best, *(gap.other for gap in gaps if gap and gap.comparison.verdict in ("none", "seeds"))]
+    known = [row for row in same if row.peak_memory_bytes is not None]
+    if len(known) < 2 or len(known) < len(same):
+        return
+    least, second = sorted(known, key=lambda row: row.peak_memory_bytes or 0.0)[:2]
+    found = contrast(least, second, "memory")
+    if isinstance(found, Contrast) and found.high < 0:
+        sentence = text.sentences.cheapest.format(
+            one=escape_markdown(least.title),
+            best=escape_markdown(best.title),
+            titles=join_titles(same[1:], text),
+            here=format_gib(found.values[0]),
+            kind=text.sentences.kinds[least.memory_kind or "unknown"],
+        )
+        yield Finding(sentence, same)
+
+
+def _find_shares(rows: Sequence[Row], text: Text) -> Iterator[Finding]:
+    """How few parameters the methods that leave the base alone train; equal shares in one sentence."""
+
+    def count(row: Row) -> tuple[float, float]:
+        return row.trainable_parameters or 0.0, row.total_parameters or 0.0
+
+    partial = [row for row in rows if 0 < count(row)[0] < count(row)[1]]
+    for (trainable, total), same in groupby(sorted(partial, key=count), key=count):
+        members = list(same)
+        numbers = {"trainable": format_count(trainable), "total": format_count(total)}
+        share = 100 * trainable / total
+        yield Finding(
+            text.sentences.share.format(titles=join_titles(members, text), share=share, **numbers), members
+        )
+
+
+def join_titles(rows: Sequence[Row], text: Text) -> str:
+    titles = [escape_markdown(row.title) for row in rows]
+    return text.sentences.all_of.join(filter(None, [text.comma.join(titles[:-1]), titles[-1]]))
+
+
+def _cite(finding: Finding, text: Text) -> str:
+    """The sentence and its runs, below it."""
+    cited = [
+        text.sentences.cited.format(title=escape_markdown(row.title), runs=" ".join(row.run_ids))
+        for row in finding.rows
+    ]
+    return finding.sentence + (
+        f"\n  - {text.sentences.evidence}{text.prose.semicolon.join(cited)}" if cited else ""
+    )

@@ -1,0 +1,152 @@
+"""Every sentence of the sections below the tables, in each language; figures and names come in by braces."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Prose:
+    """One language."""
+
+    comparisons: str
+    comparison: str  # a sentence: two methods, the difference, the verdict
+    points: str
+    points_between: str  # with an interval
+    verdicts: Mapping[str, str]
+    few_told_apart: str
+    further: str  # comparisons that are in comparisons.csv alone
+    left_out: str
+    how_compared: str
+    detectable: str
+    budget: str
+    how_drawn: str
+    budget_columns: Mapping[str, str]
+    common: str  # marks the number of configurations that every method has
+    at_least: str
+    pivot: str
+    how_pivoted: str
+    pivot_method: str
+    pivot_corner: str
+    cost: str
+    how_priced: str
+    priced: Mapping[str, str]
+    health: str
+    leaked: tuple[str, str]  # none, some
+    conflicting: tuple[str, str]
+    imbalance: str
+    truncated: str
+    semicolon: str
+
+
+ENGLISH = Prose(
+    comparisons="Comparisons",
+    comparison="{one} vs {other}: {points}, {verdict}.",
+    points="{estimate} points",
+    points_between="{estimate} points (95 % {low} to {high})",
+    verdicts={
+        "difference": "a difference at n={rows}",
+        "seeds": "a difference at n={rows}, but no larger than seeds alone can make",
+        "one_seed": "a difference at n={rows} between these trained models; one seed says no more",
+        "none": "no detectable difference at n={rows}",
+    },
+    few_told_apart=": {count} texts tell them apart, too few for any test",
+    further="{count} further comparisons are in comparisons.csv; here are those with the method that is best "
+    "on validation.",
+    left_out="{title} is not compared ({reason}).",
+    how_compared="Points are of test accuracy, means over the seeds; n is the number of test texts, and the "
+    "interval is over texts, for these trained models. A difference is one that holds for other texts (exact "
+    "paired sign-flip test; for one seed it is McNemar's) and for other seeds (Welch's test), both at 5 % by "
+    "Holm over all comparisons ({count}). F1 (macro), p values and McNemar's test of each seed are in "
+    "comparisons.csv.",
+    detectable="With these test texts, only a true difference of about {points} points or more would be "
+    "found with 80 % power: (a √(ψn) + b √(ψ(n + b² - a²))) / (n + b²), where ψ is the share of texts that "
+    "tells two methods apart, and a and b are the normal quantiles of the test and of the power.",
+    budget="Budget",
+    how_drawn="What the choice had to choose from. k: the validation {metric} to expect of the best of k "
+    "configurations drawn from those tried, so that many draws are not taken for a better method; the common "
+    "k is the most that every trained method can be compared at.",
+    budget_columns={
+        "method": "Method",
+        "configurations": "Configurations tried",
+        "failed": "Failed",
+        "stopped": "Stopped early",
+        "seconds": "Time of all runs",
+        "draws": "k={draws}",
+        "all": "best of all",
+    },
+    common="{column} (common)",
+    at_least="≥ {duration}",
+    pivot="Validation {metric} by r and alpha",
+    how_pivoted="The best over all other hyperparameters that were tried.",
+    pivot_method="{title}:",
+    pivot_corner="r \\ alpha",
+    cost="Cost of one training",
+    how_priced="Cost: {prices}, over the train time alone; the currency is that of the prices.",
+    priced={"price_per_hour": "{price} an hour", "price_per_kwh": "{price} a kWh of the GPU"},
+    health="Data of {data}: {parts}.",
+    leaked=(
+        "no text is in two splits",
+        "{count} rows of validation and test have a text that is in another split too, so that their scores "
+        "say little about new texts",
+    ),
+    conflicting=(
+        "no text has two labels",
+        "{count} rows have a text that has another label elsewhere, so that one of the two is wrong",
+    ),
+    imbalance="the most frequent label has {ratio:.1f} times the rows of the rarest (train)",
+    truncated="{share:.1f} % of train's texts were cut",
+    semicolon="; ",
+)
+
+CHINESE = Prose(
+    comparisons="方法比较",
+    comparison="{one} 对比 {other}：{points}，{verdict}。",
+    points="{estimate} 个百分点",
+    points_between="{estimate} 个百分点（95% 区间 {low} 至 {high}）",
+    verdicts={
+        "difference": "n={rows} 时存在差异",
+        "seeds": "n={rows} 时存在差异，但不超过随机种子本身造成的波动",
+        "one_seed": "n={rows} 时这两个训练好的模型存在差异；单个种子无法说明方法本身",
+        "none": "n={rows} 时未检出差异",
+    },
+    few_told_apart="：仅 {count} 条文本能区分二者，任何检验都不够",
+    further="另有 {count} 组比较见 comparisons.csv；此处列出与验证集上最佳方法的比较。",
+    left_out="{title} 未参与比较（{reason}）。",
+    how_compared="百分点指测试集准确率之差，取各随机种子的平均值；n 为测试文本数，区间针对测试文本的抽样，"
+    "限于这些已训练的模型。差异须对其他文本成立（精确配对符号翻转检验；单个种子时即 McNemar 检验），也须对"
+    "其他种子成立（Welch 检验），两者均对全部 {count} 组比较作 Holm 校正，水平 5%。F1 分数、p 值及各种子的 "
+    "McNemar 检验见 comparisons.csv。",
+    detectable="以这些测试文本，真实差异约达 {points} 个百分点才有 80% 的功效被检出："
+    "(a √(ψn) + b √(ψ(n + b² - a²))) / (n + b²)，其中 ψ 为能区分两种方法的文本比例，"
+    "a、b 为检验水平和功效对应的正态分位数。",
+    budget="搜索预算",
+    how_drawn="选择时有多少可选。k：从已尝试的配置中抽取 k 个，其最佳验证集{metric}的期望值，"
+    "以免把抽取次数多误认为方法更好；“共有”的 k 是所有训练方法都能比较的最大值。",
+    budget_columns={
+        "method": "方法",
+        "configurations": "已尝试的配置数",
+        "failed": "失败",
+        "stopped": "提前停止",
+        "seconds": "全部运行用时",
+        "draws": "k={draws}",
+        "all": "全部中的最佳",
+    },
+    common="{column}（共有）",
+    at_least="≥ {duration}",
+    pivot="各 r 与 alpha 的验证集{metric}",
+    how_pivoted="取其他已尝试超参数中的最佳值。",
+    pivot_method="{title}：",
+    pivot_corner="r \\ alpha",
+    cost="单次训练成本",
+    how_priced="成本：{prices}，只计训练时间；货币单位与价格相同。",
+    priced={"price_per_hour": "每小时 {price}", "price_per_kwh": "GPU 每千瓦时 {price}"},
+    health="{data} 的数据：{parts}。",
+    leaked=(
+        "没有文本同时出现在两个划分中",
+        "验证集和测试集有 {count} 行的文本也出现在其他划分中，其分数难以说明新文本上的表现",
+    ),
+    conflicting=("没有文本带有两种标签", "{count} 行的文本在别处带有另一种标签，两者必有一错"),
+    imbalance="最常见标签的行数是最罕见标签的 {ratio:.1f} 倍（训练集）",
+    truncated="训练集有 {share:.1f}% 的文本被截断",
+    semicolon="；",
+)

@@ -1,0 +1,204 @@
+"""The sections below the tables: which methods differ, what the choice chose from, and r against alpha."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+
+from bench.report.cells import UNKNOWN, escape_markdown, format_number, to_csv, to_markdown
+from bench.report.comparison import FEWEST_DISCORDANT, Comparison
+from bench.report.evidence import Evidence
+from bench.report.health import Health
+from bench.report.rows import Row, Task
+from bench.report.stats import Difference, expect_best
+from bench.report.text import Text, format_duration
+
+Titles = Mapping[tuple[Task, str | None], str]  # of each table, by task and kind of memory
+
+_MOST_SENTENCES = 15  # all pairs of five methods and a baseline; the rest is in comparisons.csv
+_DRAWS = (1, 3)
+_COMPARISON_COLUMNS = (
+    *("data", "model", "memory_kind", "method", "other_method", "test_texts"),
+    *("accuracy_difference", "accuracy_low", "accuracy_high"),
+    *("f1_macro_difference", "f1_macro_low", "f1_macro_high"),
+    *("texts_told_apart", "discordant_share", "mcnemar_p_by_seed"),
+    *("p_texts", "p_texts_holm", "p_seeds", "p_seeds_holm", "detectable_difference", "verdict"),
+)
+
+
+def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> str:
+    """A sentence for each two methods of a table, and how it came about."""
+    prose, parts = text.prose, []
+    for key, compared in groupby(evidence.comparisons, key=lambda one: (one.one.task, one.one.memory_kind)):
+        members = list(compared)
+        shown = members if len(members) <= _MOST_SENTENCES else _with_leader(members)
+        lines = [_say(one, text) for one in shown]
+        if further := len(members) - len(shown):
+            lines.append(prose.further.format(count=further))
+        parts.append(head(key, titles) + bullets(lines))
+    parts.append(
+        bullets(
+            prose.left_out.format(title=escape_markdown(one.row.title), reason=escape_markdown(one.reason))
+            for one in evidence.left_out
+        )
+    )
+    if evidence.comparisons:
+        notes = [prose.how_compared.format(count=len(evidence.comparisons))]
+        found = [one.detectable for one in evidence.comparisons if one.detectable is not None]
+        if found:
+            ends = dict.fromkeys(f"{100 * end:.1f}" for end in (min(found), max(found)))
+            notes.append(prose.detectable.format(points=text.between.join(ends)))
+        parts += [f"{note}\n" for note in notes]
+    return section(prose.comparisons, parts)
+
+
+def describe_budgets(rows: Sequence[Row], *, titles: Titles, text: Text) -> str:
+    """What each method's best configuration was chosen from, and the best of equally many to be expected."""
+    prose, parts = text.prose, []
+    for key, same in groupby(rows, key=lambda row: (row.task, row.memory_kind)):
+        members = list(same)
+        counts = [len(row.budget.scores) for row in members if row.budget.scores and not row.baseline]
+        common = min(counts, default=1)
+        draws = sorted({*_DRAWS, common} & set(range(1, max(counts, default=1) + 1)))
+        names = dict(prose.budget_columns)
+        header = [names[name] for name in ("method", "configurations", "failed")]
+        stopped = any(row.budget.stopped for row in members)
+        header += [names["stopped"]] * stopped + [names["seconds"]]
+        for count in draws:
+            column = names["draws"].format(draws=count)
+            header.append(prose.common.format(column=column) if count == common else column)
+        lines = [_count(row, draws=draws, stopped=stopped, text=text) for row in members]
+        parts.append(head(key, titles) + to_markdown([*header, names["all"]], lines, left=[0]))
+    metric = _name_metric(rows, text)
+    return section(prose.budget, [prose.how_drawn.format(metric=metric) + "\n", *parts] if parts else [])
+
+
+def _count(row: Row, *, draws: Sequence[int], stopped: bool, text: Text) -> list[str]:
+    budget = row.budget
+    duration = format_duration(budget.seconds, text)
+    spent = text.prose.at_least.format(duration=duration) if budget.untimed else duration
+    scores = [expect_best(budget.scores, count) for count in (*draws, len(budget.scores))]
+    return [
+        escape_markdown(row.title),
+        str(budget.configurations),
+        str(budget.failed),
+        *([str(budget.stopped)] * stopped),
+        spent if budget.untimed < row.runs else UNKNOWN,
+        *(UNKNOWN if score is None else text.percent.format(100 * score) for score in scores),
+    ]
+
+
+def describe_pivots(rows: Sequence[Row], *, titles: Titles, text: Text) -> str:
+    """For each method that varied r or alpha: the best validation score of each pair."""
+    prose, parts = text.prose, []
+    for key, same in groupby(rows, key=lambda row: (row.task, row.memory_kind)):
+        tables = []
+        for row in same:
+            if len(row.budget.pivot) < 2:
+                continue
+            ranks, alphas = (sorted(set(values)) for values in zip(*row.budget.pivot, strict=True))
+            lines = [
+                [format_number(r), *(_percent(row.budget.pivot.get((r, alpha)), text) for alpha in alphas)]
+                for r in ranks
+            ]
+            table = to_markdown([prose.pivot_corner, *map(format_number, alphas)], lines, left=[])
+            tables.append(f"{prose.pivot_method.format(title=escape_markdown(row.title))}\n\n{table}")
+        if tables:
+            parts.append(head(key, titles) + "\n".join(tables))
+    title = prose.pivot.format(metric=_name_metric(rows, text))
+    return section(title, [prose.how_pivoted + "\n", *parts] if parts else [])
+
+
+def describe_health(task: Task, text: Text) -> str:
+    """A note on the task's data, from what its records say; empty if they say nothing."""
+    parts = list(_list_health(task.health, text))
+    if not parts:
+        return ""
+    return text.prose.health.format(data=escape_markdown(task.data), parts=text.prose.semicolon.join(parts))
+
+
+def _list_health(health: Health, text: Text) -> Iterator[str]:
+    prose = text.prose
+    for count, (none, some) in ((health.leaked, prose.leaked), (health.conflicting, prose.conflicting)):
+        if count is not None:
+            yield some.format(count=count) if count else none
+    if health.imbalance is not None:
+        yield prose.imbalance.format(ratio=health.imbalance)
+    if health.truncated is not None:
+        yield prose.truncated.format(share=100 * health.truncated)
+
+
+def render_comparisons(comparisons: Sequence[Comparison]) -> str:
+    """comparisons.csv: every comparison and all that its verdict rests on; columns are names for machines."""
+    lines = []
+    for one in comparisons:
+        by_seed = " ".join(
+            f"{'any' if seed is None else seed}:{p_value:.4g}" for seed, p_value in one.mcnemar.items()
+        )
+        lines.append(
+            [
+                *(one.one.task.data, one.one.task.model, one.one.memory_kind),
+                *(one.one.title, one.other.title, one.rows),
+                *map(_round, (one.accuracy.estimate, one.accuracy.low, one.accuracy.high)),
+                *map(_round, (one.f1_macro.estimate, one.f1_macro.low, one.f1_macro.high)),
+                *(one.told_apart, _round(one.discordant), by_seed),
+                *map(_round, (one.p_texts, one.adjusted_p_texts, one.p_seeds, one.adjusted_p_seeds)),
+                *(_round(one.detectable), one.verdict),
+            ]
+        )
+    return to_csv(_COMPARISON_COLUMNS, lines)
+
+
+def _say(one: Comparison, text: Text) -> str:
+    prose = text.prose
+    verdict = prose.verdicts[one.verdict].format(rows=one.rows)
+    if one.told_apart < FEWEST_DISCORDANT:
+        verdict += prose.few_told_apart.format(count=one.told_apart)
+    return prose.comparison.format(
+        one=escape_markdown(one.one.title),
+        other=escape_markdown(one.other.title),
+        points=_say_points(one.accuracy, text),
+        verdict=verdict,
+    )
+
+
+def _say_points(difference: Difference, text: Text) -> str:
+    if difference.low is None or difference.high is None:
+        return text.prose.points.format(estimate=_points(difference.estimate))
+    ends = (_points(value) for value in (difference.estimate, difference.low, difference.high))
+    return text.prose.points_between.format(**dict(zip(("estimate", "low", "high"), ends, strict=True)))
+
+
+def _points(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:+.1f}"  # + 0.0: never -0.0
+
+
+def _with_leader(members: Sequence[Comparison]) -> list[Comparison]:
+    """Those with the method that has the best validation score."""
+    rows = {one.method: one for pair in members for one in (pair.one, pair.other)}
+    leader = max(rows.values(), key=lambda row: row.validation or 0.0)
+    return [pair for pair in members if leader in (pair.one, pair.other)]
+
+
+def _name_metric(rows: Sequence[Row], text: Text) -> str:
+    return text.metrics[next((row.selection.select_by for row in rows if row.selection), "accuracy")]
+
+
+def _percent(share: float | None, text: Text) -> str:
+    return UNKNOWN if share is None else text.percent.format(100 * share)
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def head(key: tuple[Task, str | None], titles: Titles) -> str:
+    """Which table is meant, where there are several."""
+    return f"### {titles[key]}\n\n" if len(titles) > 1 else ""
+
+
+def bullets(lines: Iterable[str]) -> str:
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def section(title: str, parts: Sequence[str]) -> str:
+    body = "\n".join(part for part in parts if part)
+    return f"## {title}\n\n{body}" if body else ""

@@ -1,0 +1,194 @@
+"""Which methods differ: verdicts on planted differences, and what may not be compared."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from records import make_evidence, make_predictions, make_run
+from scipy import stats
+from sklearn.metrics import f1_score
+
+from bench.report.comparison import Comparison
+from bench.report.rows import build_rows
+from bench.store import Result
+
+ROWS = 2000
+LABELS = ["a", "b", "c"]
+
+
+def plant(
+    accuracies: dict[str, Sequence[float]], *, rows: int = ROWS
+) -> tuple[list[Result], dict[str, pd.DataFrame]]:
+    """Runs of each method, a seed for each accuracy, and their predictions: all find the same texts hard."""
+    random = np.random.default_rng(0)
+    labels, ease = random.integers(len(LABELS), size=rows), random.standard_normal(rows)
+    names = np.array(LABELS, dtype=object)
+    results, predictions = [], {}
+    for method, seeds in accuracies.items():
+        for seed, accuracy in enumerate(seeds):
+            skill = 0.8 * ease + 0.6 * random.standard_normal(rows)
+            right = skill < np.quantile(skill, accuracy)
+            predicted = np.where(right, labels, (labels + random.integers(1, 3, size=rows)) % 3)
+            run = make_run(method, seed=seed, test=float((predicted == labels).mean()))
+            results.append(replace(run, data={"sizes": {"test": rows}}))
+            predictions[run.run_id] = pd.DataFrame(
+                {"split": "test", "id": range(rows), "label": names[labels], "prediction": names[predicted]}
+            )
+    return results, predictions
+
+
+def compare(accuracies: dict[str, Sequence[float]], *, rows: int = ROWS) -> list[Comparison]:
+    results, predictions = plant(accuracies, rows=rows)
+    return list(make_evidence(results, predictions=predictions).comparisons)
+
+
+def test_a_real_difference_is_found() -> None:
+    (found,) = compare({"full": [0.85, 0.851, 0.849], "lora": [0.90, 0.899, 0.901]})
+    assert found.verdict == "difference"
+    assert (found.one.method, found.other.method, found.rows) == ("lora", "full", ROWS)
+    assert found.accuracy.estimate == pytest.approx(0.05, abs=1e-9)
+    assert found.accuracy.low is not None
+    assert found.accuracy.low > 0
+
+
+def test_where_there_is_no_difference_none_is_found() -> None:
+    (found,) = compare({"full": [0.88, 0.881, 0.879], "lora": [0.88, 0.879, 0.881]})
+    assert found.verdict == "none"
+    assert found.accuracy.low is not None
+    assert found.accuracy.high is not None
+    assert found.accuracy.low < 0 < found.accuracy.high
+    assert found.f1_macro.low is not None
+    assert found.f1_macro.high is not None
+    assert found.f1_macro.low < 0 < found.f1_macro.high
+
+
+def test_a_difference_no_larger_than_seeds_make_is_told_apart_from_one() -> None:
+    (found,) = compare({"full": [0.80, 0.88, 0.84], "lora": [0.84, 0.92, 0.88]})
+    assert found.adjusted_p_texts < 0.001
+    assert found.verdict == "seeds"
+
+
+def test_of_one_seed_each_only_the_trained_models_are_judged() -> None:
+    (found,) = compare({"full": [0.80], "lora": [0.88]})
+    assert (found.verdict, found.p_seeds) == ("one_seed", None)
+    (small,) = compare({"full": [0.876], "lora": [0.88]})
+    assert small.verdict == "none"
+
+
+def test_false_alarms_over_many_reports_are_rare() -> None:
+    """Methods that are the same, 3 seeds each: the family of three comparisons alarms in 5 % at most."""
+    random = np.random.default_rng(1)
+    alarms = []
+    for _ in range(40):
+        chances = random.normal(0.85, 0.01, size=(3, 3)).tolist()
+        found = compare(dict(zip(("full", "lora", "qlora"), chances, strict=True)), rows=200)
+        alarms.append(any(one.verdict == "difference" for one in found))
+    assert np.mean(alarms) <= 0.05
+
+
+def test_numbers_are_those_of_scipy_and_scikit_learn() -> None:
+    results, predictions = plant({"full": [0.80, 0.83], "lora": [0.84, 0.88]}, rows=300)
+    (found,) = make_evidence(results, predictions=predictions).comparisons
+    by_method = {
+        method: [predictions[one.run_id] for one in results if one.config["method"]["name"] == method]
+        for method in ("full", "lora")
+    }
+    f1 = {
+        method: np.mean(
+            [f1_score(one["label"], one["prediction"], labels=LABELS, average="macro") for one in frames]
+        )
+        for method, frames in by_method.items()
+    }
+    assert found.f1_macro.estimate == pytest.approx(f1["lora"] - f1["full"])
+    for seed, p_value in found.mcnemar.items():
+        assert seed is not None
+        right = [
+            (by_method[name][seed]["label"] == by_method[name][seed]["prediction"])
+            for name in ("lora", "full")
+        ]
+        discordant = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum())
+        assert p_value == pytest.approx(stats.binomtest(discordant[0], sum(discordant)).pvalue)
+    shares = [
+        np.mean([one["label"] == one["prediction"] for one in frames], axis=0)
+        for frames in by_method.values()
+    ]
+    difference = shares[1] - shares[0]
+    expected = stats.t.interval(0.95, 299, loc=difference.mean(), scale=stats.sem(difference))
+    assert (found.accuracy.low, found.accuracy.high) == pytest.approx(expected)
+    assert found.told_apart == np.count_nonzero(difference.round(9))
+
+
+def test_shared_resamples_make_the_interval_of_f1_as_narrow_as_that_of_accuracy() -> None:
+    (found,) = compare({"full": [0.88], "lora": [0.88]})
+    widths = [one.high - one.low for one in (found.accuracy, found.f1_macro) if one.low is not None]
+    assert widths[1] == pytest.approx(widths[0], rel=0.1)
+
+
+def test_baselines_take_part_through_the_best_of_them_on_validation() -> None:
+    results = [
+        make_run("majority", validation=0.3, test=0.9),
+        make_run("tfidf", validation=0.7, test=0.5),
+        make_run("full"),
+        make_run("lora"),
+    ]
+    pairs = [(one.one.method, one.other.method) for one in make_evidence(results).comparisons]
+    assert pairs == [("full", "tfidf"), ("lora", "tfidf"), ("lora", "full")]
+    tfidf = make_evidence(results).comparisons[0]
+    assert list(tfidf.mcnemar) == [0]  # the one number of a method without randomness is for every seed
+
+
+def test_different_test_sets_are_never_compared() -> None:
+    results = [make_run("full", data="d1"), make_run("lora", data="d2"), make_run("qlora", revision="m2")]
+    assert make_evidence(results).comparisons == []
+
+
+def test_memory_kinds_have_comparisons_of_their_own() -> None:
+    results = [make_run("full", kind="cuda"), make_run("lora", kind="cpu_resident")]
+    assert make_evidence(results).comparisons == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"id": 1}, "its test texts are not those of the other methods"),
+        ({"label": "b"}, "its predictions have an accuracy of"),
+        ({"prediction": "z"}, "hold a label that its record does not"),
+    ],
+)
+def test_what_is_not_of_the_same_texts_is_left_out(change: dict[str, object], reason: str) -> None:
+    results = [make_run("full"), make_run("lora"), make_run("qlora")]
+    predictions = {one.run_id: make_predictions(one) for one in results}
+    changed = predictions[results[0].run_id]
+    for name, value in change.items():
+        changed.loc[0, name] = value if name != "id" else 100_000
+    evidence = make_evidence(results, predictions=predictions)
+    assert [(one.row.method, reason in one.reason) for one in evidence.left_out] == [("full", True)]
+    assert [(one.one.method, one.other.method) for one in evidence.comparisons] == [("qlora", "lora")]
+
+
+def test_the_order_of_predictions_does_not_matter() -> None:
+    results = [make_run("full"), make_run("lora")]
+    predictions = {one.run_id: make_predictions(one) for one in results}
+    last = results[-1].run_id
+    shuffled = {**predictions, last: predictions[last].sample(frac=1, random_state=0)}
+    found, again = (make_evidence(results, predictions=some).comparisons for some in (predictions, shuffled))
+    assert found[0].accuracy == again[0].accuracy
+    assert found[0].f1_macro.estimate == again[0].f1_macro.estimate
+
+
+def test_predictions_that_are_gone_leave_a_method_out_and_nothing_else() -> None:
+    results = [make_run("full"), make_run("lora"), make_run("qlora")]
+    predictions = {one.run_id: make_predictions(one) for one in results[1:]}
+    evidence = make_evidence(results, predictions=predictions)
+    assert [(one.row.method, "No such file" in one.reason) for one in evidence.left_out] == [("full", True)]
+    assert len(evidence.comparisons) == 1
+    assert len(build_rows(results)) == 3
+
+
+def test_too_few_texts_that_tell_two_apart_give_no_interval() -> None:
+    results = [make_run("full", test=1.0), make_run("lora", test=0.99)]
+    (found,) = make_evidence(results).comparisons
+    assert (found.told_apart, found.accuracy.low, found.verdict) == (4, None, "none")
+    assert found.accuracy.estimate == pytest.approx(-0.01)
