@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 
-from bench import checkpoint, metrics, model, provenance, tracking, trainer, weights
+from bench import checkpoint, metrics, model, optimizers, provenance, tracking, trainer, weights
 from bench.config import Config, describe
 from bench.data import Dataset
 from bench.errors import ConfigError, DataError, RunError, StoreError
@@ -35,8 +35,9 @@ def require_device(config: Config) -> torch.device:
     if config.method.estimator in ("tfidf", "majority"):  # scikit-learn's, whose memory no device sees
         return torch.device("cpu")
     if config.method.estimator == "network":
-        model.choose_precision(config.train.precision, device)
-        trainer.require_optimizer(config.train.optimizer, device)
+        precision = model.choose_precision(config.train.precision, device)
+        model.require_attention(config.train.attention, device, precision)
+        optimizers.require_optimizer(config.train.optimizer, device)
     return device
 
 

@@ -1,5 +1,6 @@
 """Ranges of single fields and rules between fields, collected before anything runs."""
 
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -18,6 +19,27 @@ _LONGEST_NAME = 100
 # Statuses after which a run may be trained again.
 RETRIED = ("failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
 
+_IN_BACKWARD = ("train.optimizer_in_backward", True)
+_ROUNDED = ("train.stochastic_rounding", True)
+_NO_HALVING = "a micro-batch halved is made up for by accumulation, which there cannot be; set 0"
+# With the setting at the value the field must be one of these, or this is why not and what to do.
+_NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
+    ("train.weights", "bf16", "train.precision", ("bf16",), "bf16 is what is computed in then; set bf16"),
+    (*_ROUNDED, "train.weights", ("bf16",), "only weights in bf16 are rounded; set bf16"),
+    (*_ROUNDED, "train.optimizer_in_backward", (True,), "it is part of the update in backward; set true"),
+    (*_IN_BACKWARD, "train.gradient_accumulation_steps", (1,), "a gradient is used and freed at once; set 1"),
+    (*_IN_BACKWARD, "train.max_grad_norm", (None,), "clipping needs all gradients at once; set null"),
+    (
+        *_IN_BACKWARD,
+        "train.precision",
+        ("bf16", "fp32"),
+        "fp16, which auto may come to, scales the loss, and all gradients have to be looked at before any "
+        "is used; set bf16",
+    ),
+    (*_IN_BACKWARD, "train.oom_retries", (0,), _NO_HALVING),
+    (*_IN_BACKWARD, "oom_halvings", (0,), _NO_HALVING),
+)
+
 
 def check(config: Config) -> list[str]:
     """Every range and every rule between fields that the configuration breaks, a message each."""
@@ -25,6 +47,7 @@ def check(config: Config) -> list[str]:
         *_check_choices(config),
         *_check_ranges(config),
         *_check_rules(config),
+        *_check_needs(config),
         *_check_names(config),
         *_check_texts(config),
     ]
@@ -45,6 +68,8 @@ def _check_choices(config: Config) -> list[str]:
         "model.source": ("package", "local", "hub"),
         "data.source": ("bbc_headlines", "bbc_news", "files", "hub", "finance8_synthetic"),
         "train.optimizer": ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"),
+        "train.weights": ("fp32", "bf16"),
+        "train.attention": ("auto", "eager", "sdpa", "flash_attention_2"),
         "train.precision": ("auto", "fp32", "bf16", "fp16"),
         "track.mode": ("auto", "online", "offline", "disabled"),
         "sweep.select_by": ("accuracy", "f1_macro"),
@@ -157,6 +182,20 @@ def _check_rules(config: Config) -> list[str]:
         if is_needed and read_field(config, path) in (None, ""):
             faults.append(f"{path}=null: is needed here; give {what}")
     return [*faults, *_check_commits(config)]
+
+
+def _check_needs(config: Config) -> list[str]:
+    """Every pair of settings that cannot go together, with the reason and the way out."""
+    return [
+        f"{path}={_write(found)} with {setting}={_write(value)}: {reason}"
+        for setting, value, path, allowed, reason in _NEEDS
+        if read_field(config, setting) == value and (found := read_field(config, path)) not in allowed
+    ]
+
+
+def _write(value: Any) -> str:
+    """The value as an override has it."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _check_commits(config: Config) -> list[str]:

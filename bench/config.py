@@ -94,7 +94,13 @@ class TrainConfig:
     weight_decay: float
     max_grad_norm: float | None
     optimizer: str  # adamw | adamw_8bit | paged_adamw | paged_adamw_8bit
-    precision: str  # auto | fp32 | bf16 | fp16
+    optimizer_in_backward: (
+        bool  # each weight is updated as soon as its gradient is there, which is then freed
+    )
+    stochastic_rounding: bool  # of the update of weights in bf16, which keeps its mean
+    weights: str  # fp32 | bf16, what trained weights are held in
+    precision: str  # auto | fp32 | bf16 | fp16, what is computed in
+    attention: str  # auto | eager | sdpa | flash_attention_2
     gradient_checkpointing: bool
     group_by_length: bool
     eval_steps: int
@@ -176,6 +182,10 @@ UNCOUNTED_WHEN = (
     ("train.epochs", None, ("train.epochs",)),
     ("train.max_steps", None, ("train.max_steps",)),
     ("train.stop_step", None, ("train.stop_step",)),
+    ("train.optimizer_in_backward", False, ("train.optimizer_in_backward",)),
+    ("train.stochastic_rounding", False, ("train.stochastic_rounding",)),
+    ("train.weights", "fp32", ("train.weights",)),
+    ("train.attention", "auto", ("train.attention",)),
     ("method.estimator", "majority", ("seed", "model", "train", "lora")),
     ("method.estimator", "tfidf", ("seed", "model", "train", "lora")),
     ("method.estimator", "frozen_encoder", ("seed", "lora")),

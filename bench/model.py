@@ -27,9 +27,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from bench.config import Config, LoraConfig, MethodConfig
-from bench.errors import ConfigError, StoreError
+from bench.errors import ConfigError, MissingError, StoreError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -70,6 +71,26 @@ def choose_precision(requested: str, device: torch.device) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
+def require_attention(requested: str, device: torch.device, precision: str) -> None:
+    """Raises an error that says what flash attention lacks here: a package, a device or a precision.
+
+    Raises:
+        ConfigError: the device or the precision does not have it.
+        MissingError: its package is not installed.
+    """
+    if requested != "flash_attention_2":
+        return
+    if device.type != "cuda":
+        raise ConfigError(f"train.attention={requested}: needs a CUDA device; use auto on a CPU")
+    if precision == "fp32":
+        raise ConfigError(f"train.attention={requested}: computes in bf16 or fp16; set train.precision=bf16")
+    if not is_flash_attn_2_available():
+        raise MissingError(
+            f"train.attention={requested}: the package flash-attn (2.3.3 or newer) is not installed; "
+            "install it, or use sdpa, which has kernels of the same kind"
+        )
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The model's own tokenizer, with a pad token even where the model declares none.
 
@@ -96,20 +117,22 @@ def build(
 ) -> Network:
     """The network that the method trains, on its device, its new weights drawn from torch's current seed.
 
-    With ``trainable=all`` the weights stay in fp32 and autocast computes in ``precision``; otherwise the
-    frozen base is held in ``precision`` (or quantised) and what is trained in fp32.
+    What is trained is held in ``train.weights`` and the frozen base in ``precision`` (or quantised); autocast
+    computes in ``precision``.
 
     Raises:
-        ConfigError: the architecture has no classification head here, or no default target modules.
+        ConfigError: the architecture has no classification head here, no default target modules, or not the
+            attention that was asked for.
     """
     method = config.method
     settings = _read_settings(folder, labels, pad_token_id)
     skeleton = _make_skeleton(settings, folder)
     heads = _head_names(skeleton)
-    base, new = _load_weights(method, folder, settings, heads, device=device, precision=precision)
+    _set_attention(settings, skeleton, config.train.attention)
+    base, new = _load_weights(config, folder, settings, heads, device=device, precision=precision)
     if method.quantization != "none" and set(new) > set(heads):
         # What the checkpoint lacks is trained from scratch, so it must not be quantised.
-        base, new = _load_weights(method, folder, settings, new, device=device, precision=precision)
+        base, new = _load_weights(config, folder, settings, new, device=device, precision=precision)
     _require_quantised(base, method)
     choices: dict[str, Any] = {
         "architecture": type(base).__name__,
@@ -127,8 +150,8 @@ def build(
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.rpartition(".")[0] in new)
     for parameter in model.parameters():
-        if parameter.requires_grad and parameter.dtype != torch.float32:
-            parameter.data = parameter.data.float()
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(DTYPES[config.train.weights])
     trainable, total = _count(model, skeleton)
     return Network(model.to(device), trainable, total, choices)
 
@@ -165,7 +188,7 @@ def quantization_config(
 
 
 def _load_weights(
-    method: MethodConfig,
+    config: Config,
     folder: Path,
     settings: PreTrainedConfig,
     new: Sequence[str],
@@ -174,11 +197,12 @@ def _load_weights(
     precision: str,
 ) -> tuple[PreTrainedModel, list[str]]:
     """The checkpoint in memory, and the modules that it lacks, which are ``new`` and perhaps more."""
-    in_fp32 = method.trainable == "all" or precision == "fp32"
+    method = config.method
+    dtype = DTYPES[config.train.weights if method.trainable == "all" else precision]
     model, info = AutoModelForSequenceClassification.from_pretrained(
         folder,
         config=settings,
-        dtype=torch.float32 if in_fp32 else DTYPES[precision],
+        dtype=dtype,
         quantization_config=quantization_config(method, DTYPES[precision], new),
         device_map={"": device} if method.quantization != "none" and device.type == "cuda" else None,
         use_safetensors=True,
@@ -252,6 +276,27 @@ def _make_skeleton(settings: PreTrainedConfig, folder: Path) -> PreTrainedModel:
             f"{folder}: {settings.model_type} has no sequence-classification head in transformers "
             f"({_first_line(error)})"
         ) from None
+
+
+def _set_attention(settings: PreTrainedConfig, skeleton: PreTrainedModel, requested: str) -> None:
+    """Has the model compute attention as requested; auto leaves it to transformers.
+
+    Raises:
+        ConfigError: the architecture has it not.
+    """
+    if requested == "auto":
+        return
+    supported = {
+        "eager": True,
+        "sdpa": skeleton._supports_sdpa,
+        "flash_attention_2": skeleton._supports_flash_attn,
+    }
+    if not supported[requested]:
+        known = ", ".join(name for name, holds in supported.items() if holds)
+        raise ConfigError(
+            f"train.attention={requested}: transformers' {settings.model_type} does not have it; use {known}"
+        )
+    settings._attn_implementation = requested
 
 
 def _head_names(skeleton: PreTrainedModel) -> list[str]:

@@ -14,8 +14,9 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
 
+from bench import optimizers
 from bench.config import TrainConfig
-from bench.errors import ConfigError, RunError
+from bench.errors import RunError
 from bench.measure import Meter
 
 Batch = Mapping[str, torch.Tensor]  # input_ids, attention_mask (rows, length); labels (rows,)
@@ -50,7 +51,7 @@ class Training:
     """A training under way: all that a step changes, and so all that a checkpoint has to keep."""
 
     model: nn.Module
-    optimizer: Any  # accelerate's, around the one that make_optimizer made
+    optimizer: Any  # accelerate's, around optimizers.make_optimizer's
     schedule: LambdaLR
     accelerator: Accelerator
     settings: TrainConfig
@@ -95,7 +96,7 @@ def prepare(model: nn.Module, *, settings: TrainConfig, steps: int, accelerator:
     Raises:
         ConfigError: the optimizer does not work on the device.
     """
-    optimizer = make_optimizer(model, settings, accelerator.device)
+    optimizer = optimizers.make_optimizer(model, settings, accelerator.device)
     schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, steps)
     model, optimizer = accelerator.prepare(model, optimizer)
     losses = torch.zeros((), device=accelerator.device)
@@ -235,35 +236,6 @@ def embed(
             parts.append(((states * weight).sum(1) / weight.sum(1)).cpu().numpy())
             places.append(rows)
     return np.concatenate(parts)[np.argsort(np.concatenate(places))]
-
-
-def require_optimizer(name: str, device: torch.device) -> None:
-    """Raises a ConfigError for a paged optimizer on a CPU, where bitsandbytes would silently not page."""
-    if name.startswith("paged") and device.type == "cpu":
-        raise ConfigError(
-            f"train.optimizer={name}: paging needs a CUDA device; use {name.removeprefix('paged_')} on a CPU"
-        )
-
-
-def make_optimizer(model: nn.Module, settings: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW over what is trained, in torch or in bitsandbytes; biases and norms have no weight decay.
-
-    Raises:
-        ConfigError: the optimizer does not work on the device.
-    """
-    require_optimizer(settings.optimizer, device)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [one for one in trained if one.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [one for one in trained if one.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit, PagedAdamW32bit
-
-    classes = {"adamw_8bit": AdamW8bit, "paged_adamw": PagedAdamW32bit, "paged_adamw_8bit": PagedAdamW8bit}
-    optimizer: torch.optim.Optimizer = classes[settings.optimizer](groups, lr=settings.lr)
-    return optimizer
 
 
 def _require_finite(loss: torch.Tensor, step: int) -> float:

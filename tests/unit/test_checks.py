@@ -20,6 +20,8 @@ CHOICES = {
     "model.source": "package, local, hub",
     "data.source": "bbc_headlines, bbc_news, files, hub, finance8_synthetic",
     "train.optimizer": "adamw, adamw_8bit, paged_adamw, paged_adamw_8bit",
+    "train.weights": "fp32, bf16",
+    "train.attention": "auto, eager, sdpa, flash_attention_2",
     "train.precision": "auto, fp32, bf16, fp16",
     "track.mode": "auto, online, offline, disabled",
     "sweep.select_by": "accuracy, f1_macro",
@@ -75,6 +77,7 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
     "devices": (["tpu", "cpu*0", "0,", "cpu*2,0"], ["cpu*2", "0", "0,1", "cuda"], DEVICES),
     "track.probe_seconds": ([0.0, 31.0, nan], [0.5, 30.0], "must lie in (0, 30]"),
 }
+IN_BACKWARD = "with train.optimizer_in_backward=true"
 HUB_MODEL = {"model.source": "hub", "model.hub_id": "owner/name", "model.revision": COMMIT}
 HUB_DATA = {"data.source": "hub", "data.hub_id": "owner/name", "data.revision": COMMIT}
 MUTABLE = (
@@ -170,6 +173,50 @@ def test_a_number_out_of_range_is_named_with_its_range(compose: Compose, path: s
 )
 def test_a_number_at_the_edge_of_its_range_is_right(compose: Compose, path: str, value: Any) -> None:
     assert check(replace_values(compose(), {path: value})) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"train.weights": "fp32"},
+            "train.weights=fp32 with train.stochastic_rounding=true: only weights in bf16",
+        ),
+        (
+            {"train.gradient_accumulation_steps": 2},
+            f"train.gradient_accumulation_steps=2 {IN_BACKWARD}: a gradient",
+        ),
+        (
+            {"train.max_grad_norm": 1.0},
+            f"train.max_grad_norm=1.0 {IN_BACKWARD}: clipping needs all gradients",
+        ),
+        ({"train.oom_retries": 2}, f"train.oom_retries=2 {IN_BACKWARD}: a micro-batch halved"),
+        ({"oom_halvings": 1}, f"oom_halvings=1 {IN_BACKWARD}: a micro-batch halved"),
+        (
+            {"train.weights": "fp32", "train.stochastic_rounding": False, "train.precision": "fp16"},
+            f"train.precision=fp16 {IN_BACKWARD}: fp16, which auto may come to, scales the loss",
+        ),
+        (
+            {"train.optimizer_in_backward": False},
+            "train.optimizer_in_backward=false with train.stochastic_rounding=true: it is part of the update",
+        ),
+        (
+            {
+                "train.optimizer_in_backward": False,
+                "train.stochastic_rounding": False,
+                "train.precision": "auto",
+            },
+            "train.precision=auto with train.weights=bf16: bf16 is what is computed in then; set bf16",
+        ),
+    ],
+)
+def test_what_full_fine_tuning_in_24_gb_does_without(
+    compose: Compose, values: dict[str, Any], message: str
+) -> None:
+    config = compose("method=full", "train=full_24gb")
+    assert check(config) == []
+    (fault,) = check(replace_values(config, values))
+    assert fault.startswith(message)
 
 
 @pytest.mark.parametrize(("values", "message"), RULES, ids=[message[:40] for _, message in RULES])

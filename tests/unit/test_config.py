@@ -116,6 +116,22 @@ def test_a_run_that_stops_early_is_another_run(compose: Compose) -> None:
     assert "stop_step" not in identify(compose(), data_fingerprint="", model_revision="").canonical["train"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train.optimizer_in_backward=true",
+        "train.stochastic_rounding=true",
+        "train.weights=bf16",
+        "train.attention=eager",
+    ],
+)
+def test_a_saving_of_memory_counts_once_it_is_chosen(compose: Compose, line: str) -> None:
+    """Runs from before the setting was there keep their ids."""
+    name = line.partition("=")[0].removeprefix("train.")
+    assert name not in identify(compose(), data_fingerprint="", model_revision="").canonical["train"]
+    assert run_id(compose(line)) != run_id(compose())
+
+
 def test_data_and_model_count_by_content(compose: Compose) -> None:
     lora = compose("method=lora")
     ids = {run_id(lora), run_id(lora, data="other texts"), run_id(lora, model="other weights")}
