@@ -8,13 +8,25 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from bench import checkpoint, metrics, model, optimizers, provenance, tracking, trainer, weights
+from bench import (
+    checkpoint,
+    metrics,
+    model,
+    optimizers,
+    parallel,
+    processes,
+    provenance,
+    tracking,
+    trainer,
+    weights,
+)
 from bench.config import Config, describe
 from bench.data import Dataset
 from bench.errors import ConfigError, DataError, RunError, StoreError
@@ -38,6 +50,7 @@ def require_device(config: Config) -> torch.device:
         precision = model.choose_precision(config.train.precision, device)
         model.require_attention(config.train.attention, device, precision)
         optimizers.require_optimizer(config.train.optimizer, device)
+        parallel.require_processes(config.train, device, precision)
     return device
 
 
@@ -111,14 +124,10 @@ def attempt(
 
     fitted, predictions, error = None, None, None
     try:
-        fitted = fit(
-            config,
-            dataset,
-            model_folder=model_folder,
-            run_folder=store.run_folder(started.run_id),
-            meter=meter,
-            log=log,
-        )
+        folders = {"model_folder": model_folder, "run_folder": store.run_folder(started.run_id)}
+        count = config.train.processes if config.method.estimator == "network" else 1
+        with processes.gather(count, meter.device, partial(_follow, config, dataset, **folders)):
+            fitted = fit(config, dataset, **folders, meter=meter, log=log)
         with meter.phase("save"):
             predictions = metrics.predictions_frame(fitted.probabilities, dataset)
             store.write_predictions(started.run_id, predictions)
@@ -139,6 +148,12 @@ def attempt(
     if isinstance(error, KeyboardInterrupt | SystemExit | StoreError):
         raise error
     return result
+
+
+def _follow(config: Config, dataset: Dataset, *, model_folder: Path, run_folder: Path) -> None:
+    """What a run's further processes do: all that the run does, but for writing it down."""
+    meter = Meter(require_device(config))
+    fit(config, dataset, model_folder=model_folder, run_folder=run_folder, meter=meter, log=lambda *_: None)
 
 
 def _explain_full_disk(error: BaseException) -> BaseException:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.config import Config, read_field
+from bench.config import Config, TrainConfig, read_field
 from bench.errors import ConfigError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -22,6 +22,24 @@ RETRIED = ("failed", "oom", "diverged", "timeout", "interrupted", "crashed", "in
 _IN_BACKWARD = ("train.optimizer_in_backward", True)
 _ROUNDED = ("train.stochastic_rounding", True)
 _NO_HALVING = "a micro-batch halved is made up for by accumulation, which there cannot be; set 0"
+_TOGETHER = tuple(("train.distributed", way) for way in ("ddp", "fsdp2", "deepspeed_zero2"))
+_ONE_STATE = "a checkpoint is of one process, with its random numbers; set null"
+_ALONE: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("train.optimizer_in_backward", (False,), "gradients are averaged over processes first; set false"),
+    ("train.checkpoint_steps", (None,), _ONE_STATE),
+    ("train.stop_step", (None,), _ONE_STATE),
+    ("resume_from", (None,), _ONE_STATE),
+    ("sweep.strategy", ("grid",), "halving goes on from checkpoints, which are of one process; set grid"),
+)
+_UNSHARDED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("train.optimizer", ("adamw",), "states in 8 bits or paged cannot be cut up; set adamw, or use ddp"),
+    ("train.weights", ("fp32",), "the optimizer needs weights in fp32; set fp32, or use ddp"),
+    (
+        "method.quantization",
+        ("none",),
+        "4-bit and 8-bit weights have constants that cannot be cut up; use ddp",
+    ),
+)
 # With the setting at the value the field must be one of these, or this is why not and what to do.
 _NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
     ("train.weights", "bf16", "train.precision", ("bf16",), "bf16 is what is computed in then; set bf16"),
@@ -38,6 +56,9 @@ _NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
     ),
     (*_IN_BACKWARD, "train.oom_retries", (0,), _NO_HALVING),
     (*_IN_BACKWARD, "oom_halvings", (0,), _NO_HALVING),
+    ("train.distributed", "none", "train.processes", (1,), "say how they train together; set ddp or fsdp2"),
+    *((*way, *rule) for way in _TOGETHER for rule in _ALONE),
+    *((*way, *rule) for way in _TOGETHER[1:] for rule in _UNSHARDED),
 )
 
 
@@ -48,6 +69,7 @@ def check(config: Config) -> list[str]:
         *_check_ranges(config),
         *_check_rules(config),
         *_check_needs(config),
+        *_check_processes(config.train),
         *_check_names(config),
         *_check_texts(config),
     ]
@@ -70,6 +92,7 @@ def _check_choices(config: Config) -> list[str]:
         "train.optimizer": ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"),
         "train.weights": ("fp32", "bf16"),
         "train.attention": ("auto", "eager", "sdpa", "flash_attention_2"),
+        "train.distributed": ("none", "ddp", "fsdp2", "deepspeed_zero2"),
         "train.precision": ("auto", "fp32", "bf16", "fp16"),
         "track.mode": ("auto", "online", "offline", "disabled"),
         "sweep.select_by": ("accuracy", "f1_macro"),
@@ -94,6 +117,7 @@ def _check_ranges(config: Config) -> list[str]:
         "train.epochs": (lambda v: v is None or 0 < v < math.inf, positive + ", or null"),
         "train.micro_batch_size": (lambda v: v >= 1, count),
         "train.gradient_accumulation_steps": (lambda v: v >= 1, count),
+        "train.processes": (lambda v: v >= 1, count),
         "train.max_length": (lambda v: v >= 4, "must be at least 4 tokens"),
         "train.warmup_steps": (lambda v: v >= 0, "must be 0 or more"),
         "train.weight_decay": (lambda v: 0 <= v < math.inf, "must be 0 or more"),
@@ -191,6 +215,21 @@ def _check_needs(config: Config) -> list[str]:
         for setting, value, path, allowed, reason in _NEEDS
         if read_field(config, setting) == value and (found := read_field(config, path)) not in allowed
     ]
+
+
+def _check_processes(train: TrainConfig) -> list[str]:
+    """The micro-batches of a step are shared out, so that all processes must get as many."""
+    count, steps = train.processes, train.gradient_accumulation_steps
+    if train.distributed != "none" and count == 1:
+        return [
+            f"train.processes=1 with train.distributed={train.distributed}: must be at least 2, or set none"
+        ]
+    if count >= 1 and steps % count:
+        return [
+            f"train.gradient_accumulation_steps={steps}: must be a multiple of train.processes={count}, that "
+            "share its micro-batches out; for the same batch raise it and lower train.micro_batch_size"
+        ]
+    return []
 
 
 def _write(value: Any) -> str:

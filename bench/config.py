@@ -102,6 +102,8 @@ class TrainConfig:
     precision: str  # auto | fp32 | bf16 | fp16, what is computed in
     attention: str  # auto | eager | sdpa | flash_attention_2
     gradient_checkpointing: bool
+    distributed: str  # none | ddp | fsdp2 | deepspeed_zero2, how processes train one model
+    processes: int  # which share the micro-batches of a step out
     group_by_length: bool
     eval_steps: int
     eval_batch_size: int
@@ -186,6 +188,7 @@ UNCOUNTED_WHEN = (
     ("train.stochastic_rounding", False, ("train.stochastic_rounding",)),
     ("train.weights", "fp32", ("train.weights",)),
     ("train.attention", "auto", ("train.attention",)),
+    ("train.distributed", "none", ("train.distributed", "train.processes")),
     ("method.estimator", "majority", ("seed", "model", "train", "lora")),
     ("method.estimator", "tfidf", ("seed", "model", "train", "lora")),
     ("method.estimator", "frozen_encoder", ("seed", "lora")),

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import set_seed
 
-from bench import baselines, checkpoint, metrics, model, state, tokens, trainer, weights
+from bench import baselines, checkpoint, metrics, model, parallel, state, tokens, trainer, weights
 from bench.config import Config, TrainConfig, identify, replace_values
 from bench.data import Dataset
 from bench.errors import ConfigError, StoreError
@@ -83,17 +83,21 @@ def _fit_network(
     """Trains the network, from its newest checkpoint if it has one, and evaluates its best state."""
     settings = config.train
     precision = model.choose_precision(settings.precision, meter.device)
-    accelerator = trainer.make_accelerator(meter.device, precision)
-    splits, padding = _tokenise(config, dataset, model_folder=model_folder, meter=meter)
+    accelerator = trainer.make_accelerator(meter.device, precision, parallel.plug_in(settings, precision))
+    with accelerator.main_process_first():  # the others find its tokens on the disk
+        splits, padding = _tokenise(config, dataset, model_folder=model_folder, meter=meter)
     with meter.phase("load"):
         network = model.build(
             config,
             folder=model_folder,
             labels=dataset.labels,
             pad_token_id=padding.token_id,
-            device=meter.device,
+            # What is sharded need not fit on one device.
+            device=torch.device("cpu") if settings.distributed == "fsdp2" else meter.device,
             precision=precision,
         )
+    if rank := accelerator.process_index:  # the same weights as the first process, but dropout of its own
+        torch.manual_seed(config.seed + (rank << 32))
 
     def predict(split: str) -> npt.NDArray[np.float64]:
         batches = tokens.eval_batches(splits[split], batch_size=settings.eval_batch_size, padding=padding)
@@ -114,6 +118,7 @@ def _fit_network(
     )
     progress = training.progress
     with meter.phase("save"):
+        accelerator.wait_for_everyone()  # above all for the first process, which writes
         model.load_trained(network.model, run_folder / BEST)
     with meter.phase("eval"):
         probabilities = {split: predict(split) for split in EVALUATED}
@@ -123,6 +128,7 @@ def _fit_network(
         parameters={"trainable": network.trainable_parameters, "total": network.total_parameters},
         model={
             **network.choices,
+            "processes": settings.processes,  # memory, energy and history are the first one's
             "steps": progress.steps,
             "best_step": progress.best_step,
             "resumed_from_step": resumed,  # the times of a run that was interrupted are less exact
@@ -149,8 +155,10 @@ def _train(
 ) -> int | None:
     """Trains to the end or to stop_step, from the newest checkpoint if there is one: its step."""
     settings = config.train
-    with meter.phase("save"):
-        resumed = _resume(training, config, run_folder=run_folder, lineage=lineage, meter=meter)
+    resumed, network = None, training.accelerator.unwrap_model(training.model)
+    if settings.distributed == "none":
+        with meter.phase("save"):
+            resumed = _resume(training, config, run_folder=run_folder, lineage=lineage, meter=meter)
     for row in training.progress.history:  # this attempt's record is of the whole training
         log({name: value for name, value in row.items() if name != "step"}, int(row["step"] or 0))
     trainer.train(
@@ -168,7 +176,9 @@ def _train(
         meter=meter,
         validate=validate,
         select_by=config.sweep.select_by,
-        save_best=lambda: model.save_trained(training.model, run_folder / BEST),
+        save_best=lambda: model.save_trained(
+            network, run_folder / BEST, writes=training.accelerator.is_main_process
+        ),
         save_checkpoint=lambda: _save_checkpoint(
             training, run_folder=run_folder, lineage=lineage, meter=meter
         ),

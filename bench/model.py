@@ -29,6 +29,7 @@ from transformers import (
 )
 from transformers.utils.import_utils import is_flash_attn_2_available
 
+from bench import parallel
 from bench.config import Config, LoraConfig, MethodConfig
 from bench.errors import ConfigError, MissingError, StoreError
 
@@ -219,13 +220,18 @@ def _load_weights(
     return model, sorted({*new, *missing})
 
 
-def save_trained(model: nn.Module, path: Path) -> None:
+def save_trained(model: nn.Module, path: Path, *, writes: bool = True) -> None:
     """Writes the weights that are trained, and no others, to a safetensors file, at once.
+
+    Where processes have a part of them each, all must call this, and one of them ``writes``.
 
     Raises:
         StoreError: the disk refused it; a file that was there stays.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in _trained(model).items()}
+    whole = ((name, parallel.whole(value.detach())) for name, value in _trained(model).items())
+    tensors = {name: value.cpu().contiguous() for name, value in whole if writes}
+    if not writes:
+        return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".writing-{path.name}.")
     os.close(handle)
     try:
@@ -241,7 +247,7 @@ def load_trained(model: nn.Module, path: Path) -> None:
     saved = load_file(path)
     with torch.no_grad():
         for name, parameter in _trained(model).items():
-            parameter.copy_(saved[name])
+            parameter.copy_(parallel.spread(saved[name], parameter))
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -141,10 +141,12 @@ def _decide_tracking(config: Config) -> Mode:
 
 
 def _name_device(config: Config) -> Config:
-    """The configuration with one device for this one run: of ``cpu*2`` the CPU, of ``0,1`` the first GPU."""
-    first = re.split(r"[*,]", config.devices)[0]
+    """The configuration with one device for this one run: of ``cpu*2`` the CPU, of ``0,1`` the first GPU,
+    or as many as it has processes.
+    """
+    first, *more = re.split(r"[*,]", config.devices)
     if first.isdigit():
-        os.environ["CUDA_VISIBLE_DEVICES"] = first
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join([first, *more][: config.train.processes])
         first = "cuda"
     return dataclasses.replace(config, devices=first)
 

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin
 from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
 
-from bench import optimizers
+from bench import optimizers, parallel
 from bench.config import TrainConfig
 from bench.errors import RunError
 from bench.measure import Meter
@@ -56,7 +57,9 @@ class Training:
     accelerator: Accelerator
     settings: TrainConfig
     steps: int  # of the whole schedule
-    losses: torch.Tensor  # the sum since the last row with a loss; read only there
+    losses: (
+        torch.Tensor
+    )  # the sum since the last row with a loss; read only there, where processes add theirs
     progress: Progress = field(default_factory=Progress)
 
     def evaluates_at(self, step: int) -> bool:
@@ -80,14 +83,19 @@ class Training:
         Raises:
             DivergedError: it is NaN or infinite.
         """
-        return _require_finite(
-            self.losses / (self.progress.steps - self.progress.logged), self.progress.steps
-        )
+        losses = self.accelerator.reduce(self.losses, reduction="sum")
+        return _require_finite(losses / (self.progress.steps - self.progress.logged), self.progress.steps)
 
 
-def make_accelerator(device: torch.device, precision: str) -> Accelerator:
+def make_accelerator(
+    device: torch.device, precision: str, plugin: DeepSpeedPlugin | None = None
+) -> Accelerator:
     """accelerate for this device and precision; it scales the loss where fp16 needs that."""
-    return Accelerator(cpu=device.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision={"fp32": "no"}.get(precision, precision),
+        deepspeed_plugin=plugin,
+    )
 
 
 def prepare(model: nn.Module, *, settings: TrainConfig, steps: int, accelerator: Accelerator) -> Training:
@@ -96,9 +104,13 @@ def prepare(model: nn.Module, *, settings: TrainConfig, steps: int, accelerator:
     Raises:
         ConfigError: the optimizer does not work on the device.
     """
+    if settings.distributed == "fsdp2":
+        parallel.shard(model, accelerator.device)
     optimizer = optimizers.make_optimizer(model, settings, accelerator.device)
     schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, steps)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = parallel.wrap(
+        model, optimizer, distributed=settings.distributed, accelerator=accelerator
+    )
     losses = torch.zeros((), device=accelerator.device)
     return Training(model, optimizer, schedule, accelerator, settings, steps, losses)
 
@@ -187,15 +199,20 @@ def take_step(
     *,
     max_grad_norm: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """One optimizer step over the micro-batches: its loss and the norm of its gradients, on the device."""
+    """One optimizer step over the micro-batches: its loss and the norm of its gradients, on the device.
+
+    Processes share the micro-batches out, and the loss is of this one's part of them.
+    """
     rows = sum(len(batch["labels"]) for batch in micro_batches)
     total = torch.zeros((), device=accelerator.device)
-    for batch in micro_batches:
+    part = list(parallel.share(micro_batches, accelerator))
+    for number, batch in enumerate(part, start=1):
         inputs = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         labels = inputs.pop("labels")
-        logits = model(**inputs).logits.float()  # (rows, labels)
-        loss = functional.cross_entropy(logits, labels, reduction="sum") / rows
-        accelerator.backward(loss)
+        with parallel.synchronised(model, accelerator, now=number == len(part)):
+            logits = model(**inputs).logits.float()  # (rows, labels)
+            loss = functional.cross_entropy(logits, labels, reduction="sum") / rows
+            parallel.backward(loss, accelerator)
         total += loss.detach()
     norm = None
     if max_grad_norm is not None:
@@ -208,18 +225,25 @@ def take_step(
 def predict(
     model: nn.Module, batches: Iterator[tuple[npt.NDArray[Any], Batch]], *, accelerator: Accelerator
 ) -> npt.NDArray[np.float64]:
-    """Each row's probabilities in the split's order, (rows, labels); a batch says which rows it holds."""
+    """Each row's probabilities in the split's order, (rows, labels); a batch says which rows it holds.
+
+    Processes share the batches out, and each gets all the probabilities.
+    """
     model.eval()
-    places, parts = [], []
+    parts = []
     with torch.inference_mode(), accelerator.autocast():
-        for rows, batch in batches:
+        for rows, batch in parallel.share(batches, accelerator):
             inputs = {
                 name: tensor.to(accelerator.device) for name, tensor in batch.items() if name != "labels"
             }
-            parts.append(functional.softmax(model(**inputs).logits.double(), dim=-1).cpu().numpy())
-            places.append(rows)
-    order = np.argsort(np.concatenate(places))
-    return np.concatenate(parts)[order]
+            logits = model(**inputs).logits.double()  # (rows, labels)
+            parts.append((rows, functional.softmax(logits, dim=-1).cpu().numpy()))
+    found = {
+        int(row): one
+        for rows, values in parallel.collect(parts)
+        for row, one in zip(rows, values, strict=True)
+    }
+    return np.stack([found[row] for row in sorted(found)])
 
 
 def embed(

@@ -132,6 +132,13 @@ def test_a_saving_of_memory_counts_once_it_is_chosen(compose: Compose, line: str
     assert run_id(compose(line)) != run_id(compose())
 
 
+def test_how_processes_train_together_counts_once_there_are_several(compose: Compose) -> None:
+    alone = identify(compose(), data_fingerprint="", model_revision="").canonical["train"]
+    assert not {"distributed", "processes"} & set(alone)
+    assert run_id(compose("train=ddp")) != run_id(compose("train=fsdp2"))
+    assert run_id(compose("train=ddp")) != run_id(compose("train=ddp", "train.processes=1"))
+
+
 def test_data_and_model_count_by_content(compose: Compose) -> None:
     lora = compose("method=lora")
     ids = {run_id(lora), run_id(lora, data="other texts"), run_id(lora, model="other weights")}
