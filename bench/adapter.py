@@ -17,8 +17,9 @@ from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from bench.config import Config, LoraConfig, MethodConfig, uses_lora
+from bench.config import Config, LoraConfig, MethodConfig
 from bench.errors import ConfigError
+from bench.identity import uses_lora
 
 _TASKS = {"sequence_classification": "SEQ_CLS", "label_likelihood": "CAUSAL_LM"}  # PEFT's names
 _DEFAULT_TARGETS: dict[peft.PeftType, dict[str, Any]] = {  # PEFT's choice of modules by architecture

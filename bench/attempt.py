@@ -7,18 +7,31 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from bench import checkpoint, metrics, model, provenance, tracking, trainer, weights
-from bench.config import Config, describe
+from bench import (
+    checkpoint,
+    metrics,
+    optimizers,
+    parallel,
+    processes,
+    provenance,
+    tracking,
+    trainer,
+    weights,
+)
+from bench.config import Config
 from bench.data import Dataset
+from bench.device import choose_device, choose_precision, limit_memory, require_attention
 from bench.errors import ConfigError, DataError, RunError, StoreError
 from bench.fit import EARLIER, Fitted, fit, score_all
+from bench.identity import describe
 from bench.measure import Meter
 from bench.redaction import redact
 from bench.store import Result, Store, now
@@ -29,29 +42,17 @@ _log = logging.getLogger("bench")
 
 def require_device(config: Config) -> torch.device:
     """The device that the run will use, or a ConfigError that says what this machine cannot do."""
-    device = model.choose_device(config.devices)
+    device = choose_device(config.devices)
     if config.device_memory_gib is not None:
         limit_memory(device, config.device_memory_gib)
     if config.method.estimator in ("tfidf", "majority"):  # scikit-learn's, whose memory no device sees
         return torch.device("cpu")
     if config.method.estimator == "network":
-        model.choose_precision(config.train.precision, device)
-        trainer.require_optimizer(config.train.optimizer, device)
+        precision = choose_precision(config.train.precision, device)
+        require_attention(config.train.attention, device, precision)
+        optimizers.require_optimizer(config.train.optimizer, device)
+        parallel.require_processes(config.train, device, precision)
     return device
-
-
-def limit_memory(device: torch.device, gib: float) -> None:
-    """Lets this process take so much of the device's memory, so that a large card stands for a smaller one.
-
-    Raises:
-        ConfigError: the device has no such limit, or less memory.
-    """
-    if device.type != "cuda":
-        raise ConfigError(f"device_memory_gib={gib:g}: only a CUDA device's memory can be limited; use null")
-    total = torch.cuda.get_device_properties(device).total_memory
-    if gib * 2**30 > total:
-        raise ConfigError(f"device_memory_gib={gib:g}: this device has {total / 2**30:.1f} GiB; ask for less")
-    torch.cuda.set_per_process_memory_fraction(gib * 2**30 / total, device)
 
 
 @contextlib.contextmanager
@@ -110,14 +111,12 @@ def attempt(
 
     fitted, predictions, error = None, None, None
     try:
-        fitted = fit(
-            config,
-            dataset,
-            model_folder=model_folder,
-            run_folder=store.run_folder(started.run_id),
-            meter=meter,
-            log=log,
+        fit_here = partial(
+            fit, config, dataset, model_folder=model_folder, run_folder=store.run_folder(started.run_id)
         )
+        count = config.train.processes if config.method.estimator == "network" else 1
+        with processes.gather(count, meter.device, partial(_follow, config, fit_here)):
+            fitted = fit_here(meter=meter, log=log)
         with meter.phase("save"):
             predictions = metrics.predictions_frame(fitted.probabilities, dataset)
             store.write_predictions(started.run_id, predictions)
@@ -138,6 +137,11 @@ def attempt(
     if isinstance(error, KeyboardInterrupt | SystemExit | StoreError):
         raise error
     return result
+
+
+def _follow(config: Config, fit_here: Callable[..., Fitted]) -> None:
+    """What a run's further processes do: all that the run does, but for writing it down."""
+    fit_here(meter=Meter(require_device(config)), log=lambda *_: None)
 
 
 def _explain_full_disk(error: BaseException) -> BaseException:

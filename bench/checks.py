@@ -1,13 +1,15 @@
 """Ranges of single fields and rules between fields, collected before anything runs."""
 
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.config import Config, MethodConfig, read_field, uses_lora
+from bench.config import Config, MethodConfig, TrainConfig, read_field
 from bench.errors import ConfigError
-from bench.reporting import ArticleConfig
+from bench.identity import uses_lora
+from bench.reporting import check_report
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
@@ -23,17 +25,60 @@ _NEEDS_TEXTS = ("eva", "corda", "lora_ga")  # starts for which PEFT must see the
 # Statuses after which a run may be trained again.
 RETRIED = ("failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
 
+_IN_BACKWARD = ("train.optimizer_in_backward", True)
+_ROUNDED = ("train.stochastic_rounding", True)
+_NO_HALVING = "a micro-batch halved is made up for by accumulation, which there cannot be; set 0"
+_TOGETHER = tuple(("train.distributed", way) for way in ("ddp", "fsdp2", "deepspeed_zero2"))
+_ONE_STATE = "a checkpoint is of one process, with its random numbers; set null"
+_ALONE: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("train.optimizer_in_backward", (False,), "gradients are averaged over processes first; set false"),
+    ("train.checkpoint_steps", (None,), _ONE_STATE),
+    ("train.stop_step", (None,), _ONE_STATE),
+    ("resume_from", (None,), _ONE_STATE),
+    ("sweep.strategy", ("grid",), "halving goes on from checkpoints, which are of one process; set grid"),
+)
+_UNSHARDED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("train.optimizer", ("adamw",), "states in 8 bits or paged cannot be cut up; set adamw, or use ddp"),
+    ("train.weights", ("fp32",), "the optimizer needs weights in fp32; set fp32, or use ddp"),
+    (
+        "method.quantization",
+        ("none",),
+        "4-bit and 8-bit weights have constants that cannot be cut up; use ddp",
+    ),
+)
+# With the setting at the value the field must be one of these, or this is why not and what to do.
+_NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
+    ("train.weights", "bf16", "train.precision", ("bf16",), "bf16 is what is computed in then; set bf16"),
+    (*_ROUNDED, "train.weights", ("bf16",), "only weights in bf16 are rounded; set bf16"),
+    (*_ROUNDED, "train.optimizer_in_backward", (True,), "it is part of the update in backward; set true"),
+    (*_IN_BACKWARD, "train.gradient_accumulation_steps", (1,), "a gradient is used and freed at once; set 1"),
+    (*_IN_BACKWARD, "train.max_grad_norm", (None,), "clipping needs all gradients at once; set null"),
+    (
+        *_IN_BACKWARD,
+        "train.precision",
+        ("bf16", "fp32"),
+        "fp16, which auto may come to, scales the loss, and all gradients have to be looked at before any "
+        "is used; set bf16",
+    ),
+    (*_IN_BACKWARD, "train.oom_retries", (0,), _NO_HALVING),
+    (*_IN_BACKWARD, "oom_halvings", (0,), _NO_HALVING),
+    ("train.distributed", "none", "train.processes", (1,), "say how they train together; set ddp or fsdp2"),
+    *((*way, *rule) for way in _TOGETHER for rule in _ALONE),
+    *((*way, *rule) for way in _TOGETHER[1:] for rule in _UNSHARDED),
+)
+
 
 def check(config: Config) -> list[str]:
     """Every range and every rule between fields that the configuration breaks, a message each."""
     return [
         *_check_choices(config),
         *_check_ranges(config),
-        *_check_prices(config),
         *_check_rules(config),
+        *_check_needs(config),
+        *_check_processes(config.train),
         *_check_names(config),
         *_check_texts(config),
-        *_check_article(config.report.article),
+        *check_report(config.report),
     ]
 
 
@@ -54,6 +99,9 @@ def _check_choices(config: Config) -> list[str]:
         "model.weights": ("saved", "random"),
         "data.source": ("bbc_headlines", "bbc_news", "files", "hub", "finance8_synthetic"),
         "train.optimizer": ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"),
+        "train.weights": ("fp32", "bf16"),
+        "train.attention": ("auto", "eager", "sdpa", "flash_attention_2"),
+        "train.distributed": ("none", "ddp", "fsdp2", "deepspeed_zero2"),
         "train.precision": ("auto", "fp32", "bf16", "fp16"),
         "track.mode": ("auto", "online", "offline", "disabled"),
         "sweep.select_by": ("accuracy", "f1_macro"),
@@ -66,104 +114,11 @@ def _check_choices(config: Config) -> list[str]:
     ]
 
 
-def _check_article(article: ArticleConfig) -> list[str]:
-    """What a report can read of the article's claims and advice."""
-    methods = [one.method for one in article.table]
-    values = [
-        *(
-            ("claims.measure", one.measure, ("memory", "accuracy", "train_time", "trainable"))
-            for one in article.claims
-        ),
-        *(("claims.bounds", one.bounds, ("both", "low", "high")) for one in article.claims),
-        *(("claims.needs", need, ("model", "data", "card")) for one in article.claims for need in one.needs),
-        *(("claims.method", one.method, methods) for one in article.claims),
-        *(("claims.against", one.against, methods) for one in article.claims if one.measure != "trainable"),
-        *(("advice.case", one.case, ("above", "below", "quality", "speed")) for one in article.advice),
-    ]
-    faults = [
-        f"report.article.{name}={value}: must be one of {', '.join(choices)}"
-        for name, value, choices in values
-        if value not in choices
-    ]
-    for one in article.advice:
-        if (one.memory_gb is not None) != (one.case in ("above", "below")):
-            faults.append(
-                f"report.article.advice.memory_gb={one.memory_gb}: belongs to the cases above and below"
-            )
-    return faults
-
-
 def _check_ranges(config: Config) -> list[str]:
-    positive = "must be a positive number"
-    count = "must be at least 1"
-    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "lora.r": (lambda v: v >= 1, "rank must be at least 1; use method=full to train without an adapter"),
-        "lora.alpha": (lambda v: 0 < v < math.inf, positive),
-        "lora.dropout": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
-        "method.loraplus_lr_ratio": (
-            lambda v: v is None or 0 < v < math.inf,
-            positive + ", for example 16, or null for one learning rate",
-        ),
-        "train.lr": (lambda v: 0 < v < math.inf, positive + ", for example 1e-4"),
-        "train.max_steps": (lambda v: v is None or v >= 1, count + ", or null to train by train.epochs"),
-        "train.epochs": (lambda v: v is None or 0 < v < math.inf, positive + ", or null"),
-        "train.micro_batch_size": (lambda v: v >= 1, count),
-        "train.gradient_accumulation_steps": (lambda v: v >= 1, count),
-        "train.max_length": (lambda v: v >= 4, "must be at least 4 tokens"),
-        "train.warmup_steps": (lambda v: v >= 0, "must be 0 or more"),
-        "train.weight_decay": (lambda v: 0 <= v < math.inf, "must be 0 or more"),
-        "train.max_grad_norm": (
-            lambda v: v is None or 0 < v < math.inf,
-            positive + ", or null to clip nothing",
-        ),
-        "train.eval_steps": (lambda v: v >= 1, count),
-        "train.eval_batch_size": (lambda v: v >= 1, count),
-        "train.log_steps": (lambda v: v >= 1, count),
-        "train.checkpoint_steps": (lambda v: v is None or v >= 1, count + ", or null for no checkpoints"),
-        "train.stop_step": (lambda v: v is None or v >= 1, count + ", or null to train to the end"),
-        "resume_from": (
-            lambda v: v is None or _RUN_ID.fullmatch(v) is not None,
-            "must be a run_id, 12 hexadecimal digits, or null; `bench status` lists them",
-        ),
-        "data.train_size": (_is_size, "must be null, a share in (0, 1) or a number of rows"),
-        "data.validation_size": (_is_size, "must be a share in (0, 1) or a number of rows"),
-        "data.test_size": (_is_size, "must be a share in (0, 1) or a number of rows"),
-        "data.split_seed": (_is_seed, "must lie in [0, 2**32)"),
-        "seed": (_is_seed, "must lie in [0, 2**32)"),
-        "model.template": (
-            lambda v: v.count("{text}") == 1,
-            "must hold {text} once, where the text goes",
-        ),
-        "train.oom_retries": (lambda v: v >= 0, "must be 0 or more"),
-        "oom_halvings": (lambda v: v >= 0, "must be 0 or more"),
-        "devices": (
-            lambda v: re.fullmatch(r"auto|cuda|cpu(\*[1-9]\d*)?|\d+(,\d+)*", v) is not None,
-            "must be auto, cpu, cuda, cpu*N (N runs at once) or the numbers of GPUs, 0,1",
-        ),
-        "device_memory_gib": (lambda v: v is None or 0 < v < math.inf, positive + ", or null for no limit"),
-        "sweep.retry": (
-            lambda v: set(v) <= set(RETRIED),
-            f"must list some of {', '.join(RETRIED)}",
-        ),
-        "sweep.time_limit_seconds": (
-            lambda v: v is None or 0 < v < math.inf,
-            positive + ", or null for no limit",
-        ),
-        "sweep.final_seeds": (lambda v: all(map(_is_seed, v)), "must each lie in [0, 2**32)"),
-        "track.probe_seconds": (lambda v: 0 < v <= 30, "must lie in (0, 30]"),
-    }
     return [
         f"{path}={value}: {expected}"
-        for path, (holds, expected) in rules.items()
+        for path, (holds, expected) in (_TRAIN_RANGES | _OTHER_RANGES).items()
         if not holds(value := read_field(config, path))
-    ]
-
-
-def _check_prices(config: Config) -> list[str]:
-    return [
-        f"{path}={value}: must be 0 or more, or null to show no cost"
-        for path in ("report.price_per_hour", "report.price_per_kwh")
-        if (value := read_field(config, path)) is not None and not 0 <= value < math.inf
     ]
 
 
@@ -223,6 +178,35 @@ def _check_rules(config: Config) -> list[str]:
         if is_needed and read_field(config, path) in (None, "", {}):
             faults.append(f"{path}=null: is needed here; give {what}")
     return [*faults, *_check_commits(config)]
+
+
+def _check_needs(config: Config) -> list[str]:
+    """Every pair of settings that cannot go together, with the reason and the way out."""
+    return [
+        f"{path}={_write(found)} with {setting}={_write(value)}: {reason}"
+        for setting, value, path, allowed, reason in _NEEDS
+        if read_field(config, setting) == value and (found := read_field(config, path)) not in allowed
+    ]
+
+
+def _check_processes(train: TrainConfig) -> list[str]:
+    """The micro-batches of a step are shared out, so that all processes must get as many."""
+    count, steps = train.processes, train.gradient_accumulation_steps
+    if train.distributed in ("ddp", "fsdp2", "deepspeed_zero2") and count == 1:
+        return [
+            f"train.processes=1 with train.distributed={train.distributed}: must be at least 2, or set none"
+        ]
+    if count >= 1 and steps % count:
+        return [
+            f"train.gradient_accumulation_steps={steps}: must be a multiple of train.processes={count}, that "
+            "share its micro-batches out; for the same batch raise it and lower train.micro_batch_size"
+        ]
+    return []
+
+
+def _write(value: Any) -> str:
+    """The value as an override has it."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _check_commits(config: Config) -> list[str]:
@@ -334,3 +318,67 @@ def _is_size(value: float | None) -> bool:
 
 def _is_seed(value: int) -> bool:
     return 0 <= value < 2**32
+
+
+Rules = dict[str, tuple[Callable[[Any], bool], str]]  # field -> what holds of its value, and that in words
+_POSITIVE = "must be a positive number"
+_COUNT = "must be at least 1"
+_TRAIN_RANGES: Rules = {
+    "train.lr": (lambda v: 0 < v < math.inf, _POSITIVE + ", for example 1e-4"),
+    "train.max_steps": (lambda v: v is None or v >= 1, _COUNT + ", or null to train by train.epochs"),
+    "train.epochs": (lambda v: v is None or 0 < v < math.inf, _POSITIVE + ", or null"),
+    "train.micro_batch_size": (lambda v: v >= 1, _COUNT),
+    "train.gradient_accumulation_steps": (lambda v: v >= 1, _COUNT),
+    "train.processes": (lambda v: v >= 1, _COUNT),
+    "train.max_length": (lambda v: v >= 4, "must be at least 4 tokens"),
+    "train.warmup_steps": (lambda v: v >= 0, "must be 0 or more"),
+    "train.weight_decay": (lambda v: 0 <= v < math.inf, "must be 0 or more"),
+    "train.max_grad_norm": (
+        lambda v: v is None or 0 < v < math.inf,
+        _POSITIVE + ", or null to clip nothing",
+    ),
+    "train.eval_steps": (lambda v: v >= 1, _COUNT),
+    "train.eval_batch_size": (lambda v: v >= 1, _COUNT),
+    "train.log_steps": (lambda v: v >= 1, _COUNT),
+    "train.checkpoint_steps": (lambda v: v is None or v >= 1, _COUNT + ", or null for no checkpoints"),
+    "train.stop_step": (lambda v: v is None or v >= 1, _COUNT + ", or null to train to the end"),
+    "train.oom_retries": (lambda v: v >= 0, "must be 0 or more"),
+}
+_OTHER_RANGES: Rules = {
+    "lora.r": (lambda v: v >= 1, "rank must be at least 1; use method=full to train without an adapter"),
+    "lora.alpha": (lambda v: 0 < v < math.inf, _POSITIVE),
+    "lora.dropout": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
+    "method.loraplus_lr_ratio": (
+        lambda v: v is None or 0 < v < math.inf,
+        _POSITIVE + ", for example 16, or null for one learning rate",
+    ),
+    "resume_from": (
+        lambda v: v is None or _RUN_ID.fullmatch(v) is not None,
+        "must be a run_id, 12 hexadecimal digits, or null; `bench status` lists them",
+    ),
+    "data.train_size": (_is_size, "must be null, a share in (0, 1) or a number of rows"),
+    "data.validation_size": (_is_size, "must be a share in (0, 1) or a number of rows"),
+    "data.test_size": (_is_size, "must be a share in (0, 1) or a number of rows"),
+    "data.split_seed": (_is_seed, "must lie in [0, 2**32)"),
+    "seed": (_is_seed, "must lie in [0, 2**32)"),
+    "model.template": (
+        lambda v: v.count("{text}") == 1,
+        "must hold {text} once, where the text goes",
+    ),
+    "oom_halvings": (lambda v: v >= 0, "must be 0 or more"),
+    "devices": (
+        lambda v: re.fullmatch(r"auto|cuda|cpu(\*[1-9]\d*)?|\d+(,\d+)*", v) is not None,
+        "must be auto, cpu, cuda, cpu*N (N runs at once) or the numbers of GPUs, 0,1",
+    ),
+    "device_memory_gib": (lambda v: v is None or 0 < v < math.inf, _POSITIVE + ", or null for no limit"),
+    "sweep.retry": (
+        lambda v: set(v) <= set(RETRIED),
+        f"must list some of {', '.join(RETRIED)}",
+    ),
+    "sweep.time_limit_seconds": (
+        lambda v: v is None or 0 < v < math.inf,
+        _POSITIVE + ", or null for no limit",
+    ),
+    "sweep.final_seeds": (lambda v: all(map(_is_seed, v)), "must each lie in [0, 2**32)"),
+    "track.probe_seconds": (lambda v: 0 < v <= 30, "must lie in (0, 30]"),
+}

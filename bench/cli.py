@@ -168,7 +168,8 @@ def _read_report(overrides: Sequence[str]) -> "ReportConfig":
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from bench import config, run
+    from bench import run
+    from bench.identity import describe
     from bench.store import Store
     from bench.sweep.engine import Identifier
     from bench.sweep.request import describe_plan, plan_request
@@ -181,7 +182,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         print(json.dumps(described, ensure_ascii=False, indent=1))
         return 0
     for point, planned in zip(plan.points, described["runs"], strict=True):
-        print(f"{point.run_id} {planned['state']:8} {config.describe(point.config)}")
+        print(f"{point.run_id} {planned['state']:8} {describe(point.config)}")
     seeds = base.sweep.final_seeds
     print(
         f"{described['combinations']} combinations are {described['distinct']} distinct runs: "

@@ -1,12 +1,10 @@
-"""The typed configuration, and what makes two runs the same run. The only file that knows OmegaConf.
+"""The typed configuration. The only file that knows OmegaConf.
 
 Every value lives in conf/; the frozen dataclasses here have no defaults. Hydra checks types while composing,
-checks.py ranges and rules between fields, and :func:`identify` decides a run's identity.
+checks.py ranges and rules between fields, and identity.py which fields make a run what it is.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -102,8 +100,16 @@ class TrainConfig:
     weight_decay: float
     max_grad_norm: float | None
     optimizer: str  # adamw | adamw_8bit | paged_adamw | paged_adamw_8bit
-    precision: str  # auto | fp32 | bf16 | fp16
+    optimizer_in_backward: (
+        bool  # each weight is updated as soon as its gradient is there, which is then freed
+    )
+    stochastic_rounding: bool  # of the update of weights in bf16, which keeps its mean
+    weights: str  # fp32 | bf16, what trained weights are held in
+    precision: str  # auto | fp32 | bf16 | fp16, what is computed in
+    attention: str  # auto | eager | sdpa | flash_attention_2
     gradient_checkpointing: bool
+    distributed: str  # none | ddp | fsdp2 | deepspeed_zero2, how processes train one model
+    processes: int  # which share the micro-batches of a step out
     group_by_length: bool
     eval_steps: int
     eval_batch_size: int
@@ -159,52 +165,6 @@ class Config:
     cache_dir: str  # tokenised texts
 
 
-# Fields that cannot change a run's result, so they are not part of its identity.
-UNCOUNTED = (
-    "method.name",
-    "method.title",
-    "method.default_lr",
-    "train.log_steps",
-    "train.eval_batch_size",
-    "train.checkpoint_steps",
-    "train.oom_retries",
-    "oom_halvings",
-    "track",
-    "sweep",
-    "report",
-    "devices",
-    "device_memory_gib",
-    "resume_from",
-    "results_dir",
-    "cache_dir",
-)
-# Fields that cannot matter given another field's value: (field, value, fields).
-UNCOUNTED_WHEN = (
-    ("method.trainable", "all", ("method.adapter",)),
-    ("method.trainable", "head", ("method.adapter",)),
-    ("method.quantization", "none", ("method.double_quant",)),
-    ("method.quantization", "int8", ("method.double_quant",)),
-    ("method.loraplus_lr_ratio", None, ("method.loraplus_lr_ratio",)),
-    ("train.epochs", None, ("train.epochs",)),
-    ("train.max_steps", None, ("train.max_steps",)),
-    ("train.stop_step", None, ("train.stop_step",)),
-    ("task", "sequence_classification", ("task", "model.template", "data.label_words")),
-    ("method.estimator", "majority", ("seed", "model", "train", "task", "data.label_words")),
-    ("method.estimator", "tfidf", ("seed", "model", "train", "task", "data.label_words")),
-    ("method.estimator", "frozen_encoder", ("seed", "task", "model.template", "data.label_words")),
-)
-UNCOUNTED_WITHOUT_LORA = ("lora", "method.loraplus_lr_ratio")  # where nothing has a rank
-_FITTED_WITHOUT_STEPS = ("train.max_length", "train.precision")  # all that a frozen encoder uses of train
-
-
-@dataclass(frozen=True)
-class Identity:
-    """The part of a configuration that decides a run's result, and its short hash."""
-
-    canonical: Mapping[str, Any]
-    run_id: str  # 12 hexadecimal digits
-
-
 def register_schema() -> None:
     """Makes the schema known to Hydra as ``bench_schema``, the first entry of conf/config.yaml."""
     ConfigStore.instance().store(name="bench_schema", node=_writable_schema(Config))
@@ -244,53 +204,6 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> Identity:
-    """What makes a run this run: the fields that count, with data and model by content, and their hash."""
-    canonical = to_dict(config)
-    canonical["method"]["adapter"] = _whole(config.method.adapter)
-    canonical["data"] = {"fingerprint": data_fingerprint, "label_words": config.data.label_words or None}
-    canonical["model"] = {"revision": model_revision, "template": config.model.template}
-    for path in UNCOUNTED:
-        _drop(canonical, path)
-    for field, value, paths in UNCOUNTED_WHEN:
-        if read_field(config, field) == value:
-            for path in paths:
-                _drop(canonical, path)
-    if not uses_lora(config.method):
-        for path in UNCOUNTED_WITHOUT_LORA:
-            _drop(canonical, path)
-    elif "target_modules" in config.method.adapter:  # the method's own win, and are the same run as lora's
-        canonical["lora"]["target_modules"] = canonical["method"]["adapter"].pop("target_modules")
-    if config.method.estimator == "frozen_encoder":
-        canonical["train"] = {path.split(".")[1]: read_field(config, path) for path in _FITTED_WITHOUT_STEPS}
-    return Identity(canonical, hash_canonical(canonical))
-
-
-def uses_lora(method: MethodConfig) -> bool:
-    """Whether the method trains LoRA's A and B, plain or a variant, so that ``lora.*`` matters."""
-    is_adapted = method.estimator == "network" and method.trainable == "adapter"
-    return is_adapted and method.adapter.get("peft_type") == "LORA"
-
-
-def describe(config: Config) -> str:
-    """The run's name for people: the method and the hyperparameters that count for it."""
-    name = config.method.name
-    if config.method.estimator != "network":
-        return name
-    if uses_lora(config.method):
-        lora = config.lora
-        name += f" r={lora.r} alpha={lora.alpha:g} dropout={lora.dropout:g}"
-    if config.task != "sequence_classification":
-        name += f" {config.task}"
-    return f"{name} lr={config.train.lr:g} seed={config.seed}"
-
-
-def hash_canonical(canonical: Mapping[str, Any]) -> str:
-    """The run_id of a canonical configuration, whatever the order of its keys."""
-    text = json.dumps(canonical, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def read_field(config: Config, path: str) -> Any:
     """The value at a dotted path, for example ``lora.r``."""
     value: Any = config
@@ -307,14 +220,6 @@ def is_field(path: str) -> bool:
 def _holds_any(path: str) -> bool:
     """Whether the path lies within a mapping whose keys and values are others' to name and type."""
     return any(path.startswith(f"{mapping}.") for mapping in ("method.adapter", "model.architecture"))
-
-
-def _drop(tree: dict[str, Any], path: str) -> None:
-    """Removes the dotted path from the tree, if it is there."""
-    *folders, name = path.split(".")
-    for folder in folders:
-        tree = tree.get(folder, {})
-    tree.pop(name, None)
 
 
 def _writable_schema(schema: type) -> DictConfig:
@@ -394,15 +299,6 @@ def _replace(node: Any, names: Sequence[str], value: Any) -> Any:
     elif isinstance(value, Mapping):
         value = {**(before or {}), **value}
     return {**node, name: value} if is_mapping else dataclasses.replace(node, **{name: value})
-
-
-def _whole(value: Any) -> Any:
-    """The value with whole floats as integers, where no type of the schema has made them one."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, Mapping):
-        return {key: _whole(inner) for key, inner in value.items()}
-    return [_whole(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _field_names() -> list[str]:

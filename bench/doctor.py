@@ -17,8 +17,9 @@ from torch import nn
 
 from bench import provenance, tracking
 from bench.config import Config, ModelConfig
+from bench.device import choose_device, choose_precision
 from bench.errors import BenchError
-from bench.model import DTYPES, choose_device, choose_precision
+from bench.model import DTYPES
 from bench.weights import locate
 
 HUB = "https://huggingface.co"

@@ -17,12 +17,26 @@ import torch
 from safetensors import SafetensorError
 from transformers import set_seed
 
-from bench import baselines, checkpoint, data, metrics, model, random_weights, state, tokens, trainer, weights
+from bench import (
+    baselines,
+    checkpoint,
+    data,
+    metrics,
+    model,
+    parallel,
+    random_weights,
+    state,
+    tokens,
+    trainer,
+    weights,
+)
 from bench import prompt as prompts
 from bench import task as tasks
-from bench.config import Config, TrainConfig, identify, replace_values
+from bench.config import Config, TrainConfig, replace_values
 from bench.data import Dataset
+from bench.device import choose_precision
 from bench.errors import ConfigError, StoreError
+from bench.identity import identify
 from bench.measure import Meter
 
 BEST = "best.safetensors"  # what was trained, at its best validation score
@@ -85,18 +99,23 @@ def _fit_network(
 ) -> Fitted:
     """Trains the network, from its newest checkpoint if it has one, and evaluates its best state."""
     settings = config.train
-    precision = model.choose_precision(settings.precision, meter.device)
-    accelerator = trainer.make_accelerator(meter.device, precision)
-    splits, padding, task = _tokenise(config, dataset, model_folder=model_folder, meter=meter)
+    precision = choose_precision(settings.precision, meter.device)
+    accelerator = trainer.make_accelerator(meter.device, precision, parallel.plug_in(settings, precision))
+    with accelerator.main_process_first():  # the others find its tokens on the disk
+        splits, padding, task = _tokenise(config, dataset, model_folder=model_folder, meter=meter)
+    # What is sharded need not fit on one device.
+    place = torch.device("cpu") if settings.distributed == "fsdp2" else meter.device
     with meter.phase("load"):
         network = model.build(
             config,
             folder=model_folder,
             labels=dataset.labels,
             pad_token_id=padding.token_id,
-            device=meter.device,
+            device=place,
             precision=precision,
         )
+    if rank := accelerator.process_index:  # the same weights as the first process, but dropout of its own
+        torch.manual_seed(config.seed + (rank << 32))
 
     def predict(split: str) -> npt.NDArray[np.float64]:
         rows = max(1, settings.eval_batch_size // task.sequences)
@@ -118,23 +137,21 @@ def _fit_network(
     )
     progress = training.progress
     with meter.phase("save"):
+        accelerator.wait_for_everyone()  # above all for the first process, which writes
         model.load_trained(network.model, run_folder / BEST)
     with meter.phase("eval"):
         probabilities = {split: predict(split) for split in EVALUATED}
-    seconds = meter.seconds["train"]
     return Fitted(
         probabilities,
         parameters={"trainable": network.trainable_parameters, "total": network.total_parameters},
         model={
             **network.choices,
+            "processes": settings.processes,  # memory, energy and history are the first one's
             "steps": progress.steps,
             "best_step": progress.best_step,
             "resumed_from_step": resumed,  # the times of a run that was interrupted are less exact
         },
-        throughput={
-            "tokens_per_second": progress.tokens / seconds,
-            "samples_per_second": progress.samples / seconds,
-        },
+        throughput=progress.rates(meter.seconds["train"]),
         truncated_share=splits["train"].truncated_share,
     )
 
@@ -153,8 +170,10 @@ def _train(
 ) -> int | None:
     """Trains to the end or to stop_step, from the newest checkpoint if there is one: its step."""
     settings = config.train
-    with meter.phase("save"):
-        resumed = _resume(training, config, run_folder=run_folder, lineage=lineage, meter=meter)
+    resumed, network = None, training.accelerator.unwrap_model(training.model)
+    if settings.distributed == "none":
+        with meter.phase("save"):
+            resumed = _resume(training, config, run_folder=run_folder, lineage=lineage, meter=meter)
     for row in training.progress.history:  # this attempt's record is of the whole training
         log({name: value for name, value in row.items() if name != "step"}, int(row["step"] or 0))
     trainer.train(
@@ -172,7 +191,9 @@ def _train(
         meter=meter,
         validate=validate,
         select_by=config.sweep.select_by,
-        save_best=lambda: model.save_trained(training.model, run_folder / BEST),
+        save_best=lambda: model.save_trained(
+            network, run_folder / BEST, writes=training.accelerator.is_main_process
+        ),
         save_checkpoint=lambda: _save_checkpoint(
             training, run_folder=run_folder, lineage=lineage, meter=meter
         ),
@@ -316,7 +337,7 @@ def _fit_frozen_encoder(
 ) -> Fitted:
     """Logistic regression on the mean of the encoder's last hidden states."""
     settings = config.train
-    precision = model.choose_precision(settings.precision, meter.device)
+    precision = choose_precision(settings.precision, meter.device)
     accelerator = trainer.make_accelerator(meter.device, precision)
     splits, padding, _ = _tokenise(config, dataset, model_folder=model_folder, meter=meter)
     with meter.phase("load"):

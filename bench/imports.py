@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.config import hash_canonical
 from bench.errors import DataError, MissingError
+from bench.identity import hash_canonical
 from bench.redaction import redact
 from bench.store import RECORD, Result, Store
 

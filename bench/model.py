@@ -29,7 +29,7 @@ from transformers import (
 )
 
 import bench.models  # noqa: F401 (makes the Auto classes know them)
-from bench import decoder, random_weights, weights
+from bench import decoder, parallel, random_weights, weights
 from bench.adapter import add_adapter
 from bench.config import Config, MethodConfig, ModelConfig
 from bench.errors import BenchError, ConfigError, StoreError
@@ -49,32 +49,6 @@ class Network:
     trainable_parameters: int
     total_parameters: int  # unpacked: a 4-bit weight counts as one
     choices: dict[str, Any]  # for the record
-
-
-def choose_device(devices: str) -> torch.device:
-    """The device that ``devices`` (auto, cpu, cuda) means on this machine.
-
-    Raises:
-        ConfigError: cuda where there is none.
-    """
-    if devices == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("devices=cuda: this machine has no CUDA device that torch can use; use devices=cpu")
-    return torch.device("cuda" if devices != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def choose_precision(requested: str, device: torch.device) -> str:
-    """fp32, bf16 or fp16; auto is the fastest that trains well here: bf16 where the chip computes in it.
-
-    Raises:
-        ConfigError: fp16 on a CPU, where its gradients cannot be scaled.
-    """
-    if requested == "fp16" and device.type == "cpu":
-        raise ConfigError("train.precision=fp16: needs a CUDA device; use bf16 or fp32 on a CPU")
-    if requested != "auto":
-        return requested
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -106,18 +80,18 @@ def build(
 ) -> Network:
     """The network that the method trains, on its device, its new weights drawn from torch's current seed.
 
-    Without a folder its base weights are random ones of the model's architecture.
-
-    With ``trainable=all`` the weights stay in fp32 and autocast computes in ``precision``; otherwise the
-    frozen base is held in ``precision`` (or quantised) and what is trained in fp32.
+    Without a folder its base weights are random ones of the model's architecture. What is trained is held in
+    ``train.weights`` and the frozen base in ``precision`` (or quantised); autocast computes in ``precision``.
 
     Raises:
-        ConfigError: the architecture has no head for the task here, or no default target modules.
+        ConfigError: the architecture has no head for the task here, no default target modules, or not the
+            attention that was asked for.
     """
     method = config.method
     settings = _read_settings(config.model, folder, labels, pad_token_id)
     skeleton = _make_skeleton(settings, config.task)
     heads = _head_names(skeleton)
+    _set_attention(settings, skeleton, config.train.attention)
     base, missing = _load_weights(config, folder, settings, heads, device=device, precision=precision)
     if config.task == "label_likelihood":
         new: list[str] = _require_complete(missing, folder)
@@ -145,8 +119,8 @@ def build(
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.rpartition(".")[0] in new)
     for parameter in model.parameters():
-        if parameter.requires_grad and parameter.dtype != torch.float32:
-            parameter.data = parameter.data.float()
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(DTYPES[config.train.weights])
     trainable, total = _count(model, skeleton)
     return Network(model.to(device), trainable, total, choices)
 
@@ -206,9 +180,8 @@ def _load_weights(
 ) -> tuple[PreTrainedModel, set[str]]:
     """The base weights in memory, and the modules that the checkpoint lacks."""
     method = config.method
-    in_fp32 = method.trainable == "all" or precision == "fp32"
     options: dict[str, Any] = {
-        "dtype": torch.float32 if in_fp32 else DTYPES[precision],
+        "dtype": DTYPES[config.train.weights if method.trainable == "all" else precision],
         "quantization_config": quantization_config(method, DTYPES[precision], unquantised),
     }
     model: Any
@@ -257,13 +230,18 @@ def _read_model(kind: Any, folder: Path, **options: Any) -> Any:
         ) from None
 
 
-def save_trained(model: nn.Module, path: Path) -> None:
+def save_trained(model: nn.Module, path: Path, *, writes: bool = True) -> None:
     """Writes the weights that are trained, and no others, to a safetensors file, at once.
+
+    Where processes have a part of them each, all must call this, and one of them ``writes``.
 
     Raises:
         StoreError: the disk refused it; a file that was there stays.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in _trained(model).items()}
+    whole = ((name, parallel.whole(value.detach())) for name, value in _trained(model).items())
+    tensors = {name: value.cpu().contiguous() for name, value in whole if writes}
+    if not writes:
+        return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".writing-{path.name}.")
     os.close(handle)
     try:
@@ -279,7 +257,7 @@ def load_trained(model: nn.Module, path: Path) -> None:
     saved = load_file(path)
     with torch.no_grad():
         for name, parameter in _trained(model).items():
-            parameter.copy_(saved[name])
+            parameter.copy_(parallel.spread(saved[name], parameter))
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -338,6 +316,27 @@ def _require_complete(missing: set[str], folder: Path | None) -> list[str]:
             "needs; use task=sequence_classification, or weights saved with their causal head"
         )
     return []
+
+
+def _set_attention(settings: PreTrainedConfig, skeleton: PreTrainedModel, requested: str) -> None:
+    """Has the model compute attention as requested; auto leaves it to transformers.
+
+    Raises:
+        ConfigError: the architecture has it not.
+    """
+    if requested == "auto":
+        return
+    supported = {
+        "eager": True,
+        "sdpa": skeleton._supports_sdpa,
+        "flash_attention_2": skeleton._supports_flash_attn,
+    }
+    if not supported[requested]:
+        known = ", ".join(name for name, holds in supported.items() if holds)
+        raise ConfigError(
+            f"train.attention={requested}: transformers' {settings.model_type} does not have it; use {known}"
+        )
+    settings._attn_implementation = requested
 
 
 def _head_names(skeleton: PreTrainedModel) -> list[str]:

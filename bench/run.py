@@ -26,9 +26,10 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import checkpoint, data, hub, tracking, weights
 from bench import config as configuration
 from bench.checks import require_valid
-from bench.config import Config, Identity
+from bench.config import Config
 from bench.data import Dataset
 from bench.errors import BenchError, ConfigError
+from bench.identity import Identity, describe, identify
 from bench.redaction import show
 from bench.store import Result, Store, start_record
 from bench.tracking import Mode
@@ -106,7 +107,7 @@ def prepare(config: Config) -> Prepared:
     config = hub.pin(config)
     dataset = data.load(config.data)
     folder = weights.locate(config.model)
-    identity = configuration.identify(
+    identity = identify(
         config,
         data_fingerprint=dataset.fingerprint,
         model_revision=weights.revision(config.model),
@@ -144,10 +145,12 @@ def _decide_tracking(config: Config) -> Mode:
 
 
 def _name_device(config: Config) -> Config:
-    """The configuration with one device for this one run: of ``cpu*2`` the CPU, of ``0,1`` the first GPU."""
-    first = re.split(r"[*,]", config.devices)[0]
+    """The configuration with one device for this one run: of ``cpu*2`` the CPU, of ``0,1`` the first GPU,
+    or as many as it has processes.
+    """
+    first, *more = re.split(r"[*,]", config.devices)
     if first.isdigit():
-        os.environ["CUDA_VISIBLE_DEVICES"] = first
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join([first, *more][: config.train.processes])
         first = "cuda"
     return dataclasses.replace(config, devices=first)
 
@@ -236,7 +239,7 @@ def task(composed: DictConfig) -> Result:
 
 def summarise(config: Config, result: Result) -> str:
     """One line for a person: what was run and what it came to."""
-    name = f"{result.run_id} {show(configuration.describe(config))}"
+    name = f"{result.run_id} {show(describe(config))}"
     if result.status != "success":
         message = (result.error or {}).get("message", "no message")
         return show(f"{name}: {result.status} ({message})").replace("\n", " ")

@@ -23,8 +23,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pandas as pd
 import yaml
 
-from bench.config import Config, Identity, hash_canonical, to_dict
+from bench.config import Config, to_dict
 from bench.errors import HeldError, StoreError
+from bench.identity import Identity, hash_canonical
 
 SCHEMA_VERSION = 1
 STATUSES = ("success", "failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
@@ -395,6 +396,5 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"{path}: {error.strerror or error}; results_dir must be a folder that can be written"
-        ) from None
+        message = f"{path}: {error.strerror or error}; results_dir must be a folder that can be written"
+        raise StoreError(message) from None

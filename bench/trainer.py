@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin
 from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
 
+from bench import optimizers, parallel
 from bench.config import Config, TrainConfig
-from bench.errors import ConfigError, RunError
+from bench.errors import RunError
 from bench.measure import Meter
 from bench.task import Task
 
@@ -39,6 +41,13 @@ class Progress:
     best_step: int | None = None
     best_score: float = -math.inf
 
+    def rates(self, seconds: float) -> dict[str, float | None]:
+        """The block ``throughput`` of a record, for so many seconds of training."""
+        return {
+            "tokens_per_second": self.tokens / seconds,
+            "samples_per_second": self.samples / seconds,
+        }
+
     def count(self, micro_batches: Sequence[Batch]) -> None:
         """Adds what one step processed."""
         self.steps += 1
@@ -52,12 +61,14 @@ class Training:
 
     model: nn.Module
     task: Task
-    optimizer: Any  # accelerate's, around the one that make_optimizer made
+    optimizer: Any  # accelerate's, around optimizers.make_optimizer's
     schedule: LambdaLR
     accelerator: Accelerator
     settings: TrainConfig
     steps: int  # of the whole schedule
-    losses: torch.Tensor  # the sum since the last row with a loss; read only there
+    losses: (
+        torch.Tensor
+    )  # the sum since the last row with a loss; read only there, where processes add theirs
     progress: Progress = field(default_factory=Progress)
 
     def evaluates_at(self, step: int) -> bool:
@@ -81,14 +92,19 @@ class Training:
         Raises:
             DivergedError: it is NaN or infinite.
         """
-        return _require_finite(
-            self.losses / (self.progress.steps - self.progress.logged), self.progress.steps
-        )
+        losses = self.accelerator.reduce(self.losses, reduction="sum")
+        return _require_finite(losses / (self.progress.steps - self.progress.logged), self.progress.steps)
 
 
-def make_accelerator(device: torch.device, precision: str) -> Accelerator:
+def make_accelerator(
+    device: torch.device, precision: str, plugin: DeepSpeedPlugin | None = None
+) -> Accelerator:
     """accelerate for this device and precision; it scales the loss where fp16 needs that."""
-    return Accelerator(cpu=device.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision={"fp32": "no"}.get(precision, precision),
+        deepspeed_plugin=plugin,
+    )
 
 
 def prepare(
@@ -100,10 +116,14 @@ def prepare(
         ConfigError: the optimizer does not work on the device.
     """
     settings = config.train
-    groups = group_parameters(model, settings, loraplus_lr_ratio=config.method.loraplus_lr_ratio)
-    optimizer = make_optimizer(groups, settings, accelerator.device)
+    if settings.distributed == "fsdp2":
+        parallel.shard(model, accelerator.device)
+    groups = optimizers.group_parameters(model, settings, loraplus_lr_ratio=config.method.loraplus_lr_ratio)
+    optimizer = optimizers.make_optimizer(groups, settings, accelerator.device)
     schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, steps)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = parallel.wrap(
+        model, optimizer, distributed=settings.distributed, accelerator=accelerator
+    )
     losses = torch.zeros((), device=accelerator.device)
     return Training(model, task, optimizer, schedule, accelerator, settings, steps, losses)
 
@@ -194,14 +214,19 @@ def take_step(
     task: Task,
     max_grad_norm: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """One optimizer step over the micro-batches: its loss and the norm of its gradients, on the device."""
+    """One optimizer step over the micro-batches: its loss and the norm of its gradients, on the device.
+
+    Processes share the micro-batches out, and the loss is of this one's part of them.
+    """
     predictions = sum(task.count(batch["labels"]) for batch in micro_batches)
     total = torch.zeros((), device=accelerator.device)
-    for batch in micro_batches:
+    part = list(parallel.share(micro_batches, accelerator))
+    for number, batch in enumerate(part, start=1):
         inputs = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         labels = inputs.pop("labels")
-        loss = task.loss(model, inputs, labels) / predictions
-        accelerator.backward(loss)
+        with parallel.synchronised(model, accelerator, now=number == len(part)):
+            loss = task.loss(model, inputs, labels) / predictions
+            parallel.backward(loss, accelerator)
         total += loss.detach()
     norm = None
     if max_grad_norm is not None:
@@ -218,18 +243,24 @@ def predict(
     task: Task,
     accelerator: Accelerator,
 ) -> npt.NDArray[np.float64]:
-    """Each row's probabilities in the split's order, (rows, labels); a batch says which rows it holds."""
+    """Each row's probabilities in the split's order, (rows, labels); a batch says which rows it holds.
+
+    Processes share the batches out, and each gets all the probabilities.
+    """
     model.eval()
-    places, parts = [], []
+    parts = []
     with torch.inference_mode(), accelerator.autocast():
-        for rows, batch in batches:
+        for rows, batch in parallel.share(batches, accelerator):
             inputs = {
                 name: tensor.to(accelerator.device) for name, tensor in batch.items() if name != "labels"
             }
-            parts.append(functional.softmax(task.score(model, inputs).double(), dim=-1).cpu().numpy())
-            places.append(rows)
-    order = np.argsort(np.concatenate(places))
-    return np.concatenate(parts)[order]
+            parts.append((rows, functional.softmax(task.score(model, inputs).double(), dim=-1).cpu().numpy()))
+    found = {
+        int(row): one
+        for rows, values in parallel.collect(parts)
+        for row, one in zip(rows, values, strict=True)
+    }
+    return np.stack([found[row] for row in sorted(found)])
 
 
 def embed(
@@ -246,61 +277,6 @@ def embed(
             parts.append(((states * weight).sum(1) / weight.sum(1)).cpu().numpy())
             places.append(rows)
     return np.concatenate(parts)[np.argsort(np.concatenate(places))]
-
-
-def require_optimizer(name: str, device: torch.device) -> None:
-    """Raises a ConfigError for a paged optimizer on a CPU, where bitsandbytes would silently not page."""
-    if name.startswith("paged") and device.type == "cpu":
-        raise ConfigError(
-            f"train.optimizer={name}: paging needs a CUDA device; use {name.removeprefix('paged_')} on a CPU"
-        )
-
-
-def group_parameters(
-    model: nn.Module, settings: TrainConfig, *, loraplus_lr_ratio: float | None
-) -> list[dict[str, Any]]:
-    """What is trained, as an optimizer's groups: biases and norms without weight decay, and LoRA's B apart.
-
-    With a ratio B is learnt that many times as fast as all else (LoRA+, arXiv:2402.12354, section 4); the
-    schedule scales both. The first group has the plain rate. PEFT's create_loraplus_optimizer also speeds up
-    all biases, which the paper does not ask for.
-    """
-    trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    faster = {name for name in trained if "lora_B" in name or "lora_embedding_B" in name}
-    if loraplus_lr_ratio is None:
-        faster = set()
-
-    def split(names: Iterable[str], rate: float) -> list[dict[str, Any]]:
-        chosen = [trained[name] for name in names]
-        decayed = [one for one in chosen if one.ndim > 1]
-        rest = [one for one in chosen if one.ndim <= 1]
-        return [
-            {"params": decayed, "weight_decay": settings.weight_decay, "lr": rate},
-            {"params": rest, "weight_decay": 0.0, "lr": rate},
-        ]
-
-    groups = split((name for name in trained if name not in faster), settings.lr)
-    if loraplus_lr_ratio is not None:
-        groups += split((name for name in trained if name in faster), settings.lr * loraplus_lr_ratio)
-    return groups
-
-
-def make_optimizer(
-    groups: list[dict[str, Any]], settings: TrainConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW over the groups of parameters, in torch or in bitsandbytes.
-
-    Raises:
-        ConfigError: the optimizer does not work on the device.
-    """
-    require_optimizer(settings.optimizer, device)
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit, PagedAdamW32bit
-
-    classes = {"adamw_8bit": AdamW8bit, "paged_adamw": PagedAdamW32bit, "paged_adamw_8bit": PagedAdamW8bit}
-    optimizer: torch.optim.Optimizer = classes[settings.optimizer](groups, lr=settings.lr)
-    return optimizer
 
 
 def _require_finite(loss: torch.Tensor, step: int) -> float:

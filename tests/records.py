@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from hydra import compose, initialize_config_dir
 
-from bench.config import CONF_DIR, from_hydra, hash_canonical, register_schema
+from bench.config import CONF_DIR, from_hydra, register_schema
 from bench.errors import StoreError
+from bench.identity import hash_canonical
 from bench.report.comparison import compare_methods
 from bench.report.evidence import Evidence
 from bench.report.rows import build_rows

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
-from bench import config as configuration
 from bench import data, hub, selection, tracking, weights
 from bench.checks import require_valid
-from bench.config import Config, Identity, replace_values
+from bench.config import Config, replace_values
 from bench.errors import HeldError, StoreError
+from bench.identity import Identity, identify
 from bench.redaction import redact, show
 from bench.store import STARTED, STATUSES, Result, Store, start_record
 from bench.sweep.halving import count_survivors, group_points, plan_rung, rungs, survivors
@@ -43,7 +43,7 @@ class Identifier:
             self.fingerprints[data_key] = data.load(config.data).fingerprint
         if model_key not in self.revisions:
             self.revisions[model_key] = weights.revision(config.model)
-        return configuration.identify(
+        return identify(
             config,
             data_fingerprint=self.fingerprints[data_key],
             model_revision=self.revisions[model_key],

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.config import Config, Identity, is_field, read_field, replace_values
+from bench.config import Config, is_field, read_field, replace_values
 from bench.errors import ConfigError
+from bench.identity import Identity
 
 GROUPS = ("method", "model", "data", "train", "track", "experiment")
 

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from bench.config import describe
+from bench.identity import describe
 from bench.redaction import show
 from bench.sweep.plan import Point
 

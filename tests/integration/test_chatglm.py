@@ -3,6 +3,7 @@ random weights under the public names, run in float32 on a CPU (PyTorch 2.1.2, t
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from bench.config import MethodConfig
+from bench.config import Config, MethodConfig
 from bench.model import load_encoder, quantization_config
 from bench.models import chatglm
 
@@ -248,7 +249,7 @@ def test_half_precision_is_near(dtype: torch.dtype, tolerance: float) -> None:
     assert largest((found.float() - expected["logits"])[ids != PAD]) < tolerance
 
 
-def test_the_official_layout_loads_without_its_code(tmp_path: Path) -> None:
+def test_the_official_layout_loads_without_its_code(compose: Callable[..., Config], tmp_path: Path) -> None:
     folder = shutil.copytree(ASSETS, tmp_path / "model")
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     settings["auto_map"] = {
@@ -257,7 +258,8 @@ def test_the_official_layout_loads_without_its_code(tmp_path: Path) -> None:
         "AutoModelForSequenceClassification": "modeling_chatglm.Missing",
     }
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    encoder = load_encoder(folder, device=torch.device("cpu"), precision="fp32")
+    source = compose("model=chatglm-6b").model
+    encoder = load_encoder(source, folder, device=torch.device("cpu"), precision="fp32")
     assert type(encoder) is chatglm.ChatGLMModel
     assert torch.equal(encoder.word_embeddings.weight, load(AutoModel).word_embeddings.weight)
     _, info = AutoModelForSequenceClassification.from_pretrained(folder, **LOCAL, output_loading_info=True)

@@ -24,6 +24,15 @@ Interrupt = Callable[[int], None]
 
 SHORT = ("train.eval_steps=5", "train.checkpoint_steps=4", "train.log_steps=3", "train.lr=1e-2")
 LORA = ("method=lora", "lora.dropout=0.3", *SHORT)
+IN_BACKWARD = (
+    "train.weights=bf16",
+    "train.precision=bf16",
+    "train.optimizer=adamw_8bit",
+    "train.optimizer_in_backward=true",
+    "train.stochastic_rounding=true",
+    "train.max_grad_norm=null",
+    "train.oom_retries=0",
+)
 LINEAGE = {"run": "a"}
 SPENT = {"allocated_bytes", "resident_bytes"}  # differ between two runs of anything
 # Writes a second checkpoint in a process that dies at the n-th flush to the disk, with no time to clean up.
@@ -108,6 +117,7 @@ def stop_run(config: Config, interrupt: Interrupt, step: int) -> Path:
         ("method=full",),
         ("method=full", "train.optimizer=adamw_8bit"),
         ("method=full", "train.precision=bf16", "train.group_by_length=false"),
+        ("method=full", *IN_BACKWARD),
         ("method=lora", "lora.dropout=0.3"),
         ("method=lora", "lora.dropout=0.3", "train.gradient_accumulation_steps=3"),
         ("method=qlora", "lora.dropout=0.3"),

@@ -22,8 +22,9 @@ import yaml
 from markdown_it import MarkdownIt
 
 from bench import attempt, cli, run
-from bench.config import Config, identify, replace_values, to_dict
+from bench.config import Config, replace_values, to_dict
 from bench.errors import BenchError
+from bench.identity import identify
 from bench.report.table import write_tables
 from bench.store import RECORD, Result, Store
 

@@ -12,10 +12,13 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import DebertaV2Config
 
 from bench import attempt, fit, measure, model, trainer
-from bench.config import Config, hash_canonical
-from bench.errors import ConfigError, DataError, RunError, StoreError
+from bench.config import Config
+from bench.device import require_attention
+from bench.errors import ConfigError, DataError, MissingError, RunError, StoreError
+from bench.identity import hash_canonical
 from bench.run import run
 from bench.store import Result, Store
 
@@ -244,3 +247,43 @@ def test_a_phase_shows_the_memory_it_took_and_no_other() -> None:
     peaks = {name: meter.memory_record()[name]["peak_resident_bytes"] for name in ("train", "eval")}
     assert peaks["train"] - meter.baseline_bytes > 240 * 2**20
     assert peaks["eval"] - meter.baseline_bytes < 64 * 2**20
+
+
+def test_the_attention_that_is_asked_for_is_used_and_recorded(compose_tiny: Compose) -> None:
+    found = [
+        run(compose_tiny("train.max_steps=3", *lines)).model["attention"]
+        for lines in ((), ("train.attention=eager",))
+    ]
+    assert found == ["sdpa", "eager"]
+
+
+def test_attention_that_is_not_there_is_refused_with_what_it_lacks(
+    compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose_tiny("train.attention=flash_attention_2")
+    with pytest.raises(
+        ConfigError, match="attention=flash_attention_2: needs a CUDA device; use auto on a CPU"
+    ):
+        run(config)
+    assert not Path(config.results_dir).exists()
+    monkeypatch.setattr(model, "is_flash_attn_2_available", lambda: False)
+    cuda = torch.device("cuda")
+    with pytest.raises(ConfigError, match=r"computes in bf16 or fp16; set train\.precision=bf16"):
+        require_attention("flash_attention_2", cuda, "fp32")
+    with pytest.raises(
+        MissingError, match=r"the package flash-attn .* is not installed; install it, or use sdpa"
+    ):
+        require_attention("flash_attention_2", cuda, "bf16")
+    settings = DebertaV2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+    settings.save_pretrained(config.cache_dir)
+    with pytest.raises(
+        ConfigError, match="attention=sdpa: transformers' deberta-v2 does not have it; use eager"
+    ):
+        model.build(
+            compose_tiny("train.attention=sdpa"),
+            folder=Path(config.cache_dir),
+            labels=["a", "b"],
+            pad_token_id=0,
+            device=torch.device("cpu"),
+            precision="fp32",
+        )

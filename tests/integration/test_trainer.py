@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, set_seed
 
 from bench import data, fit, model, tokens, trainer
 from bench.config import Config
-from bench.errors import ConfigError
 from bench.measure import Meter
 from bench.task import SequenceClassification
 from bench.trainer import Progress
@@ -20,6 +20,17 @@ from bench.trainer import Progress
 Compose = Callable[..., Config]
 CPU = torch.device("cpu")
 CLASSIFY = SequenceClassification()
+# As train=full_24gb, but for paging, which a CPU does not have.
+BF16 = (
+    "train.weights=bf16",
+    "train.precision=bf16",
+    "train.optimizer=adamw_8bit",
+    "train.optimizer_in_backward=true",
+    "train.stochastic_rounding=true",
+    "train.gradient_checkpointing=true",
+    "train.max_grad_norm=null",
+    "train.oom_retries=0",
+)
 
 
 def build(config: Config) -> tuple[model.Network, list[dict[str, torch.Tensor]]]:
@@ -131,8 +142,11 @@ def test_the_loss_curve_is_that_of_transformers(
         ["method=full"],
         ["method=full", "train.optimizer=adamw_8bit"],
         ["method=full", "train.precision=bf16"],
+        ["method=full", "train.attention=eager"],
+        ["method=full", *BF16],
         ["method=lora"],
         ["method=lora", "train.precision=bf16"],
+        ["method=lora", *BF16, "train.lr=1e-2"],
         ["method=lora", "lora.target_modules=all-linear"],
         ["method=qlora"],
         ["method=qlora", "train.precision=bf16"],
@@ -152,6 +166,18 @@ def test_gradient_checkpointing_changes_no_loss(compose_tiny: Compose, method: s
     plain = losses_of(compose_tiny(f"method={method}"))
     saving = losses_of(compose_tiny(f"method={method}", "train.gradient_checkpointing=true"))
     assert saving == pytest.approx(plain, abs=1e-5)
+
+
+def test_in_24_gb_the_loss_curve_is_that_of_fp32(compose_tiny: Compose) -> None:
+    """Measured: the loss falls from 1.14 to 0.45 in both, at most 0.017 apart, 0.004 over ten steps."""
+    longer = ("method=full", "train.lr=3e-4", "train.max_steps=100", "train.eval_steps=100")
+    exact = losses_of(compose_tiny(*longer, "train.max_grad_norm=null"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    saving = losses_of(compose_tiny(*longer, *BF16))
+    assert sum(exact[-10:]) < 0.7 * sum(exact[:10])
+    assert saving == pytest.approx(exact, abs=0.03)
+    tens = [abs(sum(saving[i : i + 10]) - sum(exact[i : i + 10])) / 10 for i in range(0, 100, 10)]
+    assert max(tens) < 0.01
 
 
 def test_a_step_is_the_mean_over_all_rows_of_its_micro_batches(compose_tiny: Compose) -> None:
@@ -268,8 +294,3 @@ def test_predictions_do_not_depend_on_the_batch(compose_tiny: Compose) -> None:
     assert one.shape == (18, 3)
     assert one == pytest.approx(many, abs=1e-5)
     assert one.sum(axis=1) == pytest.approx(1)
-
-
-def test_paging_is_refused_where_it_would_silently_not_happen() -> None:
-    with pytest.raises(ConfigError, match=r"paged_adamw_8bit: paging needs a CUDA device; use adamw_8bit"):
-        trainer.require_optimizer("paged_adamw_8bit", CPU)

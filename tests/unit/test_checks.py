@@ -23,6 +23,9 @@ CHOICES = {
     "model.weights": "saved, random",
     "data.source": "bbc_headlines, bbc_news, files, hub, finance8_synthetic",
     "train.optimizer": "adamw, adamw_8bit, paged_adamw, paged_adamw_8bit",
+    "train.weights": "fp32, bf16",
+    "train.distributed": "none, ddp, fsdp2, deepspeed_zero2",
+    "train.attention": "auto, eager, sdpa, flash_attention_2",
     "train.precision": "auto, fp32, bf16, fp16",
     "track.mode": "auto, online, offline, disabled",
     "sweep.select_by": "accuracy, f1_macro",
@@ -49,6 +52,7 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
     "train.epochs": ([0.0, -1.0, inf, nan], [], f"{POSITIVE}, or null"),
     "train.micro_batch_size": ([0], [1], COUNT),
     "train.gradient_accumulation_steps": ([0], [1], COUNT),
+    "train.processes": ([0, -1], [1], COUNT),
     "train.max_length": ([3], [4], "must be at least 4 tokens"),
     "train.warmup_steps": ([-1], [0], "must be 0 or more"),
     "train.weight_decay": ([-0.1, inf, nan], [0.0], "must be 0 or more"),
@@ -91,6 +95,8 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
     "report.price_per_kwh": ([-1.0, inf], [0.0, None], "must be 0 or more, or null to show no cost"),
     "track.probe_seconds": ([0.0, 31.0, nan], [0.5, 30.0], "must lie in (0, 30]"),
 }
+TOGETHER = "with train.distributed=fsdp2"
+IN_BACKWARD = "with train.optimizer_in_backward=true"
 HUB_MODEL = {"model.source": "hub", "model.hub_id": "owner/name", "model.revision": COMMIT}
 HUB_DATA = {"data.source": "hub", "data.hub_id": "owner/name", "data.revision": COMMIT}
 MUTABLE = (
@@ -218,6 +224,112 @@ def test_a_number_at_the_edge_of_its_range_is_right(compose: Compose, path: str,
     assert check(replace_values(compose(), {path: value})) == []
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"train.weights": "fp32"},
+            "train.weights=fp32 with train.stochastic_rounding=true: only weights in bf16",
+        ),
+        (
+            {"train.gradient_accumulation_steps": 2},
+            f"train.gradient_accumulation_steps=2 {IN_BACKWARD}: a gradient",
+        ),
+        (
+            {"train.max_grad_norm": 1.0},
+            f"train.max_grad_norm=1.0 {IN_BACKWARD}: clipping needs all gradients",
+        ),
+        ({"train.oom_retries": 2}, f"train.oom_retries=2 {IN_BACKWARD}: a micro-batch halved"),
+        ({"oom_halvings": 1}, f"oom_halvings=1 {IN_BACKWARD}: a micro-batch halved"),
+        (
+            {"train.weights": "fp32", "train.stochastic_rounding": False, "train.precision": "fp16"},
+            f"train.precision=fp16 {IN_BACKWARD}: fp16, which auto may come to, scales the loss",
+        ),
+        (
+            {"train.optimizer_in_backward": False},
+            "train.optimizer_in_backward=false with train.stochastic_rounding=true: it is part of the update",
+        ),
+        (
+            {
+                "train.optimizer_in_backward": False,
+                "train.stochastic_rounding": False,
+                "train.precision": "auto",
+            },
+            "train.precision=auto with train.weights=bf16: bf16 is what is computed in then; set bf16",
+        ),
+    ],
+)
+def test_what_full_fine_tuning_in_24_gb_does_without(
+    compose: Compose, values: dict[str, Any], message: str
+) -> None:
+    config = compose("method=full", "train=full_24gb")
+    assert check(config) == []
+    (fault,) = check(replace_values(config, values))
+    assert fault.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"train.processes": 1},
+            "train.processes=1 with train.distributed=fsdp2: must be at least 2, or set none",
+        ),
+        (
+            {"train.distributed": "none"},
+            "train.processes=2 with train.distributed=none: say how they train together",
+        ),
+        (
+            {"train.processes": 3},
+            "train.gradient_accumulation_steps=2: must be a multiple of train.processes=3, that share",
+        ),
+        (
+            {"train.checkpoint_steps": 100},
+            f"train.checkpoint_steps=100 {TOGETHER}: a checkpoint is of one process",
+        ),
+        ({"train.stop_step": 100}, f"train.stop_step=100 {TOGETHER}: a checkpoint is of one process"),
+        (
+            {"resume_from": "0123456789ab"},
+            f"resume_from=0123456789ab {TOGETHER}: a checkpoint is of one process",
+        ),
+        (
+            {"sweep.strategy": "halving"},
+            f"sweep.strategy=halving {TOGETHER}: halving goes on from checkpoints",
+        ),
+        (
+            {"train.optimizer": "adamw_8bit"},
+            f"train.optimizer=adamw_8bit {TOGETHER}: states in 8 bits or paged",
+        ),
+        (
+            {"train.weights": "bf16", "train.precision": "bf16"},
+            f"train.weights=bf16 {TOGETHER}: the optimizer needs weights in fp32",
+        ),
+        (
+            {
+                "method.quantization": "nf4",
+                "method.trainable": "adapter",
+                "method.adapter": {"peft_type": "LORA"},
+            },
+            f"method.quantization=nf4 {TOGETHER}: 4-bit and 8-bit weights have constants",
+        ),
+    ],
+)
+def test_what_processes_that_train_one_model_do_without(
+    compose: Compose, values: dict[str, Any], message: str
+) -> None:
+    config = compose("method=full", "train=fsdp2")
+    assert check(config) == []
+    (fault,) = check(replace_values(config, values))
+    assert fault.startswith(message)
+
+
+@pytest.mark.parametrize("train", ["article", "ddp", "fsdp2", "deepspeed_zero2"])
+def test_every_file_of_train_is_right_for_full_fine_tuning_and_lora(compose: Compose, train: str) -> None:
+    assert check(compose("method=full", f"train={train}")) == []
+    assert check(compose("method=lora", f"train={train}")) == []
+    assert check(compose("method=qlora", "train=ddp")) == []
+
+
 @pytest.mark.parametrize(("values", "message"), RULES, ids=[message[:40] for _, message in RULES])
 def test_settings_that_do_not_go_together(compose: Compose, values: dict[str, Any], message: str) -> None:
     (fault,) = check(replace_values(compose(), values))
@@ -296,8 +408,8 @@ def test_every_fault_of_every_run_is_said_once(compose: Compose) -> None:
     with pytest.raises(ConfigError) as caught:
         require_valid([compose(), first, second])
     assert str(caught.value).splitlines() == [
-        "lora.r=0: rank must be at least 1; use method=full to train without an adapter",
         "train.lr=-1.0: must be a positive number, for example 1e-4",
+        "lora.r=0: rank must be at least 1; use method=full to train without an adapter",
         f"devices=tpu: {DEVICES}",
         "train.max_steps=null and train.epochs=null: set one of them",
     ]

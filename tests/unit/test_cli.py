@@ -13,8 +13,9 @@ from records import make_peft
 
 from bench import cli, run
 from bench.cli import find_results
-from bench.config import Config, identify, replace_values, to_dict
+from bench.config import Config, replace_values, to_dict
 from bench.errors import StoreError
+from bench.identity import identify
 from bench.store import RECORD, Result, Store
 
 Bench = Callable[..., tuple[int, str, str]]

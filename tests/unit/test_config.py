@@ -8,19 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from bench import config as configuration
-from bench.config import (
-    UNCOUNTED,
-    UNCOUNTED_WHEN,
-    Config,
-    describe,
-    from_hydra,
-    hash_canonical,
-    identify,
-    read_field,
-    replace_values,
-    to_dict,
-)
+from bench.config import Config, from_hydra, read_field, replace_values, to_dict
 from bench.errors import ConfigError
+from bench.identity import UNCOUNTED, UNCOUNTED_WHEN, describe, hash_canonical, identify
 from bench.reporting import ArticleAdvice, ArticleClaim, ArticleMethod
 
 Compose = Callable[..., Config]
@@ -120,6 +110,29 @@ def test_a_run_that_stops_early_is_another_run(compose: Compose) -> None:
     ids = {run_id(compose(f"train.stop_step={step}")) for step in ("null", "50", "100")}
     assert len(ids) == 3
     assert "stop_step" not in identify(compose(), data_fingerprint="", model_revision="").canonical["train"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train.optimizer_in_backward=true",
+        "train.stochastic_rounding=true",
+        "train.weights=bf16",
+        "train.attention=eager",
+    ],
+)
+def test_a_saving_of_memory_counts_once_it_is_chosen(compose: Compose, line: str) -> None:
+    """Runs from before the setting was there keep their ids."""
+    name = line.partition("=")[0].removeprefix("train.")
+    assert name not in identify(compose(), data_fingerprint="", model_revision="").canonical["train"]
+    assert run_id(compose(line)) != run_id(compose())
+
+
+def test_how_processes_train_together_counts_once_there_are_several(compose: Compose) -> None:
+    alone = identify(compose(), data_fingerprint="", model_revision="").canonical["train"]
+    assert not {"distributed", "processes"} & set(alone)
+    assert run_id(compose("train=ddp")) != run_id(compose("train=fsdp2"))
+    assert run_id(compose("train=ddp")) != run_id(compose("train=ddp", "train.processes=1"))
 
 
 def test_data_and_model_count_by_content(compose: Compose) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.config import hash_canonical
+from bench.identity import hash_canonical
 from bench.selection import (
     configuration_key,
     group_by_method,

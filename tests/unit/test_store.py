@@ -17,8 +17,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bench.config import hash_canonical
 from bench.errors import StoreError
+from bench.identity import hash_canonical
 from bench.store import RECORD, STARTED, STATUSES, BadRecord, Result, Store, read_record
 
 HOLD = """

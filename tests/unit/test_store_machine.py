@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bench.config import hash_canonical
 from bench.errors import StoreError
+from bench.identity import hash_canonical
 from bench.store import RECORD, STARTED, STATUSES, BadRecord, Result, Store, read_record
 
 SEEDS = st.integers(0, 3)

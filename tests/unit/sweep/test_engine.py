@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from bench import data, hub, tracking, weights
-from bench.config import Config, Identity, replace_values, to_dict
+from bench.config import Config, replace_values, to_dict
 from bench.errors import ConfigError, MissingError, StoreError
+from bench.identity import Identity
 from bench.store import RECORD, STARTED, STATUSES, Result, Store
 from bench.sweep import engine
 from bench.sweep.engine import Identifier, Outcome, Sweep, plan_sweep

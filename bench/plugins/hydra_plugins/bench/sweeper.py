@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from bench import config as configuration
 from bench.config import Config
 from bench.errors import StoreError
+from bench.identity import describe
 from bench.redaction import show
 from bench.report.table import write_tables
 from bench.run import interrupt_code, stop_on_signals, summarise
@@ -98,7 +99,7 @@ class BenchSweeper(Sweeper):
         """Shows how a run ended; whether further runs may start."""
         error = _error(job)
         if error is not None:
-            self.display.end(point, show(f"{point.run_id} {configuration.describe(point.config)}: {error}"))
+            self.display.end(point, show(f"{point.run_id} {describe(point.config)}: {error}"))
         else:
             self.display.end(point, summarise(point.config, job.return_value))
         failed = error is not None or job.return_value.status != "success"

@@ -1,0 +1,66 @@
+"""The device of a run, what it computes in, and what of it the run may use."""
+
+import torch
+from transformers.utils.import_utils import is_flash_attn_2_available
+
+from bench.errors import ConfigError, MissingError
+
+
+def choose_device(devices: str) -> torch.device:
+    """The device that ``devices`` (auto, cpu, cuda) means on this machine.
+
+    Raises:
+        ConfigError: cuda where there is none.
+    """
+    if devices == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("devices=cuda: this machine has no CUDA device that torch can use; use devices=cpu")
+    return torch.device("cuda" if devices != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def choose_precision(requested: str, device: torch.device) -> str:
+    """fp32, bf16 or fp16; auto is the fastest that trains well here: bf16 where the chip computes in it.
+
+    Raises:
+        ConfigError: fp16 on a CPU, where its gradients cannot be scaled.
+    """
+    if requested == "fp16" and device.type == "cpu":
+        raise ConfigError("train.precision=fp16: needs a CUDA device; use bf16 or fp32 on a CPU")
+    if requested != "auto":
+        return requested
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def require_attention(requested: str, device: torch.device, precision: str) -> None:
+    """Raises an error that says what flash attention lacks here: a package, a device or a precision.
+
+    Raises:
+        ConfigError: the device or the precision does not have it.
+        MissingError: its package is not installed.
+    """
+    if requested != "flash_attention_2":
+        return
+    if device.type != "cuda":
+        raise ConfigError(f"train.attention={requested}: needs a CUDA device; use auto on a CPU")
+    if precision == "fp32":
+        raise ConfigError(f"train.attention={requested}: computes in bf16 or fp16; set train.precision=bf16")
+    if not is_flash_attn_2_available():
+        raise MissingError(
+            f"train.attention={requested}: the package flash-attn (2.3.3 or newer) is not installed; "
+            "install it, or use sdpa, which has kernels of the same kind"
+        )
+
+
+def limit_memory(device: torch.device, gib: float) -> None:
+    """Lets this process take so much of the device's memory, so that a large card stands for a smaller one.
+
+    Raises:
+        ConfigError: the device has no such limit, or less memory.
+    """
+    if device.type != "cuda":
+        raise ConfigError(f"device_memory_gib={gib:g}: only a CUDA device's memory can be limited; use null")
+    total = torch.cuda.get_device_properties(device).total_memory
+    if gib * 2**30 > total:
+        raise ConfigError(f"device_memory_gib={gib:g}: this device has {total / 2**30:.1f} GiB; ask for less")
+    torch.cuda.set_per_process_memory_fraction(gib * 2**30 / total, device)
