@@ -14,7 +14,7 @@ CLUSTER_BIN := .venv-cluster/bin
 CLUSTER_READY := .venv-cluster/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep table status test test-all test-storm test-cluster check format clean
+.PHONY: help setup sweep table status test test-all test-storm test-cluster check gpu-check format clean
 
 help: ## this text
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
@@ -81,6 +81,10 @@ check: $(READY) ## check format, lint and types, then run the unit tests; `make 
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/unit
+
+# Not from .venv alone: a lent machine may have torch with CUDA and no network to install anything else from.
+gpu-check: ## prove this machine's GPU in minutes, without a hub or W&B: results/gpu/CARD.md; works on a CPU too
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m bench.gpu_check $(ARGS)
 
 format: $(READY) ## format the code and mend what lint can mend
 	$(BIN)/ruff format

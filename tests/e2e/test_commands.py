@@ -126,7 +126,7 @@ def test_a_file_that_is_not_there_is_the_environments_fault(bench: Bench, tmp_pa
 def test_the_hydra_app_is_the_same_program(bench: Bench) -> None:
     module = ("bench.run",)
     assert "results_dir: results/bbc_headlines" in bench("--cfg", "job", "--resolve", module=module).stdout
-    assert "method: full, head, lora" in bench("--help", module=module).stdout
+    assert re.search(r"method: .*\bfull, .*\blora\b", bench("--help", module=module).stdout)
 
 
 def test_a_sweep_trains_each_run_once_and_its_table_is_the_same_again(
