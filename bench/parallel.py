@@ -47,7 +47,7 @@ def require_processes(settings: TrainConfig, device: torch.device, precision: st
             "train.distributed=fsdp2: fp16 scales the loss, and a process would see overflow in its own part "
             "only; set train.precision=bf16 or use ddp"
         )
-    if device.type == "cuda" and settings.processes > torch.cuda.device_count():
+    if device.type == "cuda" and settings.processes > max(1, torch.cuda.device_count()):
         raise ConfigError(
             f"train.processes={settings.processes}: each needs a CUDA device, and this run sees "
             f"{torch.cuda.device_count()}; give it all there are with devices=cuda (a sweep over devices=0,1 "

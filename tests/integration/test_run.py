@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import DebertaV2Config
 
-from bench import attempt, fit, measure, model, trainer
+from bench import attempt, device, fit, measure, model, trainer
 from bench.config import Config
 from bench.device import require_attention
 from bench.errors import ConfigError, DataError, MissingError, RunError, StoreError
@@ -266,7 +266,7 @@ def test_attention_that_is_not_there_is_refused_with_what_it_lacks(
     ):
         run(config)
     assert not Path(config.results_dir).exists()
-    monkeypatch.setattr(model, "is_flash_attn_2_available", lambda: False)
+    monkeypatch.setattr(device, "is_flash_attn_2_available", lambda: False)
     cuda = torch.device("cuda")
     with pytest.raises(ConfigError, match=r"computes in bf16 or fp16; set train\.precision=bf16"):
         require_attention("flash_attention_2", cuda, "fp32")
