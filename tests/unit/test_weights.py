@@ -397,7 +397,7 @@ def test_random_weights_need_an_architecture_and_no_files(tmp_path: Path) -> Non
     found = weights.revision(declared)
     assert found.startswith("random:")
     assert weights.revision(dataclasses.replace(declared, name="other", hub_id="a/b")) == found
-    other = dataclasses.replace(declared, architecture={"model_type": "llama", "hidden_size": 8})
+    other = dataclasses.replace(declared, architecture={"model_type": "llama", "vocab_size": 8})
     assert weights.revision(other) != found
     folder = save_model(tmp_path / "model")
     (folder / "model.safetensors").unlink()
