@@ -139,7 +139,7 @@ class HashTokenizer(PreTrainedTokenizer):
     """Texts as ids without a vocabulary file: each word or Chinese character is hashed into the model's ids.
 
     There are about as many as the model's own tokenizer would find, so that time is real; which ids they are
-    does not matter to weights that know nothing. Token ``<|7|>`` is id 7, a name that no text has.
+    does not matter to weights that know nothing. Token ``<|7|>`` is id 7.
     """
 
     vocab_files_names: dict[str, str] = {}  # noqa: RUF012 (transformers' own way)
@@ -155,7 +155,8 @@ class HashTokenizer(PreTrainedTokenizer):
             for number in (_as_list(declared.get(f"{kind}_token_id")) or otherwise)[:1]
         }
         named = {name: f"<|{number}|>" for name, number in self.special.items()}
-        super().__init__(**named, **options)  # type: ignore[no-untyped-call]
+        # A text that reads like a special token is text.
+        super().__init__(**named, split_special_tokens=True, **options)  # type: ignore[no-untyped-call]
 
     @property
     def vocab_size(self) -> int:

@@ -93,7 +93,7 @@ def compare_methods(rows: Sequence[Row], read: Read) -> tuple[list[Comparison], 
     left_out: list[LeftOut] = []
     tables: dict[tuple[Task, str | None], list[Row]] = defaultdict(list)
     for row in rows:
-        if row.selection:
+        if row.selection and not row.has_random_weights:  # whose answers say nothing
             tables[row.task, row.memory_kind].append(row)
     for members in map(_keep_best_baseline, tables.values()):
         predicted = []

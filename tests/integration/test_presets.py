@@ -1,6 +1,7 @@
 """Every preset's architecture is the public one, and can be trained with random weights by every method."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def test_random_weights_are_quantised_as_a_checkpoint_of_them_is(
 
 def test_a_quantised_model_is_built_without_its_full_precision(compose: Compose) -> None:
     """100 million parameters: 400 MB in fp32, 200 MB in bf16, 50 MB in NF4."""
-    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 20, "vocab_size": 1000}
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "vocab_size": 1000}
     sizes |= {"num_attention_heads": 8}
     lines = [f"model.architecture.{name}={value}" for name, value in sizes.items()]
     config = compose("model=llama-3.2-3b", "model.weights=random", "method=qlora", "devices=cpu", *lines)
@@ -202,7 +203,7 @@ def test_a_quantised_model_is_built_without_its_full_precision(compose: Compose)
     peak = meter.peaks["load"]["peak_resident_bytes"]
     assert built.total_parameters > 99e6
     assert peak is not None
-    assert peak - meter.baseline_bytes < 130e6
+    assert peak - meter.baseline_bytes < 200e6  # NF4, and one layer in fp32
 
 
 def test_words_become_ids_that_mean_nothing_else(compose: Compose) -> None:
@@ -215,7 +216,7 @@ def test_words_become_ids_that_mean_nothing_else(compose: Compose) -> None:
     assert found[0][0] == found[2][0]
     assert len({token for ids in found for token in ids}) == 17  # one word comes twice
     assert tokenizer(texts, truncation=True, max_length=4)["input_ids"] == [ids[:4] for ids in found]
-    many = tokenizer([str(number) for number in range(1000)] + ["<3>", "<pad>"])["input_ids"]
+    many = tokenizer([str(number) for number in range(1000)] + ["<|3|>", "<pad>"])["input_ids"]
     special = {3, 130000, 130001, 130004, 130005}
     assert not special & {token for ids in many for token in ids}
     assert max(token for ids in many for token in ids) < settings.vocab_size
@@ -227,3 +228,34 @@ def test_a_folders_architecture_serves_too(compose_tiny: Compose, tiny_bert: Pat
     result = run(compose_tiny(f"model.path={tmp_path}/bare", "model.weights=random", "method=head"))
     assert result.status == "success", result.error
     assert result.model["weights"] == "random"
+
+
+@pytest.mark.parametrize("preset", ["chatglm-6b", "qwen3-0.6b"])
+def test_labels_are_words_to_random_weights_too(compose_tiny: Compose, preset: str) -> None:
+    overrides = tiny(preset, "method=qlora", "task=label_likelihood", "model.architecture.eos_token_id=7")
+    result = run(compose_tiny(*overrides, "train.max_steps=3", "train.warmup_steps=0"))
+    assert result.status == "success", result.error
+
+
+def test_loftq_has_nothing_to_start_from(compose_tiny: Compose) -> None:
+    result = run(compose_tiny(*tiny("qwen3-0.6b", "method=loftq")))
+    assert result.status == "invalid"
+    assert result.error is not None
+    assert "loftq: starts from saved weights" in result.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "model.architecture.model_type=chatgpt",
+            "model_type=chatgpt: transformers has no such architecture",
+        ),
+        ("model.architecture.num_attention_heads=7", r"transformers refuses it \(.*multiple of"),
+    ],
+)
+def test_an_architecture_that_cannot_be_is_named(compose_tiny: Compose, line: str, message: str) -> None:
+    result = run(compose_tiny(*tiny("llama-3.2-3b", line)))
+    assert result.status == "invalid"
+    assert result.error is not None
+    assert re.search(message, result.error["message"])

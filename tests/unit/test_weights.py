@@ -389,3 +389,24 @@ def test_a_model_of_the_hub_without_safetensors_is_refused(cache: Path) -> None:
     save_model(snapshot(cache), file="pytorch_model.bin")
     with pytest.raises(ConfigError, match=r"^model\.hub_id=owner/name: holds no \.safetensors .* reached$"):
         weights.locate(HUB)
+
+
+def test_random_weights_need_an_architecture_and_no_files(tmp_path: Path) -> None:
+    declared = dataclasses.replace(HUB, weights="random", revision=None, architecture={"model_type": "llama"})
+    assert weights.locate(declared) is None
+    found = weights.revision(declared)
+    assert found.startswith("random:")
+    assert weights.revision(dataclasses.replace(declared, name="other", hub_id="a/b")) == found
+    other = dataclasses.replace(declared, architecture={"model_type": "llama", "vocab_size": 8})
+    assert weights.revision(other) != found
+    folder = save_model(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    bare = dataclasses.replace(local(folder), weights="random")
+    assert weights.locate(bare) is None
+    assert weights.read_architecture(bare) == {"model_type": "bert"}
+    assert weights.revision(bare).startswith("random:")
+    (folder / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"^model\.path=.*/model: holds no config\.json"):
+        weights.locate(bare)
+    with pytest.raises(MissingError, match="there is no such folder"):
+        weights.locate(dataclasses.replace(bare, path=str(tmp_path / "nowhere")))

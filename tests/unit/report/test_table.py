@@ -401,3 +401,24 @@ def test_reports_do_not_wait_for_torch(module: str):
     code = f"import sys, {module}; print(*{{'torch', 'transformers'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(ENGLISH, "These scores mean nothing, as the base weights are random"), (CHINESE, "基座权重为随机值")],
+)
+def test_scores_on_random_weights_are_marked_as_meaningless(text: Text, words: str):
+    runs = [make_run("tfidf", test=0.745), make_run("full", test=0.2), make_run("lora", test=0.25)]
+    for one in runs:
+        one.config["model"]["weights"] = "random"
+    markdown = read_markdown(runs, text)
+    rows = {row[0]: row for row in read_cells(markdown.partition("\n## ")[0])[2:]}
+    marked = [rows[name][3].endswith("¹") for name in ("TF-IDF", "Full fine-tuning", "LoRA")]
+    assert marked == [False, True, True]
+    assert rows["LoRA"][4].endswith("¹")
+    assert markdown.count(words) == 1
+    written = read_csv(render_csv(make_evidence(runs), text=ENGLISH))
+    assert [row["Base weights"] for row in written] == ["saved", "random", "random"]
+    for one in runs:
+        one.config["model"]["weights"] = "saved"
+    assert words not in read_markdown(runs, text)

@@ -380,3 +380,24 @@ def test_what_is_on_the_hub_is_pinned_for_every_process_of_a_sweep(
     assert [point.overrides[-1] for point in plan.points] == [f"model.revision={'a' * 40}"] * 4
     assert all(point.identity.canonical["model"]["revision"].endswith("a" * 40) for point in plan.points)
     assert compose(*plan.points[3].overrides) == plan.points[3].config
+
+
+@pytest.mark.parametrize(
+    ("experiment", "combinations", "distinct"), [("article", 324, 219), ("rtx4090", 10, 10)]
+)
+def test_the_experiments_of_large_models_are_right_in_every_run(
+    compose: Compose, experiment: str, combinations: int, distinct: int
+) -> None:
+    lines = [f"experiment={experiment}", "model.weights=random", "data=bbc_headlines"]
+    base = compose(*lines)
+    known = Identifier({repr(base.data): "texts"}, {repr(base.model): "weights"})
+    grids: list[Axes] = [
+        {key: value if isinstance(value, list) else [value] for key, value in grid.items()}
+        for grid in base.sweep.grids
+    ]
+    plan = plan_sweep(grids, constant=lines, compose=lambda more: compose(*more), identify=known)
+    assert (plan.combinations, len(plan.points)) == (combinations, distinct)
+    for point in plan.points:
+        train = point.config.train
+        assert train.micro_batch_size * train.gradient_accumulation_steps == 16
+        assert train.optimizer_in_backward == (point.config.method.trainable == "all")
