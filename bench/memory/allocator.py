@@ -6,6 +6,7 @@ rules are those of c10/cuda/CUDACachingAllocator.cpp with its default settings a
 """
 
 import bisect
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MIB = 2**20
@@ -20,6 +21,15 @@ LARGE_ROUNDING = 2 * MIB
 
 class OutOfMemoryError(Exception):
     """The card has no room for a segment, even after all unused ones were given back."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A tensor's memory, allocated or freed; ``number`` is the same in both."""
+
+    number: int
+    size: int | None  # bytes; None: freed
+    phase: str
 
 
 @dataclass(eq=False)
@@ -117,6 +127,44 @@ class Allocator:
     def _take(self, block: Block) -> None:
         pool = self._free[block.is_small]
         del pool[bisect.bisect_left(pool, (block.size, block.address))]
+
+
+def replay(events: Iterable[Event], capacity: int | None = None) -> dict[str, dict[str, int]]:
+    """Peaks of allocated and reserved bytes while each phase lasted.
+
+    Raises:
+        OutOfMemoryError: the capacity is not enough.
+    """
+    allocator = Allocator(capacity)
+    blocks: dict[int, Block] = {}
+    peaks: dict[str, dict[str, int]] = {}
+    phase = None
+    for event in events:
+        if event.phase != phase:
+            phase = event.phase
+            allocator.reset_peaks()
+        if event.size is None:
+            allocator.free(blocks.pop(event.number))
+        else:
+            blocks[event.number] = allocator.allocate(event.size)
+        before = peaks.get(phase, {"peak_allocated_bytes": 0, "peak_reserved_bytes": 0})
+        peaks[phase] = {
+            "peak_allocated_bytes": max(before["peak_allocated_bytes"], allocator.peak_allocated),
+            "peak_reserved_bytes": max(before["peak_reserved_bytes"], allocator.peak_reserved),
+        }
+    return peaks
+
+
+def find_least(events: Sequence[Event], low: int, high: int) -> int:
+    """The least capacity with which the events get through, within a hundredth; ``high`` is known to do."""
+    while high - low > high / 100:
+        middle = (low + high) // 2
+        try:
+            replay(events, middle)
+            high = middle
+        except OutOfMemoryError:
+            low = middle
+    return high
 
 
 def round_size(size: int) -> int:

@@ -12,19 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from bench.memory.allocator import Event
 from bench.memory.kernels import BLAS_WORKSPACE, DECOMPOSED, hidden_bytes
 
 aten: Any = torch.ops.aten
 _COPIES = (aten._to_copy.default, aten.copy_.default)
-
-
-@dataclass(frozen=True)
-class Event:
-    """A tensor's memory, allocated or freed; ``number`` is the same in both."""
-
-    number: int
-    size: int | None  # bytes; None: freed
-    phase: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +35,7 @@ class Recording:
     events: list[Event] = field(default_factory=list)
     owners: dict[int, str] = field(default_factory=dict)  # number -> weights, ...; else activations
     work: dict[str, Counter[Work]] = field(default_factory=dict)
+    paged_bytes: int = 0  # that are not on the device
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -15,13 +15,15 @@ from unittest import mock
 import bitsandbytes
 import numpy as np
 import torch
-from accelerate.utils import convert_to_fp32
+from accelerate.state import GradientState
+from accelerate.utils import DistributedType, convert_to_fp32
 from torch import nn
 
 from bench import model, trainer
 from bench.config import Config
 from bench.memory.kernels import Kernels
 from bench.memory.recording import Recorder, Recording
+from bench.task import Task
 
 META = torch.device("meta")
 STEPS = 2  # the first makes the optimizer's states
@@ -36,6 +38,7 @@ class Shapes:
     precision: str  # fp32 | bf16 | fp16
     length: int  # tokens of the longest text that is trained on
     eval_length: int  # and of the longest that is evaluated
+    eval_rows: int  # of a batch that is evaluated
     labels: int
     pad_token_id: int | None
 
@@ -48,11 +51,14 @@ class _Accelerator:
     """What the training loop uses of accelerate's Accelerator, on ``meta``."""
 
     device = META
+    distributed_type = DistributedType.NO
+    num_processes, process_index = 1, 0
     optimizer_step_was_skipped = False
 
     def __init__(self, precision: str, recorder: Recorder) -> None:
         self.precision = precision
         self.recorder = recorder
+        self.gradient_state = GradientState()
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
@@ -74,20 +80,29 @@ class _Accelerator:
             return outputs if self.precision == "fp32" else convert_to_fp32(outputs)
 
         network.forward = compute
+        optimizer.register_step_pre_hook(lambda *_: self._enter("step"))
         return network, optimizer
+
+    def _enter(self, phase: str) -> None:
+        self.recorder.phase = phase
+
+    def no_sync(self, _: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Nothing, as there is no other process."""
+        return contextlib.nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
         """The gradients."""
-        self.recorder.phase = "backward"
+        self._enter("backward")
         torch.autograd.backward(loss)
-        self.recorder.phase = "step"
+        self._enter("forward")
 
     def clip_grad_norm_(self, parameters: Any, max_norm: float) -> torch.Tensor:
         """The gradients' norm."""
+        self._enter("step")
         return nn.utils.clip_grad_norm_(parameters, max_norm)
 
 
-def trace(config: Config, shapes: Shapes, *, folder: Path | None) -> Recording:
+def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) -> Recording:
     """What the run allocates and computes in loading, training and evaluating; phases are in the events.
 
     Raises:
@@ -96,36 +111,37 @@ def trace(config: Config, shapes: Shapes, *, folder: Path | None) -> Recording:
     """
     if reason := _find_obstacle(config, shapes):
         raise UntraceableError(reason)
+    config = _shape_only(config)
     recorder = Recorder(shapes.device_type)
     with mock.patch.dict(bitsandbytes.functional.name2qmap, dynamic=torch.empty(256, device=META)):
         network = model.build(
-            _shape_only(config),
+            config,
             folder=folder,
             labels=[str(number) for number in range(shapes.labels)],
             pad_token_id=shapes.pad_token_id,
             device=META,
             precision=shapes.precision,
         )
-    hold_weights(recorder, network.model)
+    trained = "weights" if config.method.trainable == "all" else "adapters"
+    hold_weights(recorder, network.model, trained=trained)
     kernels = Kernels(shapes.device_type)
     _recompute_within(network.model, kernels)
     with kernels.active(), recorder, _meta_optimizers(recorder):
         accelerator: Any = _Accelerator(shapes.precision, recorder)
         recorder.phase = "forward"
-        training = trainer.prepare(network.model, settings=config.train, steps=STEPS, accelerator=accelerator)
         for parameter in network.model.parameters():
             if parameter.requires_grad:
                 hook = _hold_gradient(recorder)
                 parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+        training = trainer.prepare(network.model, config, task=task, steps=STEPS, accelerator=accelerator)
         _train(recorder, training, shapes)
         for state in training.optimizer.state.values():
             for value in state.values():
                 if isinstance(value, torch.Tensor) and value.is_meta and not _is_paged(value):
                     recorder.hold(value, "optimizer")
         recorder.phase = "eval"
-        rows = config.train.eval_batch_size
-        batch = make_batch(rows, shapes.eval_length)
-        trainer.predict(training.model, iter([(np.arange(rows), batch)]), accelerator=accelerator)
+        batches = iter([(np.arange(shapes.eval_rows), make_batch(shapes.eval_rows, shapes.eval_length))])
+        trainer.predict(training.model, batches, task=task, accelerator=accelerator)
     return recorder.recording
 
 
@@ -136,6 +152,12 @@ def _find_obstacle(config: Config, shapes: Shapes) -> str | None:
     if shapes.device_type == "cpu" and config.train.optimizer != "adamw":
         return (
             f"train.optimizer={config.train.optimizer}: what bitsandbytes takes for it on a CPU is not known"
+        )
+    if config.train.distributed != "none":
+        return f"train.distributed={config.train.distributed}: what several processes share is not traced"
+    if config.train.attention == "flash_attention_2":
+        return (
+            "train.attention=flash_attention_2: what its package takes is not known; sdpa takes about as much"
         )
     return None
 
@@ -162,11 +184,12 @@ def make_batch(rows: int, length: int) -> dict[str, torch.Tensor]:
 
 
 def _shape_only(config: Config) -> Config:
-    """The configuration without what only decides values: how an adapter is initialised."""
+    """The configuration without what only decides values: how an adapter begins, and the learning rate."""
     options = config.method.adapter
     if options.get("peft_type") == "LORA":
         options = {**options, "init_lora_weights": False}
-    return replace(config, method=replace(config.method, adapter=options))
+    method = replace(config.method, adapter=options)
+    return replace(config, method=method, train=replace(config.train, lr=1.0))
 
 
 def _recompute_within(network: nn.Module, kernels: Kernels) -> None:
@@ -178,7 +201,7 @@ def _recompute_within(network: nn.Module, kernels: Kernels) -> None:
             layer._gradient_checkpointing_func = partial(checkpoint, context_fn=contexts)
 
 
-def hold_weights(recorder: Recorder, network: nn.Module) -> None:
+def hold_weights(recorder: Recorder, network: nn.Module, *, trained: str) -> None:
     """The weights arrive on the device one after another; one that is quantised there arrives whole."""
     for module in network.modules():
         for parameter in module.parameters(recurse=False):
@@ -187,7 +210,7 @@ def hold_weights(recorder: Recorder, network: nn.Module) -> None:
             with recorder.occupied(whole):
                 for constant in _constants(state) if state is not None else []:
                     recorder.hold(constant, "weights")
-                recorder.hold(parameter, "adapters" if parameter.requires_grad else "weights")
+                recorder.hold(parameter, trained if parameter.requires_grad else "weights")
         for buffer in module.buffers(recurse=False):
             recorder.hold(buffer, "weights")
 
@@ -223,6 +246,7 @@ def _meta_optimizers(recorder: Recorder) -> Iterator[None]:
             return make_buffer(self, parameter, dtype)  # type: ignore[no-any-return]
         with recorder.paused():
             buffer = torch.zeros_like(parameter, dtype=dtype)
+        recorder.recording.paged_bytes += buffer.nbytes
         buffer.is_paged = True  # type: ignore[attr-defined]
         return buffer
 
