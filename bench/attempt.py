@@ -33,6 +33,7 @@ from bench.errors import ConfigError, DataError, RunError, StoreError
 from bench.fit import EARLIER, Fitted, fit, score_all
 from bench.identity import describe
 from bench.measure import Meter
+from bench.memory import comparison
 from bench.redaction import redact
 from bench.store import Result, Store, now
 from bench.tracking import Mode, Tracker
@@ -126,7 +127,10 @@ def attempt(
     store.write_history(started.run_id, history)
     result = _finish_record(started, dataset, meter, fitted=fitted, error=error)
     result = dataclasses.replace(result, tracking=_describe_tracker(tracker))
-    store.write(result)  # before W&B may take its time
+    store.write(result)  # before what may take its time
+    if error is None or result.status == "oom":
+        result = comparison.compare(result, config, dataset, folder=model_folder, meter=meter)
+        store.write(result)
     tracker.finish(summary=flatten(result), predictions=predictions, success=error is None)
     if _describe_tracker(tracker) != result.tracking:
         result = dataclasses.replace(result, tracking=_describe_tracker(tracker))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bench.cards import read_cards
 from bench.config import Config, MethodConfig, TrainConfig, read_field
 from bench.errors import ConfigError
 from bench.identity import uses_lora
@@ -104,11 +105,12 @@ def _check_choices(config: Config) -> list[str]:
         "train.distributed": ("none", "ddp", "fsdp2", "deepspeed_zero2"),
         "train.precision": ("auto", "fp32", "bf16", "fp16"),
         "track.mode": ("auto", "online", "offline", "disabled"),
+        "plan.card": (None, *read_cards()),
         "sweep.select_by": ("accuracy", "f1_macro"),
         "sweep.strategy": ("grid", "halving"),
     }
     return [
-        f"{path}={value}: must be one of {', '.join(choices)}"
+        f"{path}={value}: must be one of {', '.join('null' if one is None else one for one in choices)}"
         for path, choices in allowed.items()
         if (value := read_field(config, path)) not in choices
     ]

@@ -169,26 +169,26 @@ def _read_report(overrides: Sequence[str]) -> "ReportConfig":
 
 def _plan(arguments: argparse.Namespace) -> int:
     from bench import run
-    from bench.identity import describe
     from bench.store import Store
+    from bench.sweep import outlook
     from bench.sweep.engine import Identifier
-    from bench.sweep.request import describe_plan, plan_request
+    from bench.sweep.isolate import Isolation
+    from bench.sweep.request import plan_request
 
     overrides = [run.quote_text(line) for line in arguments.overrides or _DEFAULT]
     with _composing() as compose:
         base, plan = plan_request(overrides, compose=compose, identify=Identifier())
-    described = describe_plan(plan, Store(Path(base.results_dir)))
+        store, isolation = Store(Path(base.results_dir)), Isolation()
+        known = outlook.forecast(plan, base, store, isolation=isolation)
+        advice = outlook.advise(plan, known, compose=compose, isolation=isolation)
+    described = outlook.describe_plan(plan, store, known, advice)
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False, indent=1))
         return 0
-    for point, planned in zip(plan.points, described["runs"], strict=True):
-        print(f"{point.run_id} {planned['state']:8} {describe(point.config)}")
-    seeds = base.sweep.final_seeds
-    print(
-        f"{described['combinations']} combinations are {described['distinct']} distinct runs: "
-        f"{described['done']} done, {described['remaining']} to train"
-        + (f"; then the best of each method with seeds {', '.join(map(str, seeds))}" if seeds else "")
-    )
+    lines = [*outlook.list_runs(plan, described), *outlook.summarise(described, known)]
+    if seeds := base.sweep.final_seeds:
+        lines.append(f"then the best of each method with seeds {', '.join(map(str, seeds))}")
+    print(show("\n".join(lines)))
     return 0
 
 

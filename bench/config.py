@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.cards import PlanConfig
 from bench.errors import ConfigError
 from bench.reporting import ReportConfig
 
@@ -154,6 +155,7 @@ class Config:
     train: TrainConfig
     track: TrackConfig
     sweep: SweepConfig
+    plan: PlanConfig
     task: str  # sequence_classification (a new head) | label_likelihood (a decoder writes the label)
     report: ReportConfig
     seed: int

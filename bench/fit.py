@@ -101,8 +101,8 @@ def _fit_network(
     settings = config.train
     precision = choose_precision(settings.precision, meter.device)
     accelerator = trainer.make_accelerator(meter.device, precision, parallel.plug_in(settings, precision))
-    with accelerator.main_process_first():  # the others find its tokens on the disk
-        splits, padding, task = _tokenise(config, dataset, model_folder=model_folder, meter=meter)
+    with accelerator.main_process_first(), meter.phase("data"):  # the others find its tokens on the disk
+        splits, padding, task = tokenise(config, dataset, model_folder=model_folder)
     # What is sharded need not fit on one device.
     place = torch.device("cpu") if settings.distributed == "fsdp2" else meter.device
     with meter.phase("load"):
@@ -202,26 +202,25 @@ def _train(
     return resumed
 
 
-def _tokenise(
-    config: Config, dataset: Dataset, *, model_folder: Path | None, meter: Meter
+def tokenise(
+    config: Config, dataset: Dataset, *, model_folder: Path | None
 ) -> tuple[dict[str, tokens.TokenisedSplit], tokens.Padding, tasks.Task]:
     """The splits as the model's token ids, how its batches are padded, and what it makes of them."""
     prompt = None
-    with meter.phase("data"):
-        if model_folder is None:
-            tokenizer = random_weights.make_tokenizer(config.model)
-        else:
-            tokenizer = model.load_tokenizer(model_folder)
-        if config.task == "label_likelihood" and config.method.estimator == "network":
-            words = data.name_labels(dataset.labels, config.data)
-            prompt = prompts.make(tokenizer, template=config.model.template, words=words)
-        splits = tokens.tokenise(
-            dataset,
-            tokenizer,
-            max_length=config.train.max_length,
-            cache_dir=config.cache_dir,
-            prompt=prompt,
-        )
+    if model_folder is None:
+        tokenizer = random_weights.make_tokenizer(config.model)
+    else:
+        tokenizer = model.load_tokenizer(model_folder)
+    if config.task == "label_likelihood" and config.method.estimator == "network":
+        words = data.name_labels(dataset.labels, config.data)
+        prompt = prompts.make(tokenizer, template=config.model.template, words=words)
+    splits = tokens.tokenise(
+        dataset,
+        tokenizer,
+        max_length=config.train.max_length,
+        cache_dir=config.cache_dir,
+        prompt=prompt,
+    )
     padding = tokens.Padding.of(tokenizer)
     if prompt is not None:  # answers follow it
         padding = dataclasses.replace(padding, side="left")
@@ -339,7 +338,8 @@ def _fit_frozen_encoder(
     settings = config.train
     precision = choose_precision(settings.precision, meter.device)
     accelerator = trainer.make_accelerator(meter.device, precision)
-    splits, padding, _ = _tokenise(config, dataset, model_folder=model_folder, meter=meter)
+    with meter.phase("data"):
+        splits, padding, _ = tokenise(config, dataset, model_folder=model_folder)
     with meter.phase("load"):
         encoder = model.load_encoder(config.model, model_folder, device=meter.device, precision=precision)
     with meter.phase("train"):

@@ -21,6 +21,7 @@ UNCOUNTED = (
     "track",
     "sweep",
     "report",
+    "plan",
     "devices",
     "device_memory_gib",
     "resume_from",

@@ -65,6 +65,15 @@ class Meter:
         phases = {name: self.peaks.get(name) for name in ("load", "train", "eval")}
         return {"kind": kind, "baseline_bytes": self.baseline_bytes, **phases}
 
+    def peak_bytes(self) -> int | None:
+        """The most over all phases: reserved on CUDA, on a CPU resident above the baseline; or None."""
+        kind = "peak_reserved_bytes" if self.device.type == "cuda" else "peak_resident_bytes"
+        peaks = [peaks[kind] for name, peaks in self.peaks.items() if name in ("load", "train", "eval")]
+        known = [one for one in peaks if one is not None]
+        if not known:
+            return None
+        return max(known) if self.device.type == "cuda" else max(known) - self.baseline_bytes
+
     def time_record(self) -> dict[str, float | None]:
         """The block ``time`` of a record, in seconds; train excludes evaluation and saving."""
         phases = {f"{name}_seconds": self.seconds.get(name) for name in ("load", "train", "eval")}

@@ -80,8 +80,9 @@ def build(
 ) -> Network:
     """The network that the method trains, on its device, its new weights drawn from torch's current seed.
 
-    Without a folder its base weights are random ones of the model's architecture. What is trained is held in
-    ``train.weights`` and the frozen base in ``precision`` (or quantised); autocast computes in ``precision``.
+    Without a folder its base weights are random ones of the model's architecture, and on the device ``meta``
+    shapes without values. What is trained is held in ``train.weights`` and the frozen base in ``precision``
+    (or quantised); autocast computes in ``precision``.
 
     Raises:
         ConfigError: the architecture has no head for the task here, no default target modules, or not the
@@ -185,7 +186,7 @@ def _load_weights(
         "quantization_config": quantization_config(method, DTYPES[precision], unquantised),
     }
     model: Any
-    if folder is None:
+    if folder is None or device.type == "meta":
         new = unquantised if config.task == "sequence_classification" else []
         kind = _HEADS[config.task]
         model, missing = random_weights.make_model(kind, settings, new=new, device=device, **options), set()

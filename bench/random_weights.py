@@ -85,6 +85,8 @@ def make_model(
             if quantizer is not None and quantizer.param_needs_quantization(model, path):
                 module.register_parameter(key, parameter)  # its attributes say how it is quantised
                 made = quantizer.get_quantize_ops().convert({path: value}, model=model)[path]
+                if device.type == "meta":  # to which bitsandbytes moves weights without quantising them
+                    made = made._quantize(device)
             else:
                 made = nn.Parameter(value, requires_grad=parameter.requires_grad)
             module.register_parameter(key, made)

@@ -55,6 +55,7 @@ class Result:
     parameters: dict[str, Any] = field(default_factory=dict)  # {trainable, total}
     throughput: dict[str, Any] = field(default_factory=dict)  # {tokens_per_second, samples_per_second}
     energy: dict[str, Any] | None = None  # {joules, source}
+    prediction: dict[str, Any] = field(default_factory=dict)  # of the peak memory, and how far off it was
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)  # what was chosen: target_modules, precision, ...
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -197,6 +198,7 @@ class Store:
         with _explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / ".lock").open("w")
+        held = f"run {run_id}: another process is training it; wait for it to end"
         with lock:
             for tries_left in reversed(range(30)):
                 try:
@@ -204,9 +206,7 @@ class Store:
                     break
                 except BlockingIOError:
                     if not tries_left:
-                        raise HeldError(
-                            f"run {run_id}: another process is training it; wait for it to end"
-                        ) from None
+                        raise HeldError(held) from None
                     time.sleep(0.01)  # is_held of another sweep takes the lock for a moment
             for left in folder.glob(f"{_TEMPORARY}*"):
                 left.unlink(missing_ok=True)
@@ -303,7 +303,7 @@ def read_record(path: Path) -> Result | BadRecord:
     if not isinstance(values, dict):
         return BadRecord(path, "is not an object")
     names = {one.name for one in dataclasses.fields(Result)} | {"checksum"}
-    if set(values) != names:
+    if set(values) | {"prediction"} != names:  # which records of earlier versions lack
         return BadRecord(path, f"has other fields: {', '.join(sorted(set(values) ^ names))}")
     try:
         found = values.pop("checksum")
@@ -320,7 +320,7 @@ def read_record(path: Path) -> Result | BadRecord:
     if not result.run_id == hash_canonical(result.canonical_config) == path.parent.name:
         return BadRecord(path, "its run_id is not the hash of its configuration and the folder's name")
     for name, kind in _KINDS.items():
-        if not _fits(values[name], kind):
+        if not _fits(getattr(result, name), kind):
             return BadRecord(path, f"its {name} is not of the type {kind}")
     return result
 

@@ -202,6 +202,28 @@ def eval_batches(
         yield rows, _pad(split, rows, padding)
 
 
+def mean_padded_tokens(
+    split: TokenisedSplit, micro_batch_size: int, *, group_by_length: bool, seed: int
+) -> float:
+    """Tokens of an average micro-batch of the first epoch, its padding included."""
+    size = micro_batch_size if group_by_length else None
+    order = _order_rows(split.lengths, np.random.default_rng([seed, 0]), size)
+    return _count_padded(split.lengths[order], micro_batch_size) / micro_batches_per_epoch(
+        split, micro_batch_size
+    )
+
+
+def count_evaluated_tokens(split: TokenisedSplit, batch_size: int) -> int:
+    """Tokens of all batches that evaluate the split, their padding included."""
+    return _count_padded(-np.sort(-split.lengths), batch_size)
+
+
+def _count_padded(lengths: Integers, batch_size: int) -> int:
+    """Tokens of rows in this order, each as long as its batch's longest."""
+    groups = (lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size))
+    return sum(len(group) * int(group.max()) for group in groups)
+
+
 def _tokenise_split(
     texts: list[str],
     labels: Integers,

@@ -157,28 +157,41 @@ def _package_folder(path: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / inner
 
 
-def _download(model: ModelConfig) -> Path:
-    """The snapshot of the pinned commit, from the cache where it is there."""
-    from huggingface_hub import snapshot_download
+def is_downloaded(model: ModelConfig) -> bool:
+    """Whether the hub's model is in this machine's cache, weights and all."""
+    return _find_snapshot(model) is not None
 
-    def fetch(*more: str, local_files_only: bool) -> Path:
-        return Path(
-            snapshot_download(
-                str(model.hub_id),
-                revision=model.revision,
-                allow_patterns=[*_WANTED, *more],
-                local_files_only=local_files_only,
-            )
-        )
 
-    with contextlib.suppress(Exception):  # not in the cache; the hub's own errors differ by version
-        folder = fetch(local_files_only=True)
+def _find_snapshot(model: ModelConfig) -> Path | None:
+    """The snapshot of the pinned commit in the cache, or None if it is not there or not whole."""
+    with contextlib.suppress(Exception):  # the hub's own errors differ by version
+        folder = _fetch(model, local_files_only=True)
         if _find_fault(folder) is None:  # a cache may hold the tokenizer alone
             return folder
+    return None
+
+
+def _fetch(model: ModelConfig, *more: str, local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            str(model.hub_id),
+            revision=model.revision,
+            allow_patterns=[*_WANTED, *more],
+            local_files_only=local_files_only,
+        )
+    )
+
+
+def _download(model: ModelConfig) -> Path:
+    """The snapshot of the pinned commit, from the cache where it is there."""
+    if (folder := _find_snapshot(model)) is not None:
+        return folder
     try:
-        folder = fetch(local_files_only=False)
+        folder = _fetch(model, local_files_only=False)
         if not any(folder.glob("*.safetensors")) and _is_released_pickled(folder):
-            folder = fetch(_PICKLED, local_files_only=False)
+            folder = _fetch(model, _PICKLED, local_files_only=False)
         return folder
     except Exception as error:
         raise MissingError(

@@ -29,6 +29,7 @@ class Prose:
     pivot_corner: str
     cost: str
     how_priced: str
+    how_predicted: str
     priced: Mapping[str, str]
     health: str
     leaked: tuple[str, str]  # none, some
@@ -81,6 +82,8 @@ ENGLISH = Prose(
     pivot_method="{title}:",
     pivot_corner="r \\ alpha",
     cost="Cost of one training",
+    how_predicted="Peak memory was predicted before the runs, off by {median:.1%} at the median and "
+    "{worst:.1%} at worst ({runs} runs on CUDA).",
     how_priced="Cost: {prices}, over the train time alone; the currency is that of the prices.",
     priced={"price_per_hour": "{price} an hour", "price_per_kwh": "{price} a kWh of the GPU"},
     health="Data of {data}: {parts}.",
@@ -138,6 +141,7 @@ CHINESE = Prose(
     pivot_method="{title}：",
     pivot_corner="r \\ alpha",
     cost="单次训练成本",
+    how_predicted="显存峰值在运行前预测：误差中位数 {median:.1%}，最大 {worst:.1%}（{runs} 次 CUDA 运行）。",
     how_priced="成本：{prices}，只计训练时间；货币单位与价格相同。",
     priced={"price_per_hour": "每小时 {price}", "price_per_kwh": "GPU 每千瓦时 {price}"},
     health="{data} 的数据：{parts}。",

@@ -7,6 +7,7 @@ data, model, memory kind, status, bytes, seconds. Both are byte-identical when m
 results. runs.csv and comparisons.csv are for machines.
 """
 
+import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
@@ -231,6 +232,12 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
     kinds = dict.fromkeys(row.memory_kind for row in rows if row.memory_kind)
     notes = [text.choice.format(metric=metric, at_seed=at_seed), text.numbers]
     notes += [text.memory_notes[kind] for kind in kinds]
+    errors = [
+        abs(one.prediction["error"]) for one in evidence.results if one.prediction.get("error") is not None
+    ]
+    if errors:
+        figures = {"median": statistics.median(errors), "worst": max(errors), "runs": len(errors)}
+        notes.append(text.prose.how_predicted.format(**figures))
     notes.append(text.spread)
     if any(row.selection and not row.seeds for row in rows):
         notes.append(text.any_seed_note)

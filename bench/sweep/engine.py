@@ -24,6 +24,9 @@ POLL_SECONDS = 1.0  # between looks at runs that another sweep is training
 # Given points, each with further overrides: the error of each outside its own record, or None.
 Launch = Callable[[Sequence[tuple[Point, Sequence[str]]]], Sequence[Exception | None]]
 
+# Given a point and how often its micro-batch was halved: why it cannot fit, or None.
+Refuse = Callable[[Point, int], str | None]
+
 
 @dataclass
 class Identifier:
@@ -108,6 +111,7 @@ class Sweep:
     base: Config
     launch: Launch
     identify: Identifier
+    refuse: Refuse = lambda *_: None
     points: dict[str, Point] = field(default_factory=dict)  # planned so far, by run_id
     skipped: int = 0
     shared: list[str] = field(default_factory=list)  # overrides of every job
@@ -201,9 +205,12 @@ class Sweep:
                 time.sleep(POLL_SECONDS)
             left = [point for point in left if point not in free]
             before = {point.run_id: self.store.read(point.run_id) for point in free}
-            jobs = [(point, self._overrides(halvings[point.run_id])) for point in free]
+            refused = {point.run_id for point in free if self._refuse(point, halvings[point.run_id])}
+            tried = [point for point in free if point.run_id not in refused]
+            jobs = [(point, self._overrides(halvings[point.run_id])) for point in tried]
             errors = self.launch(jobs) if jobs else []
-            for point, error in zip(free, errors, strict=True):
+            ends = dict(zip((point.run_id for point in tried), errors, strict=True))
+            for point, error in ((point, ends.get(point.run_id)) for point in free):
                 if isinstance(error, HeldError):
                     left.append(point)
                     continue
@@ -217,6 +224,16 @@ class Sweep:
             if self.base.sweep.fail_fast and not all(self._is_success_or(point, left) for point in free):
                 return False
             left = [point for point in left if self._status(point) != "success"]
+        return True
+
+    def _refuse(self, point: Point, halvings: int) -> bool:
+        """Records that the run is out of memory, without starting it, if it is known that it cannot fit."""
+        reason = self.refuse(point, halvings)
+        if reason is None:
+            return False
+        config = replace_values(point.config, {"oom_halvings": halvings})
+        started = start_record(config, point.identity, earlier=self.store.read(point.run_id))
+        self.store.end(started, status="oom", message=reason)
         return True
 
     def _overrides(self, halvings: int) -> list[str]:

@@ -6,6 +6,7 @@ plan of thousands of points takes seconds.
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,7 @@ class Plan:
 
     points: tuple[Point, ...]
     combinations: int
+    repeats: Mapping[str, int]  # run_id -> how many combinations are this run
 
 
 def combine_axes(grids: Sequence[Mapping[str, Any]], *, swept: Axes, fixed: Mapping[str, Any]) -> list[Axes]:
@@ -99,14 +101,16 @@ def expand(
 def make_plan(expanded: Sequence[tuple[tuple[str, ...], Config]], identify: Identify) -> Plan:
     """The distinct runs in the order of the grids, those that share base weights and data together."""
     points: dict[str, Point] = {}
+    repeats: Counter[str] = Counter()
     for overrides, config in expanded:
         point = Point(overrides, config, identify(config))
         points.setdefault(point.run_id, point)
+        repeats[point.run_id] += 1
     order: dict[tuple[Any, ...], int] = {}  # first place of each (data, model, quantization)
     for point in points.values():
         order.setdefault(_shared(point), len(order))
     ordered = sorted(points.values(), key=lambda point: order[_shared(point)])
-    return Plan(tuple(ordered), len(expanded))
+    return Plan(tuple(ordered), len(expanded), repeats)
 
 
 def plan_finals(best: Sequence[Point], seeds: Sequence[int], identify: Identify) -> Plan:

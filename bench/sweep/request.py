@@ -8,7 +8,6 @@ from hydra.core.override_parser.types import Override, QuotedString
 
 from bench.config import Config
 from bench.errors import ConfigError
-from bench.store import Store
 from bench.sweep.engine import Identifier, plan_sweep
 from bench.sweep.plan import Compose, Plan, combine_axes
 
@@ -36,36 +35,6 @@ def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identi
         identify=identify,
     )
     return base, plan
-
-
-def describe_plan(plan: Plan, store: Store) -> dict[str, Any]:
-    """What ``bench plan --json`` prints; memory and hours are not predicted yet, and say so."""
-    done = {point.run_id for point in plan.points if _is_done(store, point.run_id)}
-    runs = [
-        {
-            "run_id": point.run_id,
-            "overrides": list(point.overrides),
-            "state": "done" if point.run_id in done else "planned",
-            "fits": None,
-            "predicted_peak_reserved_bytes": None,
-            "predicted_hours": None,
-            "reason": "this version does not predict memory and time",
-        }
-        for point in plan.points
-    ]
-    return {
-        "combinations": plan.combinations,
-        "distinct": len(plan.points),
-        "done": len(done),
-        "remaining": len(plan.points) - len(done),
-        "total_hours": None,
-        "runs": runs,
-    }
-
-
-def _is_done(store: Store, run_id: str) -> bool:
-    found = store.read(run_id)
-    return found is not None and found.status == "success"
 
 
 def _join_devices(arguments: Sequence[str]) -> list[str]:

@@ -163,6 +163,30 @@ def test_a_sweep_trains_each_run_once_and_its_table_is_the_same_again(
     assert (bench("verify").returncode, bench("verify", "--results", "nowhere").returncode) == (0, 3)
 
 
+def test_a_plan_says_what_fits_and_a_sweep_starts_nothing_else(
+    bench: Bench, my_csv: Path, tmp_path: Path
+) -> None:
+    large = ["model=qwen3-8b", "model.weights=random", "plan.card=rtx3060", "train.micro_batch_size=2"]
+    command = [*own_texts(my_csv), *large, "track.mode=disabled", "method=full,qlora", "train.oom_retries=0"]
+    done = bench("plan", *command, "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert not (tmp_path / "results").exists()
+    full, qlora = plan["runs"]
+    assert (full["fits"], qlora["fits"], plan["card"]) == (False, True, "rtx3060")
+    assert full["predicted_peak_reserved_bytes"] > 16 * 7_500_000_000  # weights, gradients and states in fp32
+    assert 4 * 2**30 < qlora["predicted_peak_reserved_bytes"] < 11 * 2**30
+    assert plan["total_hours"] > 0
+    assert plan["advice"][0]["remedies"] == [["method=qlora"]]
+
+    sweep = bench("sweep", *command[:-2], "method=full", "train.oom_retries=0")
+    assert sweep.returncode == 1, sweep.stderr
+    assert "1 do not fit" in sweep.stdout
+    assert " oom=1 " in sweep.stdout.splitlines()[-1]
+    table = (tmp_path / "results" / "files" / "table.md").read_text(encoding="utf-8")
+    assert "not started: would take" in table
+
+
 def test_a_run_that_fails_fails_alone(bench: Bench, my_csv: Path) -> None:
     done = bench("sweep", *own_texts(my_csv), *QUICK, "lora.target_modules=auto,[q_proj]")
     assert done.returncode == 1

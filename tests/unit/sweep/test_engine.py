@@ -191,6 +191,31 @@ def test_out_of_memory_halves_the_micro_batch_as_often_as_allowed(
     assert (outcome.statuses["oom"], outcome.statuses["success"], outcome.exit_code) == (1, 3, 1)
 
 
+def test_what_cannot_fit_is_recorded_without_being_started(
+    base: Config, store: Store, plan: Plan, identify: Identifier
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def refuse(point: Point, halvings: int) -> str | None:
+        asked.append((point.config.lora.r, halvings))
+        return "too large" if point.config.lora.r == 16 and halvings < 2 else None
+
+    trainer = Trainer(store)
+    outcome = Sweep(plan, base, trainer, identify, refuse).run()
+    assert asked[3:] == [(16, 0), (16, 1), (16, 2)]  # halved as after a real end of memory
+    assert trainer.trained == ["majority 8 0", "full 8 0", "lora 8 0", "lora 16 0"]
+    assert trainer.extra[-1] == "oom_halvings=2"
+    assert outcome.exit_code == 0
+
+    never = Sweep(plan, replace_values(base, {"train.oom_retries": 0}), trainer, identify, lambda *_: "full")
+    store.run_folder(plan.points[3].run_id).joinpath(RECORD).unlink()
+    assert never.run().statuses["oom"] == 1
+    found = store.read(plan.points[3].run_id)
+    assert found is not None
+    assert found.error is not None
+    assert (found.status, found.error["message"]) == ("oom", "full")
+
+
 def test_a_run_that_another_sweep_trains_is_waited_for(
     sweep: Callable[..., Outcome], store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:

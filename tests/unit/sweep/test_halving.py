@@ -261,7 +261,7 @@ def test_every_method_keeps_a_survivor_at_no_more_than_the_grids_steps(
     finished, spent = halve(plan, score)
     shuffled = list(plan.points)
     random.shuffle(shuffled)
-    assert halve(Plan(tuple(shuffled), plan.combinations), score) == (finished, spent)
+    assert halve(Plan(tuple(shuffled), plan.combinations, plan.repeats), score) == (finished, spent)
     assert spent <= 300 * len(plan.points)
     assert finished <= {point.run_id for point in plan.points}
     for group in halving.group_points(plan.points):

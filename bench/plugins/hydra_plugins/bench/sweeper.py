@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -21,8 +22,10 @@ from bench.identity import describe
 from bench.redaction import show
 from bench.report.table import write_tables
 from bench.run import interrupt_code, stop_on_signals, summarise
-from bench.sweep import isolate
+from bench.store import Store
+from bench.sweep import isolate, outlook
 from bench.sweep.engine import Identifier, Sweep, ends_sweep
+from bench.sweep.isolate import Isolation
 from bench.sweep.plan import Point
 from bench.sweep.progress import Display
 from bench.sweep.request import plan_request
@@ -49,12 +52,19 @@ class BenchSweeper(Sweeper):
             isolate.warm_up()
         identify = Identifier()
         base, plan = plan_request(arguments, compose=self._compose, identify=identify)
-        sweep = Sweep(plan, base, self._launch, identify)
+        isolation = self.worker.isolation if isinstance(self.worker, BenchLauncher) else Isolation()
+        store = Store(Path(base.results_dir))
+        known = outlook.forecast(plan, base, store, isolation=isolation)
+        print(
+            show("\n".join(outlook.summarise(outlook.describe_plan(plan, store, known), known))), flush=True
+        )
+        sweep = Sweep(
+            plan, base, self._launch, identify, outlook.make_refusal(known, base, isolation=isolation)
+        )
         if isinstance(self.worker, BenchLauncher):
             self.worker.slots = make_slots(sweep.base.devices)
         if isinstance(self.worker, BenchLauncher | ClusterLauncher):
             self.worker.seconds = sweep.base.sweep.time_limit_seconds
-        store = sweep.store
         with Display(log_of=lambda run_id: store.run_folder(run_id) / "log.txt") as self.display:
             try:
                 outcome = sweep.run()

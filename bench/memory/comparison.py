@@ -1,0 +1,55 @@
+"""A run's predicted peak memory beside what was measured: the block ``prediction`` of its record."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.cards import recognise
+from bench.config import Config, replace_values
+from bench.data import Dataset
+from bench.device import choose_precision
+from bench.measure import Meter
+from bench.memory import forecast
+from bench.store import Result
+
+
+def compare(result: Result, config: Config, dataset: Dataset, *, folder: Path | None, meter: Meter) -> Result:
+    """The record with the peak memory that shapes predict beside the one that was measured."""
+    if config.method.estimator != "network":
+        return dataclasses.replace(
+            result, reasons=result.reasons | {"prediction": "a baseline is fitted without training steps"}
+        )
+    device = meter.device
+    if device.type == "cuda":  # as a plan names it, which cannot ask the device
+        precision = choose_precision(config.train.precision, device)
+        config = replace_values(config, {"train.precision": precision})
+    found = forecast.predict(config, dataset, None, folder=folder, device_type=device.type)
+    if isinstance(found, str):
+        return dataclasses.replace(result, reasons=result.reasons | {"prediction": found})
+    measured = meter.peak_bytes()
+    block: dict[str, Any] = {
+        "kind": "cuda_reserved" if device.type == "cuda" else "cpu_tensors",
+        "target": _name_target(device),
+        "predicted_peak_bytes": found.peak_bytes,
+        "measured_peak_bytes": measured,
+        "error": None,
+        "phases": found.phases,
+        "parts": found.parts,
+    }
+    reasons = dict(result.reasons)
+    if measured is not None and device.type == "cuda":
+        block["error"] = found.peak_bytes / measured - 1
+    else:
+        reasons["prediction.error"] = "tensors were predicted; resident memory holds what libraries keep too"
+    return dataclasses.replace(result, prediction=block, reasons=reasons)
+
+
+def _name_target(device: torch.device) -> str:
+    """The device as a plan calls it."""
+    if device.type != "cuda":
+        return device.type
+    name = torch.cuda.get_device_name(device)
+    card = recognise(name)
+    return name if card is None else card.name

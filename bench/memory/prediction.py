@@ -1,0 +1,181 @@
+"""What a run will take and cost, as far as shapes say: computed once for runs that share them. No torch.
+
+A prediction is kept on disk, under a hash of all that it depends on; a run's rank counts, its learning rate
+does not.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench import weights
+from bench.cards import LAUNCH_SECONDS, Card
+from bench.config import Config, replace_values, to_dict
+
+VERSION = 1  # raise it when what is traced, or how, changes
+_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
+_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_logger = logging.getLogger(__name__)
+
+# Settings that decide values, or how long a run takes, and never a tensor's shape.
+_SHAPELESS = {
+    "method": {"name", "title", "default_lr", "loraplus_lr_ratio"},
+    "lora": {"alpha", "dropout"},
+    "model": {"name", "source", "path", "hub_id", "revision"},
+    "train": {
+        *("lr", "max_steps", "epochs", "warmup_steps", "weight_decay", "max_grad_norm"),
+        *("eval_steps", "log_steps", "stop_step", "checkpoint_steps", "oom_retries"),
+    },
+}
+_ELSEWHERE = (
+    *("data", "track", "sweep", "plan", "report", "seed", "devices", "device_memory_gib"),
+    *("oom_halvings", "resume_from", "results_dir", "cache_dir"),
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What runs of one shape take on a kind of device, and the work that they do on any card."""
+
+    device_type: str  # cuda | cpu
+    phases: dict[str, dict[str, int | None]]  # load, train, eval: peak_allocated_, peak_reserved_bytes
+    least_bytes: int  # with so much the run gets through, as what is reserved and not used is given back
+    parts: dict[str, int]  # bytes at the peak of training: weights, adapters, gradients, ...
+    paged_bytes: int  # of optimizer states that are in the machine's memory
+    work: dict[str, list[list[Any]]]  # micro_batch, step, eval: [flops, bytes moved, dtype, times]
+    train_rows: int
+    batch_tokens: int  # of the micro-batch that was traced, padding included; the longest there is
+    mean_batch_tokens: float  # of those that are trained on
+    eval_batch_tokens: int  # as traced
+    eval_tokens: dict[str, int]  # by split, padding included
+
+    @property
+    def peak_bytes(self) -> int:
+        """What has to fit: on CUDA all that the allocator reserves, on a CPU all tensors."""
+        kind = "peak_reserved_bytes" if self.device_type == "cuda" else "peak_allocated_bytes"
+        return max(peaks[kind] or 0 for peaks in self.phases.values())
+
+    @property
+    def train_flops(self) -> float:
+        """Floating-point operations of an average micro-batch."""
+        flops: float = sum(row[0] * row[3] for row in self.work["micro_batch"])
+        return flops * self._share
+
+    @property
+    def _share(self) -> float:
+        return self.mean_batch_tokens / self.batch_tokens
+
+    def train_seconds(self, card: Card, *, steps: int, accumulation: int) -> float:
+        """How long the card at least trains: every operation at its best speed."""
+        micro_batch = _count_seconds(self.work["micro_batch"], card, share=self._share)
+        return steps * (accumulation * micro_batch + _count_seconds(self.work["step"], card, share=1.0))
+
+    def eval_seconds(self, card: Card, split: str) -> float:
+        """How long the card at least evaluates one split."""
+        batches = self.eval_tokens[split] / self.eval_batch_tokens
+        return _count_seconds(self.work["eval"], card, share=1.0) * batches
+
+
+def _count_seconds(work: Sequence[Sequence[Any]], card: Card, *, share: float) -> float:
+    """A roofline for each operation: it computes or moves at full speed, whichever takes longer.
+
+    ``share`` is how large the operations are by those that were traced.
+    """
+    slowest = min(card.flops_per_second.values())
+    seconds = 0.0
+    for flops, moved, dtype, times in work:
+        speed = card.flops_per_second.get(_PRECISIONS.get(dtype, "fp32"), slowest)
+        seconds += times * max(share * flops / speed, share * moved / card.bytes_per_second, LAUNCH_SECONDS)
+    return seconds
+
+
+def settle(config: Config, card: Card | None) -> Config:
+    """The configuration as it can be traced for a CUDA device, or for a CPU if no card is given.
+
+    A hub's model that is not on this machine is traced from its architecture, its texts' lengths estimated.
+    """
+    source = config.model
+    is_saved = source.source == "hub" and source.weights == "saved"
+    if is_saved and source.architecture is not None and not weights.is_downloaded(source):
+        config = replace_values(config, {"model.weights": "random"})
+    if card is not None and config.train.precision == "auto":
+        precision = "bf16" if "bf16" in card.flops_per_second else "fp16"
+        config = replace_values(config, {"train.precision": precision})
+    return config
+
+
+def count_steps(config: Config, rows: int) -> int:
+    """Optimizer steps of the training, as far as it goes."""
+    train = config.train
+    if train.stop_step is not None:
+        return train.stop_step
+    if train.max_steps is not None:
+        return train.max_steps
+    micro_batches = math.ceil(rows / train.micro_batch_size) * (train.epochs or 0)
+    return max(1, math.ceil(micro_batches / train.gradient_accumulation_steps))
+
+
+def make_key(config: Config, *, device_type: str, fingerprint: str, revision: str) -> str:
+    """The hash of all that a prediction depends on."""
+    shape = {name: value for name, value in to_dict(config).items() if name not in _ELSEWHERE}
+    for section, names in _SHAPELESS.items():
+        shape[section] = {name: value for name, value in shape[section].items() if name not in names}
+    adapter = {name: value for name, value in config.method.adapter.items() if name != "init_lora_weights"}
+    shape["method"]["adapter"] = adapter
+    if config.method.trainable != "adapter":
+        del shape["lora"]
+    shape |= {
+        "words": config.data.label_words,
+        "drops": config.lora.dropout > 0,
+        "clips": config.train.max_grad_norm is not None,
+    }
+    # auto may mean another precision on another machine.
+    machine = platform.node() if device_type == "cpu" else None
+    facts = [VERSION, device_type, machine, _read_versions(), fingerprint, revision, shape]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _read_versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
+def read_cached(cache_dir: str, key: str) -> Prediction | None:
+    """The prediction that was kept, or None; one that is damaged counts as none and is made again."""
+    path = _cache_path(cache_dir, key)
+    try:
+        return Prediction(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        _logger.warning("%s: cannot be read (%s); the memory is predicted again", path, error)
+        return None
+
+
+def write_cached(cache_dir: str, key: str, prediction: Prediction) -> None:
+    """Keeps the prediction; a folder that cannot be written is done without, with a warning."""
+    path = _cache_path(cache_dir, key)
+    text = json.dumps(dataclasses.asdict(prediction))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).replace(path)
+    except OSError as error:
+        _logger.warning("cache_dir %s: cannot be written (%s); memory is predicted anew", cache_dir, error)
+
+
+def _cache_path(cache_dir: str, key: str) -> Path:
+    return Path(cache_dir) / "predictions" / f"{key}.json"

@@ -1,0 +1,258 @@
+"""A run's training and evaluation on the device ``meta``: what its tensors take, without one of them.
+
+The network is built and trained by the code that trains it for real, with real optimizers, so that what is
+predicted cannot drift from what is done; only the numbers are missing.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import bitsandbytes
+import numpy as np
+import torch
+from accelerate.state import GradientState
+from accelerate.utils import DistributedType, convert_to_fp32
+from torch import nn
+
+from bench import model, trainer
+from bench.config import Config
+from bench.memory.kernels import Kernels
+from bench.memory.recording import Recorder, Recording
+from bench.task import Task
+
+META = torch.device("meta")
+STEPS = 2  # the first makes the optimizer's states
+MICRO_BATCHES = 2  # of a step, if it has more: the second meets the first one's gradients
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a run's texts and device make of its tensors' shapes."""
+
+    device_type: str  # cuda | cpu
+    precision: str  # fp32 | bf16 | fp16
+    length: int  # tokens of the longest text that is trained on
+    eval_length: int  # and of the longest that is evaluated
+    eval_rows: int  # of a batch that is evaluated
+    labels: int
+    pad_token_id: int | None
+
+
+class UntraceableError(Exception):
+    """What a run allocates cannot be known from shapes."""
+
+
+class _Accelerator:
+    """What the training loop uses of accelerate's Accelerator, on ``meta``."""
+
+    device = META
+    distributed_type = DistributedType.NO
+    num_processes, process_index = 1, 0
+    optimizer_step_was_skipped = False
+
+    def __init__(self, precision: str, recorder: Recorder) -> None:
+        self.precision = precision
+        self.recorder = recorder
+        self.gradient_state = GradientState()
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Autocast as a CPU's, which leaves ``meta`` alone; Kernels does what the device's would do."""
+        with torch.autocast(
+            "cpu",
+            dtype=model.DTYPES[self.precision] if self.precision != "fp32" else None,
+            enabled=self.precision != "fp32",
+        ):
+            yield
+
+    def prepare(self, network: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
+        """The network computing under autocast, and the optimizer."""
+        forward = network.forward
+
+        def compute(*args: Any, **options: Any) -> Any:
+            with self.autocast():
+                outputs = forward(*args, **options)
+            return outputs if self.precision == "fp32" else convert_to_fp32(outputs)
+
+        network.forward = compute
+        optimizer.register_step_pre_hook(lambda *_: self._enter("step"))
+        return network, optimizer
+
+    def _enter(self, phase: str) -> None:
+        self.recorder.phase = phase
+
+    def no_sync(self, _: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Nothing, as there is no other process."""
+        return contextlib.nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """The gradients."""
+        self._enter("backward")
+        torch.autograd.backward(loss)
+        self._enter("forward")
+
+    def clip_grad_norm_(self, parameters: Any, max_norm: float) -> torch.Tensor:
+        """The gradients' norm."""
+        self._enter("step")
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
+def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) -> Recording:
+    """What the run allocates and computes in loading, training and evaluating; phases are in the events.
+
+    Raises:
+        UntraceableError: shapes alone do not say what is computed; the message says why.
+        ConfigError: the run could not be trained either.
+    """
+    if reason := _find_obstacle(config, shapes):
+        raise UntraceableError(reason)
+    config = _shape_only(config)
+    recorder = Recorder(shapes.device_type)
+    with mock.patch.dict(bitsandbytes.functional.name2qmap, dynamic=torch.empty(256, device=META)):
+        network = model.build(
+            config,
+            folder=folder,
+            labels=[str(number) for number in range(shapes.labels)],
+            pad_token_id=shapes.pad_token_id,
+            device=META,
+            precision=shapes.precision,
+        )
+    trained = "weights" if config.method.trainable == "all" else "adapters"
+    hold_weights(recorder, network.model, trained=trained)
+    kernels = Kernels(shapes.device_type)
+    _recompute_within(network.model, kernels)
+    with kernels.active(), recorder, _meta_optimizers(recorder):
+        accelerator: Any = _Accelerator(shapes.precision, recorder)
+        recorder.phase = "forward"
+        for parameter in network.model.parameters():
+            if parameter.requires_grad:
+                hook = _hold_gradient(recorder)
+                parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+        training = trainer.prepare(network.model, config, task=task, steps=STEPS, accelerator=accelerator)
+        _train(recorder, training, shapes)
+        for state in training.optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, torch.Tensor) and value.is_meta and not _is_paged(value):
+                    recorder.hold(value, "optimizer")
+        recorder.phase = "eval"
+        batches = iter([(np.arange(shapes.eval_rows), make_batch(shapes.eval_rows, shapes.eval_length))])
+        trainer.predict(training.model, batches, task=task, accelerator=accelerator)
+    return recorder.recording
+
+
+def _find_obstacle(config: Config, shapes: Shapes) -> str | None:
+    """Why the run's memory cannot be known from its shapes, or None."""
+    if config.method.quantization == "int8":
+        return "method.quantization=int8 computes outliers apart, and how many there are only the texts say"
+    if shapes.device_type == "cpu" and config.train.optimizer != "adamw":
+        return (
+            f"train.optimizer={config.train.optimizer}: what bitsandbytes takes for it on a CPU is not known"
+        )
+    if config.train.distributed != "none":
+        return f"train.distributed={config.train.distributed}: what several processes share is not traced"
+    if config.train.attention == "flash_attention_2":
+        return (
+            "train.attention=flash_attention_2: what its package takes is not known; sdpa takes about as much"
+        )
+    return None
+
+
+def _train(recorder: Recorder, training: trainer.Training, shapes: Shapes) -> None:
+    settings = training.settings
+    training.model.train()
+    for _ in range(STEPS):
+        recorder.phase = "forward"
+        batches = [
+            make_batch(settings.micro_batch_size, shapes.length)
+            for _ in range(min(settings.gradient_accumulation_steps, MICRO_BATCHES))
+        ]
+        trainer.advance(training, batches)
+
+
+def make_batch(rows: int, length: int) -> dict[str, torch.Tensor]:
+    """A batch as the run's longest, on the CPU as there."""
+    return {
+        "input_ids": torch.zeros(rows, length, dtype=torch.int64),
+        "attention_mask": torch.ones(rows, length, dtype=torch.int64),
+        "labels": torch.zeros(rows, dtype=torch.int64),
+    }
+
+
+def _shape_only(config: Config) -> Config:
+    """The configuration without what only decides values: how an adapter begins, and the learning rate."""
+    options = config.method.adapter
+    if options.get("peft_type") == "LORA":
+        options = {**options, "init_lora_weights": False}
+    method = replace(config.method, adapter=options)
+    return replace(config, method=method, train=replace(config.train, lr=1.0))
+
+
+def _recompute_within(network: nn.Module, kernels: Kernels) -> None:
+    """Has checkpointed layers recompute with the device's kernels: modes end where backward begins."""
+    for module in network.modules():
+        if (checkpoint := getattr(module, "_gradient_checkpointing_func", None)) is not None:
+            contexts = lambda: (contextlib.nullcontext(), kernels)  # noqa: E731
+            layer: Any = module
+            layer._gradient_checkpointing_func = partial(checkpoint, context_fn=contexts)
+
+
+def hold_weights(recorder: Recorder, network: nn.Module, *, trained: str) -> None:
+    """The weights arrive on the device one after another; one that is quantised there arrives whole."""
+    for module in network.modules():
+        for parameter in module.parameters(recurse=False):
+            state = getattr(parameter, "quant_state", None)
+            whole = [] if state is None else [state.shape.numel() * state.dtype.itemsize]
+            with recorder.occupied(whole):
+                for constant in _constants(state) if state is not None else []:
+                    recorder.hold(constant, "weights")
+                recorder.hold(parameter, trained if parameter.requires_grad else "weights")
+        for buffer in module.buffers(recurse=False):
+            recorder.hold(buffer, "weights")
+
+
+def _constants(state: Any) -> list[torch.Tensor]:
+    """The tensors that a 4-bit weight is dequantised with."""
+    inner = [] if state.state2 is None else _constants(state.state2)
+    own = [state.absmax, state.code, getattr(state, "offset", None)]
+    return [one for one in [*own, *inner] if isinstance(one, torch.Tensor) and one.is_meta]
+
+
+def _hold_gradient(recorder: Recorder) -> Callable[[torch.Tensor], None]:
+    def hold(parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:
+            recorder.hold(parameter.grad, "gradients")
+
+    return hold
+
+
+def _is_paged(tensor: torch.Tensor) -> bool:
+    return getattr(tensor, "is_paged", False)
+
+
+@contextlib.contextmanager
+def _meta_optimizers(recorder: Recorder) -> Iterator[None]:
+    """Lets fused and bitsandbytes' optimizers work on ``meta``; paged states are not on the device."""
+    from bitsandbytes.optim.optimizer import Optimizer8bit
+
+    make_buffer: Any = Optimizer8bit.get_state_buffer
+
+    def make(self: Any, parameter: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        if not self.is_paged or parameter.numel() < 1e5:
+            return make_buffer(self, parameter, dtype)  # type: ignore[no-any-return]
+        with recorder.paused():
+            buffer = torch.zeros_like(parameter, dtype=dtype)
+        recorder.recording.paged_bytes += buffer.nbytes
+        buffer.is_paged = True  # type: ignore[attr-defined]
+        return buffer
+
+    with contextlib.ExitStack() as stack:
+        fused = "torch.optim.optimizer._get_fused_kernels_supported_devices"
+        stack.enter_context(mock.patch(fused, return_value=["meta"]))
+        stack.enter_context(mock.patch.object(Optimizer8bit, "get_state_buffer", make))
+        stack.enter_context(mock.patch.object(Optimizer8bit, "prefetch_state"))
+        yield

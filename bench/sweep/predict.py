@@ -1,0 +1,212 @@
+"""Whether planned runs fit a card and how long they take, before they run. Never imports torch itself.
+
+Runs that share shapes share one prediction; what no run has needed yet is traced in processes of their own.
+"""
+
+import dataclasses
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import psutil
+
+from bench import weights
+from bench.cards import CONTEXT_BYTES, GIB, Card, read_cards, recognise
+from bench.config import Config
+from bench.memory.prediction import Prediction, count_steps, make_key, read_cached, settle
+from bench.store import Result
+from bench.sweep.choice import read_cards as ask_driver
+from bench.sweep.isolate import Isolation, ProcessError
+from bench.sweep.plan import Point
+
+COMFORTABLE = 0.9  # of what a card can give: a prediction is a few per cent off
+PROCESSES = 2  # that trace at once: each takes a core and about a gigabyte
+FITS, TIGHT, TOO_LARGE = "fits", "tight", "does not fit"
+
+Found = Prediction | str  # or the reason why there is none
+
+
+@dataclass(frozen=True)
+class Target:
+    """What runs are planned for."""
+
+    device_type: str  # cuda | cpu
+    name: str  # the card's, or cpu
+    usable_bytes: int  # that tensors can have
+    card: Card | None  # with its speed, where it is known
+
+    def judge(self, prediction: Prediction) -> str:
+        """FITS with room to spare, TIGHT, or TOO_LARGE."""
+        if prediction.peak_bytes <= COMFORTABLE * self.usable_bytes:
+            return FITS
+        return TIGHT if prediction.least_bytes <= self.usable_bytes else TOO_LARGE
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is known of one run before it runs; None is unknown, and the reason says why."""
+
+    verdict: str | None
+    peak_bytes: int | None
+    seconds: float | None  # training and evaluating
+    reason: str | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it can be trained."""
+        return None if self.verdict is None else self.verdict != TOO_LARGE
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How finished runs' times compare with what was predicted for them."""
+
+    ratio: float  # measured seconds by predicted ones, or by operations where no card's speed is known
+    error: float | None  # the largest deviation of a run from it; None: of a single run
+    runs: int
+
+
+def find_target(config: Config) -> Target:
+    """The card that plan.card names, else this machine's smallest, else its CPU."""
+    limit = None if config.device_memory_gib is None else int(config.device_memory_gib * GIB)
+    if config.plan.card is not None:
+        return _aim(read_cards()[config.plan.card], limit)
+    own = {} if config.devices.startswith("cpu") else ask_driver()
+    if not own:
+        return Target("cpu", "cpu", psutil.virtual_memory().total, None)
+    name = min(own, key=lambda one: own[one])
+    if (card := recognise(name)) is not None:
+        return _aim(dataclasses.replace(card, memory_bytes=own[name]), limit)
+    return Target("cuda", name, min(own[name] - CONTEXT_BYTES, limit or own[name]), None)
+
+
+def _aim(card: Card, limit: int | None) -> Target:
+    return Target("cuda", card.name, min(card.usable_bytes, limit or card.usable_bytes), card)
+
+
+def predict_runs(points: Sequence[Point], target: Target, isolation: Isolation) -> dict[str, Found]:
+    """The prediction of each run that trains a network, by run_id."""
+    networks = [point for point in points if point.config.method.estimator == "network"]
+    found = predict_each(networks, target, isolation)
+    return {point.run_id: one for point, one in zip(networks, found, strict=True)}
+
+
+def predict_each(points: Sequence[Point], target: Target, isolation: Isolation) -> list[Found]:
+    """The points' predictions, from the cache or traced; each shape is traced once."""
+    keys, found, missing = [], dict[str, Found](), dict[str, Config]()
+    for point in points:
+        config = settle(point.config, target.card)
+        key = make_key(
+            config,
+            device_type=target.device_type,
+            fingerprint=point.identity.canonical["data"]["fingerprint"],
+            revision=weights.revision(config.model),
+        )
+        keys.append(key)
+        if key in found or key in missing:
+            continue
+        cached = read_cached(config.cache_dir, key)
+        if cached is None:
+            missing[key] = config
+        else:
+            found[key] = cached
+    found |= _trace(missing, target, isolation)
+    return [found[key] for key in keys]
+
+
+def _trace(missing: Mapping[str, Config], target: Target, isolation: Isolation) -> dict[str, Found]:
+    """Predictions by key, the work shared by PROCESSES."""
+    count = min(PROCESSES, os.cpu_count() or 1, len(missing))
+    parts = [list(missing.items())[place::count] for place in range(count)]
+
+    def trace(part: Sequence[tuple[str, Config]]) -> dict[str, Found]:
+        call = partial(_trace_part, [config for _, config in part], target.device_type)
+        try:
+            answers = isolation.call(call, threads=1)
+        except ProcessError as error:
+            answers = [str(error)] * len(part)
+        return {key: answer for (key, _), answer in zip(part, answers, strict=True)}
+
+    found: dict[str, Found] = {}
+    if parts:
+        with ThreadPoolExecutor(count) as pool:
+            try:
+                for answers in pool.map(trace, parts):
+                    found |= answers
+            except KeyboardInterrupt:
+                isolation.stop()
+                raise
+    return found
+
+
+def _trace_part(configs: Sequence[Config], device_type: str) -> list[Found]:
+    """In a process of its own, as torch is needed."""
+    from bench.memory.forecast import predict_all
+
+    return predict_all(configs, device_type)
+
+
+def foresee(
+    config: Config, found: Found | None, target: Target, calibrations: Mapping[str, Calibration]
+) -> Outlook:
+    """What the prediction means for the run on the target, its time calibrated by finished runs."""
+    if found is None:
+        return Outlook(None, None, None, "a baseline is fitted without training steps")
+    if isinstance(found, str):
+        return Outlook(None, None, None, found)
+    calibration = calibrations.get(_family(config)) or calibrations.get("")
+    reason, ratio = None, 1.0
+    if calibration is not None:
+        ratio = calibration.ratio
+    elif target.card is None:
+        reason = f"no run has finished yet that would tell how fast {target.name} is"
+    seconds = count_cost(config, found, target) * ratio if reason is None else None
+    return Outlook(target.judge(found), found.peak_bytes, seconds, reason)
+
+
+def count_cost(config: Config, prediction: Prediction, target: Target) -> float:
+    """What the run's time is in proportion to: seconds at the card's best speed, else operations."""
+    steps = count_steps(config, prediction.train_rows)
+    accumulation = config.train.gradient_accumulation_steps
+    if target.card is None:
+        return steps * accumulation * prediction.train_flops
+    passes = -(-steps // config.train.eval_steps)
+    return (
+        prediction.train_seconds(target.card, steps=steps, accumulation=accumulation)
+        + (passes + 1) * prediction.eval_seconds(target.card, "validation")
+        + prediction.eval_seconds(target.card, "test")
+    )
+
+
+def calibrate(
+    results: Iterable[Result], points: Iterable[Point], found: Mapping[str, Found], target: Target
+) -> dict[str, Calibration]:
+    """Finished runs of these points on the target, by family of methods; ``""`` is all of them."""
+    configs = {point.run_id: point.config for point in points}
+    ratios: dict[str, list[float]] = {}
+    for result in results:
+        prediction = found.get(result.run_id)
+        on_target = result.status == "success" and result.prediction.get("target") == target.name
+        if not isinstance(prediction, Prediction) or not on_target:
+            continue
+        config = configs[result.run_id]
+        seconds = (result.time["train_seconds"] or 0.0) + (result.time["eval_seconds"] or 0.0)
+        ratio = seconds / count_cost(config, prediction, target)
+        for family in (_family(config), ""):
+            ratios.setdefault(family, []).append(ratio)
+    return {family: _summarise(values) for family, values in ratios.items()}
+
+
+def _summarise(ratios: Sequence[float]) -> Calibration:
+    middle = statistics.median(ratios)
+    error = max(abs(ratio / middle - 1) for ratio in ratios) if len(ratios) > 1 else None
+    return Calibration(middle, error, len(ratios))
+
+
+def _family(config: Config) -> str:
+    """Methods whose times err alike."""
+    method = config.method
+    return f"{method.trainable} {method.quantization} {config.train.gradient_checkpointing}"

@@ -1,0 +1,209 @@
+"""Verdicts, calibrated times and totals of a plan, from predictions that are given."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.cards import GIB, read_cards
+from bench.config import Config
+from bench.identity import identify
+from bench.memory.prediction import Prediction
+from bench.store import Result, Store, start_record
+from bench.sweep import outlook, predict
+from bench.sweep.isolate import Isolation
+from bench.sweep.plan import Plan, make_plan
+from bench.sweep.predict import FITS, TIGHT, TOO_LARGE, Target, calibrate, find_target, foresee
+
+Compose = Callable[..., Config]
+
+CARD = read_cards()["rtx4090"]
+TARGET = Target("cuda", CARD.name, 100, CARD)
+CPU = Target("cpu", "cpu", 100, None)
+
+
+def make_prediction(peak: int = 80, *, least: int | None = None, flops: float = 1e12) -> Prediction:
+    return Prediction(
+        device_type="cuda",
+        phases={"train": {"peak_allocated_bytes": peak, "peak_reserved_bytes": peak}},
+        least_bytes=peak if least is None else least,
+        parts={"weights": peak // 2, "activations": peak // 2},
+        paged_bytes=0,
+        work={"micro_batch": [[flops, 0, "bfloat16", 1]], "step": [], "eval": [[flops, 0, "bfloat16", 1]]},
+        train_rows=1000,
+        batch_tokens=10,
+        mean_batch_tokens=10.0,
+        eval_batch_tokens=10,
+        eval_tokens={"validation": 10, "test": 10},
+    )
+
+
+def make_small_plan(compose: Compose, *lines: str) -> Plan:
+    """Full fine-tuning with three ranks, which are one run, and LoRA with two rates."""
+    methods = [("method=full", f"lora.r={r}") for r in (8, 16, 32)]
+    methods += [("method=lora", f"train.lr={lr}") for lr in (0.001, 0.002)]
+    expanded = [(line, compose("train.max_steps=120", *line, *lines)) for line in methods]
+    return make_plan(
+        expanded, lambda config: identify(config, data_fingerprint="texts", model_revision="weights")
+    )
+
+
+def finish(plan: Plan, place: int, *, seconds: float, target: str) -> Result:
+    point = plan.points[place]
+    started = start_record(point.config, point.identity, earlier=None)
+    times = {"train_seconds": seconds, "eval_seconds": 0.0}
+    return dataclasses.replace(started, status="success", time=times, prediction={"target": target})
+
+
+@pytest.mark.parametrize(
+    ("peak", "least", "verdict"),
+    [(90, 90, FITS), (91, 91, TIGHT), (100, 100, TIGHT), (120, 100, TIGHT), (101, 101, TOO_LARGE)],
+)
+def test_a_run_fits_with_a_tenth_to_spare(peak: int, least: int, verdict: str) -> None:
+    assert TARGET.judge(make_prediction(peak, least=least)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("lines", "own", "name", "usable_gib"),
+    [
+        (["plan.card=rtx4090"], {}, "rtx4090", 23.0),
+        (["plan.card=rtx4090", "device_memory_gib=8"], {}, "rtx4090", 8.0),
+        ([], {"NVIDIA L4": int(22.5 * GIB)}, "l4", 22.0),
+        ([], {"NVIDIA L4": int(22.5 * GIB), "NVIDIA H100 80GB HBM3": 79 * GIB}, "l4", 22.0),
+        ([], {"NVIDIA Z9": 10 * GIB}, "NVIDIA Z9", 9.5),
+    ],
+)
+def test_a_plan_is_for_the_card_that_is_named_or_the_machines_own(
+    compose: Compose,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: list[str],
+    own: dict[str, int],
+    name: str,
+    usable_gib: float,
+) -> None:
+    monkeypatch.setattr(predict, "ask_driver", lambda: own)
+    target = find_target(compose(*lines))
+    assert (target.device_type, target.name) == ("cuda", name)
+    assert target.usable_bytes == pytest.approx(usable_gib * GIB, rel=1e-6)
+
+
+def test_a_plan_without_a_card_is_for_the_cpu(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "ask_driver", lambda: {"NVIDIA L4": 2**34})
+    assert find_target(compose("devices=cpu")).device_type == "cpu"
+
+
+def test_what_is_not_known_says_why(compose: Compose) -> None:
+    config = compose("method=lora")
+    assert foresee(config, "no shapes", TARGET, {}).reason == "no shapes"
+    assert foresee(config, None, TARGET, {}).fits is None
+    unknown = foresee(config, make_prediction(), CPU, {})
+    assert (unknown.fits, unknown.seconds) == (True, None)
+    assert "no run has finished yet" in str(unknown.reason)
+
+
+def test_time_is_a_lower_bound_until_runs_have_finished(compose: Compose) -> None:
+    plan = make_small_plan(compose)
+    found = {point.run_id: make_prediction() for point in plan.points}
+    config = plan.points[0].config
+    # 120 steps, and 4 evaluations of validation and one of test, as long as a step each.
+    least = (120 + 4 + 1) * 1e12 / CARD.flops_per_second["bf16"]
+    assert foresee(config, found[plan.points[0].run_id], TARGET, {}).seconds == pytest.approx(least)
+    results = [
+        finish(plan, 0, seconds=3 * least, target="rtx4090"),
+        finish(plan, 1, seconds=2 * least, target="rtx4090"),
+        finish(plan, 2, seconds=9 * least, target="l4"),  # another card
+    ]
+    known = calibrate(results, plan.points, found, TARGET)
+    assert (known[""].ratio, known[""].runs) == (pytest.approx(2.5), 2)
+    assert known[""].error == pytest.approx(0.2)
+    for place, ratio in ((0, 3), (1, 2), (2, 2)):  # each method by its own runs
+        point = plan.points[place]
+        outlooked = foresee(point.config, found[point.run_id], TARGET, known)
+        assert outlooked.seconds == pytest.approx(ratio * least)
+
+
+def test_on_a_cpu_finished_runs_alone_tell_the_time(compose: Compose) -> None:
+    plan = make_small_plan(compose)
+    found = {point.run_id: make_prediction() for point in plan.points}
+    known = calibrate([finish(plan, 1, seconds=60.0, target="cpu")], plan.points, found, CPU)
+    other = plan.points[2]
+    assert foresee(other.config, found[other.run_id], CPU, known).seconds == pytest.approx(60.0)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """Predictions of 40 bytes and 4 for each text; 8-bit optimizers and checkpointing save 30 each."""
+    asked: list[Config] = []
+
+    def predict_each(points: Any, *_: Any) -> list[Prediction | str]:
+        asked.extend(point.config for point in points)
+        return [one(point.config) for point in points]
+
+    def one(config: Config) -> Prediction | str:
+        saved = 30 * config.train.gradient_checkpointing + 30 * ("8bit" in config.train.optimizer)
+        activations = 4 * config.train.micro_batch_size
+        fixed = (90 if config.method.trainable == "all" else 40) - saved
+        prediction = make_prediction(fixed + activations)
+        return dataclasses.replace(prediction, parts={"weights": fixed, "activations": activations})
+
+    monkeypatch.setattr(predict, "predict_each", predict_each)
+    monkeypatch.setattr(outlook, "predict_each", predict_each)
+    monkeypatch.setattr(outlook, "find_target", lambda _: TARGET)
+    return asked
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_plan_adds_up(compose: Compose, tmp_path: Path) -> None:
+    plan = make_small_plan(compose, "train.micro_batch_size=8", "report.price_per_hour=3")
+    store = Store(tmp_path)
+    known = outlook.forecast(plan, plan.points[0].config, store, isolation=Isolation())
+    described = outlook.describe_plan(plan, store, known)
+    hours = (120 + 4 + 1) * 1e12 / CARD.flops_per_second["bf16"] / 3600
+    assert (described["combinations"], described["distinct"]) == (5, 3)
+    assert described["total_hours"] == pytest.approx(3 * hours)
+    assert described["naive_hours"] == pytest.approx(5 * hours)
+    assert described["distinct_hours"] == pytest.approx(3 * hours)
+    # Both LoRA runs for 20 steps, and then one of them to its end.
+    assert described["halving_hours"] == pytest.approx(hours + hours * (2 * 20 + 100) / 120)
+    assert described["kwh"] == pytest.approx(3 * hours * 0.45)
+    assert described["cost"] == pytest.approx(9 * hours)
+    assert [run["fits"] for run in described["runs"]] == [False, True, True]
+    assert [run["predicted_peak_reserved_bytes"] for run in described["runs"]] == [122, 72, 72]
+    assert "1 do not fit, 2 fit" in outlook.summarise(described, known)[1]
+
+
+@pytest.mark.usefixtures("fake")
+def test_advice_is_tried(compose: Compose, tmp_path: Path) -> None:
+    plan = make_small_plan(compose, "train.micro_batch_size=8")
+
+    def recompose(lines: Any) -> Config:
+        return compose("train.max_steps=120", "train.micro_batch_size=8", *lines)
+
+    known = outlook.forecast(plan, plan.points[0].config, Store(tmp_path), isolation=Isolation())
+    full, lora = outlook.advise(plan, known, compose=recompose, isolation=Isolation())
+    assert (full.method, full.largest_micro_batch) == ("full", None)  # 90 + 4 is more than 90
+    assert full.remedies[0] == ("train.gradient_checkpointing=true",)
+    assert ("method=qlora",) in full.remedies
+    assert not any(
+        len(lines) == 2 and set(one) < set(lines) for lines in full.remedies for one in full.remedies
+    )
+    assert (lora.method, lora.largest_micro_batch, lora.remedies) == ("lora", 8, ())
+
+
+def test_a_sweep_refuses_what_cannot_fit_unless_it_is_forced(compose: Compose, fake: list[Config]) -> None:
+    plan = make_small_plan(compose, "train.micro_batch_size=8")
+    known: Any = SimpleNamespace(target=TARGET)
+    full, lora, _ = plan.points
+    refuse = outlook.make_refusal(known, full.config, isolation=Isolation())
+    assert "would take 0.0 GiB with train.micro_batch_size=8" in str(refuse(full, 0))
+    assert refuse(lora, 0) is None
+    assert fake[-1].train.micro_batch_size == 8
+    assert refuse(full, 2) is None  # 90 + 8 fits tightly
+    assert fake[-1].train.micro_batch_size == 2
+    forced = compose("plan.force=true")
+    assert outlook.make_refusal(known, forced, isolation=Isolation())(full, 0) is None
+    on_cpu: Any = SimpleNamespace(target=CPU)
+    assert outlook.make_refusal(on_cpu, full.config, isolation=Isolation())(full, 0) is None
