@@ -72,7 +72,7 @@ def test_ones_own_chinese_texts_train(bench: Bench, my_csv: Path, tmp_path: Path
         (["data.text_column=body"], r"body.*标题, 类别"),
         (["lora.r=0"], r"^lora\.r=0: rank must be at least 1; use method=full to train without an adapter$"),
         (["train.lr=nan"], r"^train\.lr=nan: must be a positive number"),
-        (["lora.r=0", "train.lr=-1"], r"^lora\.r=0: .*\ntrain\.lr=-1\.0: "),
+        (["lora.r=0", "train.lr=-1"], r"^train\.lr=-1\.0: .*\nlora\.r=0: "),
         (["method=lroa"], r"Could not find 'method/lroa'\n(?s:.*)lora"),
         (["lora.rank=8"], r"Could not override 'lora.rank'"),
         (["lora.r=many"], r"'many'.*Integer"),
