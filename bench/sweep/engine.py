@@ -111,7 +111,7 @@ class Sweep:
     base: Config
     launch: Launch
     identify: Identifier
-    refuse: Refuse = lambda *_: None
+    foresee: Callable[[], Refuse] = lambda: lambda *_: None
     points: dict[str, Point] = field(default_factory=dict)  # planned so far, by run_id
     skipped: int = 0
     shared: list[str] = field(default_factory=list)  # overrides of every job
@@ -144,6 +144,7 @@ class Sweep:
         tracking.begin_sweep(self.store.folder)
         for line in self.store.recover():
             print(show(line), flush=True)
+        self.refuse = self.foresee()
         halving = self.base.sweep.strategy == "halving"
         if self._halve() if halving else self._train(self.plan.points):
             best = self._choose_best()

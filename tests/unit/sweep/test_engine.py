@@ -201,13 +201,13 @@ def test_what_cannot_fit_is_recorded_without_being_started(
         return "too large" if point.config.lora.r == 16 and halvings < 2 else None
 
     trainer = Trainer(store)
-    outcome = Sweep(plan, base, trainer, identify, refuse).run()
+    outcome = Sweep(plan, base, trainer, identify, lambda: refuse).run()
     assert asked[3:] == [(16, 0), (16, 1), (16, 2)]  # halved as after a real end of memory
     assert trainer.trained == ["majority 8 0", "full 8 0", "lora 8 0", "lora 16 0"]
     assert trainer.extra[-1] == "oom_halvings=2"
     assert outcome.exit_code == 0
 
-    never = Sweep(plan, replace_values(base, {"train.oom_retries": 0}), trainer, identify, lambda *_: "full")
+    never = Sweep(plan, base, trainer, identify, lambda: lambda *_: "full")
     store.run_folder(plan.points[3].run_id).joinpath(RECORD).unlink()
     assert never.run().statuses["oom"] == 1
     found = store.read(plan.points[3].run_id)

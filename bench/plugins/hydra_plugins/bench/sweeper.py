@@ -24,9 +24,9 @@ from bench.report.table import write_tables
 from bench.run import interrupt_code, stop_on_signals, summarise
 from bench.store import Store
 from bench.sweep import isolate, outlook
-from bench.sweep.engine import Identifier, Sweep, ends_sweep
+from bench.sweep.engine import Identifier, Refuse, Sweep, ends_sweep
 from bench.sweep.isolate import Isolation
-from bench.sweep.plan import Point
+from bench.sweep.plan import Plan, Point
 from bench.sweep.progress import Display
 from bench.sweep.request import plan_request
 from bench.sweep.slots import make_slots
@@ -52,15 +52,8 @@ class BenchSweeper(Sweeper):
             isolate.warm_up()
         identify = Identifier()
         base, plan = plan_request(arguments, compose=self._compose, identify=identify)
-        isolation = self.worker.isolation if isinstance(self.worker, BenchLauncher) else Isolation()
         store = Store(Path(base.results_dir))
-        known = outlook.forecast(plan, base, store, isolation=isolation)
-        print(
-            show("\n".join(outlook.summarise(outlook.describe_plan(plan, store, known), known))), flush=True
-        )
-        sweep = Sweep(
-            plan, base, self._launch, identify, outlook.make_refusal(known, base, isolation=isolation)
-        )
+        sweep = Sweep(plan, base, self._launch, identify, lambda: self._foresee(plan, base, store))
         if isinstance(self.worker, BenchLauncher):
             self.worker.slots = make_slots(sweep.base.devices)
         if isinstance(self.worker, BenchLauncher | ClusterLauncher):
@@ -84,6 +77,14 @@ class BenchSweeper(Sweeper):
             print(show(f"stopped; to go on: bench sweep {shlex.join(arguments)}"))
         print(outcome.last_line(), flush=True)
         sys.exit(code)
+
+    def _foresee(self, plan: Plan, base: Config, store: Store) -> Refuse:
+        """Prints what the plan comes to; gives back what says of a run that it cannot fit."""
+        isolation = self.worker.isolation if isinstance(self.worker, BenchLauncher) else Isolation()
+        known = outlook.forecast(plan, base, store, isolation=isolation)
+        described = outlook.describe_plan(plan, store, known)
+        print(show("\n".join(outlook.summarise(described, known))), flush=True)
+        return outlook.make_refusal(known, base, isolation=isolation)
 
     def _compose(self, overrides: Sequence[str]) -> Config:
         return configuration.from_hydra(self.loader.load_sweep_config(self.composed, list(overrides)))
