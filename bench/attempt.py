@@ -196,6 +196,8 @@ def _finish_record(
         "energy": meter.energy_record(),
     }
     reasons = meter.null_reasons()
+    if (count := started.config["train"]["processes"]) > 1:
+        reasons["memory"] = reasons["energy"] = f"of the first of {count} processes, as only it is measured"
     if fitted is None or error is not None:
         return dataclasses.replace(
             started,

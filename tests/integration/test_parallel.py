@@ -68,6 +68,8 @@ def test_two_processes_come_to_what_one_does(
     assert together.parameters == alone.parameters
     assert together.metrics["test"] == pytest.approx(alone.metrics["test"], abs=TOLERANCE)
     assert (together.model["processes"], alone.model["processes"]) == (2, 1)
+    assert together.reasons["memory"].startswith("of the first of 2 processes")
+    assert "memory" not in alone.reasons
     assert {path.name for path in folder.iterdir()} == {path.name for path in place.iterdir()}
     ours, theirs = (load_file(one / "best.safetensors") for one in (folder, place))
     assert {name: one.shape for name, one in ours.items()} == {
@@ -77,13 +79,32 @@ def test_two_processes_come_to_what_one_does(
     pd.testing.assert_frame_equal(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
-def test_processes_drop_out_other_values(compose_tiny: Compose) -> None:
-    """Else two processes with the same rows would add nothing to one."""
-    two = ("train.distributed=ddp", "train.processes=2", "method=lora")
-    _, without, _ = train(compose_tiny(*COMMON, *two))
-    _, dropped, _ = train(compose_tiny(*COMMON, *two, "lora.dropout=0.5"))
-    assert dropped[0]["loss"] == pytest.approx(without[0]["loss"], abs=1e-6)  # B is 0
-    assert dropped[3]["loss"] != pytest.approx(without[3]["loss"], abs=1e-4)
+@pytest.mark.parametrize("distributed", ["ddp", "fsdp2"])
+def test_two_processes_answer_prompts_as_one_does(compose_decoder: Compose, distributed: str) -> None:
+    """A loss over answers of unlike length, and an output layer that is the embedding."""
+    overrides = ("method=full", "task=label_likelihood", *COMMON)
+    _, expected, _ = train(compose_decoder("qwen3", *overrides))
+    two = (f"train.distributed={distributed}", "train.processes=2")
+    _, found, _ = train(compose_decoder("qwen3", *overrides, *two))
+    for name in ("loss", "validation_loss"):
+        ours, theirs = ([row[name] for row in rows if name in row] for rows in (found, expected))
+        assert ours == pytest.approx(theirs, abs=TOLERANCE), name
+
+
+def test_processes_start_alike_and_drop_out_other_values(
+    compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Dropout draws from torch's generator, whose seed the second process tells here."""
+    told, follow = tmp_path / "seed", attempt._follow
+
+    def follow_and_tell(*arguments: Any) -> None:
+        follow(*arguments)
+        told.write_text(str(torch.initial_seed()))
+
+    monkeypatch.setattr(attempt, "_follow", follow_and_tell)
+    train(compose_tiny(*COMMON, "train.distributed=ddp", "train.processes=2", "seed=7"))
+    assert torch.initial_seed() == 7
+    assert int(told.read_text()) == 7 + 2**32
 
 
 def test_a_run_fails_with_the_error_of_any_of_its_processes(
