@@ -65,6 +65,8 @@ def gather(count: int, device: torch.device, follow: Callable[[], object]) -> It
             with _connect(0, meeting):
                 yield
             watcher.join()
+            for process, _ in others.values():
+                process.join(_GRACE_SECONDS)  # to clean up after itself
         except BenchError:
             raise
         except Exception as error:
@@ -116,7 +118,6 @@ def _follow(
     except Exception:  # an error that cannot be sent
         answer = cloudpickle.dumps(RuntimeError(repr(error)))
     pipe.send_bytes(answer)
-    os._exit(0)  # without waiting for what libraries do at the end
 
 
 def _die_with_first(pipe: Connection) -> None:
