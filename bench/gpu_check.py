@@ -30,6 +30,7 @@ CAP_GIB = 24.0  # the article's card
 LABELS = 8
 FALL = 0.8  # a loss that falls comes to less than this share of its beginning
 _KINDS = ("allocated", "reserved", "resident")
+_COLUMNS = (*_KINDS, "predicted reserved")
 FOR_ALL = ["track.mode=disabled", "data=files", "model.weights=random", "train.warmup_steps=0"]
 _SMALL = [
     "model=qwen3-0.6b",
@@ -182,8 +183,10 @@ def run_part(part: Part, folder: Path, *, texts: Path, seconds: float) -> Outcom
     quarter = max(1, len(losses) // 4)
     first, last = (sum(some) / quarter for some in (losses[:quarter], losses[-quarter:]))
     train, steps = good[0].memory["train"], good[0].model["steps"]
+    predicted = good[0].prediction.get("phases", {}).get("train", {})
     numbers = {
         **train,
+        "predicted_reserved_bytes": predicted.get("peak_reserved_bytes"),
         "seconds_per_step": good[0].time["train_seconds"] / steps,  # the first one, which warms up, included
         "steps": steps,
         "loss_first_quarter": first,
@@ -229,7 +232,13 @@ def _to_markdown(card: str, report: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {mark} | {one['name']} | {one['detail']} |"
     cap = f", under a cap of {report['cap_gib']:g} GiB for chatglm-6b" if report["cap_gib"] else ""
     yield f"\nTraining with random weights{cap}; peaks are of the training phase.\n"
-    header = ("part", "", *(f"{kind} (GiB)" for kind in _KINDS), "s per step", "loss, first and last quarter")
+    header = (
+        "part",
+        "",
+        *(f"{kind} (GiB)" for kind in _COLUMNS),
+        "s per step",
+        "loss, first and last quarter",
+    )
     yield f"| {' | '.join(header)} |\n|{' --- |' * len(header)}"
     for one in report["parts"]:
         yield f"| {one['name']} | {one['status']} | {' | '.join(_cells(one))} |"
@@ -238,10 +247,13 @@ def _to_markdown(card: str, report: Mapping[str, Any]) -> Iterator[str]:
 def _cells(part: Mapping[str, Any]) -> list[str]:
     numbers = part["numbers"]
     if not numbers:
-        return [part["reason"] or "", "", "", "", ""]
+        return [part["reason"] or "", "", "", "", "", ""]
     peaks = (numbers[f"peak_{kind}_bytes"] for kind in _KINDS)
     return [
-        *("—" if peak is None else f"{peak / GIB:.2f}" for peak in peaks),
+        *(
+            "—" if peak is None else f"{peak / GIB:.2f}"
+            for peak in (*peaks, numbers["predicted_reserved_bytes"])
+        ),
         f"{numbers['seconds_per_step']:.3f}",
         f"{numbers['loss_first_quarter']:.3f}, {numbers['loss_last_quarter']:.3f}",
     ]
@@ -249,7 +261,7 @@ def _cells(part: Mapping[str, Any]) -> list[str]:
 
 def _line(numbers: Mapping[str, Any]) -> str:
     *peaks, seconds, losses = _cells({"numbers": numbers})
-    memory = ", ".join(f"{kind} {peak}" for kind, peak in zip(_KINDS, peaks, strict=True))
+    memory = ", ".join(f"{kind} {peak}" for kind, peak in zip(_COLUMNS, peaks, strict=True))
     return f"{seconds} s a step; loss {losses}; GiB {memory}"
 
 

@@ -73,7 +73,7 @@ def test_the_report_is_for_people_and_for_scripts(tmp_path: Path) -> None:
             f"peak_{kind}_bytes": size
             for kind, size in zip(("allocated", "reserved"), (2**33, 2**34), strict=True)
         },
-        **{"peak_resident_bytes": None, "seconds_per_step": 1.25},
+        **{"peak_resident_bytes": None, "predicted_reserved_bytes": 2**34 + 2**30, "seconds_per_step": 1.25},
         **{"loss_first_quarter": 2.0, "loss_last_quarter": 1.0},
     }
     parts = [Outcome("lora", "passed", None, numbers), Outcome("full", "skipped", "no time")]
@@ -84,6 +84,6 @@ def test_the_report_is_for_people_and_for_scripts(tmp_path: Path) -> None:
     assert json.loads(paths[0].read_text())["parts"][0]["numbers"]["seconds_per_step"] == 1.25
     lines = paths[1].read_text().splitlines()
     assert lines[-2:] == [
-        "| lora | passed | 8.00 | 16.00 | — | 1.250 | 2.000, 1.000 |",
-        "| full | skipped | no time |  |  |  |  |",
+        "| lora | passed | 8.00 | 16.00 | — | 17.00 | 1.250 | 2.000, 1.000 |",
+        "| full | skipped | no time |  |  |  |  |  |",
     ]

@@ -422,3 +422,13 @@ def test_scores_on_random_weights_are_marked_as_meaningless(text: Text, words: s
     for one in runs:
         one.config["model"]["weights"] = "saved"
     assert words not in read_markdown(runs, text)
+
+
+def test_the_notes_say_how_far_off_predictions_were() -> None:
+    errors = [0.02, -0.01, -0.05, None]
+    runs = [
+        replace(make_run(seed=seed, kind="cuda"), prediction={"error": error})
+        for seed, error in enumerate(errors)
+    ]
+    assert "off by 2.0% at the median and 5.0% at worst (3 runs on CUDA)" in read_markdown(runs)
+    assert "predicted" not in read_markdown([make_run()])
