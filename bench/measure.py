@@ -72,7 +72,10 @@ class Meter:
         known = [one for one in peaks if one is not None]
         if not known:
             return None
-        return max(known) if self.device.type == "cuda" else max(known) - self.baseline_bytes
+        if self.device.type == "cuda":
+            return max(known)
+        # A process that held more before, and gave it back, never comes above where it began.
+        return max(known) - self.baseline_bytes if max(known) > self.baseline_bytes else None
 
     def time_record(self) -> dict[str, float | None]:
         """The block ``time`` of a record, in seconds; train excludes evaluation and saving."""

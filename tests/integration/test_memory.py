@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bench import model, trainer, weights
 from bench import task as tasks
 from bench.config import Config
+from bench.measure import Meter
 from bench.memory import forecast
 from bench.memory.allocator import replay
 from bench.memory.kernels import Kernels
@@ -152,11 +153,19 @@ def test_a_run_records_what_was_predicted_of_it(compose_tiny: Compose) -> None:
     assert result.prediction["predicted_peak_bytes"] == shared.peak_bytes
     assert result.prediction["parts"] == shared.parts
     assert sum(shared.parts.values()) == shared.phases["train"]["peak_allocated_bytes"]
-    assert result.prediction["measured_peak_bytes"] > 0
     assert result.prediction["error"] is None  # tensors are not all that is resident
     assert "prediction.error" in result.reasons
     kept = list((Path(config.cache_dir) / "predictions").iterdir())
     assert len(kept) == 1  # the run's own, found again
+
+
+@pytest.mark.parametrize(("resident", "grown"), [(1300, 300), (1000, None), (900, None)])
+def test_growth_is_above_where_the_process_began(resident: int, grown: int | None) -> None:
+    meter = Meter(CPU)
+    meter.baseline_bytes = 1000
+    assert meter.peak_bytes() is None
+    meter.peaks = {"train": {"peak_resident_bytes": resident}, "save": {"peak_resident_bytes": 5000}}
+    assert meter.peak_bytes() == grown
 
 
 def test_a_run_says_why_nothing_was_predicted_of_it(compose_tiny: Compose) -> None:
