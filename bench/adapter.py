@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bench.config import Config, LoraConfig, MethodConfig
-from bench.errors import ConfigError
+from bench.errors import ConfigError, first_line
 from bench.identity import uses_lora
 
 _TASKS = {"sequence_classification": "SEQ_CLS", "label_likelihood": "CAUSAL_LM"}  # PEFT's names
@@ -55,7 +55,7 @@ def add_adapter(
         settings = _make_settings(kind, options, modules_to_save=list(new), task_type=_TASKS[config.task])
         adapted = peft.get_peft_model(model, settings)
     except (ValueError, TypeError, Warning) as error:
-        raise ConfigError(f"{_name_options(method, lora)}: {_first_line(error)}") from None
+        raise ConfigError(f"{_name_options(method, lora)}: {first_line(error)}") from None
     if starts_from_loss:
         if folder is None:
             raise ConfigError(
@@ -164,7 +164,3 @@ def _find_tensors(folder: Path) -> dict[str, Path]:
         with safe_open(path, framework="pt") as file:
             files |= dict.fromkeys(file.keys(), path)
     return files
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

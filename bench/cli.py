@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,9 @@ bench run --help | --cfg job | --multirun        the same as `python -m bench.ru
 bench sweep experiment=quickstart                full fine-tuning against LoRA and QLoRA, in minutes
 bench sweep method=lora,qlora lora.r=8,16        sweep what you like; the same command again resumes
 bench run data=files data.train=my.csv           your own texts, columns text and label
+bench plan experiment=rtx4090 plan.card=rtx4090  what a sweep would take of a card: memory, fit, hours
+bench recommend --vram 12 --max-hours 3          which method to take, from your own results
+bench doctor                                     what this machine can run
 """
 
 
@@ -40,12 +44,17 @@ def main() -> None:
         return
     if arguments[:1] == ["plan"]:
         arguments = ["plan", *_read_flags(arguments[1:])]
-    parsed = _make_parser().parse_args(arguments)
     try:
-        sys.exit(parsed.call(parsed))
+        parsed = _make_parser().parse_args(arguments)
+        code = parsed.call(parsed)
+        sys.stdout.flush()
     except BenchError as error:
         print(show(error), file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    except BrokenPipeError:  # the reader, `head` say, has seen enough; nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
 
 
 def _read_flags(overrides: Sequence[str]) -> list[str]:
@@ -242,14 +251,18 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from bench.imports import find_imported
     from bench.store import Store
 
     store = Store(find_results(arguments.results))
     good, bad = store.read_all()
-    for record in bad:
+    imported, bad_imported = find_imported(store).read_all()
+    for record in [*bad, *bad_imported]:
         print(show(f"{record.path}: {record.reason}").replace("\n", "\\n"))
     print(f"{len(good)} good, {len(bad)} bad records in {store.folder}")
-    return 1 if bad else 0
+    if imported or bad_imported:
+        print(f"{len(imported)} good, {len(bad_imported)} bad records among those imported")
+    return 1 if bad or bad_imported else 0
 
 
 def _import(arguments: argparse.Namespace) -> int:
@@ -284,13 +297,10 @@ def _sync(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from hydra import compose, initialize_config_dir
+    from bench import doctor
 
-    from bench import config, doctor, run
-
-    run.prepare_hydra()
-    with initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
-        settings = config.from_hydra(compose("config", overrides=_DEFAULT))
+    with _composing() as compose:
+        settings = compose(_DEFAULT)
     faults = 0
     for one in doctor.examine(settings):
         print(f"{one.mark:5}{one.name:22}{show(one.detail)}", flush=True)

@@ -3,6 +3,7 @@
 import torch
 from transformers.utils.import_utils import is_flash_attn_2_available
 
+from bench.cards import GIB
 from bench.errors import ConfigError, MissingError
 
 
@@ -61,6 +62,6 @@ def limit_memory(device: torch.device, gib: float) -> None:
     if device.type != "cuda":
         raise ConfigError(f"device_memory_gib={gib:g}: only a CUDA device's memory can be limited; use null")
     total = torch.cuda.get_device_properties(device).total_memory
-    if gib * 2**30 > total:
-        raise ConfigError(f"device_memory_gib={gib:g}: this device has {total / 2**30:.1f} GiB; ask for less")
-    torch.cuda.set_per_process_memory_fraction(gib * 2**30 / total, device)
+    if gib * GIB > total:
+        raise ConfigError(f"device_memory_gib={gib:g}: this device has {total / GIB:.1f} GiB; ask for less")
+    torch.cuda.set_per_process_memory_fraction(gib * GIB / total, device)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from bench import provenance, tracking
+from bench.cards import GIB
 from bench.config import Config, ModelConfig
 from bench.device import choose_device, choose_precision
 from bench.errors import BenchError
@@ -23,7 +24,6 @@ from bench.model import DTYPES
 from bench.weights import locate
 
 HUB = "https://huggingface.co"
-GIB = 2**30
 NF4_ERROR = 0.12  # of normal weights, relative, root mean square; the code's own is about 0.095 (measured)
 _EXTRAS = {
     "datasets": "data=hub",

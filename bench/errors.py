@@ -43,3 +43,8 @@ class RunError(BenchError):
     """A run ended without success; its record says why."""
 
     exit_code = 1
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from bench import provenance
-from bench.doctor import GIB, Finding, examine_device
+from bench.cards import GIB
+from bench.doctor import Finding, examine_device
 from bench.store import Store, now
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.errors import DataError, MissingError
+from bench.cards import GIB
+from bench.errors import DataError, MissingError, first_line
 from bench.identity import hash_canonical
 from bench.redaction import redact
 from bench.store import RECORD, Result, Store
@@ -53,9 +54,9 @@ _COLUMNS: dict[str, tuple[str, float]] = {
     "方法": ("title", 1),
     "peak_memory_bytes": ("peak_memory_bytes", 1),
     "显存占用_字节": ("peak_memory_bytes", 1),
-    "peak_memory_gib": ("peak_memory_bytes", 2**30),
+    "peak_memory_gib": ("peak_memory_bytes", GIB),
     "peak_memory_gb": ("peak_memory_bytes", 1e9),
-    "显存占用": ("peak_memory_bytes", 2**30),
+    "显存占用": ("peak_memory_bytes", GIB),
     "memory_kind": ("memory_kind", 1),
     "显存类型": ("memory_kind", 1),
     "train_seconds": ("train_seconds", 1),
@@ -118,7 +119,9 @@ def read_csv(path: Path) -> tuple[list[Result], list[str]]:
         text = path.read_text(encoding="utf-8-sig")
         header, *lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise DataError(f"{path}: is not a CSV file in UTF-8 with a header ({_first_line(error)})") from None
+        raise DataError(
+            f"{path}: is not a CSV file in UTF-8 with a header ({first_line(error)[:_LONGEST]})"
+        ) from None
     rows = [(number, cells) for number, cells in enumerate(lines, start=1) if any(map(str.strip, cells))]
     columns = _match_columns(path, header)
     if not rows or len(rows) > MOST_RECORDS:
@@ -194,7 +197,7 @@ def _read_peft_file(path: Path) -> Result:
             raise _Fault("is not a file")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _Fault(f"cannot be read ({_first_line(error)})") from None
+        raise _Fault(f"cannot be read ({first_line(error)[:_LONGEST]})") from None
     run, train, meta = (_get(content, name) for name in ("run_info", "train_info", "meta_info"))
     for name, block in (("run_info", run), ("train_info", train)):
         if not isinstance(block, Mapping):
@@ -336,7 +339,3 @@ def _check_text(field: str, value: Any) -> str | None:
         raise _Fault(f"{field}={str(value)[:40]}: must be text")
     value = redact(value).strip()
     return value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:_LONGEST]

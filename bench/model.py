@@ -32,7 +32,7 @@ import bench.models  # noqa: F401 (makes the Auto classes know them)
 from bench import decoder, parallel, random_weights, weights
 from bench.adapter import add_adapter
 from bench.config import Config, MethodConfig, ModelConfig
-from bench.errors import BenchError, ConfigError, StoreError
+from bench.errors import BenchError, ConfigError, StoreError, first_line
 
 _HEADS = {
     "sequence_classification": AutoModelForSequenceClassification,
@@ -63,7 +63,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     except BenchError:
         raise
     except Exception as error:
-        raise ConfigError(f"{folder}: its tokenizer does not load ({_first_line(error)})") from None
+        raise ConfigError(f"{folder}: its tokenizer does not load ({first_line(error)})") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
@@ -282,7 +282,7 @@ def _read_settings(
                 folder, local_files_only=True, trust_remote_code=False, **head
             )
         except Exception as error:
-            raise ConfigError(f"{folder}: its config.json does not load ({_first_line(error)})") from None
+            raise ConfigError(f"{folder}: its config.json does not load ({first_line(error)})") from None
     if settings.pad_token_id is None:  # a decoder's head looks for the last token that is not a pad
         settings.pad_token_id = pad_token_id
     words = getattr(settings, "vocab_size", math.inf)
@@ -302,7 +302,7 @@ def _make_skeleton(settings: PreTrainedConfig, task: str) -> PreTrainedModel:
             skeleton: PreTrainedModel = _HEADS[task].from_config(settings)
     except ValueError as error:
         raise ConfigError(
-            f"model: {settings.model_type} has no head for task={task} in transformers ({_first_line(error)})"
+            f"model: {settings.model_type} has no head for task={task} in transformers ({first_line(error)})"
         ) from None
     if task == "label_likelihood":
         decoder.require_causal(skeleton)
@@ -373,7 +373,3 @@ def _count(model: nn.Module, skeleton: nn.Module) -> tuple[int, int]:
     ]
     total = sum(value.numel() for value in skeleton.parameters()) + sum(added)
     return sum(value.numel() for value in trained.values()), total
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -66,9 +66,7 @@ class Training:
     accelerator: Accelerator
     settings: TrainConfig
     steps: int  # of the whole schedule
-    losses: (
-        torch.Tensor
-    )  # the sum since the last row with a loss; read only there, where processes add theirs
+    losses: torch.Tensor  # this process's sum since the last row with a loss; read only there
     progress: Progress = field(default_factory=Progress)
 
     def evaluates_at(self, step: int) -> bool:

@@ -13,7 +13,7 @@ from bench import data, fit, tokens, weights
 from bench.config import Config
 from bench.data import Dataset
 from bench.device import choose_precision
-from bench.errors import BenchError
+from bench.errors import BenchError, first_line
 from bench.memory import prediction
 from bench.memory.allocator import Event, find_least, replay
 from bench.memory.prediction import Prediction
@@ -48,7 +48,7 @@ def predict_all(configs: Sequence[Config], device_type: str) -> list[Prediction 
         try:
             answers.append(predict_one(config))
         except BenchError as error:
-            answers.append(_first_line(error))
+            answers.append(first_line(error))
     return answers
 
 
@@ -70,13 +70,9 @@ def predict(
                 found = _make(config, dataset, texts, folder=folder, device_type=device_type)
         except Exception as error:  # whatever a library raises where a tensor has no values
             _logger.info("no prediction", exc_info=error)
-            return _first_line(error)
+            return first_line(error)
         prediction.write_cached(config.cache_dir, key, found)
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _make(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bench.report.cells import UNKNOWN, escape_markdown, format_gib, to_markdown
-from bench.report.contrast import Group, find_gap, has_random_weights, read_hardware
+from bench.report.contrast import Group, find_gap, read_hardware
 from bench.report.evidence import Evidence
 from bench.report.findings import join_titles, most_accurate
 from bench.report.recommendation import UNTOLD, Limits, Read, Recommendation, recommend
@@ -48,7 +48,7 @@ def _explain(group: Group, found: Recommendation, limits: Limits, text: Text) ->
     take = words["take_with" if chosen.hyperparameters else "take"]
     lines.append(take.format(title=title, settings=settings, numbers=_say_numbers(chosen, text)))
     lines.append(_say_why(found, text))
-    if has_random_weights(chosen):
+    if chosen.has_random_weights:
         return lines
     if len(chosen.seeds) == 1:
         lines.append(words["one_seed"].format(title=title))
@@ -69,7 +69,7 @@ def _say_why(found: Recommendation, text: Text) -> str:
     others = [row for row in found.fitting if row is not chosen and row.baseline == chosen.baseline]
     if not others:
         return words["only_one"].format(title=title)
-    if has_random_weights(chosen):
+    if chosen.has_random_weights:
         return words["random"].format(title=title)
     if len(found.same) > 1:
         best, *others = found.same
@@ -96,7 +96,7 @@ def _say_numbers(row: Row, text: Text) -> str:
     peak, seconds = row.peak_memory_bytes, row.train_seconds
     said = [f"{format_gib(peak)} GiB"] if peak is not None else []
     said += [format_duration(seconds, text)] if seconds is not None else []
-    if row.accuracy and not has_random_weights(row):
+    if row.accuracy and not row.has_random_weights:
         said.append(text.counsel.advice["accuracy"].format(percent=100 * row.accuracy.mean))
     return text.comma.join(said) or UNKNOWN
 
@@ -110,7 +110,7 @@ def _tabulate(group: Group, found: Recommendation, text: Text) -> str:
     lines = []
     for row, verdict in [*verdicts, *found.rejected]:
         known = row.selection is not None
-        shown = row.accuracy.mean if row.accuracy and not has_random_weights(row) else None
+        shown = row.accuracy.mean if row.accuracy and not row.has_random_weights else None
         lines.append(
             [
                 escape_markdown(row.title),
@@ -164,7 +164,7 @@ def _answer(
         return words["take"].format(
             title=escape_markdown(quickest.title), numbers=_say_numbers(quickest, text)
         )
-    if any(map(has_random_weights, trained)):
+    if any(row.has_random_weights for row in trained):
         return words["random"]
     best = most_accurate(trained)
     if best is None:

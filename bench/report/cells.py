@@ -8,12 +8,18 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.cards import GIB
+
 UNKNOWN = "–"
-GIB = 2**30
 _ESCAPE_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\].*?(?:\x07|\x1b\\)|[@-Z\\^_])", re.DOTALL)
 _TURNS_TEXT = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _FORMULA_STARTS = tuple("=+-@＝＋－＠")  # spreadsheets read the wide ones too
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def round_six(value: float | None) -> float | None:
+    """The number to six decimals, so that a table stays readable; unknown stays unknown."""
+    return None if value is None else round(value, 6)
 
 
 def format_gib(count: float) -> str:

@@ -13,7 +13,6 @@ from bench.report.contrast import (
     contrast,
     find_gap,
     group_rows,
-    has_random_weights,
     read_hardware,
 )
 from bench.report.evidence import Evidence
@@ -108,7 +107,7 @@ def _list_differences(
     hardware, found = read_hardware(method), []
     if claim.measure == "memory" and method.memory_kind != "cuda":
         found.append(reasons["not_gpu_memory"])
-    if claim.measure == "accuracy" and any(map(has_random_weights, (method, against))):
+    if claim.measure == "accuracy" and (method.has_random_weights or against.has_random_weights):
         found.append(reasons["random_weights"])
     if "model" in claim.needs and task.model != article.model:
         found.append(reasons["model"].format(here=escape_markdown(str(task.model)), there=article.model))

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.report.comparison import Comparison
 from bench.report.rows import PEAKS, Row, Task, stands_alone
-from bench.selection import read_number, read_value
+from bench.selection import read_number
 
 Group = tuple[Task, str | None]  # what can be compared: one task, measured in one kind of memory
 
@@ -86,12 +86,6 @@ def read_hardware(row: Row) -> str | None:
     results = row.selection.results if row.selection else ()
     found = {_name_hardware(one.provenance.get("hardware")) for one in results}
     return found.pop() if len(found) == 1 else None
-
-
-def has_random_weights(row: Row) -> bool:
-    """Whether the base model's weights were drawn at random: memory and time are real then, not scores."""
-    results = row.selection.results if row.selection else ()
-    return any(read_value(one, "config.model.weights") == "random" for one in results)
 
 
 def _name_hardware(hardware: Any) -> str | None:

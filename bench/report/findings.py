@@ -17,7 +17,6 @@ from bench.report.contrast import (
     contrast,
     find_gap,
     group_rows,
-    has_random_weights,
 )
 from bench.report.evidence import Evidence
 from bench.report.rows import Row
@@ -49,7 +48,7 @@ def find_all(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text)
     measured = [row for row in rows if row.selection]
     trained = [row for row in measured if not row.baseline]
     findings: list[Finding] = []
-    if random := [row for row in measured if has_random_weights(row)]:
+    if random := [row for row in measured if row.has_random_weights]:
         findings.append(
             Finding(text.sentences.random_weights.format(titles=join_titles(random, text)), random)
         )

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from bench.report.cells import GIB, format_gib
+from bench.cards import GIB
+from bench.report.cells import format_gib
 from bench.report.comparison import Comparison, compare_methods
-from bench.report.contrast import Group, find_gap, group_rows, has_random_weights
+from bench.report.contrast import Group, find_gap, group_rows
 from bench.report.findings import most_accurate
 from bench.report.rows import PEAKS, Row, build_rows, stands_alone
 from bench.report.text import Text, format_duration
@@ -88,7 +89,7 @@ def _choose(fitting: Sequence[Row], rejected: Sequence[tuple[Row, str]], read: R
     """The least memory of those that nothing tells from the most accurate; trainings before baselines."""
     comparisons, _ = compare_methods(fitting, read)
     pool = [row for row in fitting if not row.baseline] or list(fitting)
-    best = None if any(map(has_random_weights, pool)) else most_accurate(pool)
+    best = None if any(row.has_random_weights for row in pool) else most_accurate(pool)
     same = [best] if best else list(pool)
     same += [row for row in pool if best and row is not best and _is_untold(best, row, comparisons)]
     chosen = min(same, key=lambda row: (row.peak_memory_bytes or 0.0, row.train_seconds or 0.0), default=None)
@@ -141,7 +142,7 @@ def _find_reason(row: Row, inside: Row, needs: Sequence[_Need], limits: Limits, 
         return reasons["time"].format(**durations)
     if inside.accuracy is None:
         return reasons["unknown_accuracy"]
-    if limits.min_accuracy is not None and has_random_weights(inside):
+    if limits.min_accuracy is not None and inside.has_random_weights:
         return reasons["random_weights"]
     if limits.min_accuracy is not None and inside.accuracy.mean < limits.min_accuracy:
         shares = {"has": 100 * inside.accuracy.mean, "limit": 100 * limits.min_accuracy}

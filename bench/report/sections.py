@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
-from bench.report.cells import UNKNOWN, escape_markdown, format_number, to_csv, to_markdown
+from bench.report.cells import UNKNOWN, escape_markdown, format_number, round_six, to_csv, to_markdown
 from bench.report.comparison import FEWEST_DISCORDANT, Comparison
 from bench.report.evidence import Evidence
 from bench.report.health import Health
@@ -137,11 +137,11 @@ def render_comparisons(comparisons: Sequence[Comparison]) -> str:
             [
                 *(one.one.task.data, one.one.task.model, one.one.memory_kind),
                 *(one.one.title, one.other.title, one.rows),
-                *map(_round, (one.accuracy.estimate, one.accuracy.low, one.accuracy.high)),
-                *map(_round, (one.f1_macro.estimate, one.f1_macro.low, one.f1_macro.high)),
-                *(one.told_apart, _round(one.discordant), by_seed),
-                *map(_round, (one.p_texts, one.adjusted_p_texts, one.p_seeds, one.adjusted_p_seeds)),
-                *(_round(one.detectable), one.verdict),
+                *map(round_six, (one.accuracy.estimate, one.accuracy.low, one.accuracy.high)),
+                *map(round_six, (one.f1_macro.estimate, one.f1_macro.low, one.f1_macro.high)),
+                *(one.told_apart, round_six(one.discordant), by_seed),
+                *map(round_six, (one.p_texts, one.adjusted_p_texts, one.p_seeds, one.adjusted_p_seeds)),
+                *(round_six(one.detectable), one.verdict),
             ]
         )
     return to_csv(_COMPARISON_COLUMNS, lines)
@@ -184,10 +184,6 @@ def _name_metric(rows: Sequence[Row], text: Text) -> str:
 
 def _percent(share: float | None, text: Text) -> str:
     return UNKNOWN if share is None else text.percent.format(100 * share)
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
 
 
 def head(key: tuple[Task, str | None], titles: Titles) -> str:

@@ -14,14 +14,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from bench.cards import GIB
 from bench.report.cells import (
-    GIB,
     UNKNOWN,
     clean,
     escape_markdown,
     format_count,
     format_gib,
     format_number,
+    round_six,
     superscript,
     to_csv,
     to_markdown,
@@ -163,10 +164,10 @@ def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
     over_seeds = f1_macro if f1_macro and f1_macro.n >= FEWEST_SEEDS else None
     return {
         "method": row.title,
-        "memory": None if peak is None else round(peak / GIB, 6),
+        "memory": round_six(None if peak is None else peak / GIB),
         "train_time": None if row.train_seconds is None else format_duration(row.train_seconds, text),
-        "accuracy": _round(accuracy.mean if accuracy else None),
-        "f1_macro": _round(f1_macro.mean if f1_macro else None),
+        "accuracy": round_six(accuracy.mean if accuracy else None),
+        "f1_macro": round_six(f1_macro.mean if f1_macro else None),
         "trainable": row.trainable_parameters,
         "seeds": (len(row.seeds) or text.any_seed) if row.selection else None,
         "interval": _say_interval(row, text),
@@ -178,22 +179,22 @@ def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
         "memory_kind": row.memory_kind,
         "status": row.status,
         "memory_bytes": peak,
-        "train_seconds": _round(row.train_seconds),
-        "joules": _round(row.joules),
-        "validation": _round(row.validation),
-        "accuracy_low": _round(interval.low if interval else None),
-        "accuracy_high": _round(interval.high if interval else None),
+        "train_seconds": round_six(row.train_seconds),
+        "joules": round_six(row.joules),
+        "validation": round_six(row.validation),
+        "accuracy_low": round_six(interval.low if interval else None),
+        "accuracy_high": round_six(interval.high if interval else None),
         "interval_over": interval.over if interval else None,
-        "texts_low": _round(texts.low if texts else None),
-        "texts_high": _round(texts.high if texts else None),
-        "accuracy_sd": _round(accuracy.sd if accuracy else None),
-        "f1_macro_low": _round(over_seeds.low if over_seeds else None),
-        "f1_macro_high": _round(over_seeds.high if over_seeds else None),
-        "f1_macro_sd": _round(f1_macro.sd if f1_macro else None),
+        "texts_low": round_six(texts.low if texts else None),
+        "texts_high": round_six(texts.high if texts else None),
+        "accuracy_sd": round_six(accuracy.sd if accuracy else None),
+        "f1_macro_low": round_six(over_seeds.low if over_seeds else None),
+        "f1_macro_high": round_six(over_seeds.high if over_seeds else None),
+        "f1_macro_sd": round_six(f1_macro.sd if f1_macro else None),
         "total": row.total_parameters,
         "weights": "random" if row.has_random_weights else "saved",
         "run_ids": row.run_ids,
-        "cost": _round(price_training(row, report)),
+        "cost": round_six(price_training(row, report)),
     }
 
 
@@ -282,10 +283,6 @@ def _say_interval(row: Row, text: Text) -> str | None:
     if row.interval is None:
         return None
     return text.intervals[row.interval.over].format(100 * row.interval.low, 100 * row.interval.high)
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
 
 
 def _format(value: float | None, write: Callable[[float], str]) -> str:

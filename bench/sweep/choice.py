@@ -8,21 +8,22 @@ import os
 import sys
 from importlib import metadata
 
+from bench.cards import GIB
 from bench.config import CONF_DIR
 
-CARD_BYTES = 20 * 2**30  # of a card for the article's experiment: 24 GB ones have it, 16 GB ones do not
+CARD_BYTES = 20 * GIB  # of a card for the article's experiment: 24 GB ones have it, 16 GB ones do not
 
 
 def choose_experiment() -> tuple[str, str]:
     """The experiment's name, and why it is this one."""
-    cards = read_cards()
+    cards = ask_driver()
     largest = max(cards, key=lambda card: cards[card], default=None)
     if largest is not None and cards[largest] >= CARD_BYTES:
-        return "article", f"{largest} has {cards[largest] / 2**30:.0f} GiB"
-    return "quickstart", f"no CUDA card of at least {CARD_BYTES / 2**30:.0f} GiB can be used here"
+        return "article", f"{largest} has {cards[largest] / GIB:.0f} GiB"
+    return "quickstart", f"no CUDA card of at least {CARD_BYTES / GIB:.0f} GiB can be used here"
 
 
-def read_cards() -> dict[str, int]:
+def ask_driver() -> dict[str, int]:
     """Name and memory in bytes of each CUDA card that this environment's torch could use, by the driver."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if hidden or metadata.version("torch").endswith("+cpu") or importlib.util.find_spec("pynvml") is None:

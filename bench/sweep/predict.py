@@ -18,7 +18,7 @@ from bench.cards import CONTEXT_BYTES, GIB, Card, read_cards, recognise
 from bench.config import Config
 from bench.memory.prediction import Prediction, count_steps, make_key, read_cached, settle
 from bench.store import Result
-from bench.sweep.choice import read_cards as ask_driver
+from bench.sweep.choice import ask_driver
 from bench.sweep.isolate import Isolation, ProcessError
 from bench.sweep.plan import Point
 

@@ -11,7 +11,7 @@ from bench.errors import ConfigError
 from bench.sweep.engine import Identifier, plan_sweep
 from bench.sweep.plan import Compose, Plan, combine_axes
 
-_WHOLE_SWEEP = ("experiment", "sweep", "report", "results_dir", "track")  # one value for all runs of a sweep
+_WHOLE_SWEEP = ("experiment", "sweep", "plan", "report", "results_dir", "track")  # one value for all runs
 
 
 def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identifier) -> tuple[Config, Plan]:

@@ -49,10 +49,25 @@ def test_results_are_turned_into_advice_and_imports_change_none_of_it(bench: Ben
     assert again.startswith(table)
     assert "## Imported, not measured by bench" in again
     assert bench("recommend", "--vram", "12").stdout.startswith(advice.stdout.rstrip())
-    assert bench("verify").stdout.startswith("9 good, 0 bad records")
+    assert bench("verify").stdout.splitlines() == [
+        "9 good, 0 bad records in results/mine",
+        "1 good, 0 bad records among those imported",
+    ]
+    (record,) = (store.folder / "imported" / "runs").glob("*/result.json")
+    record.write_text(record.read_text(encoding="utf-8") + " {", encoding="utf-8")
+    damaged = bench("verify")
+    assert (damaged.returncode, damaged.stdout.count("imported/runs")) == (1, 1)
 
     (tmp_path / "peft" / "broken.json").write_text("{", encoding="utf-8")
     refused = bench("import", "peft", "peft")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("peft/broken.json: cannot be read")
     assert "Traceback" not in refused.stderr
+
+
+def test_a_reader_that_has_seen_enough_costs_no_traceback(bench: Bench, tmp_path: Path) -> None:
+    write_results(tmp_path / "results" / "mine")
+    with bench.start("table") as process:
+        process.stdout.close()  # as `bench table | head` does
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

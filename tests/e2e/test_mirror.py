@@ -73,7 +73,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     "server",
     [
         pytest.param("refused", marks=pytest.mark.slow),
-        "hung",
+        pytest.param("hung", marks=pytest.mark.slow),
         pytest.param("500", marks=pytest.mark.slow),
         pytest.param("bad key", marks=pytest.mark.slow),
         "dies",

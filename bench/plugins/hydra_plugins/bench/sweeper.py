@@ -1,6 +1,5 @@
 """Hydra's sweeper of bench: the grids of a sweep file under the command line's overrides."""
 
-import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -45,7 +44,7 @@ class BenchSweeper(Sweeper):
         self.launched = 0
 
     def sweep(self, arguments: list[str]) -> None:
-        """Runs the sweep, writes and prints the table, and exits with the sweep's code."""
+        """Runs the sweep, writes and prints the table unless it was stopped, and exits with its code."""
         local = isinstance(self.worker, BenchLauncher)
         stop_on_signals(again=self.worker.isolation.kill if isinstance(self.worker, BenchLauncher) else None)
         if local:
@@ -70,11 +69,15 @@ class BenchSweeper(Sweeper):
                     raise
                 print(show(error), file=sys.stderr)
                 outcome, code = sweep.outcome(), error.exit_code
-        with contextlib.suppress(*[StoreError] if code == StoreError.exit_code else []):
-            write_tables(store, lang="en", report=base.report)
+        if code in (0, 1):
+            written = write_tables(store, lang="en", report=base.report)
             print((store.folder / "table.md").read_text(encoding="utf-8"))
-        if code not in (0, 1):
+            names = ", ".join(path.name for path in written)
+            print(show(f"{store.folder} holds {names} and each run's own folder in runs/"))
+            print("what to take within so many GiB, by these results: bench recommend --vram GIB")
+        else:  # a table of thousands of runs takes seconds, and who stops a sweep waits for it to stop
             print(show(f"stopped; to go on: bench sweep {shlex.join(arguments)}"))
+            print(show(f"the table of what there is: bench table --results {shlex.quote(str(store.folder))}"))
         print(outcome.last_line(), flush=True)
         sys.exit(code)
 
