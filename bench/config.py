@@ -5,7 +5,7 @@ checks.py ranges and rules between fields, and identity.py which fields make a r
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -201,9 +201,13 @@ def replace_values(config: Config, values: Mapping[str, Any]) -> Config:
     return config
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-    """The configuration as plain values, for a record."""
-    return dataclasses.asdict(config)
+def to_dict(config: Config, *, without: Collection[str] = ()) -> dict[str, Any]:
+    """The configuration as plain values, for a record, but for some of its sections and fields."""
+    values = {name: getattr(config, name) for name in _field_names() if name not in without}
+    return {
+        name: value if isinstance(value, str | int | float | None) else dataclasses.asdict(value)
+        for name, value in values.items()
+    }
 
 
 def read_field(config: Config, path: str) -> Any:

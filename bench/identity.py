@@ -63,7 +63,7 @@ class Identity:
 
 def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> Identity:
     """What makes a run this run: the fields that count, with data and model by content, and their hash."""
-    canonical = to_dict(config)
+    canonical = to_dict(config, without=UNCOUNTED)
     canonical["method"]["adapter"] = _whole(config.method.adapter)
     canonical["data"] = {"fingerprint": data_fingerprint, "label_words": config.data.label_words or None}
     canonical["model"] = {"revision": model_revision, "template": config.model.template}

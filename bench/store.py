@@ -96,7 +96,7 @@ def start_record(config: Config, identity: Identity, *, earlier: Result | None, 
         phase="load",
         started_at=now(),
         ended_at=None,
-        config={name: one for name, one in to_dict(config).items() if name != "report"},  # for tables alone
+        config=to_dict(config, without=["report"]),  # which is for tables alone
         canonical_config=dict(identity.canonical),
         attempts=attempts,
         **more,

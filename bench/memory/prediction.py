@@ -128,7 +128,7 @@ def count_steps(config: Config, rows: int) -> int:
 
 def make_key(config: Config, *, device_type: str, fingerprint: str, revision: str) -> str:
     """The hash of all that a prediction depends on."""
-    shape = {name: value for name, value in to_dict(config).items() if name not in _ELSEWHERE}
+    shape = to_dict(config, without=_ELSEWHERE)
     for section, names in _SHAPELESS.items():
         shape[section] = {name: value for name, value in shape[section].items() if name not in names}
     adapter = {name: value for name, value in config.method.adapter.items() if name != "init_lora_weights"}

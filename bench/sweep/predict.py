@@ -97,13 +97,16 @@ def predict_runs(points: Sequence[Point], target: Target, isolation: Isolation) 
 def predict_each(points: Sequence[Point], target: Target, isolation: Isolation) -> list[Found]:
     """The points' predictions, from the cache or traced; each shape is traced once."""
     keys, found, missing = [], dict[str, Found](), dict[str, Config]()
+    revisions: dict[str, str] = {}  # each model is looked at once
     for point in points:
         config = settle(point.config, target.card)
+        if (model := repr(config.model)) not in revisions:
+            revisions[model] = weights.revision(config.model)
         key = make_key(
             config,
             device_type=target.device_type,
             fingerprint=point.identity.canonical["data"]["fingerprint"],
-            revision=weights.revision(config.model),
+            revision=revisions[model],
         )
         keys.append(key)
         if key in found or key in missing:
