@@ -135,9 +135,9 @@ def attempt(
     if _describe_tracker(tracker) != result.tracking:
         result = dataclasses.replace(result, tracking=_describe_tracker(tracker))
         store.write(result)
-    if result.status == "success":  # one that was stopped is there to be gone on from
-        kept = 0 if config.train.stop_step is None else 1
-        checkpoint.remove(store.run_folder(started.run_id), keep=kept)
+    if result.status == "success":
+        stopped = config.train.stop_step is not None
+        checkpoint.tidy(store.run_folder(started.run_id), policy=config.train.keep, stopped=stopped)
     if isinstance(error, KeyboardInterrupt | SystemExit | StoreError):
         raise error
     return result

@@ -237,6 +237,7 @@ def _recommend(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from bench import checkpoint
     from bench.store import Store
 
     store = Store(find_results(arguments.results))
@@ -247,6 +248,12 @@ def _status(arguments: argparse.Namespace) -> int:
         print(f"{count:6} {status}")
     if bad:
         print(f"{len(bad):6} not readable; `bench verify` names them")
+    used = [checkpoint.measure_disk(store.run_folder(record.run_id)) for record in good]
+    parts = []
+    for kind in ("weights", "checkpoints"):
+        sizes = [one[kind] for one in used if one[kind]]
+        parts.append(f"{kind} {sum(sizes) / 2**20:.1f} MiB in {len(sizes)} runs")
+    print(f"on disk: {', '.join(parts)}")
     return 0
 
 

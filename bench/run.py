@@ -75,8 +75,9 @@ def run(config: Config) -> Result:
     with store.claim(prepared.identity.run_id) as folder:
         found = store.read(prepared.identity.run_id)
         if found is not None and found.status == "success":
-            if config.train.stop_step is None:
-                checkpoint.remove(folder, keep=0)  # a kill just after the record may have left them
+            policy = found.config["train"].get("keep", "best")  # which earlier records do not say
+            stopped = config.train.stop_step is not None
+            checkpoint.tidy(folder, policy=policy, stopped=stopped)  # a kill just after the record
             return found
         started = start_record(
             config,

@@ -98,6 +98,7 @@ def test_a_field_counts_unless_it_is_declared_not_to(compose: Compose, path: str
         "train.eval_batch_size=8",
         "train.checkpoint_steps=7",
         "train.checkpoint_steps=null",
+        "train.keep=none",
         "resume_from=0123456789ab",
         "method.title=Mine",
     ],
