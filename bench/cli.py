@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, ConfigError, StoreError
 from bench.redaction import show
+from bench.winner.commands import add_commands
 
 if TYPE_CHECKING:
     from bench.config import Config
     from bench.reporting import ReportConfig
+    from bench.store import Store
 
 _DEFAULT = ["experiment=quickstart"]  # what a sweep without any override is
 _EPILOG = """\
@@ -27,6 +29,8 @@ bench sweep method=lora,qlora lora.r=8,16        sweep what you like; the same c
 bench run data=files data.train=my.csv           your own texts, columns text and label
 bench plan experiment=rtx4090 plan.card=rtx4090  what a sweep would take of a card: memory, fit, hours
 bench recommend --vram 12 --max-hours 3          which method to take, from your own results
+bench export best:lora my-model                  take the winner out, for PEFT, transformers or bench
+bench classify my-model "a text"                 and use it
 bench doctor                                     what this machine can run
 """
 
@@ -90,6 +94,12 @@ def find_results(given: str | None, root: Path = Path("results")) -> Path:
     raise StoreError(f"--results: no results folder is meant; {there}")
 
 
+def _open_store(given: str | None) -> "Store":
+    from bench.store import Store
+
+    return Store(find_results(given))
+
+
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench",
@@ -122,6 +132,7 @@ def _make_parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what this machine can run: device, memory, 4-bit, hub, W&B")
     doctor.set_defaults(call=_doctor)
     _add_advice(commands, results)
+    add_commands(commands, results, _open_store)
     return parser
 
 

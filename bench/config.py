@@ -190,6 +190,20 @@ def from_hydra(composed: DictConfig) -> Config:
     return config
 
 
+def from_record(composed: DictConfig, values: Mapping[str, Any]) -> Config:
+    """The configuration that a record's ``config`` says; what was no setting yet then is as composed.
+
+    Raises:
+        ConfigError: a value of the wrong type.
+    """
+    defaults = to_dict(from_hydra(composed))
+    merged = {
+        name: {**given, **values.get(name, {})} if isinstance(given, dict) else values.get(name, given)
+        for name, given in defaults.items()
+    }
+    return from_hydra(OmegaConf.create(merged))
+
+
 def replace_values(config: Config, values: Mapping[str, Any]) -> Config:
     """The configuration with dotted fields set; each value is converted to its field's type.
 
