@@ -191,10 +191,11 @@ def with_prompt(manifest: Manifest, prompt: Prompt) -> Manifest:
     )
 
 
-def load(folder: str | Path, *, quantization: str | None = None) -> Classifier:
+def load(folder: str | Path, *, quantization: str | None = None, precision: str | None = None) -> Classifier:
     """The classifier in a folder that ``bench export`` or ``bench merge`` has made.
 
-    ``quantization`` holds its frozen weights otherwise than the folder says: none, or nf4.
+    ``quantization`` holds its frozen weights otherwise than the folder says, none or nf4; ``precision`` is
+    what is computed in, and by default what the run computed in.
 
     Raises:
         ConfigError: the folder is not such a one, or is damaged, or its base has changed since.
@@ -205,7 +206,7 @@ def load(folder: str | Path, *, quantization: str | None = None) -> Classifier:
     if quantization is not None:
         manifest = dataclasses.replace(manifest, quantization=quantization, double_quant=True)
     device = choose_device("auto")
-    precision = fitting_precision(manifest.precision, device)
+    precision = precision or fitting_precision(manifest.precision, device)
     try:
         with quiet():
             network = _load_network(folder, manifest, device=device, precision=precision)
