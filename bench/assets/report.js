@@ -7,11 +7,14 @@
   // Vega builds functions from text unless ast is set; the page's policy forbids that, so it interprets.
   const options = { actions: false, renderer: "svg", ast: true, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
 
+  const narrow = matchMedia("(max-width: 40rem)").matches;
+
   async function draw() {
     for (const place of document.querySelectorAll(`.chart[data-lang="${root.lang}"]:empty`)) {
       const spec = specs[place.dataset.lang][place.dataset.chart];
       const rows = Object.fromEntries(Object.keys(spec.datasets).map((name) => [name, data[name]]));
-      await vegaEmbed(place, { ...spec, datasets: structuredClone(rows) }, options);
+      if (narrow) spec.config.axis.labelLimit = 110;
+      await vegaEmbed(place, { ...spec, datasets: rows }, options);
     }
     root.dataset.drawn = root.lang;
   }
@@ -19,6 +22,7 @@
   function speak(lang) {
     root.lang = lang;
     for (const one of document.querySelectorAll("[data-to]")) one.setAttribute("aria-pressed", String(one.dataset.to === lang));
+    for (const one of document.querySelectorAll("[data-en]")) one.textContent = one.dataset[lang];
     document.title = document.querySelector(`.say[lang="${lang}"] h1`).textContent;
     return draw();
   }

@@ -49,8 +49,6 @@ class Captions:
     how_provenance: str
     provenance_columns: tuple[str, str]
     of_runs: str
-    packed: str
-    no_font: str
 
 
 ENGLISH = Captions(
@@ -183,16 +181,16 @@ ENGLISH = Captions(
         "run_id": "Run",
         "status": "Status",
         "method": "Method",
+        "accuracy": "Accuracy (%)",
+        "f1_macro": "F1 (%)",
+        "memory": "Peak (GiB)",
+        "train_time": "Train (s)",
+        "validation": "Validation (%)",
         "r": "r",
         "alpha": "alpha",
         "dropout": "dropout",
         "lr": "lr",
         "seed": "Seed",
-        "validation": "Validation",
-        "accuracy": "Accuracy",
-        "f1_macro": "F1 (macro)",
-        "memory": "Peak (GiB)",
-        "train_time": "Train time",
         "data": "Data",
         "model": "Model",
     },
@@ -201,7 +199,8 @@ ENGLISH = Captions(
     all_methods="every method",
     success="success",
     counted="{shown} of {all} runs",
-    sort="A column's heading sorts by it. Accuracy and F1 are of the test split; – is unknown or does not "
+    sort="A column's heading sorts by it. Accuracy and F1 (macro) are of the test split, validation is the "
+    "accuracy there; – is unknown or does not "
     "count for the method.",
     none_failed="Every run succeeded.",
     failure_columns={
@@ -218,10 +217,6 @@ ENGLISH = Captions(
     "runs differ, each value has its number of runs.",
     provenance_columns=("Name", "Value"),
     of_runs="{value} ({count} runs)",
-    packed="packed",
-    no_font="no font of this machine has Chinese characters, so figures/*.png shows boxes in their place; the "
-    "SVG files and report.html leave the font to the reader's machine. Install one (fonts-noto-cjk on Debian) "
-    "and run the command again",
 )
 
 CHINESE = Captions(
@@ -333,16 +328,16 @@ CHINESE = Captions(
         "run_id": "运行",
         "status": "状态",
         "method": "方法",
+        "accuracy": "准确率 (%)",
+        "f1_macro": "F1 (%)",
+        "memory": "峰值 (GiB)",
+        "train_time": "训练 (秒)",
+        "validation": "验证集 (%)",
         "r": "r",
         "alpha": "alpha",
         "dropout": "dropout",
         "lr": "lr",
         "seed": "种子",
-        "validation": "验证集",
-        "accuracy": "准确率",
-        "f1_macro": "F1分数",
-        "memory": "峰值 (GiB)",
-        "train_time": "训练时间",
         "data": "数据",
         "model": "模型",
     },
@@ -351,7 +346,8 @@ CHINESE = Captions(
     all_methods="全部方法",
     success="成功",
     counted="显示 {shown} / {all} 次运行",
-    sort="点击列标题按该列排序。准确率和 F1 来自测试集；– 表示未知或对该方法无意义。",
+    sort="点击列标题按该列排序。准确率和 F1（宏平均）来自测试集，“验证集”为验证集准确率；"
+    "– 表示未知或对该方法无意义。",
     none_failed="所有运行均成功。",
     failure_columns={
         "run_id": "运行",
@@ -366,6 +362,4 @@ CHINESE = Captions(
     how_provenance="各运行记录中的来源信息，名称与记录一致。各运行不同时，每个值后为运行数。",
     provenance_columns=("名称", "值"),
     of_runs="{value}（{count} 次运行）",
-    packed="合并训练",
-    no_font="",
 )

@@ -1,4 +1,4 @@
-"""Charts as Vega-Lite, from rows of plain numbers: what each looks like, and nothing of where numbers come from.
+"""Charts as Vega-Lite, from rows of plain numbers: what each looks like, not where numbers come from.
 
 Colours are Okabe and Ito's, which people who are colour-blind tell apart, and each method has its own shape
 too; heatmaps are one blue that gets darker. Field names are bench's own, so that other people's texts are
@@ -15,11 +15,14 @@ from bench.report.captions import Captions
 Rows = Sequence[Mapping[str, Any]]
 Spec = dict[str, Any]
 
-FONT = "system-ui, 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', 'DejaVu Sans', sans-serif"
+FONT = (
+    "system-ui, 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', 'DejaVu Sans', sans-serif"
+)
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+_PHASE_COLOURS = {"baseline": "#999999", "load": _COLOURS[4], "train": _COLOURS[0], "eval": _COLOURS[3]}
 _GREY = "#767676"  # of what is no training; 4.5 to 1 on white
-_LONGEST_LABEL = 150  # pixels
+_LONGEST_LABEL = 230  # pixels; the page's script takes less on a phone
 _CONFIG: Spec = {
     "font": FONT,
     "background": "white",
@@ -94,7 +97,9 @@ def draw_pareto(rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: 
             tooltip=tooltip,
         ),
         edges.mark_point(filled=True, size=90).encode(
-            color=key.colour(shown), shape=key.shape(shown), tooltip=alt.Tooltip("label:N", title=axes["method"])
+            color=key.colour(shown),
+            shape=key.shape(shown),
+            tooltip=alt.Tooltip("label:N", title=axes["method"]),
         ),
     ]
     for side, offset in (("left", 9), ("right", -9)):
@@ -165,7 +170,7 @@ def draw_curves(rows: Rows, *, measure: str, key: Key, words: Captions) -> Spec:
         alt.Chart()
         .mark_line(strokeWidth=1.5, opacity=0.8, point={"size": 28, "filled": True} if few else {"size": 12})
         .encode(
-            x=alt.X("step:Q", title=axes["step"]),
+            x=alt.X("step:Q", title=axes["step"], axis=alt.Axis(tickCount=6)),
             y=alt.Y("value:Q", title=axes[measure], scale=alt.Scale(zero=False)),
             color=key.colour(shown),
             shape=key.shape(shown),
@@ -184,12 +189,15 @@ def draw_curves(rows: Rows, *, measure: str, key: Key, words: Captions) -> Spec:
 def draw_confusion(rows: Rows, *, labels: Sequence[str], words: Captions) -> Spec:
     """rows: label, prediction, texts and their share of the label in percent."""
     axes = words.axes
-    size = 40 if len(labels) <= 8 else 26
+    size, scale = 40 if len(labels) <= 8 else 26, alt.Scale(domain=list(labels))
     base = alt.Chart().encode(
         x=alt.X(
-            "prediction:N", title=axes["prediction"], sort=list(labels), axis=alt.Axis(labelAngle=-45, labelLimit=90)
+            "prediction:N",
+            title=axes["prediction"],
+            scale=scale,
+            axis=alt.Axis(labelAngle=-45, labelLimit=90),
         ),
-        y=alt.Y("label:N", title=axes["label"], sort=list(labels), axis=alt.Axis(labelLimit=90)),
+        y=alt.Y("label:N", title=axes["label"], scale=scale, axis=alt.Axis(labelLimit=90)),
         tooltip=[
             alt.Tooltip("label:N", title=axes["label"]),
             alt.Tooltip("prediction:N", title=axes["prediction"]),
@@ -212,7 +220,7 @@ def draw_f1(rows: Rows, *, labels: Sequence[str], key: Key, words: Captions) -> 
         .mark_point(filled=True, size=80, opacity=0.85)
         .encode(
             x=alt.X("f1:Q", title=axes["f1"], scale=alt.Scale(zero=False)),
-            y=alt.Y("label:N", title=None, sort=list(labels), axis=alt.Axis(grid=True, labelLimit=110)),
+            y=alt.Y("label:N", title=None, sort=list(labels), axis=alt.Axis(grid=True)),
             color=key.colour(shown),
             shape=key.shape(shown),
             tooltip=[
@@ -222,13 +230,17 @@ def draw_f1(rows: Rows, *, labels: Sequence[str], key: Key, words: Captions) -> 
             ],
         )
     )
-    return _finish(chart, rows, height=alt.Step(30))
+    return _finish(chart, rows, height=30 * len(labels))
 
 
-def draw_phases(rows: Rows, *, measure: str, phases: Sequence[str], titles: Sequence[str], words: Captions) -> Spec:
+def draw_phases(
+    rows: Rows, *, measure: str, phases: Sequence[str], titles: Sequence[str], words: Captions
+) -> Spec:
     """rows: title, phase, its place and value; times are stacked, peaks stand side by side."""
     stacked = measure == "seconds"
-    scale = alt.Scale(domain=list(phases), range=[_COLOURS[1], _COLOURS[0], _COLOURS[4], _GREY][: len(phases)])
+    colours = [_PHASE_COLOURS[phase] for phase in phases]
+    names = [words.phases[phase] for phase in phases]
+    scale = alt.Scale(domain=names, range=colours)
     y = alt.Y("title:N", title=None, sort=list(titles), axis=alt.Axis(labelLimit=_LONGEST_LABEL))
     name = words.axes[measure]
     chart = (
@@ -252,8 +264,8 @@ def draw_phases(rows: Rows, *, measure: str, phases: Sequence[str], titles: Sequ
         )
     )
     if not stacked:
-        chart = chart.encode(yOffset=alt.YOffset("phase:N", sort=list(phases)))
-    return _finish(chart, rows, height=alt.Step(30 if stacked else 12))
+        chart = chart.encode(yOffset=alt.YOffset("phase:N", sort=names))
+    return _finish(chart, rows, height=len(titles) * (30 if stacked else 14 * len(phases)))
 
 
 def draw_predicted(rows: Rows, *, key: Key, words: Captions) -> Spec:
@@ -261,7 +273,10 @@ def draw_predicted(rows: Rows, *, key: Key, words: Captions) -> Spec:
     axes = words.axes
     shown = [row["title"] for row in rows if row["kind"] == "point"]
     scale = alt.Scale(zero=False)
-    x, y = (alt.X("measured:Q", title=axes["measured"], scale=scale), alt.Y("predicted:Q", title=axes["predicted"]))
+    x, y = (
+        alt.X("measured:Q", title=axes["measured"], scale=scale),
+        alt.Y("predicted:Q", title=axes["predicted"]),
+    )
     y = y.scale(zero=False)
     line = (
         alt.Chart()
@@ -298,7 +313,7 @@ def _on_dark(field: str, middle: float) -> Any:
 def _finish(chart: Any, rows: Rows, **size: Any) -> Spec:
     """The chart as Vega-Lite with its rows; one with a height is as wide as there is room."""
     if size:
-        chart = chart.properties(width="container", **size)
+        chart = chart.properties(width="container", autosize=alt.AutoSizeParams(type="fit-x"), **size)
     chart.data = alt.InlineData(values=list(rows))
     spec: Spec = chart.configure().to_dict()
     return spec | {"config": _CONFIG}

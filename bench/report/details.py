@@ -1,4 +1,4 @@
-"""What figures show beside the evidence: how the chosen runs went, and what they answered, from their files."""
+"""What figures show beside the evidence: how the chosen runs went and what they answered."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

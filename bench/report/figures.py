@@ -1,4 +1,4 @@
-"""Every figure of a report, with its numbers as a table for who cannot see it, and figures/ as SVG and PNG."""
+"""Every figure of a report, with its numbers as a table for who cannot see it."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from bench.cards import GIB
 from bench.report import charts
 from bench.report.answers import count_confusion, score_labels
 from bench.report.captions import Captions
-from bench.report.cells import UNKNOWN, clean, format_gib, format_number
+from bench.report.cells import UNKNOWN, clean, format_number
 from bench.report.charts import Key, Spec
 from bench.report.contrast import Group, group_rows
 from bench.report.details import Course, Details
@@ -67,7 +67,9 @@ def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group,
     return figures
 
 
-def _make(kind: str, *, names: set[str], words: Captions, part: str = "", more: str = "", **shown: Any) -> Figure:
+def _make(
+    kind: str, *, names: set[str], words: Captions, part: str = "", more: str = "", **shown: Any
+) -> Figure:
     """The figure with its words and a name that no other has, whatever the name of the part."""
     title, caption = words.figures[kind]
     stem = name = "-".join(filter(None, [kind, re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-")[:40]]))
@@ -202,7 +204,10 @@ def _draw_heatmaps(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figur
             if None not in place:
                 best[place] = max(score, best.get(place, 0.0))  # type: ignore[index,arg-type]
         cells = [
-            {**dict(zip(("lr", "r", "alpha"), map(format_number, place), strict=True)), "score": _percent(score)}
+            {
+                **dict(zip(("lr", "r", "alpha"), map(format_number, place), strict=True)),
+                "score": _percent(score),
+            }
             for place, score in sorted(best.items())
         ]
         if cells:
@@ -279,7 +284,14 @@ def _draw_curves(courses: Sequence[Course], key: Key, text: Text, make: Any) -> 
             values = [value for _, value in logged]
             ends = (values[0], min(values), max(values), values[-1])
             best = ends[1] if kind == "loss" else ends[2]
-            lines.append([place["title"], one.run.run_id, seed, *(_show(end, ".3g") for end in (ends[0], best, ends[3]))])
+            lines.append(
+                [
+                    place["title"],
+                    one.run.run_id,
+                    seed,
+                    *(_show(end, ".3g") for end in (ends[0], best, ends[3])),
+                ]
+            )
         if points:
             header = [axes[one] for one in ("method", "run", "seed", "first", "best", "last")]
             more = words.thinned.format(step=steps) if steps > 1 else ""
@@ -304,15 +316,20 @@ def _draw_phases(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figure]
             values = {phase: _measure(runs, path, measure) for phase, path in paths.items()}
             if any(value is not None for value in values.values()):
                 shown += [
-                    {"title": _title(row), "phase": words.phases[phase], "place": place, "value": round(value, 4)}
+                    {
+                        "title": _title(row),
+                        "phase": words.phases[phase],
+                        "place": place,
+                        "value": round(value, 4),
+                    }
                     for place, (phase, value) in enumerate(values.items())
                     if value is not None
                 ]
                 lines.append([_title(row), *(_show(value, ".2f") for value in values.values())])
         if shown:
-            phases, titles = [words.phases[phase] for phase in paths], [line[0] for line in lines]
-            spec = charts.draw_phases(shown, measure=measure, phases=phases, titles=titles, words=words)
-            header = [f"{axes['method']} ({axes[measure]})", *phases]
+            titles = [line[0] for line in lines]
+            spec = charts.draw_phases(shown, measure=measure, phases=list(paths), titles=titles, words=words)
+            header = [f"{axes['method']} ({axes[measure]})", *(words.phases[phase] for phase in paths)]
             yield make(name, spec=spec, header=header, rows=lines)
 
 
@@ -339,7 +356,10 @@ def _draw_predicted(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Ite
         ends = [point[name] for point in points for name in ("predicted", "measured")]
         diagonal = [{"kind": "diagonal", "measured": end, "predicted": end} for end in (min(ends), max(ends))]
         names = ("method", "run", "predicted", "measured", "error")
-        lines = [[one["title"], one["run"], *(f"{one[name]:.2f}" for name in names[2:4]), one["error"]] for one in points]
+        lines = [
+            [one["title"], one["run"], *(f"{one[name]:.2f}" for name in names[2:4]), one["error"]]
+            for one in points
+        ]
         spec = charts.draw_predicted([*diagonal, *points], key=key, words=text.captions)
         yield make("predicted", spec=spec, header=[axes[name] for name in names], rows=lines)
 
@@ -376,7 +396,10 @@ def _draw_answers(found: Sequence[Any], key: Key, text: Text, make: Any) -> Iter
             if counts[row, column]
         ]
         if cells:
-            lines = [[names[place], *(str(counts[row, column]) for column in kept)] for place, row in enumerate(kept)]
+            lines = [
+                [names[place], *(str(counts[row, column]) for column in kept)]
+                for place, row in enumerate(kept)
+            ]
             cut = len(kept) < len(one.labels)
             more = words.fewer_labels.format(all=len(one.labels), shown=len(kept)) if cut else ""
             spec = charts.draw_confusion(cells, labels=names, words=words)

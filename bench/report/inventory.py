@@ -1,7 +1,8 @@
 """The page's lists: all runs, failures, where results come from, texts that two methods differ in."""
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,9 @@ _LONGEST_TEXT = 300  # characters of a text; the data has all of it
 _MOST_VALUES = 6  # of one name of the provenance
 _SETTINGS = {"r": "lora.r", "alpha": "lora.alpha", "dropout": "lora.dropout", "lr": "train.lr"}
 _SCORES = {
-    "validation": "metrics.validation.accuracy",
     "accuracy": "metrics.test.accuracy",
     "f1_macro": "metrics.test.f1_macro",
+    "validation": "metrics.validation.accuracy",
 }
 
 
@@ -43,7 +44,7 @@ Cell = str | Link
 class Block:
     """A piece of a section: any of markup, figures and a table; one with a summary opens on demand."""
 
-    markup: Markup = Markup("")
+    markup: Markup | None = None
     figures: Sequence[Figure] = ()
     header: Sequence[str] = ()
     rows: Sequence[Sequence[Cell]] = ()
@@ -52,7 +53,7 @@ class Block:
 
 
 def list_runs(evidence: Evidence) -> Mapping[str, Any]:
-    """Every run, in the order of runs.csv: cells with the value that they sort by, None where it is unknown."""
+    """Every run, in the order of runs.csv: cells with what they sort by, None where unknown."""
     runs = [_read_run(one) for one in evidence.results]
     runs.sort(key=lambda run: [str(run[name]["text"]) for name in ("data", "model", "method", "run_id")])
     same = [name for name in ("data", "model") if len({run[name]["text"] for run in runs}) < 2]
@@ -76,22 +77,24 @@ def _read_run(result: Result) -> dict[str, dict[str, Any]]:
     def cell(value: Any, text: str | None = None) -> dict[str, Any]:
         return {"value": value, "text": UNKNOWN if value is None else text or clean(format_number(value))}
 
+    def show(value: float | None, write: Callable[[float], str]) -> dict[str, Any]:
+        return cell(value, None if value is None else write(value))
+
     def percent(path: str) -> dict[str, Any]:
-        share = read_number(result, path)
-        return cell(share, None if share is None else ENGLISH.percent.format(100 * share))
+        return show(read_number(result, path), lambda share: f"{100 * share:.1f}")
 
     path = PEAKS.get(str(read_value(result, "memory.kind")))
-    peak, seconds = read_number(result, path) if path else None, read_number(result, "time.train_seconds")
+    seconds = read_number(result, "time.train_seconds")
     title = clean(str(read_value(result, "config.method.title") or read_value(result, "config.method.name")))
     return {
         "run_id": cell(result.run_id) | {"href": f"runs/{result.run_id}/"},
         "status": cell(result.status) | {"status": result.status},
         "method": cell(title),
+        **{name: percent(path) for name, path in _SCORES.items()},
+        "memory": show(read_number(result, path) if path else None, format_gib),
+        "train_time": show(seconds, lambda seconds: f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.3f}"),
         **{name: cell(read_value(result, f"canonical_config.{path}")) for name, path in _SETTINGS.items()},
         "seed": cell(read_seed(result)),
-        **{name: percent(path) for name, path in _SCORES.items()},
-        "memory": cell(peak, None if peak is None else format_gib(peak)),
-        "train_time": cell(seconds, None if seconds is None else format_duration(seconds, ENGLISH)),
         **{name: cell(str(read_value(result, f"config.{name}.name"))) for name in ("data", "model")},
     }
 
@@ -131,14 +134,16 @@ def _tell_failure(result: Result, text: Text) -> list[Cell]:
 
 
 def list_provenance(evidence: Evidence, *, text: Text) -> list[Block]:
-    """What the records say of machines, packages, code, model and data: where runs differ, each with its count."""
+    """What the records say of machines, packages, code, model and data, and how many runs say each."""
     words, found = text.captions, dict[str, Counter[str]]()
     for result in sorted(evidence.results, key=lambda one: one.run_id):
         fingerprint = read_value(result, "canonical_config.data.fingerprint")
         leaves = flatten({"data_fingerprint": fingerprint, **result.provenance})
         for name, value in leaves.items():
             if value is not None:
-                found.setdefault(name, Counter())[clean(format_number(value))] += 1
+                found.setdefault(name, Counter())[
+                    clean(json.dumps(value) if isinstance(value, bool) else format_number(value))
+                ] += 1
     rows = []
     for name in sorted(found):
         counts = sorted(found[name].items(), key=lambda pair: (-pair[1], pair[0]))
@@ -176,7 +181,7 @@ def list_article(evidence: Evidence, *, text: Text) -> list[Block]:
         if rows:
             note = Markup("<p>{}</p>").format(words.how_article)
             header, name = list(words.article_columns.values()), text.sentences.claims_heading
-            blocks.append(Block(markup=note if not blocks else Markup(""), header=header, rows=rows, name=name))
+            blocks.append(Block(markup=None if blocks else note, header=header, rows=rows, name=name))
     return blocks
 
 
@@ -197,7 +202,7 @@ def _measure(row: Row, text: Text) -> list[str]:
 
 
 def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Block]:
-    """For every two methods that are compared: the test texts that only the one, or only the other, has right."""
+    """For every two methods that are compared: the test texts that only one of them has right."""
     words = text.captions
     by_row = {id(one.row): one for one in details.answers}
     blocks = []
@@ -207,7 +212,9 @@ def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Bloc
             if one and other and (block := _tell_apart(one, other, details, text)):
                 blocks.append(block)
     unread = [
-        Block(markup=Markup("<p>{}</p>").format(words.unread.format(title=clean(row.title), reason=clean(why))))
+        Block(
+            markup=Markup("<p>{}</p>").format(words.unread.format(title=clean(row.title), reason=clean(why)))
+        )
         for row, why in details.unread
     ]
     if not blocks:

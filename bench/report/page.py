@@ -18,7 +18,7 @@ from typing import Any
 import jinja2
 import vl_convert
 from markdown_it import MarkdownIt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from bench.report.cells import clean
 from bench.report.contrast import Group
@@ -27,7 +27,7 @@ from bench.report.evidence import Evidence, gather
 from bench.report.figures import Figure, draw_all
 from bench.report.images import render_images
 from bench.report.inventory import Block, list_apart, list_article, list_failures, list_provenance, list_runs
-from bench.report.table import describe_sections, describe_tables, render_tables
+from bench.report.table import describe_sections, describe_tables, render_tables, title_tasks
 from bench.report.text import LANGUAGES, Text, read_language
 from bench.reporting import ReportConfig
 from bench.store import Store
@@ -56,7 +56,7 @@ class Section:
 
 
 def write_report(store: Store, *, lang: str, report: ReportConfig) -> list[Path]:
-    """Writes figures/, the tables with them, and report.html, which shows ``lang`` first; returns their paths.
+    """Writes figures/, the tables with them and report.html, which shows ``lang`` first; returns the paths.
 
     Raises:
         ConfigError: no such language.
@@ -82,9 +82,7 @@ def render_page(
     evidence: Evidence, details: Details, drawn: Mapping[str, Mapping[Group, Sequence[Figure]]], *, lang: str
 ) -> str:
     """The whole page; drawn: the figures of each table, by language."""
-    parts = {
-        code: _list_parts(evidence, details, drawn[code], text=text) for code, text in LANGUAGES.items()
-    }
+    parts = {code: _list_parts(evidence, details, drawn[code], text=text) for code, text in LANGUAGES.items()}
     charts, has_charts = _pack_charts(drawn)
     style, script, vega = (_read_asset("report.css"), _read_asset("report.js"), _bundle())
     policy = {
@@ -109,18 +107,13 @@ def render_page(
         order=[name for name in _ORDER if name in parts[lang]],
         parts=parts,
         subtitles={
-            code: " · ".join(dict.fromkeys(_read_headings(evidence, text))) for code, text in LANGUAGES.items()
+            code: Markup(" · ").join(_read_headings(evidence, text)) for code, text in LANGUAGES.items()
         },
         leads={
             code: text.captions.lead.format(runs=len(evidence.results), succeeded=succeeded)
             for code, text in LANGUAGES.items()
         },
         runs=list_runs(evidence),
-        say=lambda name: _say(lambda text: getattr(text.captions, name)),
-        say_column=lambda name: _say(lambda text: text.captions.run_columns[name]),
-        say_status=lambda status: _say(
-            lambda text: text.captions.success if status == "success" else text.statuses[status]
-        ),
     )
 
 
@@ -137,19 +130,16 @@ def _list_parts(
         for group, figures in drawn.items():
             chosen = [one for kind in _PLACES[place] for one in figures if one.kind == kind]
             if chosen:
-                heading = Markup("<h3>{}</h3>").format(_plain(titles[group])) if len(drawn) > 1 else Markup()
+                heading = Markup("<h3>{}</h3>").format(_plain(titles[group])) if len(drawn) > 1 else None
                 blocks.append(Block(markup=heading, figures=chosen))
         return blocks
 
-    def render(*names: str) -> list[Block]:
-        return [Block(markup=to_html(described[name], deeper=True)) for name in names if described[name]]
-
     budget = Block(markup=to_html(described["budget"], deeper=True))
     blocks: dict[str, list[Block]] = {
-        "findings": _without_heading(described["findings"]),
+        "findings": _fold_evidence(_without_heading(described["findings"]), text),
         "methods": [Block(markup=to_html(tables, deeper=True)), *pick("methods")],
         "comparisons": _without_heading(described["comparisons"]),
-        "search": [*pick("search"), *([budget] if described["budget"] else []), *render("pivots")],
+        "search": [*pick("search"), *([budget] if described["budget"] else [])],
         "training": [*pick("training"), *_explain_prediction(evidence, drawn, text)],
         "answers": [*pick("answers"), *list_apart(evidence, details, text=text)],
         "claims": [*_without_heading(described["claims"]), *list_article(evidence, text=text)],
@@ -160,7 +150,11 @@ def _list_parts(
         "provenance": list_provenance(evidence, text=text),
     }
     named = {**words.sections, "findings": text.sentences.findings, "comparisons": text.prose.comparisons}
-    named |= {"claims": text.sentences.claims_heading, "imported": text.sentences.imported, "notes": text.notes}
+    named |= {
+        "claims": text.sentences.claims_heading,
+        "imported": text.sentences.imported,
+        "notes": text.notes,
+    }
     if not evidence.rows:
         blocks["findings"] = [Block(markup=to_html(text.empty))]
     return {name: Section(named[name], found) for name, found in blocks.items() if found and any(found)}
@@ -173,7 +167,9 @@ def _explain_prediction(
     kinds = {figure.kind for figures in drawn.values() for figure in figures}
     if "predicted" in kinds or not any(row.selection for row in evidence.rows):
         return []
-    reasons = [one.reasons[name] for one in evidence.results for name in ("prediction.error",) if name in one.reasons]
+    reasons = [
+        one.reasons[name] for one in evidence.results for name in ("prediction.error",) if name in one.reasons
+    ]
     reason = f" ({clean(reasons[0])})" if reasons else ""
     return [Block(markup=Markup("<p>{}</p>").format(text.captions.nothing_predicted.format(reason=reason)))]
 
@@ -184,7 +180,7 @@ def to_html(markdown: str, *, deeper: bool = False) -> Markup:
         markdown = re.sub(r"^(#+) ", r"#\1 ", markdown, flags=re.MULTILINE)
     html = _MARKDOWN.render(markdown).replace(' style="text-align:right"', ' class="number"')
     html = html.replace(' style="text-align:left"', "")
-    html = html.replace("<table>", '<div class="scroll" role="region" tabindex="0" aria-label="…"><table>')
+    html = html.replace("<table>", '<div class="scroll" role="region" tabindex="0"><table>')
     return Markup(html.replace("</table>", "</table></div>").replace("<th>", '<th scope="col">'))
 
 
@@ -194,14 +190,24 @@ def _without_heading(markdown: str) -> list[Block]:
     return [Block(markup=to_html(body))] if body.strip() else []
 
 
+def _fold_evidence(blocks: Sequence[Block], text: Text) -> list[Block]:
+    """The runs below each finding, on demand."""
+    word = str(escape(text.sentences.evidence))
+    fold = rf"<ul>\n<li>{re.escape(word.strip())} *(.*)</li>\n</ul>"
+    summary = word.strip(" :：")
+    return [
+        Block(markup=Markup(re.sub(fold, rf"<details><summary>{summary}</summary>\1</details>", one.markup)))
+        for one in blocks
+    ]
+
+
 def _plain(markdown: str) -> Markup:
     """A heading of Markdown, without its paragraph."""
     return Markup(_MARKDOWN.renderInline(markdown))
 
 
-def _read_headings(evidence: Evidence, text: Text) -> list[Any]:
-    _, _, titles = describe_tables(evidence, text=text)
-    return [clean(_plain(title).striptags()) for title in titles.values()]
+def _read_headings(evidence: Evidence, text: Text) -> list[Markup]:
+    return [_plain(title) for title in title_tasks([row.task for row in evidence.rows], text).values()]
 
 
 def _pack_charts(drawn: Mapping[str, Mapping[Group, Sequence[Figure]]]) -> tuple[str, bool]:
@@ -236,10 +242,3 @@ def _read_asset(name: str) -> str:
 
 def _hash(body: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'"
-
-
-def _say(word: Any) -> Markup:
-    """The same in every language, of which the page shows one."""
-    return Markup("").join(
-        Markup('<span class="say" lang="{}">{}</span>').format(code, word(text)) for code, text in LANGUAGES.items()
-    )
