@@ -19,8 +19,7 @@ class Captions:
     numbers: str  # opens the table below a figure
     axes: Mapping[str, str]  # a figure's quantities, in legends, tooltips and tables
     phases: Mapping[str, str]
-    at_edge: str  # a method that a plot has no place for
-    no_success: str  # another, which no run of has succeeded
+    at_edge: str  # a method that a plot has no place for, with its accuracy or its status
     thinned: str
     fewer_labels: str
     unread: str  # a run whose file cannot be read
@@ -150,8 +149,7 @@ ENGLISH = Captions(
         "error": "Error",
     },
     phases={"load": "load", "train": "train", "eval": "evaluate", "baseline": "baseline"},
-    at_edge="{title}: {accuracy}",
-    no_success="{title}: {status}",
+    at_edge="{title}: {number}",
     thinned="Every {step}th logged step is drawn; history.jsonl of each run has all.",
     fewer_labels="Of {all} labels, the {shown} with the most errors are drawn.",
     unread="{title}: {reason}.",
@@ -299,8 +297,7 @@ CHINESE = Captions(
         "error": "误差",
     },
     phases={"load": "加载", "train": "训练", "eval": "评估", "baseline": "基线"},
-    at_edge="{title}：{accuracy}",
-    no_success="{title}：{status}",
+    at_edge="{title}：{number}",
     thinned="每隔 {step} 个记录步画一个；各运行的 history.jsonl 有全部数据。",
     fewer_labels="共 {all} 个标签，此处画出错误最多的 {shown} 个。",
     unread="{title}：{reason}。",

@@ -6,7 +6,7 @@ only ever values: Vega has expressions, and none is made from a text.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 
@@ -102,7 +102,8 @@ def draw_pareto(rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: 
             tooltip=alt.Tooltip("label:N", title=axes["method"]),
         ),
     ]
-    for side, offset in (("left", 9), ("right", -9)):
+    sides: tuple[tuple[Literal["left", "right"], int], ...] = (("left", 9), ("right", -9))
+    for side, offset in sides:
         beside = edges.transform_filter(f"datum.side === '{side}'")
         layers.append(
             beside.mark_text(align=side, dx=offset, dy=-2, limit=260, color="#333").encode(text="label:N")

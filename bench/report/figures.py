@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,16 +16,16 @@ from bench.report.charts import Key, Spec
 from bench.report.contrast import Group, group_rows
 from bench.report.details import Course, Details
 from bench.report.evidence import Evidence
+from bench.report.pareto import place_methods, title_row, to_percent
 from bench.report.rows import PEAKS, Row, flatten, stands_alone
 from bench.report.stats import summarise
-from bench.report.text import Text, format_duration
+from bench.report.text import Text
 from bench.selection import read_number, read_seed
 from bench.store import Result
 
 _PHASES = ("load", "train", "eval")
 _MOST_STEPS = 120  # of a curve: more cannot be told apart on the page
 _MOST_LABELS = 20  # of a confusion matrix
-_BELOW = 10  # points of accuracy under the trained methods; what is lower would press them together
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group,
     figures = {}
     names: set[str] = set()
     for group, rows in group_rows(evidence.rows).items():
-        key = Key({_title(row): row.baseline for row in rows}, text.captions)
+        key = Key({title_row(row): row.baseline for row in rows}, text.captions)
         make = partial(_make, names=names, words=text.captions)
         figures[group] = [
             figure
@@ -82,112 +82,29 @@ def _make(
     return Figure(kind=kind, name=name, title=title, caption=caption, **shown)
 
 
-def _title(row: Row) -> str:
-    return clean(row.title) or row.method
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else round(100 * share, 4)
-
-
 def _show(value: float | None, form: str = ".1f") -> str:
     return UNKNOWN if value is None else format(value, form)
 
 
 def _draw_pareto(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterator[Figure]:
-    words, axes = text.captions, text.captions.axes
-    points = [_locate(row, text) for row in rows]
-    domains = {"memory": _span([point["memory"] for point in points]), "accuracy": _span_accuracy(points)}
-    floor, right = domains["accuracy"][0], domains["memory"][1]
-    drawn, slots = [], 0
-    for point in points:
-        memory, accuracy = point["memory"], point["accuracy"]
-        if memory is not None and accuracy is not None and accuracy >= floor:
-            drawn.append({**point, "kind": "point"})
-            continue
-        edge = {**point, "kind": "edge", "memory": memory if memory is not None else right}
-        edge["accuracy"] = floor if accuracy is None else max(accuracy, floor)
-        if memory is None and accuracy is None:
-            slots += 1
-            edge["accuracy"] += (domains["accuracy"][1] - floor) * 0.07 * slots
-        edge["side"] = "left" if edge["memory"] < sum(domains["memory"]) / 2 else "right"
-        drawn.append(edge)
-    front = _find_front([point for point in drawn if point["kind"] == "point"])
+    axes, (points, drawn, domains) = text.captions.axes, place_methods(rows, text)
     lines = [
         [
-            point["title"],
-            _show(point["memory"], ".2f"),
-            _show(point["accuracy"]) if point["status"] is None else point["status"],
-            point["interval"],
-            point["time"],
+            point.title,
+            _show(point.memory, ".2f"),
+            _show(point.accuracy) if point.status is None else point.status,
+            point.interval,
+            point.time,
         ]
         for point in points
     ]
     names = ("method", "memory", "accuracy", "interval", "train_time")
     yield make(
         "pareto",
-        spec=charts.draw_pareto([*front, *drawn], domains=domains, key=key, words=words),
+        spec=charts.draw_pareto(drawn, domains=domains, key=key, words=text.captions),
         header=[axes[name] for name in names],
         rows=lines,
     )
-
-
-def _locate(row: Row, text: Text) -> dict[str, Any]:
-    """The row's numbers as a plot has them, and its label where it has no place in it."""
-    peak, accuracy = row.peak_memory_bytes, _percent(row.accuracy.mean if row.accuracy else None)
-    ends = [_percent(row.interval.low), _percent(row.interval.high)] if row.interval else [None, None]
-    words, status = text.captions, None if row.selection else text.statuses[row.status]
-    shown = UNKNOWN if accuracy is None else text.percent.format(accuracy)
-    label = words.at_edge.format(title=_title(row), accuracy=status or shown)
-    return {
-        "title": _title(row),
-        "memory": None if peak is None else round(peak / GIB, 4),
-        "accuracy": accuracy,
-        "low": ends[0],
-        "high": ends[1],
-        "interval": text.intervals[row.interval.over].format(*ends) if row.interval else UNKNOWN,
-        "seconds": row.train_seconds,
-        "time": UNKNOWN if row.train_seconds is None else format_duration(row.train_seconds, text),
-        "status": status,
-        "baseline": row.baseline,
-        "label": label,
-    }
-
-
-def _span(values: Sequence[float | None]) -> tuple[float, float]:
-    """An axis with room for marks and for a label at its end."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return 0.0, 1.0
-    low, high = min(known), max(known)
-    room = max(0.12 * (high - low), 0.03 * high)
-    return round(max(0.0, low - room), 4), round(high + 2 * room, 4)
-
-
-def _span_accuracy(points: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """From the lowest end of a trained method's interval, and of baselines that come near it."""
-
-    def ends(some: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-        return [value for one in some if (value := one[name] if one[name] is not None else one["accuracy"])]
-
-    known = [one for one in points if one["accuracy"] is not None]
-    lows = ends([one for one in known if not one["baseline"]], "low") or ends(known, "low")
-    if not lows:
-        return 0.0, 100.0
-    near = [one for one in known if one["accuracy"] >= min(lows) - _BELOW]
-    low, high = min(ends(near, "low")), max(ends(near, "high"))
-    room = max(0.08 * (high - low), 0.5)
-    return math.floor(max(0.0, low - room)), math.ceil(min(100.0, high + room))
-
-
-def _find_front(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Those that no other beats in memory and in accuracy, from the least memory on."""
-    front: list[dict[str, Any]] = []
-    for point in sorted(points, key=lambda one: (one["memory"], -one["accuracy"])):
-        if not front or point["accuracy"] > front[-1]["accuracy"]:
-            place = {name: point[name] for name in ("title", "memory", "accuracy")}
-            front.append({**place, "kind": "front", "order": len(front)})
-    return front
 
 
 def _name_score(row: Row, text: Text) -> str:
@@ -203,10 +120,10 @@ def _draw_heatmaps(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figur
             place = tuple(read_number(run, f"canonical_config.{path}") for path in paths)
             if None not in place:
                 best[place] = max(score, best.get(place, 0.0))  # type: ignore[index,arg-type]
-        cells = [
+        cells: list[dict[str, Any]] = [
             {
                 **dict(zip(("lr", "r", "alpha"), map(format_number, place), strict=True)),
-                "score": _percent(score),
+                "score": to_percent(score),
             }
             for place, score in sorted(best.items())
         ]
@@ -214,7 +131,7 @@ def _draw_heatmaps(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figur
             score = _name_score(row, text)
             yield make(
                 "heatmap",
-                part=_title(row),
+                part=title_row(row),
                 spec=charts.draw_heatmap(cells, score=score, words=text.captions),
                 header=[axes["lr"], axes["r"], axes["alpha"], score],
                 rows=[[one["lr"], one["r"], one["alpha"], _show(one["score"])] for one in cells],
@@ -233,7 +150,7 @@ def _draw_effects(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Itera
             values = [one.get(path) for one in leaves]
             if len(set(map(repr, values))) > 1 and path != "seed":
                 found.setdefault(path, []).extend(
-                    {"title": _title(row), "raw": value, "score": _percent(score)}
+                    {"title": title_row(row), "raw": value, "score": to_percent(score)}
                     for value, score in zip(values, scores, strict=True)
                 )
     for path, points in found.items():
@@ -279,7 +196,7 @@ def _draw_curves(courses: Sequence[Course], key: Key, text: Text, make: Any) -> 
             every = math.ceil(len(logged) / _MOST_STEPS)
             steps = max(steps, every)
             kept = [*logged[:-1:every], logged[-1]]
-            place = {"title": _title(one.row), "run": one.run.run_id, "seed": seed}
+            place = {"title": title_row(one.row), "run": one.run.run_id, "seed": seed}
             points += [{**place, "step": step, "value": round(value, 5)} for step, value in kept]
             values = [value for _, value in logged]
             ends = (values[0], min(values), max(values), values[-1])
@@ -317,7 +234,7 @@ def _draw_phases(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figure]
             if any(value is not None for value in values.values()):
                 shown += [
                     {
-                        "title": _title(row),
+                        "title": title_row(row),
                         "phase": words.phases[phase],
                         "place": place,
                         "value": round(value, 4),
@@ -325,7 +242,7 @@ def _draw_phases(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figure]
                     for place, (phase, value) in enumerate(values.items())
                     if value is not None
                 ]
-                lines.append([_title(row), *(_show(value, ".2f") for value in values.values())])
+                lines.append([title_row(row), *(_show(value, ".2f") for value in values.values())])
         if shown:
             titles = [line[0] for line in lines]
             spec = charts.draw_phases(shown, measure=measure, phases=list(paths), titles=titles, words=words)
@@ -342,7 +259,7 @@ def _measure(runs: Sequence[Result], path: str, measure: str) -> float | None:
 
 
 def _draw_predicted(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterator[Figure]:
-    axes, points = text.captions.axes, []
+    axes, points = text.captions.axes, list[dict[str, Any]]()
     for row in rows:
         runs = (*row.selection.candidates, *row.selection.results) if row.selection else ()
         for run in {one.run_id: one for one in runs}.values():
@@ -350,12 +267,12 @@ def _draw_predicted(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Ite
             predicted, measured, error = (read_number(run, f"prediction.{name}") for name in names)
             if predicted is not None and measured is not None and error is not None:
                 numbers = {"predicted": round(predicted / GIB, 4), "measured": round(measured / GIB, 4)}
-                place = {"kind": "point", "title": _title(row), "run": run.run_id}
+                place = {"kind": "point", "title": title_row(row), "run": run.run_id}
                 points.append({**place, **numbers, "error": f"{100 * error:+.1f} %"})
     if points:
         ends = [point[name] for point in points for name in ("predicted", "measured")]
         diagonal = [{"kind": "diagonal", "measured": end, "predicted": end} for end in (min(ends), max(ends))]
-        names = ("method", "run", "predicted", "measured", "error")
+        names = ["method", "run", "predicted", "measured", "error"]
         lines = [
             [one["title"], one["run"], *(f"{one[name]:.2f}" for name in names[2:4]), one["error"]]
             for one in points
@@ -367,8 +284,8 @@ def _draw_predicted(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Ite
 def _draw_answers(found: Sequence[Any], key: Key, text: Text, make: Any) -> Iterator[Figure]:
     words, axes = text.captions, text.captions.axes
     counted = [(one, count_confusion(one)) for one in found]
-    points = [
-        {"title": _title(one.row), "label": clean(label), "f1": _percent(score)}
+    points: list[dict[str, Any]] = [
+        {"title": title_row(one.row), "label": clean(label), "f1": to_percent(score)}
         for one, counts in counted
         for label, score in zip(one.labels, score_labels(counts), strict=True)
         if score is not None
@@ -404,4 +321,4 @@ def _draw_answers(found: Sequence[Any], key: Key, text: Text, make: Any) -> Iter
             more = words.fewer_labels.format(all=len(one.labels), shown=len(kept)) if cut else ""
             spec = charts.draw_confusion(cells, labels=names, words=words)
             header = [f"{axes['label']} \\ {axes['prediction']}", *names]
-            yield make("confusion", part=_title(one.row), more=more, spec=spec, header=header, rows=lines)
+            yield make("confusion", part=title_row(one.row), more=more, spec=spec, header=header, rows=lines)

@@ -158,7 +158,7 @@ def list_provenance(evidence: Evidence, *, text: Text) -> list[Block]:
 
 def list_article(evidence: Evidence, *, text: Text) -> list[Block]:
     """The article's numbers beside these, for each of its methods that has a success."""
-    words, blocks = text.captions, []
+    words, blocks = text.captions, list[Block]()
     for task, kind in dict.fromkeys((row.task, row.memory_kind) for row in evidence.rows):
         rows: list[list[Cell]] = []
         for one in evidence.report.article.table:

@@ -196,7 +196,11 @@ def _fold_evidence(blocks: Sequence[Block], text: Text) -> list[Block]:
     fold = rf"<ul>\n<li>{re.escape(word.strip())} *(.*)</li>\n</ul>"
     summary = word.strip(" :：")
     return [
-        Block(markup=Markup(re.sub(fold, rf"<details><summary>{summary}</summary>\1</details>", one.markup)))
+        Block(
+            markup=Markup(
+                re.sub(fold, rf"<details><summary>{summary}</summary>\1</details>", str(one.markup))
+            )
+        )
         for one in blocks
     ]
 
@@ -228,7 +232,8 @@ def _pack_charts(drawn: Mapping[str, Mapping[Group, Sequence[Figure]]]) -> tuple
 @functools.cache
 def _bundle() -> str:
     """Vega, Vega-Lite and vega-embed with its interpreter, as one script."""
-    return str(vl_convert.javascript_bundle()).replace("</script", "<\\/script")
+    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub asks for a snippet
+    return str(bundle).replace("</script", "<\\/script")
 
 
 @functools.cache
