@@ -78,6 +78,9 @@ def draw_pareto(rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: 
         alt.Tooltip("interval:N", title=axes["interval"]),
         alt.Tooltip("time:N", title=axes["train_time"]),
     ]
+    timed = any(row.get("seconds") is not None for row in rows)
+    sizes = alt.Scale(range=[80, 500], zero=True)
+    size = alt.Size("seconds:Q", legend=None, scale=sizes) if timed else alt.value(120)
     points = alt.Chart().transform_filter("datum.kind === 'point'")
     edges = alt.Chart().transform_filter("datum.kind === 'edge'").encode(x=x, y=y)
     layers = [
@@ -93,7 +96,7 @@ def draw_pareto(rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: 
             y=y,
             color=key.colour(shown),
             shape=key.shape(shown),
-            size=alt.Size("seconds:Q", legend=None, scale=alt.Scale(range=[80, 500], zero=True)),
+            size=size,
             tooltip=tooltip,
         ),
         edges.mark_point(filled=True, size=90).encode(
@@ -137,7 +140,12 @@ def draw_heatmap(rows: Rows, *, score: str, words: Captions) -> Spec:
     cells = alt.layer(base.mark_rect(stroke="white").encode(color=colour), text)
     cells = cells.properties(width=alt.Step(48), height=alt.Step(34))
     lr = alt.Facet("lr:N", title=axes["lr"], sort=order["lr"])
-    return _finish(cells.facet(facet=lr, columns=2, data=alt.InlineData(values=list(rows))), rows)
+    return _finish(
+        cells.facet(
+            facet=lr, columns=max(1, 5 // len(order["alpha"])), data=alt.InlineData(values=list(rows))
+        ),
+        rows,
+    )
 
 
 def draw_effect(rows: Rows, *, name: str, score: str, key: Key, words: Captions) -> Spec:
@@ -242,7 +250,7 @@ def draw_phases(
     colours = [_PHASE_COLOURS[phase] for phase in phases]
     names = [words.phases[phase] for phase in phases]
     scale = alt.Scale(domain=names, range=colours)
-    y = alt.Y("title:N", title=None, sort=list(titles), axis=alt.Axis(labelLimit=_LONGEST_LABEL))
+    y = alt.Y("title:N", title=None, sort=list(titles))
     name = words.axes[measure]
     chart = (
         alt.Chart()
@@ -254,7 +262,7 @@ def draw_phases(
                 "phase:N",
                 title=words.axes["phase"],
                 scale=scale,
-                legend=alt.Legend(orient="bottom", columns=4),
+                legend=alt.Legend(orient="bottom", columns=2),
             ),
             order="place:Q",
             tooltip=[

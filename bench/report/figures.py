@@ -272,13 +272,13 @@ def _draw_predicted(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Ite
     if points:
         ends = [point[name] for point in points for name in ("predicted", "measured")]
         diagonal = [{"kind": "diagonal", "measured": end, "predicted": end} for end in (min(ends), max(ends))]
-        names = ["method", "run", "predicted", "measured", "error"]
+        header = ("method", "run", "predicted", "measured", "error")
         lines = [
-            [one["title"], one["run"], *(f"{one[name]:.2f}" for name in names[2:4]), one["error"]]
+            [one["title"], one["run"], *(f"{one[name]:.2f}" for name in header[2:4]), one["error"]]
             for one in points
         ]
         spec = charts.draw_predicted([*diagonal, *points], key=key, words=text.captions)
-        yield make("predicted", spec=spec, header=[axes[name] for name in names], rows=lines)
+        yield make("predicted", spec=spec, header=[axes[name] for name in header], rows=lines)
 
 
 def _draw_answers(found: Sequence[Any], key: Key, text: Text, make: Any) -> Iterator[Figure]:
