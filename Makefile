@@ -14,7 +14,7 @@ CLUSTER_BIN := .venv-cluster/bin
 CLUSTER_READY := .venv-cluster/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep table status test test-all test-storm test-cluster check gpu-check format clean
+.PHONY: help setup sweep table report status test test-all test-storm test-browser test-cluster check gpu-check format clean
 
 help: ## this text
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
@@ -49,6 +49,9 @@ sweep: $(READY) ## plan, then train and measure every run of EXPERIMENT; the sam
 table: $(READY) ## write table.csv, table.md and runs.csv again from the results alone
 	$(BIN)/bench table $(ARGS)
 
+report: $(READY) ## write report.html and figures/ from the results alone
+	$(BIN)/bench report $(ARGS)
+
 status: $(READY) ## count the runs by status
 	$(BIN)/bench status $(ARGS)
 
@@ -56,7 +59,7 @@ test: $(READY) ## run the tests that take seconds: unit, integration, end to end
 	$(BIN)/python -m pytest $(ARGS)
 
 test-all: $(READY) ## run every test, those that take minutes too
-	$(BIN)/python -m pytest -m "not cluster" $(ARGS)
+	$(BIN)/python -m pytest -m "not cluster and not browser" $(ARGS)
 
 test-storm: $(READY) ## kill a sweep of 60 runs 100 times and find every run; about half an hour
 	$(BIN)/python -m pytest -m slow tests/e2e/test_storm.py -s $(ARGS)
@@ -68,6 +71,14 @@ test-cluster: $(CLUSTER_READY) ## sweep on a real SLURM and a real Ray of this m
 		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
 		slurm-wlm slurmdbd mariadb-server munge; }
 	$(CLUSTER_BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
+
+test-browser: $(READY) ## open the report in a real Chromium; installs it (Debian, as root)
+	@command -v chromium >/dev/null || { \
+		test "$$(id -u)" = 0 || { echo "make test-browser: Chromium is missing and only root can install it;" \
+		"install it (on Debian the packages chromium and fonts-noto-cjk)" >&2; exit 1; }; \
+		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+		chromium fonts-noto-cjk; }
+	$(BIN)/python -m pytest -m browser tests/browser $(ARGS)
 
 # Ray and submitit go into an environment of their own, so that the other tests run without them.
 $(CLUSTER_READY): pyproject.toml constraints.txt constraints-cluster.txt assets.txt

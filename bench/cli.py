@@ -28,6 +28,7 @@ bench sweep experiment=quickstart                full fine-tuning against LoRA a
 bench sweep method=lora,qlora lora.r=8,16        sweep what you like; the same command again resumes
 bench run data=files data.train=my.csv           your own texts, columns text and label
 bench plan experiment=rtx4090 plan.card=rtx4090  what a sweep would take of a card: memory, fit, hours
+bench report                                     one page to look at, in English and Chinese
 bench recommend --vram 12 --max-hours 3          which method to take, from your own results
 bench export best:lora my-model                  take the winner out, for PEFT, transformers or bench
 bench classify my-model "a text"                 and use it
@@ -120,6 +121,12 @@ def _make_parser() -> argparse.ArgumentParser:
     table.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="report.price_per_hour=0.5")
     table.add_argument("--lang", choices=["en", "zh"], default="en", help="language of the table")
     table.set_defaults(call=_table)
+    report = commands.add_parser(
+        "report", parents=[results], help="one page to look at, report.html, and its figures as SVG and PNG"
+    )
+    report.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for table")
+    report.add_argument("--lang", choices=["en", "zh"], default="en", help="language that the page opens in")
+    report.set_defaults(call=_report)
     status = commands.add_parser("status", parents=[results], help="how many runs came to what")
     status.set_defaults(call=_status)
     verify = commands.add_parser("verify", parents=[results], help="check every record; bad ones are named")
@@ -221,6 +228,20 @@ def _table(arguments: argparse.Namespace) -> int:
     written = write_tables(store, lang=arguments.lang, report=report)
     print((store.folder / "table.md").read_text(encoding="utf-8"))
     print(*written, sep="\n")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from bench.report.page import PAGE, write_report
+    from bench.store import Store
+
+    report = _read_report(arguments.overrides)
+    store = Store(find_results(arguments.results))
+    written = write_report(store, lang=arguments.lang, report=report)
+    figures = sum(path.suffix == ".png" for path in written)
+    print(show(f"{figures} figures as SVG and PNG: {store.folder / 'figures'}"))
+    print(show(f"the tables, with the figures in table.md: {store.folder / 'table.md'}"))
+    print(show(f"look at it in any browser: {store.folder / PAGE}"))
     return 0
 
 

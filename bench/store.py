@@ -9,7 +9,6 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import os
 import re
 import tempfile
 import time
@@ -25,6 +24,7 @@ import yaml
 
 from bench.config import Config, to_dict
 from bench.errors import HeldError, StoreError
+from bench.files import TEMPORARY, explained, replace_file
 from bench.identity import Identity, hash_canonical
 
 SCHEMA_VERSION = 1
@@ -32,7 +32,6 @@ STATUSES = ("success", "failed", "oom", "diverged", "timeout", "interrupted", "c
 STARTED = "started"  # on disk before work begins; what a run that vanished leaves
 PHASES = ("load", "data", "train", "eval", "save")
 RECORD = "result.json"
-_TEMPORARY = ".writing-"  # begins the name of a file that is not whole yet
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
 
 
@@ -125,7 +124,7 @@ class Store:
         Raises:
             StoreError: it cannot.
         """
-        with _explained(self.folder):
+        with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
@@ -195,7 +194,7 @@ class Store:
             HeldError: another process holds the run.
         """
         folder = self.run_folder(run_id)
-        with _explained(folder):
+        with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / ".lock").open("w")
         held = f"run {run_id}: another process is training it; wait for it to end"
@@ -208,7 +207,7 @@ class Store:
                     if not tries_left:
                         raise HeldError(held) from None
                     time.sleep(0.01)  # is_held of another sweep takes the lock for a moment
-            for left in folder.glob(f"{_TEMPORARY}*"):
+            for left in folder.glob(f"{TEMPORARY}*"):
                 left.unlink(missing_ok=True)
             yield folder
 
@@ -223,10 +222,10 @@ class Store:
         folder = self.run_folder(result.run_id)
         if result.status != "success" and self._is_success(result.run_id):
             return
-        with _explained(folder):
+        with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            _write_text(folder / "config.yaml", _to_yaml(finite(result.config)))
-            _write_text(folder / RECORD, _to_json(_with_checksum(dataclasses.asdict(result))))
+            replace_file(folder / "config.yaml", _to_yaml(finite(result.config)))
+            replace_file(folder / RECORD, _to_json(_with_checksum(dataclasses.asdict(result))))
 
     def write_predictions(self, run_id: str, predictions: pd.DataFrame) -> None:
         """predictions.csv: split, id, label, prediction and a probability column per label."""
@@ -267,17 +266,41 @@ class Store:
             raise StoreError(f"runs/{run_id}/predictions.csv: has no column {missing[0]}; it was changed")
         return found
 
-    def write_report(self, name: str, text: str) -> Path:
+    def read_history(self, run_id: str) -> list[dict[str, Any]]:
+        """history.jsonl of a run, a row for each logged step; empty for a run that logs none.
+
+        Raises:
+            StoreError: it is not there, or is not what a run writes.
+        """
+        name = f"runs/{run_id}/history.jsonl"
+        try:
+            lines = (self.run_folder(run_id) / "history.jsonl").read_text(encoding="utf-8").splitlines()
+            rows = [json.loads(line) for line in lines]
+        except (OSError, ValueError, RecursionError) as error:
+            raise StoreError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+        if not all(isinstance(row, dict) for row in rows):
+            raise StoreError(f"{name}: holds a line that is no object; it was changed")
+        return rows
+
+    def write_report(self, name: str, body: str | bytes) -> Path:
         """A file made from the records, beside runs/, in place of the one before."""
         path = self.folder / name
-        with _explained(path):
-            _write_text(path, text)
+        with explained(path):
+            path.parent.mkdir(exist_ok=True)
+            replace_file(path, body)
         return path
+
+    def keep_reports(self, folder: str, names: Sequence[str]) -> None:
+        """Removes the files of a folder of reports that were made before and are not made now."""
+        with explained(self.folder / folder):
+            for path in sorted((self.folder / folder).glob("*.*")):
+                if path.name not in names and path.suffix in (".svg", ".png"):
+                    path.unlink(missing_ok=True)
 
     def quarantine(self, path: Path) -> None:
         """Moves a record that does not count out of the way, beside runs/."""
         folder = self.folder / "quarantine"
-        with _explained(folder):
+        with explained(folder):
             folder.mkdir(exist_ok=True)
             name = f"{path.parent.name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.json"
             path.replace(folder / name)
@@ -288,8 +311,8 @@ class Store:
 
     def _write_file(self, run_id: str, name: str, text: str) -> None:
         path = self.run_folder(run_id) / name
-        with _explained(path):
-            _write_text(path, text)
+        with explained(path):
+            replace_file(path, text)
 
 
 def read_record(path: Path) -> Result | BadRecord:
@@ -368,33 +391,3 @@ def _to_json(values: Mapping[str, Any]) -> str:
 
 def _to_yaml(values: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(values), allow_unicode=True, sort_keys=False)
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Replaces the file at once: a temporary file, flushed to the disk, renamed, and the folder flushed."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_TEMPORARY}{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """An error of the disk as one message."""
-    try:
-        yield
-    except OSError as error:
-        message = f"{path}: {error.strerror or error}; results_dir must be a folder that can be written"
-        raise StoreError(message) from None
