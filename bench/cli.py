@@ -11,42 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import usage
 from bench.errors import BenchError, ConfigError, StoreError
 from bench.redaction import show
+from bench.spelling import guess
 
 if TYPE_CHECKING:
     from bench.config import Config
-    from bench.reporting import ReportConfig
 
 _DEFAULT = ["experiment=quickstart"]  # what a sweep without any override is
-_EPILOG = """\
-bench run method=qlora lora.r=16 seed=1          train one configuration
-bench run --help | --cfg job | --multirun        the same as `python -m bench.run`, a Hydra app
-bench sweep experiment=quickstart                full fine-tuning against LoRA and QLoRA, in minutes
-bench sweep method=lora,qlora lora.r=8,16        sweep what you like; the same command again resumes
-bench run data=files data.train=my.csv           your own texts, columns text and label
-bench plan experiment=rtx4090 plan.card=rtx4090  what a sweep would take of a card: memory, fit, hours
-bench recommend --vram 12 --max-hours 3          which method to take, from your own results
-bench doctor                                     what this machine can run
-"""
 
 
 def main() -> None:
     """The console script; a user's error is one message and its exit code."""
-    arguments = sys.argv[1:]
-    if arguments[:1] in (["run"], ["sweep"]):
-        from bench import run
-
-        command, *overrides = arguments
-        if command == "sweep":
-            overrides = ["--multirun", *(_read_flags(overrides) or _DEFAULT)]
-        run.main(overrides)
-        return
-    if arguments[:1] == ["plan"]:
-        arguments = ["plan", *_read_flags(arguments[1:])]
     try:
-        parsed = _make_parser().parse_args(arguments)
-        code = parsed.call(parsed)
+        code = _call(sys.argv[1:])
         sys.stdout.flush()
     except BenchError as error:
         print(show(error), file=sys.stderr)
@@ -55,6 +34,27 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
+
+
+def _call(arguments: list[str]) -> int:
+    """Calls the command; its exit code. run, sweep and what a shell completes of them are the Hydra app."""
+    parser = make_parser()
+    command, rest = "".join(arguments[:1]), arguments[1:]
+    if command == "-sc":
+        passed_on = usage.complete(arguments, parser)
+    elif command == "run":
+        passed_on = rest
+    elif command == "sweep" and not {"-h", "--help"} & set(rest):
+        usage.require_flags(rest, parser)
+        passed_on = ["--multirun", *(_read_flags(rest) or _DEFAULT)]
+    else:
+        parsed = parser.parse_args([command, *_read_flags(rest)] if command == "plan" else arguments)
+        return int(parsed.call(parsed))
+    if passed_on is not None:
+        from bench import run
+
+        run.main(passed_on)
+    return 0
 
 
 def _read_flags(overrides: Sequence[str]) -> list[str]:
@@ -79,7 +79,10 @@ def find_results(given: str | None, root: Path = Path("results")) -> Path:
     """
     if given is not None:
         if not (Path(given) / "runs").is_dir():
-            raise StoreError(f"--results {given}: holds no runs; give a folder that `bench sweep` has made")
+            near = guess(given, (str(folder.parent) for folder in root.glob("*/runs")))
+            raise StoreError(
+                f"--results {given}: holds no runs; give a folder that `bench sweep` has made{near}"
+            )
         return Path(given)
     found = sorted(folder.parent for folder in root.glob("*/runs"))
     if root / "quickstart" in found:
@@ -90,21 +93,28 @@ def find_results(given: str | None, root: Path = Path("results")) -> Path:
     raise StoreError(f"--results: no results folder is meant; {there}")
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bench",
-        description="Full fine-tuning, LoRA or QLoRA, for your data on your card?",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def make_parser() -> usage.Parser:
+    """All commands with their options and help."""
+    parser = usage.Parser(
+        prog="bench", description="Full fine-tuning, LoRA or QLoRA, for your data on your card?"
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     commands.add_parser("run", help="one run: bench run [overrides]", add_help=False)
-    commands.add_parser("sweep", help="many runs: bench sweep [overrides]", add_help=False)
+    sweep = commands.add_parser("sweep", help="many runs; the same command again trains what is missing")
+    sweep.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="key=value, key=value,value; see run --help"
+    )
+    sweep.add_argument(
+        "--retry", metavar="STATUSES", help="what is trained again, as failed,oom; none: nothing"
+    )
+    sweep.add_argument(
+        "--fail-fast", action="store_true", help="start nothing after a run that is no success"
+    )
     plan = commands.add_parser("plan", help="what sweep would do, with the same overrides; changes nothing")
     plan.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for sweep")
     plan.add_argument("--json", action="store_true", help="for scripts")
     plan.set_defaults(call=_plan)
-    results = argparse.ArgumentParser(add_help=False)
+    results = usage.Parser(prog="results", add_help=False)
     results.add_argument("--results", metavar="DIR", help="default: results/quickstart or the only one there")
     table = commands.add_parser("table", parents=[results], help="tables and comparisons from results")
     table.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="report.price_per_hour=0.5")
@@ -119,13 +129,21 @@ def _make_parser() -> argparse.ArgumentParser:
         "--probe-seconds", type=float, default=5.0, help="how long the server may take to answer"
     )
     sync.set_defaults(call=_sync)
+    dashboard = commands.add_parser("dashboard", parents=[results], help="the W&B dashboard of these results")
+    dashboard.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="track.mode, track.project, track.entity"
+    )
+    dashboard.add_argument(
+        "--offline", action="store_true", help="wandb's view of offline runs, in this terminal"
+    )
+    dashboard.set_defaults(call=_dashboard)
     doctor = commands.add_parser("doctor", help="what this machine can run: device, memory, 4-bit, hub, W&B")
     doctor.set_defaults(call=_doctor)
     _add_advice(commands, results)
     return parser
 
 
-def _add_advice(commands: Any, results: argparse.ArgumentParser) -> None:
+def _add_advice(commands: Any, results: usage.Parser) -> None:
     """The commands about what follows from the results, and about results from elsewhere."""
     recommend = commands.add_parser(
         "recommend", parents=[results], help="which method and settings, from your own results"
@@ -160,26 +178,28 @@ def _composing() -> "Iterator[Callable[[Sequence[str]], Config]]":
             yield lambda lines: config.from_hydra(compose("config", overrides=list(lines)))
 
 
-def _read_report(overrides: Sequence[str]) -> "ReportConfig":
-    """The settings of the report, from conf/report and the command line.
+def _read_section(overrides: Sequence[str], section: str) -> "Config":
+    """The configuration with settings of one section, report or track, from the command line.
 
     Raises:
-        ConfigError: a setting that is not of the report, or that is wrong.
+        ConfigError: a setting of another section, or one that is wrong.
     """
     from bench.checks import require_valid
 
-    if others := [line for line in overrides if not line.startswith(("report.", "report="))]:
-        raise ConfigError(f"{others[0]}: only report.* can be set here; what was trained is in the results")
+    if others := [line for line in overrides if not line.startswith((f"{section}.", f"{section}="))]:
+        raise ConfigError(
+            f"{others[0]}: only {section}.* can be set here; what was trained is in the results"
+        )
     with _composing() as compose:
         config = compose(overrides)
         require_valid([config])
-        return config.report
+        return config
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from bench import run
+    from bench import display, run
     from bench.store import Store
-    from bench.sweep import outlook
+    from bench.sweep import outlook, overview
     from bench.sweep.engine import Identifier
     from bench.sweep.isolate import Isolation
     from bench.sweep.request import plan_request
@@ -194,10 +214,16 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False, indent=1))
         return 0
-    lines = [*outlook.list_runs(plan, described), *outlook.summarise(described, known)]
+    lines = outlook.summarise(described, known)
     if seeds := base.sweep.final_seeds:
         lines.append(f"then the best of each method with seeds {', '.join(map(str, seeds))}")
-    print(show("\n".join(lines)))
+    if display.is_terminal():
+        display.print_table(*overview.tabulate(plan, described))
+        display.print_lines(
+            [*lines, "each run in a line of its own: the same with `| cat`; for scripts: --json"]
+        )
+    else:
+        print(show("\n".join([*outlook.list_runs(plan, described), *lines])))
     return 0
 
 
@@ -205,10 +231,10 @@ def _table(arguments: argparse.Namespace) -> int:
     from bench.report.table import write_tables
     from bench.store import Store
 
-    report = _read_report(arguments.overrides)
+    report = _read_section(arguments.overrides, "report").report
     store = Store(find_results(arguments.results))
     written = write_tables(store, lang=arguments.lang, report=report)
-    print((store.folder / "table.md").read_text(encoding="utf-8"))
+    _print_markdown((store.folder / "table.md").read_text(encoding="utf-8"))
     print(*written, sep="\n")
     return 0
 
@@ -228,23 +254,36 @@ def _recommend(arguments: argparse.Namespace) -> int:
     if accuracy is not None and not 0 <= accuracy <= 1:
         raise ConfigError(f"--min-accuracy {accuracy:g}: must be a share from 0 to 1, such as 0.9")
     limits = Limits(arguments.vram, None if hours is None else 3600 * hours, accuracy)
-    report = _read_report([])
+    report = _read_section([], "report").report
     store = Store(find_results(arguments.results))
     evidence, text = gather(store, report), read_language(arguments.lang)
     advice, fits = describe_advice(evidence, store.read_predictions, limits=limits, text=text)
-    print(advice or text.empty)
+    _print_markdown(advice or text.empty)
     return 0 if fits else 1
 
 
+def _print_markdown(text: str) -> None:
+    """As it is, for a file or another program, or drawn for a person at a terminal."""
+    from bench import display
+
+    if display.is_terminal():
+        display.print_markdown(text)
+    else:
+        print(text)
+
+
 def _status(arguments: argparse.Namespace) -> int:
+    from bench import display
     from bench.store import Store
 
     store = Store(find_results(arguments.results))
     good, bad = store.read_all()
-    counts = Counter(record.status for record in good)
+    counts = sorted(Counter(record.status for record in good).items())
     print(show(store.folder))
-    for status, count in sorted(counts.items()):
-        print(f"{count:6} {status}")
+    if display.is_terminal():
+        display.print_table(["Runs", "Status"], [[str(count), status] for status, count in counts], right=[0])
+    else:
+        print(*(f"{count:6} {status}" for status, count in counts), sep="\n")
     if bad:
         print(f"{len(bad):6} not readable; `bench verify` names them")
     return 0
@@ -296,13 +335,36 @@ def _sync(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _dashboard(arguments: argparse.Namespace) -> int:
+    from bench.report import workspace
+    from bench.store import Store
+
+    track = _read_section(arguments.overrides, "track").track
+    store = Store(find_results(arguments.results))
+    if arguments.offline:
+        return workspace.browse(store.folder)
+    given = {line.partition("=")[0] for line in arguments.overrides}
+    line = workspace.publish(
+        store,
+        mode=track.mode,
+        project=track.project if "track.project" in given else None,
+        entity=track.entity,
+        seconds=track.probe_seconds,
+    )
+    print(show(line))
+    return 0
+
+
 def _doctor(_: argparse.Namespace) -> int:
-    from bench import doctor
+    from bench import display, doctor
 
     with _composing() as compose:
         settings = compose(_DEFAULT)
-    faults = 0
+    found = []
     for one in doctor.examine(settings):
-        print(f"{one.mark:5}{one.name:22}{show(one.detail)}", flush=True)
-        faults += one.works is False
-    return 1 if faults else 0
+        found.append(one)
+        if not display.is_terminal():
+            print(f"{one.mark:5}{one.name:22}{show(one.detail)}", flush=True)
+    if display.is_terminal():
+        display.print_table(["Works", "What", "Found"], [[one.mark, one.name, one.detail] for one in found])
+    return 1 if any(one.works is False for one in found) else 0

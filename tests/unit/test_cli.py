@@ -319,7 +319,8 @@ def test_run_and_sweep_are_the_hydra_app(
     called: list[list[str]] = []
     monkeypatch.setattr(run, "main", called.append)
     monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-    cli.main()
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main()
     assert called == [passed_on]
 
 
