@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from bench.spelling import guess
 
-# Below the help of each command; every line but what is indented is run or read by tests/unit/test_docs.py.
+# Below the help of each command: what to type, and after two spaces or more what it does.
 EXAMPLES = {
     "": """\
 bench run method=qlora lora.r=16 seed=1          train one configuration
@@ -24,7 +24,8 @@ bench COMMAND --help                             the options of a command, with 
     "sweep": """\
 bench sweep                                      the quickstart, in minutes
 bench sweep method=lora,qlora lora.r=8,16        a grid of your own; the same command again resumes
-bench sweep experiment=quickstart sweep=variants one configuration of every method
+bench sweep experiment=quickstart sweep=variants
+                                                 one configuration of every method
 bench sweep experiment=quickstart sweep.strategy=halving
                                                  half the training steps
 bench sweep experiment=quickstart --retry failed,oom
@@ -83,6 +84,14 @@ class Parser(argparse.ArgumentParser):
         elif found := re.search(r"unrecognized arguments: (-[^ =]+)", message):
             message += guess(found[1], self.list_options())
         super().error(message)
+
+    def list_commands(self) -> Iterator[tuple[str, "Parser"]]:
+        """Every command that there is to call, with its parser."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name, parser in action.choices.items():
+                    inner = [(f"{name} {one}", two) for one, two in parser.list_commands()]
+                    yield from inner or [(name, parser)]
 
     def list_options(self) -> Iterator[str]:
         """Every option of the parser and of its commands."""
