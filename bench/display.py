@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Collection, Iterable, Sequence
+from typing import Literal
 
 from rich import box
 from rich.cells import cell_len
@@ -32,22 +33,39 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: 
     """
     console = Console()
     rows = [[show(cell) for cell in row] for row in rows]
+    widths = share_width(list(zip(header, *rows, strict=True)), console.width - 3 * len(header))
+    if widths is None:
+        for first, *others in rows:
+            console.print(Text(first, style="bold"), overflow="fold")
+            for name, cell in zip(header[1:], others, strict=True):
+                console.print(Padding(Text(f"{name}: {cell}", overflow="fold"), (0, 0, 0, 2)))
+        return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for place, name in enumerate(header):
-        table.add_column(Text(name), justify="right" if place in right else "left", overflow="fold")
+    for place, (name, width) in enumerate(zip(header, widths, strict=True)):
+        justify: Literal["left", "right"] = "right" if place in right else "left"
+        table.add_column(Text(name), justify=justify, overflow="fold", width=width)
     for row in rows:
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    console.print(table)
+
+
+def share_width(columns: Sequence[Sequence[str]], room: int) -> list[int] | None:
+    """How wide each column of cells is to be in so much room, or None if their words do not fit.
+
+    rich's own sharing breaks words of some columns while others have room.
+    """
     words = [
-        max(min(cell_len(word), _LONGEST) for cell in column for word in cell.split() or [""])
-        for column in zip(header, *rows, strict=True)
+        max(min(cell_len(word), _LONGEST) for cell in one for word in cell.split() or [""]) for one in columns
     ]
-    if sum(words) + 3 * len(words) <= console.width:
-        console.print(table)
-        return
-    for first, *others in rows:
-        console.print(Text(first, style="bold"), overflow="fold")
-        for name, cell in zip(header[1:], others, strict=True):
-            console.print(Padding(Text(f"{name}: {cell}", overflow="fold"), (0, 0, 0, 2)))
+    needs = [max(map(cell_len, one)) - width for one, width in zip(columns, words, strict=True)]
+    left = room - sum(words)
+    if left < 0:
+        return None
+    for done, place in enumerate(sorted(range(len(words)), key=needs.__getitem__)):
+        more = min(max(needs[place], 0), left // (len(words) - done))
+        words[place] += more
+        left -= more
+    return words
 
 
 def print_lines(lines: Iterable[str]) -> None:

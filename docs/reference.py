@@ -1,5 +1,5 @@
-"""A hook of MkDocs: fills the marks ``<!-- settings -->``, ``<!-- commands -->``, ``<!-- quickstart -->`` of pages
-from the code and the README, so that nothing stands twice and nothing ages.
+"""A hook of MkDocs: fills the marks ``settings``, ``commands`` and ``quickstart`` of pages from the code and
+the README, so that nothing stands twice and nothing ages.
 """
 
 import ast

@@ -102,7 +102,7 @@ def make_workspace(records: Sequence[Result], *, experiment: str, project: str, 
         ],
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=100),
         runset_settings=ws.RunsetSettings(
-            filters=[expr.Metric("Group") == experiment],
+            filters=expr.And(expr.Metric("Group") == experiment),
             pinned_columns=[f"summary:{name}" for name in ("test_accuracy", "train_seconds", *memory)],
         ),
     )
