@@ -14,7 +14,8 @@ CLUSTER_BIN := .venv-cluster/bin
 CLUSTER_READY := .venv-cluster/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep table report status test test-all test-storm test-browser test-cluster check gpu-check format clean
+.PHONY: help setup sweep table report status dashboard docs test test-all test-storm test-browser test-cluster check \
+	gpu-check format clean
 
 help: ## this text
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
@@ -54,6 +55,12 @@ report: $(READY) ## write report.html and figures/ from the results alone
 
 status: $(READY) ## count the runs by status
 	$(BIN)/bench status $(ARGS)
+
+dashboard: $(READY) ## create or update the W&B dashboard of the results; offline write dashboard.json beside them
+	$(BIN)/bench dashboard $(ARGS)
+
+docs: $(READY) ## build the documentation, docs/, into site/; open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: $(READY) ## run the tests that take seconds: unit, integration, end to end
 	$(BIN)/python -m pytest $(ARGS)
@@ -102,5 +109,5 @@ format: $(READY) ## format the code and mend what lint can mend
 	$(BIN)/ruff check --fix
 
 clean: ## remove caches and build products; .venv and results/ stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find bench tests -name __pycache__ -type d -prune -exec rm -rf {} +

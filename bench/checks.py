@@ -11,6 +11,7 @@ from bench.config import Config, MethodConfig, TrainConfig, read_field
 from bench.errors import ConfigError
 from bench.identity import uses_lora
 from bench.reporting import check_report
+from bench.spelling import guess
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
@@ -112,6 +113,7 @@ def _check_choices(config: Config) -> list[str]:
     }
     return [
         f"{path}={value}: must be one of {', '.join('null' if one is None else one for one in choices)}"
+        + guess(str(value), (one for one in choices if one is not None))
         for path, choices in allowed.items()
         if (value := read_field(config, path)) not in choices
     ]

@@ -12,7 +12,7 @@ import pytest
 from records import make_peft
 
 from bench import cli, run
-from bench.cli import find_results
+from bench.cli.reading import find_results
 from bench.config import Config, replace_values, to_dict
 from bench.errors import StoreError
 from bench.identity import identify
@@ -332,7 +332,8 @@ def test_run_and_sweep_are_the_hydra_app(
     called: list[list[str]] = []
     monkeypatch.setattr(run, "main", called.append)
     monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-    cli.main()
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main()
     assert called == [passed_on]
 
 

@@ -34,6 +34,7 @@ HIGHER = {
 # Packages that one place owns, and the modules that make up that place.
 OWNERS = {
     "wandb": ("bench.tracking",),
+    "wandb_workspaces": ("bench.report.workspace",),
     "omegaconf": ("bench.config", "bench.run", "bench.plugins"),
 }
 HEAVY = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
