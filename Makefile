@@ -100,6 +100,9 @@ check: $(READY) ## check format, lint and types, then run the unit tests; `make 
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/unit
 
+benchmark: $(READY) ## bench beside a naive loop, on this machine: benchmarks/RESULTS.md; ARGS=--short for minutes
+	$(BIN)/python -m benchmarks $(ARGS)
+
 # Not from .venv alone: a lent machine may have torch with CUDA and no network to install anything else from.
 gpu-check: ## prove this machine's GPU in minutes, without a hub or W&B: results/gpu/CARD.md; works on a CPU too
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m bench.gpu_check $(ARGS)
