@@ -15,7 +15,7 @@ CLUSTER_READY := .venv-cluster/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep table report status dashboard docs test test-all test-storm test-browser test-cluster check \
-	gpu-check format clean
+	benchmark gpu-check format clean
 
 help: ## this text
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
