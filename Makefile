@@ -15,7 +15,7 @@ CLUSTER_READY := .venv-cluster/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep table report status dashboard docs test test-all test-storm test-browser test-cluster check \
-	gpu-check format clean
+	benchmark gpu-check format clean
 
 help: ## this text
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
@@ -99,6 +99,9 @@ check: $(READY) ## check format, lint and types, then run the unit tests; `make 
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/unit
+
+benchmark: $(READY) ## bench beside a naive loop, on this machine: benchmarks/RESULTS.md; ARGS=--short for minutes
+	$(BIN)/python -m benchmarks $(ARGS)
 
 # Not from .venv alone: a lent machine may have torch with CUDA and no network to install anything else from.
 gpu-check: ## prove this machine's GPU in minutes, without a hub or W&B: results/gpu/CARD.md; works on a CPU too

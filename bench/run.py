@@ -64,8 +64,8 @@ def run(config: Config) -> Result:
         StoreError: the results folder cannot be written, or another process has this run.
         KeyboardInterrupt: after the record says ``interrupted``.
     """
-    if config.track.reason is not None:  # a sweep has found the mode out
-        tracking.begin_run(config.track.mode)
+    if config.track.mode == "offline":
+        tracking.begin_run()
     prepared = prepare(config)
     config = prepared.config
     from bench import attempt

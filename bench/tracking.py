@@ -131,15 +131,14 @@ def start(
     return WandbTracker(run=run, mode=mode.mode, reason=mode.reason, wandb_run_id=run.id, folder=folder)
 
 
-def begin_run(mode: str) -> None:
+def begin_run() -> None:
     """Starts W&B's service in the background, so that it is there once an offline run has its texts."""
 
     def start_service() -> None:
         with contextlib.suppress(Exception):  # what fails here fails again in start, which says so
             _import().setup()
 
-    if mode == "offline":
-        threading.Thread(target=start_service, daemon=True).start()
+    threading.Thread(target=start_service, daemon=True).start()
 
 
 def begin_sweep(folder: Path) -> None:
@@ -207,9 +206,8 @@ class WandbTracker:
 
 def default_entity() -> str | None:
     """Whose projects runs without track.entity go to: the API key's owner, as W&B says."""
-    import wandb
-
-    return wandb.Api(timeout=INIT_SECONDS).default_entity
+    entity: str | None = _import().Api(timeout=INIT_SECONDS).default_entity
+    return entity
 
 
 def offline_folders(results_dir: Path) -> list[Path]:
@@ -245,9 +243,7 @@ def _mark_lost(folder: Path) -> None:
 
 
 def _import() -> Any:
-    """wandb, told by two variables to be quiet and to post no telemetry, for which even an offline run would
-    wait 10 s at its end if the server had died.
-    """
+    """wandb, told to be quiet and to post no telemetry: a run would wait 10 s at its end if a server died."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
@@ -323,9 +319,7 @@ def _read_settings() -> Any:
     """wandb's settings as wandb.init will find them: its default server, settings files, then WANDB_*."""
     folder = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser()
     try:
-        import wandb
-
-        settings = wandb.Settings(silent=True, settings_system=str(folder / "settings"))
+        settings = _import().Settings(silent=True, settings_system=str(folder / "settings"))
         settings.update_from_system_settings()
         settings.update_from_env_vars(dict(os.environ))
     except Exception as error:

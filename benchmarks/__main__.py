@@ -1,0 +1,55 @@
+"""`make benchmark`: measures bench on this machine, beside a naive loop, and writes benchmarks/RESULTS.md."""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from benchmarks import engine, grid, machine, scale, step
+from benchmarks.settings import table
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+Section = Callable[[Path, bool, bool], str]
+SECTIONS: Mapping[str, Section] = {
+    "step": lambda _, short, __: step.report(short=short),
+    "grid": lambda folder, short, whole: grid.report(folder, short=short, whole=whole),
+    "engine": lambda folder, short, whole: engine.report(folder, short=short, whole=whole),
+    "scale": lambda folder, short, _: scale.report(folder, short=short),
+}
+
+
+def main() -> None:
+    """Runs the sections one after the other and says each as it is known."""
+    given = parse()
+    begun = time.monotonic()
+    facts = ["# Benchmark", table(["", ""], machine.describe())]
+    print("\n\n".join(facts), flush=True)
+    parts = []
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        for name in given.sections or SECTIONS:
+            parts.append(SECTIONS[name](Path(folder) / name, given.short, given.whole))
+            print(f"\n{parts[-1]}", flush=True)
+    taken = f"Written by `make benchmark` in {(time.monotonic() - begun) / 60:.0f} minutes."
+    if given.short or given.sections:
+        print(f"\n{taken} {RESULTS.name} is written by a run of all sections, not a short one.")
+    else:
+        RESULTS.write_text("\n\n".join([*facts, taken, *parts]) + "\n", encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("sections", nargs="*", help=f"{', '.join(SECTIONS)}; all without any")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--short", action="store_true", help="a few minutes, to see that it works")
+    length.add_argument("--whole", action="store_true", help="all points of the naive loop, 1,000 tiny runs")
+    given = parser.parse_args()
+    if unknown := set(given.sections) - set(SECTIONS):
+        parser.error(f"no such section: {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    return given
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The training step alone: seconds, tokens and FLOP/s of bench's loop and of transformers.Trainer's.
+
+    python -m benchmarks.step SIDE CASE     SIDE: naive | solo
+
+prints the seconds of each step as JSON. Every measurement is a process of its own, as accelerate keeps one
+precision per process, and sides take turns, so that a slow minute of the machine meets both.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, TrainerCallback
+
+from bench import model, tokens, trainer, weights
+from bench import task as tasks
+from bench.config import Config
+from bench.device import choose_precision
+from benchmarks import machine
+from benchmarks.settings import answer, compose, ratio, table
+
+STEPS, WARM = 30, 5  # measured, after those that only warm up
+LABELS = ("a", "b", "c", "d", "e")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, and on batches of which shape; every row is as long, so that nothing is padded."""
+
+    title: str
+    method: str
+    batch: int
+    length: int
+
+
+CASES = {
+    "lora-4x64": Case("LoRA, 4 x 64 tokens", "lora", 4, 64),
+    "lora-4x128": Case("LoRA, 4 x 128 tokens", "lora", 4, 128),
+    "full-16x64": Case("Full fine-tuning, 16 x 64", "full", 16, 64),
+    "full-16x128": Case("Full fine-tuning, 16 x 128", "full", 16, 128),
+}
+SIDES = ("naive", "solo")
+
+
+def report(*, short: bool) -> str:
+    """The section: throughput of training alone, start-up, evaluation and saving excluded."""
+    names = ["lora-4x64", "full-16x64"] if short else list(CASES)
+    rounds = 1 if short else 3
+    rows, steps = [], STEPS if not short else STEPS // 2
+    peaks = {name: machine.measure_peak(dtype) for name, dtype in DTYPES.items()}
+    for name in names:
+        case, taken = CASES[name], {side: [] for side in SIDES}
+        for _ in range(rounds):
+            for side in SIDES:
+                taken[side] += _run(side, name, steps)
+        seconds = {side: statistics.median(times) for side, times in taken.items()}
+        for side in SIDES:
+            precision = "fp32" if side == "naive" else choose_precision("auto", torch.device("cpu"))
+            rate = count_flops(_settings(), case) / seconds[side]
+            rows.append(
+                [
+                    case.title,
+                    side,
+                    precision,
+                    f"{1000 * seconds[side]:.1f} ms",
+                    f"{case.batch * case.length / seconds[side]:,.0f}",
+                    f"{rate / 1e9:.0f}",
+                    f"{rate / peaks[precision]:.0%}",
+                    ratio(seconds["naive"], seconds[side]),
+                ]
+            )
+    head = ["step", "side", "precision", "time", "tokens/s", "GFLOP/s", "of the peak", "against naive"]
+    return "\n\n".join(
+        [
+            "## Training alone",
+            f"Medians of {steps * rounds} steps, {rounds} interleaved processes a side. FLOPs are "
+            "the model's own: its matrix products forward, and backward those that what is trained needs.",
+            table(head, rows),
+            "The peak is the best large square matrix product of torch. The products that the model has are "
+            "smaller:",
+            _report_peaks(peaks),
+        ]
+    )
+
+
+def count_flops(settings: Any, case: Case) -> float:
+    """FLOPs of the matrix products of one step of an encoder like BERT, embeddings and head left out.
+
+    With d the width, f the inner width and L the length, a layer forward is per token 2 (4 d^2 + 2 d f) for
+    its weights and 4 L d for attention. Backward, the gradients of activations take as much again for
+    the weights and twice that for attention; those of the weights as much again where these are trained. A
+    LoRA of rank 8 is left out.
+    """
+    d, inner, layers = settings.hidden_size, settings.intermediate_size, settings.num_hidden_layers
+    count = case.batch * case.length * layers
+    weight, attention = 2 * (4 * d * d + 2 * d * inner), 4 * case.length * d
+    passes = 3 if case.method == "full" else 2
+    return count * (passes * weight + 3 * attention)
+
+
+def _report_peaks(peaks: dict[str, float]) -> str:
+    """Large products beside those of the shapes that the model has."""
+    settings = _settings()
+    d, inner = settings.hidden_size, settings.intermediate_size
+    shapes = [(rows, *one) for rows in (256, 1024, 2048) for one in ((d, d), (d, inner), (inner, d))]
+    rows = [
+        ["best of " + ", ".join(map(str, machine.LARGE)), *(f"{peaks[name] / 1e9:.0f}" for name in DTYPES)]
+    ]
+    for shape in shapes:
+        rates = [machine.matmul_flops(*shape, dtype) for dtype in DTYPES.values()]
+        rows.append([" x ".join(map(str, shape)), *(f"{rate / 1e9:.0f}" for rate in rates)])
+    return table(["product", *(f"{name}, GFLOP/s" for name in DTYPES)], rows)
+
+
+def _settings() -> Any:
+    return AutoConfig.from_pretrained(weights.locate(compose().model), local_files_only=True)
+
+
+def _run(side: str, case: str, steps: int) -> list[float]:
+    found: list[float] = answer([sys.executable, "-m", "benchmarks.step", side, case, str(steps)])
+    return found
+
+
+def measure_naive(case: Case, steps: int) -> list[float]:
+    """Seconds of each step of transformers.Trainer in fp32."""
+    from datasets import Dataset
+
+    from benchmarks import naive
+
+    rows = case.batch * steps
+    ids = np.random.default_rng(0).integers(1000, 20000, (rows, case.length))
+    train = Dataset.from_dict(
+        {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids),
+            "labels": np.arange(rows) % len(LABELS),
+        }
+    )
+    lora = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05} if case.method == "lora" else None
+    network = naive.make_model(weights.locate(compose().model), labels=len(LABELS), lora=lora)
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ends.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = naive.make_trainer(
+            network,
+            train,
+            None,
+            folder=folder,
+            max_steps=steps,
+            per_device_train_batch_size=case.batch,
+            save_strategy="no",
+        )
+        made.add_callback(Clock())
+        made.train()
+    return [after - before for before, after in pairwise(ends)]
+
+
+def measure_solo(case: Case, steps: int) -> list[float]:
+    """Seconds of each step of bench's own loop, in the precision that it chooses here."""
+    config = compose(
+        f"method={case.method}",
+        f"train.micro_batch_size={case.batch}",
+        f"train.max_steps={steps}",
+        "devices=cpu",
+    )
+    training, batches = prepare(config, case)
+    ends: list[float] = []
+    training.model.train()
+    for batch in batches:
+        trainer.advance(training, [batch])
+        ends.append(time.perf_counter())
+    return [after - before for before, after in pairwise(ends)]
+
+
+def prepare(config: Config, case: Case) -> tuple[trainer.Training, Iterator[tokens.Batch]]:
+    """A training as a run begins it, and its batches, of random tokens."""
+    device = torch.device("cpu")
+    precision = choose_precision(config.train.precision, device)
+    accelerator = trainer.make_accelerator(device, precision)
+    network = model.build(
+        config,
+        folder=weights.locate(config.model),
+        labels=LABELS,
+        pad_token_id=0,
+        device=device,
+        precision=precision,
+    )
+    steps = config.train.max_steps or 0
+    training = trainer.prepare(
+        network.model, config, task=tasks.make(None), steps=steps, accelerator=accelerator
+    )
+    rows = case.batch * steps
+    split = tokens.TokenisedSplit(
+        ids=np.random.default_rng(0).integers(1000, 20000, rows * case.length, dtype=np.int32),
+        offsets=np.arange(0, (rows + 1) * case.length, case.length),
+        labels=np.arange(rows) % len(LABELS),
+        full_lengths=np.full(rows, case.length),
+    )
+    return training, tokens.train_batches(
+        split,
+        micro_batch_size=case.batch,
+        micro_batches=steps,
+        seed=0,
+        group_by_length=True,
+        padding=tokens.Padding(0, "right"),
+    )
+
+
+if __name__ == "__main__":
+    side, name, steps = sys.argv[1:]
+    measure = {"naive": measure_naive, "solo": measure_solo}[side]
+    print(json.dumps(measure(CASES[name], int(steps) + WARM)[WARM - 1 :]))

@@ -1,0 +1,69 @@
+"""The pieces of `make benchmark`: what its naive side trains on, a step's FLOPs, the grid."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from benchmarks import grid, naive, step
+from benchmarks.__main__ import parse
+
+
+def test_the_naive_side_pads_each_text_to_the_longest_of_its_thousand(tiny_bert: Path) -> None:
+    texts = ["short"] * 1000 + ["five words of this text"] + ["word " * 600] + ["short"] * 3
+    frame = pd.DataFrame({"text": texts, "label": 0})
+    found = naive.prepare_dataset(frame, AutoTokenizer.from_pretrained(tiny_bert), max_length=512)
+    lengths = [len(ids) for ids in found["input_ids"]]
+    assert set(lengths[:1000]) == {3}  # [CLS] short [SEP]
+    assert set(lengths[1000:]) == {512}
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_flops_of_a_step_are_those_that_torch_counts(method: str) -> None:
+    settings = BertConfig(
+        hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2, num_labels=5
+    )
+    case = step.Case("", method, batch=4, length=32)
+    with torch.device("meta"):
+        model = BertForSequenceClassification._from_config(settings, attn_implementation="eager")
+        ids = torch.zeros(case.batch, case.length, dtype=torch.long)
+    if method == "lora":  # frozen weights, activations with gradients
+        model.bert.encoder.requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        model(ids).logits.sum().backward()
+    assert step.count_flops(settings, case) == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")  # the Trainer's default, on a CPU
+def test_a_naive_point_learns_and_says_what_it_took(tiny_bert: Path, texts: Path, tmp_path: Path) -> None:
+    frame = pd.read_csv(texts)
+    frame["label"] = pd.factorize(frame["label"])[0]
+    for split in ("train", "validation", "test"):
+        frame.to_csv(tmp_path / f"{split}.csv", index=False)
+    found = naive.train_point(
+        Namespace(
+            **{"model": tiny_bert, "data": tmp_path, "max_length": 64, "steps": 20, "batch": 8, "warmup": 2},
+            **{"eval_steps": 10, "seed": 0, "r": 8, "alpha": 16.0, "dropout": 0.0, "lr": 1e-2},
+        )
+    )
+    assert found["accuracy"] > 0.6  # a third by chance
+    assert 0 < found["train_seconds"] < found["total_seconds"]
+
+
+def test_the_sample_lies_in_the_grid_of_24() -> None:
+    whole, sample = grid.points(grid.AXES), grid.points(grid.CORNERS)
+    assert len(set(whole)) == 24
+    assert set(sample) < set(whole)
+
+
+def test_an_unknown_section_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks", "speed"])
+    with pytest.raises(SystemExit, match="2"):
+        parse()
+    assert "no such section: speed; there are step, grid, engine, scale" in capsys.readouterr().err
