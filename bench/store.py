@@ -9,7 +9,6 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import os
 import re
 import tempfile
 import time
@@ -24,6 +23,7 @@ import pandas as pd
 import yaml
 
 from bench.config import Config, to_dict
+from bench.disk import TEMPORARY, explained, write_text
 from bench.errors import HeldError, StoreError
 from bench.identity import Identity, hash_canonical
 
@@ -32,7 +32,6 @@ STATUSES = ("success", "failed", "oom", "diverged", "timeout", "interrupted", "c
 STARTED = "started"  # on disk before work begins; what a run that vanished leaves
 PHASES = ("load", "data", "train", "eval", "save")
 RECORD = "result.json"
-_TEMPORARY = ".writing-"  # begins the name of a file that is not whole yet
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
 
 
@@ -58,6 +57,7 @@ class Result:
     prediction: dict[str, Any] = field(default_factory=dict)  # of the peak memory, and how far off it was
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)  # what was chosen: target_modules, precision, ...
+    packed: dict[str, Any] | None = None  # {size, pack_peak_bytes, pack_seconds}; None: trained alone
     provenance: dict[str, Any] = field(default_factory=dict)
     tracking: dict[str, Any] = field(default_factory=dict)  # {mode, wandb_run_id, reason}
     error: dict[str, Any] | None = None
@@ -103,6 +103,13 @@ def start_record(config: Config, identity: Identity, *, earlier: Result | None, 
     )
 
 
+def describe_pack(
+    size: int, *, peak_bytes: int | None = None, seconds: float | None = None
+) -> dict[str, Any]:
+    """The block ``packed`` of a record: of the whole process, and none of it one run's own."""
+    return {"size": size, "pack_peak_bytes": peak_bytes, "pack_seconds": seconds}
+
+
 @dataclass(frozen=True)
 class Store:
     """The records of one results folder."""
@@ -125,7 +132,7 @@ class Store:
         Raises:
             StoreError: it cannot.
         """
-        with _explained(self.folder):
+        with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
@@ -195,7 +202,7 @@ class Store:
             HeldError: another process holds the run.
         """
         folder = self.run_folder(run_id)
-        with _explained(folder):
+        with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / ".lock").open("w")
         held = f"run {run_id}: another process is training it; wait for it to end"
@@ -208,7 +215,7 @@ class Store:
                     if not tries_left:
                         raise HeldError(held) from None
                     time.sleep(0.01)  # is_held of another sweep takes the lock for a moment
-            for left in folder.glob(f"{_TEMPORARY}*"):
+            for left in folder.glob(f"{TEMPORARY}*"):
                 left.unlink(missing_ok=True)
             yield folder
 
@@ -223,10 +230,10 @@ class Store:
         folder = self.run_folder(result.run_id)
         if result.status != "success" and self._is_success(result.run_id):
             return
-        with _explained(folder):
+        with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            _write_text(folder / "config.yaml", _to_yaml(finite(result.config)))
-            _write_text(folder / RECORD, _to_json(_with_checksum(dataclasses.asdict(result))))
+            write_text(folder / "config.yaml", _to_yaml(finite(result.config)))
+            write_text(folder / RECORD, _to_json(_with_checksum(dataclasses.asdict(result))))
 
     def write_predictions(self, run_id: str, predictions: pd.DataFrame) -> None:
         """predictions.csv: split, id, label, prediction and a probability column per label."""
@@ -270,14 +277,14 @@ class Store:
     def write_report(self, name: str, text: str) -> Path:
         """A file made from the records, beside runs/, in place of the one before."""
         path = self.folder / name
-        with _explained(path):
-            _write_text(path, text)
+        with explained(path):
+            write_text(path, text)
         return path
 
     def quarantine(self, path: Path) -> None:
         """Moves a record that does not count out of the way, beside runs/."""
         folder = self.folder / "quarantine"
-        with _explained(folder):
+        with explained(folder):
             folder.mkdir(exist_ok=True)
             name = f"{path.parent.name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.json"
             path.replace(folder / name)
@@ -288,8 +295,8 @@ class Store:
 
     def _write_file(self, run_id: str, name: str, text: str) -> None:
         path = self.run_folder(run_id) / name
-        with _explained(path):
-            _write_text(path, text)
+        with explained(path):
+            write_text(path, text)
 
 
 def read_record(path: Path) -> Result | BadRecord:
@@ -303,7 +310,7 @@ def read_record(path: Path) -> Result | BadRecord:
     if not isinstance(values, dict):
         return BadRecord(path, "is not an object")
     names = {one.name for one in dataclasses.fields(Result)} | {"checksum"}
-    if set(values) | {"prediction"} != names:  # which records of earlier versions lack
+    if set(values) | {"prediction", "packed"} != names:  # which records of earlier versions lack
         return BadRecord(path, f"has other fields: {', '.join(sorted(set(values) ^ names))}")
     try:
         found = values.pop("checksum")
@@ -322,7 +329,26 @@ def read_record(path: Path) -> Result | BadRecord:
     for name, kind in _KINDS.items():
         if not _fits(getattr(result, name), kind):
             return BadRecord(path, f"its {name} is not of the type {kind}")
-    return result
+    fault = _find_packed_fault(result)
+    return result if fault is None else BadRecord(path, fault)
+
+
+def _find_packed_fault(result: Result) -> str | None:
+    """What is wrong with a record of a run that was trained together with others, or None."""
+    packed = result.packed
+    if packed is None:
+        return None
+    if set(packed) != set(describe_pack(2)):
+        return f"its packed has other fields: {', '.join(sorted(packed))}"
+    numbers = [value for value in packed.values() if value is not None]
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) and one >= 0 for one in numbers):
+        return "its packed holds something that is not a number of at least 0"
+    if not isinstance(packed["size"], int) or packed["size"] < 2:
+        return f"was packed with a size of {packed['size']}, and a pack has at least 2 runs"
+    claimed = [result.memory.get(name) for name in ("load", "train", "eval")]
+    if any(one is not None for one in [*claimed, *result.time.values()]):
+        return "was packed and claims memory or time of its own"
+    return None
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -368,33 +394,3 @@ def _to_json(values: Mapping[str, Any]) -> str:
 
 def _to_yaml(values: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(values), allow_unicode=True, sort_keys=False)
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Replaces the file at once: a temporary file, flushed to the disk, renamed, and the folder flushed."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_TEMPORARY}{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """An error of the disk as one message."""
-    try:
-        yield
-    except OSError as error:
-        message = f"{path}: {error.strerror or error}; results_dir must be a folder that can be written"
-        raise StoreError(message) from None
