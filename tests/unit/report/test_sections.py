@@ -15,7 +15,7 @@ from bench.report.sections import render_comparisons
 from bench.report.table import render_csv, render_markdown
 from bench.report.text import LANGUAGES
 from bench.selection import select_best
-from bench.store import Result
+from bench.store import Result, describe_pack
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
 
@@ -166,7 +166,7 @@ def test_numbers_of_memory_and_time_come_from_runs_that_stand_alone() -> None:
     assert row.accuracy.n == 3
     markdown = render_markdown(make_evidence(resumed), text=ENGLISH)
     assert "memory and train time leave out 1 of the 3 chosen runs" in markdown
-    packed = [replace(one, model={"packed": {"runs": 4}}) for one in seeds]
+    packed = [replace(one, packed=describe_pack(4)) for one in seeds]
     (row,) = make_evidence(packed).rows
     assert (row.train_seconds, row.peak_memory_bytes, row.not_alone) == (None, None, 3)
     note = (
