@@ -36,7 +36,7 @@ from bench.identity import describe
 from bench.measure import Meter
 from bench.memory import comparison
 from bench.outcome import finish_record, flatten, measure_pack
-from bench.pack_fit import fit_pack
+from bench.packed.fit import fit_pack
 from bench.redaction import redact
 from bench.store import Result, Store
 from bench.tracking import Mode, Tracker

@@ -33,11 +33,14 @@ def bound_size(prediction: Prediction | None, usable_bytes: float) -> int:
 
 
 def predict_pack(prediction: Prediction, size: int, weights: int) -> int:
-    """What a pack takes at the most, in bytes: ``weights`` once, all else of each phase ``size`` times."""
+    """What a pack takes at the most, in bytes: ``weights`` once, and all else of training ``size`` times.
+
+    It evaluates as many rows at once as a run alone, or as in a step of its training.
+    """
     kind = "peak_reserved_bytes" if prediction.device_type == "cuda" else "peak_allocated_bytes"
     peaks = {name: found[kind] or 0 for name, found in prediction.phases.items()}
     return max(
-        peak if name == "load" else weights + size * max(0, peak - weights) for name, peak in peaks.items()
+        weights + size * max(0, peak - weights) if name == "train" else peak for name, peak in peaks.items()
     )
 
 

@@ -1,6 +1,5 @@
 """Runs that share all but rank, scale, dropout and rate train together, as many as memory and slots allow."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,7 +32,7 @@ def predict(*, weights: int, load: int, train: int, evaluate: int) -> Prediction
     return Prediction(
         device_type="cuda",
         phases={
-            name: {"peak_allocated_bytes": 0, "peak_reserved_bytes": peak} for name, peak in phases.items()
+            name: {"peak_allocated_bytes": peak, "peak_reserved_bytes": peak} for name, peak in phases.items()
         },
         least_bytes=0,
         parts={"weights": weights},
@@ -136,9 +135,9 @@ def test_what_a_pack_has_lost_is_tried_in_halves_or_alone(
 
 
 def test_a_pack_takes_the_weights_once_and_all_else_as_often_as_it_has_runs() -> None:
-    found = predict(weights=50, load=70, train=60, evaluate=55)
-    assert [predict_pack(found, size, 50) for size in (1, 2, 3)] == [70, 70, 80]
-    assert [bound_size(found, usable) for usable in (60, 70, 79, 80, 90, 1000)] == [1, 2, 2, 3, 4, LARGEST]
+    found = predict(weights=50, load=70, train=60, evaluate=75)
+    assert [predict_pack(found, size, 50) for size in (1, 2, 3)] == [75, 75, 80]
+    assert [bound_size(found, usable) for usable in (60, 75, 79, 80, 90, 1000)] == [1, 2, 2, 3, 4, LARGEST]
     assert bound_size(None, 1000) == UNKNOWN
 
 
@@ -163,10 +162,16 @@ def test_the_setting_and_the_prediction_decide_how_large_a_pack_may_be(
     assert limit_packs(cast, base)(known) == limit
     if settings == {}:
         assert limit_packs(cast, base)(unknown) == UNKNOWN
-    shared = dataclasses.replace(cast, target=Target("cpu", "cpu", 150, None))
-    assert limit_packs(shared, replace_values(base, {"devices": "cpu*2"}))(known) == min(
-        limit, 1 if limit == 4 else limit
-    )
+
+
+def test_runs_at_the_same_time_on_a_cpu_share_its_memory(
+    make_points: Callable[..., list[Point]], compose: Compose
+) -> None:
+    [point] = make_points(["lora.r=2"])
+    found = {point.run_id: predict(weights=50, load=70, train=60, evaluate=55)}
+    cast = Forecast(Target("cpu", "cpu", 200, None), found, {}, {}, compose().report)
+    assert limit_packs(cast, compose("devices=cpu"))(point) == 13
+    assert limit_packs(cast, compose("devices=cpu*2"))(point) == 4
 
 
 def test_sizes_are_counted_the_largest_first(make_points: Callable[..., list[Point]]) -> None:
