@@ -188,19 +188,22 @@ def _fit_all(
 
 
 def _find_place(diary: _Diary, store: Store) -> Path:
-    """Where the run's weights go: aside while a success has its own, which this attempt may not replace."""
+    """Where the run's weights go: aside while a success has its own, which this attempt may not replace.
+
+    There it begins anew, without checkpoints, as it is there to be measured from its first step on.
+    """
     folder = store.run_folder(diary.started.run_id)
     if _has_success(diary.started.run_id, store):
         folder = folder / ASIDE
-        folder.mkdir(exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # a killed attempt may have left it
+        folder.mkdir()
     return folder
 
 
 def _take_from_aside(folder: Path) -> None:
-    """Puts the weights of a run that does replace a success in the place of its weights."""
+    """Puts the weights of a run that does replace a success in the place of that one's."""
     if (folder / ASIDE / BEST).exists():
         (folder / ASIDE / BEST).replace(folder / BEST)
-    shutil.rmtree(folder / ASIDE, ignore_errors=True)
 
 
 def _has_success(run_id: str, store: Store) -> bool:
@@ -234,6 +237,7 @@ def _record(
     except BaseException as raised:
         error = _explain_full_disk(raised)
         _log.error("the run failed", exc_info=raised, extra={"run_id": run_id})
+    shutil.rmtree(store.run_folder(run_id) / ASIDE, ignore_errors=True)
     if error is None or not replaces:
         store.write_history(run_id, diary.history)
     result = finish_record(diary.started, dataset, meter, phase=phase, fitted=fitted, error=error)

@@ -86,7 +86,7 @@ def start_record(config: Config, identity: Identity, *, earlier: Result | None, 
     """The record that precedes an attempt at a run, after the ``earlier`` attempts at it."""
     attempts = []
     if earlier is not None:
-        kept = ("attempt", "status", "phase", "started_at", "ended_at", "error")
+        kept = ("attempt", "status", "phase", "started_at", "ended_at", "error", "packed")
         summary = {name: getattr(earlier, name) for name in kept}
         attempts = [*earlier.attempts, {**summary, "oom_halvings": earlier.config.get("oom_halvings")}]
     return Result(

@@ -349,10 +349,10 @@ def _tell_packs(described: Mapping[str, Any]) -> list[str]:
     if not packs:
         return []
     alone = described["remaining"] - sum(size * count for size, count in packs.items())
-    sizes = ", ".join(f"{count} packs of {size}" for size, count in packs.items())
+    sizes = ", ".join(f"{count} x {size} together" for size, count in packs.items())
     guessed = described["packs_of_unknown_memory"]
     return [
-        f"packed: {sizes}, {alone} runs alone, and what is chosen once more alone (times are of runs alone)"
+        f"processes: {sizes}, {alone} x 1; what is chosen once more alone (times are of all runs alone)"
         + (f"; the memory of {guessed} is unknown, so they have at most {UNKNOWN} runs" if guessed else "")
     ]
 
