@@ -157,7 +157,7 @@ class Bench:
         (self.folder / "injector").mkdir(exist_ok=True)
         (self.folder / "injector" / "sitecustomize.py").write_text(INJECTOR)
         self.variables |= {
-            "PYTHONPATH": str(self.folder / "injector"),
+            "PYTHONPATH": os.pathsep.join([str(self.folder / "injector"), *_read_pythonpath()]),
             "FAULTS": json.dumps(alone),
             "FAULTS_PACKED": json.dumps(together),
             "FAULT_MARKS": str(self.folder / "marks"),
@@ -167,6 +167,10 @@ class Bench:
         """The records in results/, by learning rate."""
         found = [json.loads(path.read_text()) for path in (self.folder / "results").rglob("result.json")]
         return {record["config"]["train"]["lr"]: record for record in found}
+
+
+def _read_pythonpath() -> list[str]:
+    return [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
 
 
 @pytest.fixture
