@@ -8,11 +8,13 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import transformers
 
@@ -124,6 +126,15 @@ class _Diary:
         _log.info("step %d: %s", step, words, extra={"run_id": self.started.run_id})
 
 
+@dataclass(frozen=True)
+class _Recorded:
+    """What one run came to, once its record is on disk."""
+
+    result: Result
+    predictions: pd.DataFrame | None
+    error: BaseException | None
+
+
 def attempt(
     configs: Sequence[Config],
     dataset: Dataset,
@@ -160,10 +171,13 @@ def attempt(
         _record(diary, end, dataset, folder=model_folder, store=store, meter=meter)
         for diary, end in zip(diaries, ends, strict=True)
     ]
-    for _, error in recorded:
-        if isinstance(error, KeyboardInterrupt | SystemExit | StoreError):
-            raise error
-    return [result for result, _ in recorded]
+    with ThreadPoolExecutor(len(diaries)) as pool:  # a server that is lost is waited for once
+        spread = map if len(diaries) == 1 else pool.map
+        results = list(spread(partial(_finish_tracker, store), diaries, recorded))
+    for one in recorded:
+        if isinstance(one.error, KeyboardInterrupt | SystemExit | StoreError):
+            raise one.error
+    return results
 
 
 def _fit_all(
@@ -219,8 +233,8 @@ def _record(
     folder: Path | None,
     store: Store,
     meter: Meter,
-) -> tuple[Result, BaseException | None]:
-    """Scores one run and writes down all that it came to; also its error, if there was one."""
+) -> _Recorded:
+    """Scores one run and writes down all that it came to."""
     run_id, config = diary.started.run_id, diary.config
     alone, replaces = diary.started.packed is None, _has_success(run_id, store)
     # One of a pack that failed by itself did so in training, wherever the others have got to by now.
@@ -246,13 +260,19 @@ def _record(
     if alone and (error is None or result.status == "oom"):
         result = comparison.compare(result, config, dataset, folder=folder, meter=meter)
         store.write(result)
-    diary.tracker.finish(summary=flatten(result), predictions=predictions, success=error is None)
-    if _describe_tracker(diary.tracker) != result.tracking:
-        result = dataclasses.replace(result, tracking=_describe_tracker(diary.tracker))
-        store.write(result)
     if result.status == "success":  # one that was stopped is there to be gone on from
         checkpoint.remove(store.run_folder(run_id), keep=0 if config.train.stop_step is None else 1)
-    return result, error
+    return _Recorded(result, predictions, error)
+
+
+def _finish_tracker(store: Store, diary: _Diary, recorded: _Recorded) -> Result:
+    """Ends the run's W&B run; the record, with what became of that in it."""
+    result, tracker = recorded.result, diary.tracker
+    tracker.finish(summary=flatten(result), predictions=recorded.predictions, success=recorded.error is None)
+    if _describe_tracker(tracker) != result.tracking:
+        result = dataclasses.replace(result, tracking=_describe_tracker(tracker))
+        store.write(result)
+    return result
 
 
 def _follow(config: Config, fit_here: Callable[..., Fitted]) -> None:
