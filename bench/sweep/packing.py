@@ -3,14 +3,16 @@
 A pack costs about the base weights once and all else as often as it has members, so memory bounds its size.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
-from bench.config import Config
+from bench.config import Config, replace_values
 from bench.memory.prediction import Prediction
 from bench.pack import describe_others
-from bench.packable import cannot_pack, shared_key
+from bench.packable import OWN, cannot_pack, shared_key
 from bench.sweep.plan import Point, override_line
 from bench.sweep.slots import make_slots
 
@@ -52,16 +54,30 @@ def form_packs(points: Iterable[Point], limits: Mapping[str, int], base: Config)
     """
     fewest = FEWEST if base.sweep.pack == "auto" else 2
     slots = len(make_slots(base.devices))
+    keys = dict[Any, str]()
     order, kinds = dict[str, int](), dict[str, list[Point]]()
     for point in points:
         order[point.run_id] = len(order)
         together = limits[point.run_id] > 1 and cannot_pack(point.config) is None
-        kinds.setdefault(shared_key(point.config) if together else point.run_id, []).append(point)
+        kinds.setdefault(_find_key(point.config, keys) if together else point.run_id, []).append(point)
     packs = []
     for members in kinds.values():
         size = min(limits[point.run_id] for point in members) if len(members) >= fewest else 1
         packs += _deal(members, max(-(-len(members) // size), min(slots, len(members))))
     return sorted(packs, key=lambda pack: order[pack[0].run_id])
+
+
+def _find_key(config: Config, keys: dict[Any, str]) -> str:
+    """packable.shared_key, made once for all runs of one composed configuration: they share its sections."""
+    alike = replace_values(config, dict.fromkeys(OWN, 1))
+    own = {path.partition(".")[0] for path in OWN}
+    sketch = tuple(
+        id(value) if dataclasses.is_dataclass(value) and name not in own else repr(value)
+        for name, value in vars(alike).items()
+    )
+    if sketch not in keys:
+        keys[sketch] = shared_key(config)
+    return keys[sketch]
 
 
 def _deal(members: Sequence[Point], count: int) -> list[Pack]:
