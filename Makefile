@@ -14,7 +14,8 @@ CLUSTER_BIN := .venv-cluster/bin
 CLUSTER_READY := .venv-cluster/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep table status test test-all test-storm test-cluster check gpu-check format clean
+.PHONY: help setup sweep table report status dashboard docs test test-all test-storm test-browser test-cluster check \
+	gpu-check format clean
 
 help: ## this text
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
@@ -49,14 +50,23 @@ sweep: $(READY) ## plan, then train and measure every run of EXPERIMENT; the sam
 table: $(READY) ## write table.csv, table.md and runs.csv again from the results alone
 	$(BIN)/bench table $(ARGS)
 
+report: $(READY) ## write report.html and figures/ from the results alone
+	$(BIN)/bench report $(ARGS)
+
 status: $(READY) ## count the runs by status
 	$(BIN)/bench status $(ARGS)
+
+dashboard: $(READY) ## create or update the W&B dashboard of the results; offline write dashboard.json beside them
+	$(BIN)/bench dashboard $(ARGS)
+
+docs: $(READY) ## build the documentation, docs/, into site/; open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: $(READY) ## run the tests that take seconds: unit, integration, end to end
 	$(BIN)/python -m pytest $(ARGS)
 
 test-all: $(READY) ## run every test, those that take minutes too
-	$(BIN)/python -m pytest -m "not cluster" $(ARGS)
+	$(BIN)/python -m pytest -m "not cluster and not browser" $(ARGS)
 
 test-storm: $(READY) ## kill a sweep of 60 runs 100 times and find every run; about half an hour
 	$(BIN)/python -m pytest -m slow tests/e2e/test_storm.py -s $(ARGS)
@@ -68,6 +78,14 @@ test-cluster: $(CLUSTER_READY) ## sweep on a real SLURM and a real Ray of this m
 		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
 		slurm-wlm slurmdbd mariadb-server munge; }
 	$(CLUSTER_BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
+
+test-browser: $(READY) ## open the report in a real Chromium; installs it (Debian, as root)
+	@command -v chromium >/dev/null || { \
+		test "$$(id -u)" = 0 || { echo "make test-browser: Chromium is missing and only root can install it;" \
+		"install it (on Debian the packages chromium and fonts-noto-cjk)" >&2; exit 1; }; \
+		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+		chromium fonts-noto-cjk; }
+	$(BIN)/python -m pytest -m browser tests/browser $(ARGS)
 
 # Ray and submitit go into an environment of their own, so that the other tests run without them.
 $(CLUSTER_READY): pyproject.toml constraints.txt constraints-cluster.txt assets.txt
@@ -91,5 +109,5 @@ format: $(READY) ## format the code and mend what lint can mend
 	$(BIN)/ruff check --fix
 
 clean: ## remove caches and build products; .venv and results/ stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find bench tests -name __pycache__ -type d -prune -exec rm -rf {} +

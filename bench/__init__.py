@@ -1,8 +1,27 @@
 """bench: full fine-tuning, LoRA or QLoRA, for your data on your card?"""
 
 import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.winner.classifier import Classifier
 
 __version__ = "0.1.0"
 
 # On a CPU with bfloat16 bitsandbytes warns that an optional kernel from a hub is missing; it works without.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def load(folder: str | Path) -> "Classifier":
+    """The classifier in a folder that ``bench export`` or ``bench merge`` has made.
+
+    ``bench.load(DIR).predict(texts)`` gives each text's label and probabilities.
+
+    Raises:
+        ConfigError: the folder is not such a one, or an adapter's base has changed since.
+        MissingError: an adapter's base is not on this machine.
+    """
+    from bench.winner import classifier  # here, so that importing bench stays quick
+
+    return classifier.load(folder)

@@ -29,6 +29,7 @@ from bench import (
     trainer,
     weights,
 )
+from bench.checkpoint import BEST
 from bench.config import Config
 from bench.data import Dataset
 from bench.device import choose_device, choose_precision, limit_memory, require_attention
@@ -260,8 +261,9 @@ def _record(
     if alone and (error is None or result.status == "oom"):
         result = comparison.compare(result, config, dataset, folder=folder, meter=meter)
         store.write(result)
-    if result.status == "success":  # one that was stopped is there to be gone on from
-        checkpoint.remove(store.run_folder(run_id), keep=0 if config.train.stop_step is None else 1)
+    if result.status == "success":
+        stopped = config.train.stop_step is not None
+        checkpoint.tidy(store.run_folder(run_id), policy=config.train.keep, stopped=stopped)
     return _Recorded(result, predictions, error)
 
 

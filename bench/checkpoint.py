@@ -1,4 +1,4 @@
-"""Checkpoints of a training on disk: each is there as a whole or not at all, whenever its process is killed.
+"""What a training leaves on disk: checkpoints, each there as a whole or not at all, and its best weights.
 
 A checkpoint is a folder ``<run folder>/checkpoints/step-000100`` with the files that the training needs and a
 manifest, written last, of their SHA-256. Knows nothing of what is in them and never imports torch, so that a
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = "checkpoints"
+BEST = "best.safetensors"  # in a run's folder: what was trained, at its best validation score
 MANIFEST = "manifest.json"
 KEPT = 2  # the newest, and the one before in case the newest gets damaged
 _STEP = re.compile(r"step-(\d{6,})")
@@ -75,6 +76,25 @@ def remove(run_folder: Path, *, keep: int) -> None:
         _remove(path)
     if keep == 0:
         shutil.rmtree(run_folder / FOLDER, ignore_errors=True)
+
+
+def tidy(run_folder: Path, *, policy: str, stopped: bool) -> None:
+    """Leaves of a success what ``train.keep`` says: its best weights, nothing, or the last checkpoints too.
+
+    A training that was ``stopped`` early keeps its newest checkpoint, as it is there to be gone on from.
+    """
+    if policy != "all":
+        remove(run_folder, keep=1 if stopped else 0)
+    if policy == "none":
+        (run_folder / BEST).unlink(missing_ok=True)
+
+
+def measure_disk(run_folder: Path) -> dict[str, int]:
+    """Bytes that the run's best weights and its checkpoints take: {weights, checkpoints}."""
+    kinds = {"weights": [run_folder / BEST], "checkpoints": [*(run_folder / FOLDER).rglob("*")]}
+    return {
+        kind: sum(path.stat().st_size for path in paths if path.is_file()) for kind, paths in kinds.items()
+    }
 
 
 def remove_after(run_folder: Path, step: int) -> None:

@@ -12,6 +12,7 @@ from bench.errors import ConfigError
 from bench.identity import uses_lora
 from bench.pack import check_pack
 from bench.reporting import check_report
+from bench.spelling import guess
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
@@ -105,6 +106,7 @@ def _check_choices(config: Config) -> list[str]:
         "train.weights": ("fp32", "bf16"),
         "train.attention": ("auto", "eager", "sdpa", "flash_attention_2"),
         "train.distributed": ("none", "ddp", "fsdp2", "deepspeed_zero2"),
+        "train.keep": ("best", "none", "all"),
         "train.precision": ("auto", "fp32", "bf16", "fp16"),
         "track.mode": ("auto", "online", "offline", "disabled"),
         "plan.card": (None, *read_cards()),
@@ -113,6 +115,7 @@ def _check_choices(config: Config) -> list[str]:
     }
     return [
         f"{path}={value}: must be one of {', '.join('null' if one is None else one for one in choices)}"
+        + guess(str(value), (one for one in choices if one is not None))
         for path, choices in allowed.items()
         if (value := read_field(config, path)) not in choices
     ]

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.cards import PlanConfig
 from bench.errors import ConfigError
 from bench.reporting import ReportConfig
+from bench.spelling import guess
 
 CONF_DIR = Path(__file__).parents[1] / "conf"
 
@@ -116,6 +117,7 @@ class TrainConfig:
     eval_batch_size: int
     log_steps: int
     checkpoint_steps: int | None  # a run that was killed goes on from its last one; null: it begins anew
+    keep: str  # best | none | all, what a success leaves on disk: its best weights, nothing, checkpoints too
     stop_step: int | None  # ends a training before its schedule does, with a checkpoint to go on from
     oom_retries: int  # a sweep halves the micro-batch of a run out of memory so often, and trains it again
 
@@ -181,7 +183,7 @@ def from_hydra(composed: DictConfig) -> Config:
         ConfigError: a value of the wrong type, one that is missing, or a setting that there is not.
     """
     if unknown := sorted(set(map(str, composed)) - {*_field_names(), "hydra"}):
-        raise ConfigError(f"{unknown[0]}: there is no such setting; there are {', '.join(_field_names())}")
+        raise ConfigError(explain_unknown(unknown[0]))
     try:
         values = OmegaConf.to_container(OmegaConf.masked_copy(composed, _field_names()), resolve=True)
         node = OmegaConf.merge(_writable_schema(Config), values)
@@ -189,6 +191,20 @@ def from_hydra(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(_first_lines(error)) from None
     return config
+
+
+def from_record(composed: DictConfig, values: Mapping[str, Any]) -> Config:
+    """The configuration that a record's ``config`` says; what was no setting yet then is as composed.
+
+    Raises:
+        ConfigError: a value of the wrong type.
+    """
+    defaults = to_dict(from_hydra(composed))
+    merged = {
+        name: {**given, **values.get(name, {})} if isinstance(given, dict) else values.get(name, given)
+        for name, given in defaults.items()
+    }
+    return from_hydra(OmegaConf.create(merged))
 
 
 def replace_values(config: Config, values: Mapping[str, Any]) -> Config:
@@ -274,13 +290,30 @@ def _convert(key: str, value: Any) -> Any:
 
 def _require_field(key: str, value: Any) -> None:
     """Raises a ConfigError that names the fields there are, unless the key is one that holds a value."""
-    section, _, _ = key.rpartition(".")
-    kind, parent = _type_of(key), _type_of(section)
+    kind = _type_of(key)
     if dataclasses.is_dataclass(kind):
         raise ConfigError(f"{key}={value}: is a group of settings; set one of {_list_fields(kind)}")
     if kind is None:
-        known = f"{section} has {_list_fields(parent)}" if parent else f"there are {_list_fields(Config)}"
-        raise ConfigError(f"{key}={value}: there is no such setting; {known}")
+        raise ConfigError(explain_unknown(key, f"{key}={value}"))
+
+
+def explain_unknown(key: str, given: str | None = None) -> str:
+    """That there is no such setting, which one may have been meant, and which there are beside it."""
+    section, _, _ = key.rpartition(".")
+    parent = _type_of(section) if section else None
+    known = f"{section} has {_list_fields(parent)}" if parent else f"there are {_list_fields(Config)}"
+    groups = [folder.name for folder in CONF_DIR.iterdir() if folder.is_dir()]
+    near = guess(key, [*list_paths(), *groups])
+    return f"{given or key}: there is no such setting{near or ';'} {known}"
+
+
+def list_paths(schema: type = Config, section: str = "") -> list[str]:
+    """Every setting there is, as its dotted path, in the order of the schema."""
+    paths: list[str] = []
+    for name, kind in get_type_hints(schema).items():
+        inner = dataclasses.is_dataclass(kind)
+        paths += list_paths(kind, f"{section}{name}.") if inner else [section + name]
+    return paths
 
 
 def _list_fields(schema: Any) -> str:

@@ -64,6 +64,7 @@ def _classify_last_token(
 def _count_positions(
     _: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positions that begin at the first real token."""
+    """Positions that begin at the first real token; of the new tokens alone, where earlier ones are kept."""
     positions = (options["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-    return arguments, {**options, "position_ids": positions}
+    new = next(one for one in (options.get("input_ids"), *arguments) if one is not None)
+    return arguments, {**options, "position_ids": positions[:, -new.shape[1] :]}

@@ -32,6 +32,7 @@ from bench import (
 )
 from bench import prompt as prompts
 from bench import task as tasks
+from bench.checkpoint import BEST
 from bench.config import Config, TrainConfig, replace_values
 from bench.data import Dataset
 from bench.device import choose_precision
@@ -39,7 +40,6 @@ from bench.errors import ConfigError, StoreError
 from bench.identity import identify
 from bench.measure import Meter
 
-BEST = "best.safetensors"  # what was trained, at its best validation score
 EVALUATED = ("validation", "test")
 SPENT = "spent.json"  # in a checkpoint: what the run had cost
 EARLIER = "earlier"  # the meter's name for all the seconds of earlier attempts

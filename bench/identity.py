@@ -16,6 +16,7 @@ UNCOUNTED = (
     "train.log_steps",
     "train.eval_batch_size",
     "train.checkpoint_steps",
+    "train.keep",
     "train.oom_retries",
     "oom_halvings",
     "track",

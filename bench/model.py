@@ -5,10 +5,10 @@ Branches on the fields of a method, never on its name.
 
 import math
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ from bench.adapter import add_adapter
 from bench.config import Config, MethodConfig, ModelConfig
 from bench.errors import BenchError, ConfigError, first_line
 
-_HEADS = {
+HEADS = {
     "sequence_classification": AutoModelForSequenceClassification,
     "label_likelihood": AutoModelForCausalLM,
 }
@@ -127,7 +127,7 @@ def build_base(
     method = config.method
     settings = _read_settings(config.model, folder, labels, pad_token_id)
     skeleton = _make_skeleton(settings, config.task)
-    heads = _head_names(skeleton)
+    heads = head_names(skeleton)
     _set_attention(settings, skeleton, config.train.attention)
     base, missing = _load_weights(config, folder, settings, heads, device=device, precision=precision)
     if config.task == "label_likelihood":
@@ -172,13 +172,25 @@ def load_encoder(
             quantization_config=None,
         )
     else:
-        encoder = _read_model(AutoModel, folder, dtype=DTYPES[precision])
+        encoder = read_checkpoint(AutoModel, folder, dtype=DTYPES[precision])
     module: nn.Module = encoder.requires_grad_(False).to(device)
     return module
 
 
+class Quantised(Protocol):
+    """Whatever says how frozen weights are held: a method, or what a run was exported as."""
+
+    @property
+    def quantization(self) -> str:
+        """none | nf4 | fp4 | int8."""
+
+    @property
+    def double_quant(self) -> bool:
+        """Whether the quantisation constants are quantised too."""
+
+
 def quantization_config(
-    method: MethodConfig, compute_dtype: torch.dtype, skip_modules: Sequence[str]
+    method: Quantised, compute_dtype: torch.dtype, skip_modules: Sequence[str]
 ) -> BitsAndBytesConfig | None:
     """How bitsandbytes holds the frozen weights, or None for a method that does not quantise."""
     skip = list(skip_modules)
@@ -213,11 +225,11 @@ def _load_weights(
     model: Any
     if folder is None or device.type == "meta":
         new = unquantised if config.task == "sequence_classification" else []
-        kind = _HEADS[config.task]
+        kind = HEADS[config.task]
         model, missing = random_weights.make_model(kind, settings, new=new, device=device, **options), set()
     else:
-        model, info = _read_model(
-            _HEADS[config.task],
+        model, info = read_checkpoint(
+            HEADS[config.task],
             folder,
             config=settings,
             device_map={"": device} if method.quantization != "none" and device.type == "cuda" else None,
@@ -227,14 +239,22 @@ def _load_weights(
             **options,
         )
         missing = {name.rpartition(".")[0] for name in info["missing_keys"]}
-    for module in model.modules():
-        # On some CPUs bitsandbytes repacks 4-bit weights when it first evaluates, and then cannot train.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    keep_unpacked(model)
     return model, missing
 
 
-def _read_model(kind: Any, folder: Path, **options: Any) -> Any:
+def keep_unpacked(model: nn.Module) -> None:
+    """Keeps bitsandbytes from repacking 4-bit weights at the first evaluation, as it does on some CPUs.
+
+    Repacked ones can neither train nor be dequantised, and compute slightly other numbers.
+    """
+    layers: Iterable[Any] = model.modules()
+    for layer in layers:
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def read_checkpoint(kind: Any, folder: Path, **options: Any) -> Any:
     """The checkpoint as one of transformers' Auto classes reads it, without running anything that is in it.
 
     Raises:
@@ -304,7 +324,7 @@ def _make_skeleton(settings: PreTrainedConfig, task: str) -> PreTrainedModel:
     """The model without memory for its weights: its modules and their shapes."""
     try:
         with torch.device("meta"):
-            skeleton: PreTrainedModel = _HEADS[task].from_config(settings)
+            skeleton: PreTrainedModel = HEADS[task].from_config(settings)
     except ValueError as error:
         raise ConfigError(
             f"model: {settings.model_type} has no head for task={task} in transformers ({first_line(error)})"
@@ -345,7 +365,7 @@ def _set_attention(settings: PreTrainedConfig, skeleton: PreTrainedModel, reques
     settings._attn_implementation = requested
 
 
-def _head_names(skeleton: PreTrainedModel) -> list[str]:
+def head_names(skeleton: PreTrainedModel) -> list[str]:
     """The modules with weights outside the base model: the classification head, or that of words."""
     base = skeleton.base_model_prefix
     return [

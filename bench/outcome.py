@@ -10,8 +10,9 @@ from bench.data import Dataset
 from bench.errors import ConfigError, DataError, RunError
 from bench.fit import EARLIER, Fitted, score_all
 from bench.measure import Meter
+from bench.pack import describe_pack
 from bench.redaction import redact
-from bench.store import Result, describe_pack, now
+from bench.store import Result, now
 
 
 def finish_record(

@@ -1,6 +1,10 @@
-"""Runs that are asked for as one: a configuration, and in ``pack`` those to be trained beside it."""
+"""Runs that are asked for as one: a configuration, and in ``pack`` those to be trained beside it.
+
+Also the block ``packed`` of their records, which says what all of them took together.
+"""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from bench.config import Config, read_field, replace_values
@@ -45,3 +49,29 @@ def check_pack(config: Config) -> list[str]:
     if len({shared_key(one) for one in runs}) > 1:
         return [f"pack={given}: its runs do not share base weights, data order, steps and batch; set pack=[]"]
     return []
+
+
+def describe_pack(
+    size: int, *, peak_bytes: int | None = None, seconds: float | None = None
+) -> dict[str, Any]:
+    """The block ``packed`` of a record: of the whole process, and none of it one run's own."""
+    return {"size": size, "pack_peak_bytes": peak_bytes, "pack_seconds": seconds}
+
+
+def find_fault(
+    packed: Mapping[str, Any] | None, *, memory: Mapping[str, Any], time: Mapping[str, Any]
+) -> str | None:
+    """What is wrong with a record of a run that was trained together with others, or None."""
+    if packed is None:
+        return None
+    if set(packed) != set(describe_pack(2)):
+        return f"its packed has other fields: {', '.join(sorted(packed))}"
+    numbers = [value for value in packed.values() if value is not None]
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) and one >= 0 for one in numbers):
+        return "its packed holds something that is not a number of at least 0"
+    if not isinstance(packed["size"], int) or packed["size"] < 2:
+        return f"was packed with a size of {packed['size']}, and a pack has at least 2 runs"
+    claimed = [memory.get(name) for name in ("load", "train", "eval")]
+    if any(one is not None for one in [*claimed, *time.values()]):
+        return "was packed and claims memory or time of its own"
+    return None

@@ -18,7 +18,7 @@ from types import FrameType
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -30,9 +30,10 @@ from bench.config import Config
 from bench.data import Dataset
 from bench.errors import BenchError, ConfigError
 from bench.identity import Identity, describe, identify
-from bench.pack import unpack
+from bench.pack import describe_pack, unpack
 from bench.redaction import show
-from bench.store import Result, Store, describe_pack, start_record
+from bench.spelling import guess
+from bench.store import Result, Store, start_record
 from bench.tracking import Mode
 
 PLUGINS_DIR = Path(__file__).parent / "plugins"
@@ -86,9 +87,10 @@ def run_all(config: Config) -> list[Result]:
             claims.enter_context(store.claim(run_id))
         found = {run_id: store.read(run_id) for run_id in ids}
         done = {run_id: one for run_id, one in found.items() if one and _is_done(one, alone=len(ids) == 1)}
-        for run_id in done if config.train.stop_step is None else ():
-            # A kill just after the record may have left them.
-            checkpoint.remove(store.run_folder(run_id), keep=0)
+        for run_id, one in done.items():  # a kill just after the record may have left what it does not keep
+            policy = one.config["train"].get("keep", "best")  # which earlier records do not say
+            stopped = config.train.stop_step is not None
+            checkpoint.tidy(store.run_folder(run_id), policy=policy, stopped=stopped)
         due = [one for one in prepared.runs if one[1].run_id not in done]
         ended = _train(dataclasses.replace(prepared, runs=due), found, store=store, mode=mode) if due else []
         results = done | {one.run_id: one for one in ended}
@@ -225,6 +227,15 @@ def explained_errors() -> Iterator[None]:
         sys.exit(interrupt_code(interrupt))
 
 
+@contextlib.contextmanager
+def composing() -> Iterator[Callable[[Sequence[str]], Config]]:
+    """What makes a configuration of override lines; an error inside is one message and its exit code."""
+    with explained_errors():
+        prepare_hydra()
+        with hydra.initialize_config_dir(str(configuration.CONF_DIR), version_base="1.3"):
+            yield lambda lines: configuration.from_hydra(hydra.compose("config", overrides=list(lines)))
+
+
 def interrupt_code(interrupt: KeyboardInterrupt) -> int:
     """The exit code after SIGINT or SIGTERM."""
     return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
@@ -293,6 +304,13 @@ _app = hydra.main(version_base="1.3", config_path=str(configuration.CONF_DIR), c
 
 def _explain(error: Exception) -> str:
     """Hydra's or OmegaConf's message with its cause, without their inner types."""
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        options = [one for one in error.options if "/" not in one]
+        near = guess(name, options)
+        return f"{group}={name}: there is no such {group}{near or ';'} there are {', '.join(options)}"
+    if found := re.match(r"Could not override '([^'@]+)'", str(error)):
+        return configuration.explain_unknown(found[1])
     cause = error.__cause__
     parts = [error, cause] if isinstance(cause, OmegaConfBaseException | HydraException) else [error]
     lines = dict.fromkeys(line for part in parts for line in str(part).splitlines())

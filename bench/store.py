@@ -23,9 +23,10 @@ import pandas as pd
 import yaml
 
 from bench.config import Config, to_dict
-from bench.disk import TEMPORARY, explained, write_text
 from bench.errors import HeldError, StoreError
+from bench.files import TEMPORARY, explained, replace_file
 from bench.identity import Identity, hash_canonical
+from bench.pack import find_fault
 
 SCHEMA_VERSION = 1
 STATUSES = ("success", "failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
@@ -101,13 +102,6 @@ def start_record(config: Config, identity: Identity, *, earlier: Result | None, 
         attempts=attempts,
         **more,
     )
-
-
-def describe_pack(
-    size: int, *, peak_bytes: int | None = None, seconds: float | None = None
-) -> dict[str, Any]:
-    """The block ``packed`` of a record: of the whole process, and none of it one run's own."""
-    return {"size": size, "pack_peak_bytes": peak_bytes, "pack_seconds": seconds}
 
 
 @dataclass(frozen=True)
@@ -232,8 +226,8 @@ class Store:
             return
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / "config.yaml", _to_yaml(finite(result.config)))
-            write_text(folder / RECORD, _to_json(_with_checksum(dataclasses.asdict(result))))
+            replace_file(folder / "config.yaml", _to_yaml(finite(result.config)))
+            replace_file(folder / RECORD, _to_json(_with_checksum(dataclasses.asdict(result))))
 
     def write_predictions(self, run_id: str, predictions: pd.DataFrame) -> None:
         """predictions.csv: split, id, label, prediction and a probability column per label."""
@@ -274,12 +268,36 @@ class Store:
             raise StoreError(f"runs/{run_id}/predictions.csv: has no column {missing[0]}; it was changed")
         return found
 
-    def write_report(self, name: str, text: str) -> Path:
+    def read_history(self, run_id: str) -> list[dict[str, Any]]:
+        """history.jsonl of a run, a row for each logged step; empty for a run that logs none.
+
+        Raises:
+            StoreError: it is not there, or is not what a run writes.
+        """
+        name = f"runs/{run_id}/history.jsonl"
+        try:
+            lines = (self.run_folder(run_id) / "history.jsonl").read_text(encoding="utf-8").splitlines()
+            rows = [json.loads(line) for line in lines]
+        except (OSError, ValueError, RecursionError) as error:
+            raise StoreError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+        if not all(isinstance(row, dict) for row in rows):
+            raise StoreError(f"{name}: holds a line that is no object; it was changed")
+        return rows
+
+    def write_report(self, name: str, body: str | bytes) -> Path:
         """A file made from the records, beside runs/, in place of the one before."""
         path = self.folder / name
         with explained(path):
-            write_text(path, text)
+            path.parent.mkdir(exist_ok=True)
+            replace_file(path, body)
         return path
+
+    def keep_reports(self, folder: str, names: Sequence[str]) -> None:
+        """Removes the files of a folder of reports that were made before and are not made now."""
+        with explained(self.folder / folder):
+            for path in sorted((self.folder / folder).glob("*.*")):
+                if path.name not in names and path.suffix in (".svg", ".png"):
+                    path.unlink(missing_ok=True)
 
     def quarantine(self, path: Path) -> None:
         """Moves a record that does not count out of the way, beside runs/."""
@@ -296,7 +314,7 @@ class Store:
     def _write_file(self, run_id: str, name: str, text: str) -> None:
         path = self.run_folder(run_id) / name
         with explained(path):
-            write_text(path, text)
+            replace_file(path, text)
 
 
 def read_record(path: Path) -> Result | BadRecord:
@@ -329,26 +347,8 @@ def read_record(path: Path) -> Result | BadRecord:
     for name, kind in _KINDS.items():
         if not _fits(getattr(result, name), kind):
             return BadRecord(path, f"its {name} is not of the type {kind}")
-    fault = _find_packed_fault(result)
+    fault = find_fault(result.packed, memory=result.memory, time=result.time)
     return result if fault is None else BadRecord(path, fault)
-
-
-def _find_packed_fault(result: Result) -> str | None:
-    """What is wrong with a record of a run that was trained together with others, or None."""
-    packed = result.packed
-    if packed is None:
-        return None
-    if set(packed) != set(describe_pack(2)):
-        return f"its packed has other fields: {', '.join(sorted(packed))}"
-    numbers = [value for value in packed.values() if value is not None]
-    if not all(isinstance(one, int | float) and not isinstance(one, bool) and one >= 0 for one in numbers):
-        return "its packed holds something that is not a number of at least 0"
-    if not isinstance(packed["size"], int) or packed["size"] < 2:
-        return f"was packed with a size of {packed['size']}, and a pack has at least 2 runs"
-    claimed = [result.memory.get(name) for name in ("load", "train", "eval")]
-    if any(one is not None for one in [*claimed, *result.time.values()]):
-        return "was packed and claims memory or time of its own"
-    return None
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -122,7 +122,7 @@ def tokenise(
     if (cached := _read_cache(path, dataset)) is not None:
         return cached
     splits = {
-        split: _tokenise_split(
+        split: tokenise_texts(
             frame["text"].tolist(),
             frame["label"].to_numpy(),
             tokenizer,
@@ -224,7 +224,7 @@ def _count_padded(lengths: Integers, batch_size: int) -> int:
     return sum(len(group) * int(group.max()) for group in groups)
 
 
-def _tokenise_split(
+def tokenise_texts(
     texts: list[str],
     labels: Integers,
     tokenizer: Tokenizer,

@@ -122,7 +122,7 @@ def start(
             config={**config, "run_id": run_id},
         )
     except Exception as error:
-        reason = f"W&B could not start: {_describe(error)}"
+        reason = f"W&B could not start: {describe_error(error)}"
         _log.warning("%s; the run goes on without it", reason)
         if mode.mode == "online":
             _mark_lost(folder)
@@ -188,9 +188,16 @@ class WandbTracker:
             call()
         except Exception as error:
             if not self.failed:
-                self.reason = f"W&B is incomplete, it failed to {action}: {_describe(error)}"
+                self.reason = f"W&B is incomplete, it failed to {action}: {describe_error(error)}"
                 _log.warning("%s; the run goes on without it", self.reason)
             self.failed = True
+
+
+def default_entity() -> str | None:
+    """Whose projects runs without track.entity go to: the API key's owner, as W&B says."""
+    import wandb
+
+    return wandb.Api(timeout=INIT_SECONDS).default_entity
 
 
 def offline_folders(results_dir: Path) -> list[Path]:
@@ -307,7 +314,7 @@ def _read_settings() -> Any:
         settings.update_from_system_settings()
         settings.update_from_env_vars(dict(os.environ))
     except Exception as error:
-        raise ConfigError(f"W&B's settings cannot be read ({_describe(error)})") from None
+        raise ConfigError(f"W&B's settings cannot be read ({describe_error(error)})") from None
     return settings
 
 
@@ -359,7 +366,7 @@ def _ask(url: str, timeout: float) -> str | None:
         return f"cannot be reached ({getattr(cause, 'strerror', None) or type(cause).__name__})"
 
 
-def _describe(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """The error's kind and first line without anything that could be a key or a password."""
     line = next(iter(str(error).splitlines()), "no message")
     return _SECRET.sub("***", f"{type(error).__name__}: {line}")

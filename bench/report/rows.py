@@ -271,8 +271,8 @@ def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result])
     """The chosen values of r, alpha, dropout, lr where they count, and of all that the method's runs vary."""
     if not chosen:
         return {}
-    found = _flatten(chosen[0].canonical_config)
-    leaves = [_flatten(one.canonical_config) for one in results]
+    found = flatten(chosen[0].canonical_config)
+    leaves = [flatten(one.canonical_config) for one in results]
     varied = {path for path in found if any(other.get(path) != found[path] for other in leaves)}
     usual = ("auto", read_value(chosen[0], "config.model.target_modules"))
     if found.get("lora.target_modules", "auto") not in usual:
@@ -281,11 +281,11 @@ def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result])
     return {path.rpartition(".")[2]: found[path] for path in paths}
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            leaves |= _flatten(value, f"{prefix}{name}.")
+            leaves |= flatten(value, f"{prefix}{name}.")
         else:
             leaves[prefix + name] = value
     return leaves

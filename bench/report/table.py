@@ -34,11 +34,14 @@ from bench.report.imported import describe_imported
 from bench.report.rows import FEWEST_SEEDS, Row, Task
 from bench.report.runs import render_runs
 from bench.report.sections import (
+    Titles,
+    bullets,
     describe_budgets,
     describe_comparisons,
     describe_health,
     describe_pivots,
     render_comparisons,
+    section,
 )
 from bench.report.text import COLUMNS, EXTRAS, Text, format_duration, read_language
 from bench.reporting import ReportConfig
@@ -55,19 +58,48 @@ def write_tables(store: Store, *, lang: str, report: ReportConfig) -> list[Path]
         ConfigError: no such language.
         StoreError: the folder cannot be written.
     """
-    text = read_language(lang)
-    evidence = gather(store, report)
-    files = {
-        "table.csv": render_csv(evidence, text=text),
-        "table.md": render_markdown(evidence, text=text),
-        "runs.csv": render_runs(evidence.results),
-        "comparisons.csv": render_comparisons(evidence.comparisons),
-    }
+    files = render_tables(gather(store, report), text=read_language(lang))
     return [store.write_report(name, body) for name, body in files.items()]
 
 
+def render_tables(
+    evidence: Evidence, *, text: Text, figures: Sequence[tuple[str, str]] = ()
+) -> dict[str, str]:
+    """The four files by name; figures: title and path of each image that table.md is to show."""
+    images = [f"![{escape_markdown(title)}]({path})\n" for title, path in figures]
+    parts = [
+        render_markdown(evidence, text=text),
+        section(text.captions.sections["figures"], images),
+    ]
+    return {
+        "table.csv": render_csv(evidence, text=text),
+        "table.md": "\n".join(part for part in parts if part),
+        "runs.csv": render_runs(evidence.results),
+        "comparisons.csv": render_comparisons(evidence.comparisons),
+    }
+
+
 def render_markdown(evidence: Evidence, *, text: Text) -> str:
-    """table.md: a heading and a table for each task and kind of memory, then notes and the sections."""
+    """table.md without figures: the tables, then notes and the sections."""
+    tables, notes, titles = describe_tables(evidence, text=text)
+    sections = describe_sections(evidence, titles=titles, text=text)
+    return "\n".join(part for part in (tables, notes, *sections.values()) if part)
+
+
+def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict[str, str]:
+    """What follows from the tables, by name and in order; a section with nothing to say is empty."""
+    return {
+        "findings": describe_findings(evidence, titles=titles, text=text),
+        "comparisons": describe_comparisons(evidence, titles=titles, text=text),
+        "budget": describe_budgets(evidence.rows, titles=titles, text=text),
+        "pivots": describe_pivots(evidence.rows, titles=titles, text=text),
+        "claims": describe_claims(evidence, titles=titles, text=text),
+        "imported": describe_imported(evidence.imported, bad=evidence.bad_imported, text=text),
+    }
+
+
+def describe_tables(evidence: Evidence, *, text: Text) -> tuple[str, str, Titles]:
+    """A heading and a table for each task and kind of memory; the notes; each table's title."""
     rows = evidence.rows
     notes: list[str] = []
     parts = [] if rows else [f"{text.empty}\n"]
@@ -85,17 +117,8 @@ def render_markdown(evidence: Evidence, *, text: Text) -> str:
             parts.append(to_markdown([header[name] for name in columns], table, left=_LEFT))
     general = _explain(evidence, text) + _count_unsuccessful(evidence.results, evidence.bad, text)
     marked = [f"{superscript(number)} {note}" for number, note in enumerate(notes, start=1)]
-    if general or marked:
-        parts.append(f"## {text.notes}\n\n" + "".join(f"- {note}\n" for note in general + marked))
-    parts += [
-        describe_findings(evidence, titles=titles, text=text),
-        describe_comparisons(evidence, titles=titles, text=text),
-        describe_budgets(rows, titles=titles, text=text),
-        describe_pivots(rows, titles=titles, text=text),
-        describe_claims(evidence, titles=titles, text=text),
-        describe_imported(evidence.imported, bad=evidence.bad_imported, text=text),
-    ]
-    return "\n".join(part for part in parts if part)
+    described = section(text.notes, [bullets(general + marked)])
+    return "\n".join(parts), described, titles
 
 
 def render_csv(evidence: Evidence, *, text: Text) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.errors import ConfigError
-from bench.report import counsel, prose, sentences
+from bench.report import captions, counsel, prose, sentences
+from bench.report.captions import Captions
 from bench.report.counsel import Counsel
 from bench.report.prose import Prose
 from bench.report.sentences import Sentences
@@ -91,6 +92,7 @@ class Text:
     prose: Prose  # of the sections below the tables
     sentences: Sentences  # of the findings, the article's claims and imports
     counsel: Counsel  # of recommendations
+    captions: Captions  # of report.html and its figures
 
 
 ENGLISH = Text(
@@ -192,6 +194,7 @@ ENGLISH = Text(
     prose=prose.ENGLISH,
     sentences=sentences.ENGLISH,
     counsel=counsel.ENGLISH,
+    captions=captions.ENGLISH,
 )
 
 CHINESE = Text(
@@ -288,6 +291,7 @@ CHINESE = Text(
     prose=prose.CHINESE,
     sentences=sentences.CHINESE,
     counsel=counsel.CHINESE,
+    captions=captions.CHINESE,
 )
 
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE}

@@ -88,6 +88,7 @@ def test_every_fault_costs_one_run_only(bench: Any, tiny: list[str], count: Any)
     assert records[1e-3]["attempts"][0]["error"]["message"] == "injected"
 
 
+@pytest.mark.slow
 def test_retry_chooses_what_is_trained_again(bench: Any, tiny: list[str], count: Any) -> None:
     bench.inject({1e-3: ("exception", 2), 2e-3: ("nan", 2)})
     command = ["sweep", *tiny, "train.lr=1e-3,2e-3,3e-3"]
@@ -184,6 +185,7 @@ def test_two_runs_at_once_on_the_cpu(bench: Any, tiny: list[str], count: Any) ->
     assert any(first[1] > second[0] for first, second in itertools.pairwise(spans))
 
 
+@pytest.mark.slow
 def test_different_grids_unite_in_one_folder(bench: Any, tiny: list[str], count: Any) -> None:
     assert bench("sweep", *tiny, "lora.r=2,4").returncode == 0
     wider = bench("sweep", *tiny, "lora.r=4,8")
@@ -202,6 +204,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing_that_was_there(
     assert (tmp_path / "results").read_text() == "not a folder"
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_ends_the_sweep_and_the_same_command_goes_on(
     bench: Any, tiny: list[str], count: Any
 ) -> None:

@@ -27,6 +27,7 @@ def cached(bench: Bench, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return repository
 
 
+@pytest.mark.slow
 def test_every_run_of_a_sweep_has_the_commit_that_the_cache_calls_main(
     bench: Bench, tiny: list[str], cached: Path, count: Callable[[str], dict[str, int]]
 ) -> None:

@@ -69,17 +69,8 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     thread.join()
 
 
-@pytest.mark.parametrize(
-    "server",
-    [
-        pytest.param("refused", marks=pytest.mark.slow),
-        pytest.param("hung", marks=pytest.mark.slow),
-        pytest.param("500", marks=pytest.mark.slow),
-        pytest.param("bad key", marks=pytest.mark.slow),
-        "dies",
-    ],
-    indirect=True,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["refused", "hung", "500", "bad key", "dies"], indirect=True)
 def test_a_server_in_trouble_costs_no_run_and_little_time(
     bench: Any, tiny: list[str], count: Any, server: Server
 ) -> None:

@@ -10,6 +10,8 @@ from accelerate.state import AcceleratorState
 from decoders import save_decoder
 
 from bench.config import Config
+from bench.run import run
+from bench.store import Result, Store
 
 Compose = Callable[..., Config]
 
@@ -68,3 +70,40 @@ def compose_decoder(compose_tiny: Compose, tiny_decoder: Callable[[str], Path]) 
         return compose_tiny(f"model.path={tiny_decoder(architecture)}", *overrides)
 
     return compose_with
+
+
+@pytest.fixture(scope="session")
+def train(
+    compose: Compose,
+    tiny_bert: Path,
+    tiny_decoder: Callable[[str], Path],
+    texts: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., tuple[Store, Result]]:
+    """A short run's store and record, trained once for all tests that want the same overrides."""
+    folder = tmp_path_factory.mktemp("trained")
+
+    @cache
+    def train_once(*overrides: str, base: str = "bert") -> tuple[Store, Result]:
+        config = compose(
+            "model=local",
+            f"model.path={tiny_bert if base == 'bert' else tiny_decoder(base)}",
+            "data=files",
+            f"data.train={texts}",
+            f"results_dir={folder}/results",
+            f"cache_dir={folder}/cache",
+            "track.mode=disabled",
+            "train.max_steps=30",
+            "train.warmup_steps=2",
+            "train.eval_steps=30",
+            "train.micro_batch_size=8",
+            "train.precision=fp32",
+            "train.lr=1e-2",
+            "devices=cpu",
+            *overrides,
+        )
+        result = run(config)
+        assert result.status == "success", result.error
+        return Store(folder / "results"), result
+
+    return train_once

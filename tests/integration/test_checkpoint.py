@@ -98,7 +98,7 @@ def numbers_of(config: Config, result: Result) -> dict[str, Any]:
         "best_step": result.model["best_step"],
         "history": [{name: row[name] for name in row if name not in SPENT} for row in history],
         "predictions": (folder / "predictions.csv").read_text(),
-        "weights": (folder / fit.BEST).read_bytes(),
+        "weights": (folder / checkpoint.BEST).read_bytes(),
     }
 
 
@@ -281,10 +281,10 @@ def test_the_best_state_is_that_of_the_checkpoint(
     monkeypatch.setattr(fit.metrics, "score", lambda *_: {"accuracy": next(accuracies), **scores})
     config = compose_tiny(*LORA)
     folder = stop_run(config, interrupt, 11)
-    newer = (folder / fit.BEST).read_bytes()
+    newer = (folder / checkpoint.BEST).read_bytes()
     result = run(config)
     assert (result.model["resumed_from_step"], result.model["best_step"]) == (8, 5)
-    assert (folder / fit.BEST).read_bytes() != newer
+    assert (folder / checkpoint.BEST).read_bytes() != newer
 
 
 def test_a_success_leaves_no_checkpoints_and_while_it_trains_there_are_two(

@@ -175,6 +175,7 @@ def test_a_run_says_why_nothing_was_predicted_of_it(compose_tiny: Compose) -> No
     assert "outliers" in str(unknown)
 
 
+@pytest.mark.slow
 def test_where_the_peaks_lie_follows_from_the_settings(compose: Compose, tmp_path: Path) -> None:
     """On a card, and of a model of 596 million weights that nobody has here."""
 

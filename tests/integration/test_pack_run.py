@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bench import attempt
+from bench.checkpoint import BEST
 from bench.config import Config
-from bench.fit import BEST
 from bench.measure import Meter
 from bench.run import run, run_all
 from bench.store import Result, Store

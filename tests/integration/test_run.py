@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import DebertaV2Config
 
-from bench import attempt, device, fit, measure, model, outcome, trainer
+from bench import attempt, checkpoint, device, measure, model, outcome, trainer
 from bench.config import Config
 from bench.device import require_attention
 from bench.errors import ConfigError, DataError, MissingError, RunError, StoreError
@@ -97,10 +97,23 @@ def test_trainable_parameters_are_counted_by_hand(compose_tiny: Compose) -> None
 
 def test_only_what_is_trained_is_saved(compose_tiny: Compose) -> None:
     config = compose_tiny("method=lora", "train.max_steps=3", "train.warmup_steps=0")
-    saved = load_file(folder_of(config, run(config)) / fit.BEST)
+    saved = load_file(folder_of(config, run(config)) / checkpoint.BEST)
     assert {name.split(".")[-2] for name in saved if "lora_" in name} == {"default"}
     assert sum("lora_" in name for name in saved) == 8
     assert all("lora_" in name or "classifier" in name or "pooler" in name for name in saved)
+
+
+@pytest.mark.parametrize(
+    ("policy", "weights", "checkpoints"), [("best", True, 0), ("none", False, 0), ("all", True, 2)]
+)
+def test_a_success_leaves_on_disk_what_the_policy_says(
+    compose_tiny: Compose, policy: str, weights: bool, checkpoints: int
+) -> None:
+    config = compose_tiny(f"train.keep={policy}", "train.checkpoint_steps=5")
+    folder = folder_of(config, run(config))
+    run(config)  # which finds it done, and leaves as much
+    assert (folder / checkpoint.BEST).exists() == weights
+    assert len(list((folder / checkpoint.FOLDER).glob("step-*"))) == checkpoints
 
 
 def test_an_error_in_training_is_recorded_and_a_later_success_takes_its_place(

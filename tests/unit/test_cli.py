@@ -12,7 +12,7 @@ import pytest
 from records import make_peft
 
 from bench import cli, run
-from bench.cli import find_results
+from bench.cli.reading import find_results
 from bench.config import Config, replace_values, to_dict
 from bench.errors import StoreError
 from bench.identity import identify
@@ -124,12 +124,25 @@ def test_without_any_folder_a_sweep_comes_first(tmp_path: Path) -> None:
 def test_status_counts_the_runs(bench: Bench, quickstart: Store) -> None:
     code, out, _ = bench("status")
     assert code == 0
-    assert out.splitlines() == ["results/quickstart", "     1 crashed", "     1 oom", "     2 success"]
+    *counts, disk = out.splitlines()
+    assert counts == ["results/quickstart", "     1 crashed", "     1 oom", "     2 success"]
+    assert disk == "on disk: weights 0.0 MiB in 0 runs, checkpoints 0.0 MiB in 0 runs"
     damage(quickstart)
     code, out, _ = bench("status")
     assert code == 0
-    assert out.splitlines()[-1] == "     1 not readable; `bench verify` names them"
-    assert sum(int(line.split()[0]) for line in out.splitlines()[1:]) == 4
+    *counts, last, _ = out.splitlines()
+    assert last == "     1 not readable; `bench verify` names them"
+    assert sum(int(line.split()[0]) for line in [*counts[1:], last]) == 4
+
+
+def test_status_says_what_weights_and_checkpoints_take_of_the_disk(bench: Bench, quickstart: Store) -> None:
+    first, second = (quickstart.run_folder(one.run_id) for one in quickstart.read_all()[0][:2])
+    (first / "best.safetensors").write_bytes(bytes(2 * 2**20))
+    (second / "best.safetensors").write_bytes(bytes(2**19))
+    (second / "checkpoints" / "step-000100").mkdir(parents=True)
+    (second / "checkpoints" / "step-000100" / "weights.safetensors").write_bytes(bytes(2**20))
+    line = bench("status")[1].splitlines()[-1]
+    assert line == "on disk: weights 2.5 MiB in 2 runs, checkpoints 1.0 MiB in 1 runs"
 
 
 def test_verify_names_the_bad_records(bench: Bench, quickstart: Store) -> None:
@@ -319,7 +332,8 @@ def test_run_and_sweep_are_the_hydra_app(
     called: list[list[str]] = []
     monkeypatch.setattr(run, "main", called.append)
     monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-    cli.main()
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main()
     assert called == [passed_on]
 
 

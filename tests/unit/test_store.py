@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from bench.errors import StoreError
 from bench.identity import hash_canonical
-from bench.store import RECORD, STARTED, STATUSES, BadRecord, Result, Store, describe_pack, read_record
+from bench.pack import describe_pack
+from bench.store import RECORD, STARTED, STATUSES, BadRecord, Result, Store, read_record
 
 HOLD = """
 import sys, time

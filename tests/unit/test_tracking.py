@@ -250,8 +250,8 @@ def test_no_secret_in_any_message(monkeypatch: pytest.MonkeyPatch, scheme: str, 
 
 def test_errors_are_described_without_secrets() -> None:
     error = OSError(f"GET https://me:hunter2@host/graphql with {KEY}\nsecond line")
-    assert tracking._describe(error) == "OSError: GET https://***host/graphql with ***"
-    assert tracking._describe(OSError()) == "OSError: no message"
+    assert tracking.describe_error(error) == "OSError: GET https://***host/graphql with ***"
+    assert tracking.describe_error(OSError()) == "OSError: no message"
 
 
 def test_the_server_is_asked_without_the_credentials_of_its_url(monkeypatch: pytest.MonkeyPatch) -> None:

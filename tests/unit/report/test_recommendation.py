@@ -10,10 +10,11 @@ import pytest
 from records import make_evidence, make_predictions, make_run
 
 from bench.errors import StoreError
+from bench.pack import describe_pack
 from bench.report.advice import describe_advice
 from bench.report.recommendation import Limits, Recommendation, recommend
 from bench.report.text import LANGUAGES
-from bench.store import Result, describe_pack
+from bench.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
 GIB = 2**30

@@ -12,7 +12,8 @@ from bench import data, hub, tracking, weights
 from bench.config import Config, replace_values, to_dict
 from bench.errors import ConfigError, HeldError, MissingError, StoreError
 from bench.identity import Identity
-from bench.store import RECORD, STARTED, STATUSES, Result, Store, describe_pack
+from bench.pack import describe_pack
+from bench.store import RECORD, STARTED, STATUSES, Result, Store
 from bench.sweep import engine
 from bench.sweep.engine import Foresight, Identifier, Outcome, Sweep, plan_sweep
 from bench.sweep.isolate import ProcessError

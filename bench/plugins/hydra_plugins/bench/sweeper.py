@@ -73,6 +73,7 @@ class BenchSweeper(Sweeper):
             print((store.folder / "table.md").read_text(encoding="utf-8"))
             names = ", ".join(path.name for path in written)
             print(show(f"{store.folder} holds {names} and each run's own folder in runs/"))
+            print(show(f"to look at them: bench report --results {shlex.quote(str(store.folder))}"))
             print("what to take within so many GiB, by these results: bench recommend --vram GIB")
         else:  # a table of thousands of runs takes seconds, and who stops a sweep waits for it to stop
             print(show(f"stopped; to go on: bench sweep {shlex.join(arguments)}"))

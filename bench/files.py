@@ -1,4 +1,4 @@
-"""Files put on the disk as a whole, durably, with an error of the disk as one message."""
+"""Files that are on disk whole or not at all, whatever happens while they are written."""
 
 import contextlib
 import os
@@ -11,12 +11,12 @@ from bench.errors import StoreError
 TEMPORARY = ".writing-"  # begins the name of a file that is not whole yet
 
 
-def write_text(path: Path, text: str) -> None:
+def replace_file(path: Path, body: str | bytes) -> None:
     """Replaces the file at once: a temporary file, flushed to the disk, renamed, and the folder flushed."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(body.encode() if isinstance(body, str) else body)
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(0o644)

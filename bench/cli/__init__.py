@@ -1,0 +1,141 @@
+"""The command ``bench``. A room is imported only when its command is called, so that --help is quick."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import usage
+from bench.cli import reading
+from bench.errors import BenchError
+from bench.redaction import show
+from bench.winner import commands as winner
+
+_DEFAULT = ["experiment=quickstart"]  # what a sweep without any override is
+
+
+def main() -> None:
+    """The console script; a user's error is one message and its exit code."""
+    try:
+        code = _call(sys.argv[1:])
+        sys.stdout.flush()
+    except BenchError as error:
+        print(show(error), file=sys.stderr)
+        code = error.exit_code
+    except BrokenPipeError:  # the reader, `head` say, has seen enough; nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def _call(arguments: list[str]) -> int:
+    """Calls the command; its exit code. run, sweep and what a shell completes of them are the Hydra app."""
+    parser = make_parser()
+    command, rest = "".join(arguments[:1]), arguments[1:]
+    if command == "-sc":
+        passed_on = usage.complete(arguments, parser)
+    elif command == "run":
+        passed_on = rest
+    elif command == "sweep" and not {"-h", "--help"} & set(rest):
+        usage.require_flags(rest, parser)
+        passed_on = ["--multirun", *(_read_flags(rest) or _DEFAULT)]
+    else:
+        parsed = parser.parse_args([command, *_read_flags(rest)] if command == "plan" else arguments)
+        return int(parsed.call(parsed))
+    if passed_on is not None:
+        from bench import run
+
+        run.main(passed_on)
+    return 0
+
+
+def _read_flags(overrides: Sequence[str]) -> list[str]:
+    """A sweep's overrides, its flags turned into overrides: ``--retry failed,oom`` and ``--fail-fast``."""
+    lines: list[str] = []
+    rest = iter(overrides)
+    for one in rest:
+        flag, equals, value = one.partition("=")
+        if flag == "--retry":
+            statuses = value if equals else next(rest, "")
+            lines.append(f"sweep.retry=[{'' if statuses == 'none' else statuses}]")
+        else:
+            lines.append("sweep.fail_fast=true" if one == "--fail-fast" else one)
+    return lines
+
+
+def make_parser() -> usage.Parser:
+    """All commands with their options and help."""
+    parser = usage.Parser(
+        prog="bench", description="Full fine-tuning, LoRA or QLoRA, for your data on your card?"
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands.add_parser("run", help="one run: bench run [overrides]", add_help=False)
+    sweep = commands.add_parser("sweep", help="many runs; the same command again trains what is missing")
+    sweep.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="key=value, key=value,value; see run --help"
+    )
+    sweep.add_argument(
+        "--retry", metavar="STATUSES", help="what is trained again, as failed,oom; none: nothing"
+    )
+    sweep.add_argument(
+        "--fail-fast", action="store_true", help="start nothing after a run that is no success"
+    )
+    plan = commands.add_parser("plan", help="what sweep would do, with the same overrides; changes nothing")
+    plan.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for sweep")
+    plan.add_argument("--json", action="store_true", help="for scripts")
+    plan.set_defaults(call=_plan)
+    doctor = commands.add_parser("doctor", help="what this machine can run: device, memory, 4-bit, hub, W&B")
+    doctor.set_defaults(call=_doctor)
+    results = usage.Parser(prog="results", add_help=False)
+    results.add_argument("--results", metavar="DIR", help="default: results/quickstart or the only one there")
+    reading.add_commands(commands, results)
+    winner.add_commands(commands, results, reading.open_store)
+    return parser
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from bench import display, run
+    from bench.store import Store
+    from bench.sweep import outlook, overview
+    from bench.sweep.engine import Identifier
+    from bench.sweep.isolate import Isolation
+    from bench.sweep.request import plan_request
+
+    overrides = [run.quote_text(line) for line in arguments.overrides or _DEFAULT]
+    with run.composing() as compose:
+        base, plan = plan_request(overrides, compose=compose, identify=Identifier())
+        store, isolation = Store(Path(base.results_dir)), Isolation()
+        known = outlook.forecast(plan, base, store, isolation=isolation)
+        advice = outlook.advise(plan, known, compose=compose, isolation=isolation)
+    described = outlook.describe_plan(plan, base, store, known, advice)
+    if arguments.json:
+        print(json.dumps(described, ensure_ascii=False, indent=1))
+        return 0
+    lines = outlook.summarise(described, known)
+    if seeds := base.sweep.final_seeds:
+        lines.append(f"then the best of each method with seeds {', '.join(map(str, seeds))}")
+    if display.is_terminal():
+        display.print_table(*overview.tabulate(plan, described))
+        display.print_lines(
+            [*lines, "each run in a line of its own: the same with `| cat`; for scripts: --json"]
+        )
+    else:
+        print(show("\n".join([*outlook.list_runs(plan, described), *lines])))
+    return 0
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from bench import display, doctor, run
+
+    with run.composing() as compose:
+        settings = compose(_DEFAULT)
+    found = []
+    for one in doctor.examine(settings):
+        found.append(one)
+        if not display.is_terminal():
+            print(f"{one.mark:5}{one.name:22}{show(one.detail)}", flush=True)
+    if display.is_terminal():
+        display.print_table(["Works", "What", "Found"], [[one.mark, one.name, one.detail] for one in found])
+    return 1 if any(one.works is False for one in found) else 0

@@ -1,0 +1,68 @@
+"""A plan as a person reads it in a terminal: each run if they are few, else a row for runs that are alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.cards import GIB
+from bench.identity import describe
+from bench.sweep.outlook import format_hours
+from bench.sweep.plan import Plan
+
+_FEW = 24  # runs that are shown one by one
+_UNKNOWN = "unknown"
+
+
+def tabulate(plan: Plan, described: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows; alike are runs of one method with the same verdict and state.
+
+    Memory and hours of a row are its runs' least and most, and all its hours together.
+    """
+    named = [(describe(point.config), run) for point, run in zip(plan.points, described["runs"], strict=True)]
+    if len(named) <= _FEW:
+        header = ["Run", "Settings", "State", "Peak memory", "Fit", "Time"]
+        return header, [
+            [run["run_id"], name, run["state"], _memory([run]), run["verdict"] or _UNKNOWN, _hours([run])]
+            for name, run in named
+        ]
+    header = ["Method", "Settings", "Runs", "State", "Peak memory", "Fit", "Each", "Together"]
+    groups: dict[tuple[str, str, str], list[tuple[str, Mapping[str, Any]]]] = {}
+    for name, run in named:
+        kind = (name.split(" ")[0], run["state"], run["verdict"] or _UNKNOWN)
+        groups.setdefault(kind, []).append((name, run))
+    return header, [_join(kind, members) for kind, members in groups.items()]
+
+
+def _join(kind: tuple[str, str, str], members: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """The row of runs that are alike."""
+    method, state, verdict = kind
+    runs = [run for _, run in members]
+    hours = [run["predicted_hours"] for run in runs if run["predicted_hours"] is not None]
+    together = format_hours(sum(hours)) if hours else _UNKNOWN
+    settings = merge_settings([name for name, _ in members])
+    return [method, settings, str(len(runs)), state, _memory(runs), verdict, _hours(runs), together]
+
+
+def merge_settings(names: Sequence[str]) -> str:
+    """Runs' names as one: ``lora r=8 lr=0.1`` and ``lora r=16 lr=0.1`` are ``r=8,16 lr=0.1``."""
+    values: dict[str, dict[str, None]] = {}
+    for name in names:
+        for word in name.split(" ")[1:]:
+            key, _, value = word.partition("=")
+            values.setdefault(key, {})[value] = None
+    return " ".join(f"{key}={','.join(found)}" if "" not in found else key for key, found in values.items())
+
+
+def _memory(runs: Sequence[Mapping[str, Any]]) -> str:
+    sizes = [run["predicted_peak_reserved_bytes"] for run in runs]
+    known = [size / GIB for size in sizes if size is not None]
+    return f"{_span([f'{size:.2f}' for size in sorted(known)])} GiB" if known else _UNKNOWN
+
+
+def _hours(runs: Sequence[Mapping[str, Any]]) -> str:
+    known = sorted(run["predicted_hours"] for run in runs if run["predicted_hours"] is not None)
+    return _span([format_hours(hours) for hours in known]) if known else _UNKNOWN
+
+
+def _span(texts: Sequence[str]) -> str:
+    """The first and the last, once if they are the same."""
+    return texts[0] if texts[0] == texts[-1] else f"{texts[0]} - {texts[-1]}"

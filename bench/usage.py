@@ -1,0 +1,132 @@
+"""How the command line is taught: examples below a command's --help, near names, completion by the shell."""
+
+import argparse
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn
+
+from bench.spelling import guess
+
+# Below the help of each command: what to type, and after two spaces or more what it does.
+EXAMPLES = {
+    "": """\
+bench run method=qlora lora.r=16 seed=1          train one configuration
+bench run --help | --cfg job | --multirun        the same as `python -m bench.run`, a Hydra app
+bench sweep experiment=quickstart                full fine-tuning against LoRA and QLoRA, in minutes
+bench sweep method=lora,qlora lora.r=8,16        sweep what you like; the same command again resumes
+bench run data=files data.train=my.csv           your own texts, columns text and label
+bench plan experiment=rtx4090 plan.card=rtx4090  what a sweep would take of a card: memory, fit, hours
+bench report                                     one page to look at, in English and Chinese
+bench recommend --vram 12 --max-hours 3          which method to take, from your own results
+bench export best:lora my-model                  take the winner out, for PEFT, transformers or bench
+bench classify my-model "a text"                 and use it
+bench doctor                                     what this machine can run
+bench COMMAND --help                             the options of a command, with examples
+""",
+    "sweep": """\
+bench sweep                                      the quickstart, in minutes
+bench sweep method=lora,qlora lora.r=8,16        a grid of your own; the same command again resumes
+bench sweep experiment=quickstart sweep=variants
+                                                 one configuration of every method
+bench sweep experiment=quickstart sweep.strategy=halving
+                                                 half the training steps
+bench sweep experiment=quickstart --retry failed,oom
+                                                 train again only what ended so
+bench sweep experiment=quickstart devices=cpu*2  two runs at once; devices=0,1 for two GPUs
+""",
+    "plan": """\
+bench plan                                       the quickstart on this machine
+bench plan experiment=article plan.card=rtx4090  memory, fit and hours on a card that is not here
+bench plan method=full,lora,qlora model=qwen3-8b model.weights=random plan.card=rtx3090
+bench plan experiment=rtx4090 plan.card=rtx4090 --json
+                                                 for scripts
+""",
+    "table": """\
+bench table                                      results/quickstart, or the only folder in results/
+bench table --results results/mine --lang zh     another folder, in Chinese
+bench table report.price_per_hour=0.5 report.price_per_kwh=0.3
+                                                 with what a training costs
+""",
+    "dashboard": """\
+bench dashboard                                  create or update it on W&B; offline write dashboard.json
+bench dashboard track.mode=online                an error where W&B cannot be reached
+bench dashboard --offline                        wandb's own view of offline runs, in this terminal
+""",
+    "recommend": """\
+bench recommend --vram 12                        the best of what fits 12 GiB
+bench recommend --vram 24 --max-hours 3 --min-accuracy 0.9
+""",
+    "status": "bench status --results results/mine              how many runs came to what\n",
+    "verify": "bench verify --results results/mine              exit code 1 if any record is bad\n",
+    "sync": "bench sync --probe-seconds 10                    wait longer for a slow server\n",
+    "doctor": "bench doctor                                     exit code 1 if anything does not work\n",
+    "import peft": "bench import peft method_comparison/results      then `bench table` shows them\n",
+    "import csv": "bench import csv others.csv                      then `bench table` shows them\n",
+}
+SWEEP_FLAGS = ("--retry", "--fail-fast")
+_HYDRA_COMMANDS = ("run", "sweep", "plan")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, with examples in its help and near names in its errors; subcommands get the same."""
+
+    def __init__(self, *, prog: str, **settings: Any) -> None:
+        examples = EXAMPLES.get(prog.partition(" ")[2].split(" [")[0], "")
+        super().__init__(
+            prog=prog,
+            epilog=f"examples:\n{examples}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **settings,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """The message, what may have been meant, and exit code 2."""
+        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            message += guess(found[1], re.findall(r"'([^']+)'", found[2]))
+        elif found := re.search(r"unrecognized arguments: (-[^ =]+)", message):
+            message += guess(found[1], self.list_options())
+        super().error(message)
+
+    def list_commands(self) -> Iterator[tuple[str, "Parser"]]:
+        """Every command that there is to call, with its parser."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name, parser in action.choices.items():
+                    inner = [(f"{name} {one}", two) for one, two in parser.list_commands()]
+                    yield from inner or [(name, parser)]
+
+    def list_options(self) -> Iterator[str]:
+        """Every option of the parser and of its commands."""
+        for action in self._actions:
+            yield from action.option_strings
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    yield from parser.list_options()
+
+
+def complete(arguments: list[str], parser: Parser) -> list[str] | None:
+    """What bash or another shell asks for on TAB: commands and options here, overrides from Hydra.
+
+    Prints the former and returns None; returns the arguments that Hydra is to be called with for the latter,
+    with the command taken out of the line that the shell has put into COMP_LINE.
+    """
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    command = words[1] if len(words) > 1 and (len(words) > 2 or line[-1:] == " ") else ""
+    if "query=" not in " ".join(arguments) or command in _HYDRA_COMMANDS:
+        os.environ["COMP_LINE"] = line.replace(f" {command}", "", 1) if command else line
+        return arguments
+    [commands] = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    known = commands.choices[command].list_options() if command in commands.choices else commands.choices
+    last = "" if line[-1:] == " " else words[-1] if words else ""
+    print(*(name for name in known if name.startswith(last)))
+    return None
+
+
+def require_flags(flags: Iterable[str], parser: Parser) -> None:
+    """Ends with one message at an option that is nearly one of a sweep's; others are Hydra's to judge."""
+    for flag in flags:
+        name = flag.partition("=")[0]
+        if name.startswith("--") and name not in SWEEP_FLAGS and guess(name, SWEEP_FLAGS):
+            parser.error(f"unrecognized arguments: {name}")

@@ -1,0 +1,85 @@
+"""How far other forms of a classifier agree with it as it was trained, on the test split of its run."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench import data, metrics
+from bench.errors import ConfigError
+from bench.report.cells import to_markdown
+from bench.store import Result
+from bench.winner.classifier import read_config, softmax
+
+Scores = npt.NDArray[np.float64]  # (texts, labels)
+
+
+@dataclass(frozen=True)
+class Held:
+    """The test split that a run was scored on."""
+
+    texts: list[str]
+    labels: npt.NDArray[np.int64]  # (texts,)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One form of the classifier beside the one that was trained."""
+
+    form: str
+    accuracy: float
+    f1_macro: float
+    changed_share: float  # of the test texts, those that it takes for another label
+    max_score_difference: float  # of logits, or of log-likelihoods
+
+
+def read_test(result: Result) -> Held:
+    """The run's test split.
+
+    Raises:
+        ConfigError: the texts are no longer those of the run.
+        MissingError, DataError: they are not there or cannot be read.
+    """
+    dataset = data.load(read_config(result).data)
+    if dataset.fingerprint != result.data["fingerprint"]:
+        raise ConfigError(
+            f"{result.run_id}: its texts have changed since it was trained, so nothing can be compared on "
+            "them; bring them back as they were, or train again"
+        )
+    split = dataset.splits["test"]
+    return Held(split["text"].tolist(), split["label"].to_numpy())
+
+
+def compare(form: str, scores: Scores, trained: Scores, held: Held) -> Agreement:
+    """The form's own quality, and how far its scores are from those of the trained one."""
+    found = metrics.score(softmax(scores), held.labels)
+    return Agreement(
+        form=form,
+        accuracy=found["accuracy"],
+        f1_macro=found["f1_macro"],
+        changed_share=float((scores.argmax(axis=1) != trained.argmax(axis=1)).mean()),
+        max_score_difference=float(np.abs(scores - trained).max()),
+    )
+
+
+def describe(rows: Sequence[Agreement], *, texts: int, tolerance: float) -> dict[str, Any]:
+    """agreement.json."""
+    return {"split": "test", "texts": texts, "tolerance": tolerance, "forms": [asdict(one) for one in rows]}
+
+
+def tabulate(rows: Sequence[Agreement]) -> str:
+    """The forms as a Markdown table."""
+    header = ["Form", "Accuracy", "F1 (macro)", "Changed predictions", "Largest score difference"]
+    cells = [
+        [
+            one.form,
+            f"{one.accuracy:.2%}",
+            f"{one.f1_macro:.2%}",
+            f"{one.changed_share:.2%}",
+            f"{one.max_score_difference:.2g}",
+        ]
+        for one in rows
+    ]
+    return to_markdown(header, cells, left={0})

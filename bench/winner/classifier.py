@@ -1,0 +1,308 @@
+"""A trained classifier in memory, from a run or an exported folder: texts in, probabilities out."""
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import peft
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, set_seed
+
+from bench import config as configuration
+from bench import data, decoder, model, run, tokens
+from bench import prompt as prompts
+from bench import task as tasks
+from bench.config import Config
+from bench.device import choose_device, choose_precision
+from bench.errors import ConfigError, DataError, first_line
+from bench.prompt import Prompt
+from bench.store import Result, Store
+from bench.winner import manifest as manifests
+from bench.winner.choice import find_weights
+from bench.winner.manifest import Base, Manifest
+from bench.winner.origin import locate
+
+BATCH_SIZE = 64
+_OF_A_RUN = ("task", "seed", "method", "lora", "model", "data", "train")  # the rest is of where it ran
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a text is taken for."""
+
+    label: str
+    probabilities: dict[str, float]  # by label, in the declared order
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network that reads texts exactly as its run did."""
+
+    model: nn.Module
+    tokenizer: Any
+    manifest: Manifest
+    precision: str
+    device: torch.device
+
+    def predict(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = BATCH_SIZE,
+        advance: Callable[[int], object] | None = None,
+    ) -> list[Prediction]:
+        """Each text's label and probabilities, in the order of the texts; texts of like length go together.
+
+        ``advance`` is told of every batch how many texts it held.
+
+        Raises:
+            DataError: a text is empty, or the tokenizer finds nothing in it.
+        """
+        if not texts:
+            return []
+        labels = self.manifest.labels
+        scores = self.score(texts, batch_size=batch_size, advance=advance)
+        return [
+            Prediction(labels[int(row.argmax())], dict(zip(labels, map(float, row), strict=True)))
+            for row in softmax(scores)
+        ]
+
+    def score(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = BATCH_SIZE,
+        advance: Callable[[int], object] | None = None,
+    ) -> npt.NDArray[np.float64]:
+        """Numbers whose softmax is each text's probabilities: logits or log-likelihoods. # (texts, labels)"""
+        split = self.tokenise(texts)
+        rows = max(1, batch_size // self.task.sequences)
+        scores = np.empty((len(texts), len(self.manifest.labels)))
+        self.model.eval()
+        with torch.inference_mode(), self.autocast():
+            for numbers, batch in tokens.eval_batches(split, batch_size=rows, padding=self.padding):
+                inputs = {name: one.to(self.device) for name, one in batch.items() if name != "labels"}
+                scores[numbers] = self.task.score(self.model, inputs).double().cpu().numpy()
+                if advance is not None:
+                    advance(len(numbers))
+        return scores
+
+    def tokenise(self, texts: Sequence[str]) -> tokens.TokenisedSplit:
+        """The texts in token ids, cut to the run's length, in its prompt if it had one.
+
+        Raises:
+            DataError: a text is empty, or the tokenizer finds nothing in it.
+        """
+        for number, text in enumerate(texts):
+            if not text.strip():
+                raise DataError(f"text {number + 1} of {len(texts)} is empty; remove it")
+        return tokens.tokenise_texts(
+            list(texts),
+            np.zeros(len(texts), dtype=np.int64),
+            self.tokenizer,
+            max_length=self.manifest.max_length,
+            prompt=self.manifest.prompt,
+            split="texts",
+        )
+
+    @cached_property
+    def task(self) -> tasks.Task:
+        """What it makes of a batch."""
+        return tasks.make(self.manifest.prompt)
+
+    @cached_property
+    def padding(self) -> tokens.Padding:
+        """How shorter texts are filled up; prompts on the left, as answers follow them."""
+        padding = tokens.Padding.of(self.tokenizer)
+        return padding if self.manifest.prompt is None else dataclasses.replace(padding, side="left")
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Computes in the classifier's precision."""
+        return torch.autocast(
+            self.device.type, dtype=model.DTYPES[self.precision], enabled=self.precision != "fp32"
+        )
+
+
+def softmax(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Probabilities of scores. # (rows, labels)"""
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def rebuild(store: Store, result: Result) -> Classifier:
+    """The run's network as it was at its best validation score, built anew from its base and its seed.
+
+    Raises:
+        ConfigError: the run is of a kind that leaves no network, or its base has changed since.
+        MissingError: the weights were not kept, or the base is not on this machine.
+    """
+    path = find_weights(store, result)
+    classifier = begin(result)
+    model.load_trained(classifier.model, path)
+    return dataclasses.replace(classifier, model=classifier.model.requires_grad_(False).eval())
+
+
+def begin(result: Result) -> Classifier:
+    """The run's network as it was when training began, its trained weights marked as such."""
+    config = read_config(result)
+    manifest = _describe(result, config)
+    folder = locate(manifest.base)
+    device = choose_device("auto")
+    precision = manifest.precision
+    tokenizer = model.load_tokenizer(folder)
+    with quiet():
+        set_seed(config.seed)  # some adapters' starts are random, and change the base
+        network = model.build(
+            config,
+            folder=folder,
+            labels=result.labels,
+            pad_token_id=tokenizer.pad_token_id,
+            device=device,
+            precision=precision,
+        )
+    trained: Any = network.model
+    base = trained.get_base_model() if manifest.kind == "adapter" else trained
+    unquantised = sorted({*model.head_names(base), *manifest.new_modules})
+    manifest = dataclasses.replace(manifest, unquantised=unquantised)
+    if manifest.task == "label_likelihood":
+        words = dict(zip(manifest.labels, manifest.label_words or [], strict=True))
+        prompt = prompts.make(tokenizer, template=str(manifest.template), words=words)
+        manifest = with_prompt(manifest, prompt)
+    return Classifier(network.model, tokenizer, manifest, precision, device)
+
+
+def with_prompt(manifest: Manifest, prompt: Prompt) -> Manifest:
+    """The manifest with the prompt in token ids."""
+    return dataclasses.replace(
+        manifest,
+        before=list(prompt.before),
+        after=list(prompt.after),
+        answers=[list(one) for one in prompt.answers],
+        scored=[list(one) for one in prompt.scored],
+    )
+
+
+def load(folder: str | Path, *, quantization: str | None = None, precision: str | None = None) -> Classifier:
+    """The classifier in a folder that ``bench export`` or ``bench merge`` has made.
+
+    ``quantization`` holds its frozen weights otherwise than the folder says, none or nf4; ``precision`` is
+    what is computed in, and by default what the run computed in.
+
+    Raises:
+        ConfigError: the folder is not such a one, or is damaged, or its base has changed since.
+        MissingError: an adapter's base is not on this machine.
+    """
+    folder = Path(folder)
+    manifest = manifests.read(folder)
+    if quantization is not None:
+        manifest = dataclasses.replace(manifest, quantization=quantization, double_quant=True)
+    device = choose_device("auto")
+    precision = precision or fitting_precision(manifest.precision, device)
+    try:
+        with quiet():
+            network = _load_network(folder, manifest, device=device, precision=precision)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ConfigError(
+            f"{folder}: its model does not load ({first_line(error)}); export it again"
+        ) from None
+    tokenizer = model.load_tokenizer(folder)
+    return Classifier(network.requires_grad_(False).eval(), tokenizer, manifest, precision, device)
+
+
+def fitting_precision(recorded: str, device: torch.device) -> str:
+    """The run's own precision where this device computes in it quickly, else the device's best."""
+    if recorded == "fp32" or device.type == "cuda":
+        return recorded
+    return choose_precision("auto", device)
+
+
+def read_config(result: Result) -> Config:
+    """The run's configuration, for any device, with nothing that only training needs."""
+    from hydra import compose, initialize_config_dir
+
+    run.prepare_hydra()
+    with initialize_config_dir(str(configuration.CONF_DIR), version_base="1.3"):
+        composed = compose("config")
+    config = configuration.from_record(
+        composed, {name: result.config[name] for name in _OF_A_RUN if name in result.config}
+    )
+    plain: dict[str, Any] = {"gradient_checkpointing": False, "distributed": "none", "processes": 1}
+    if config.train.attention == "flash_attention_2":  # the same numbers, on any device
+        plain["attention"] = "auto"
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **plain))
+
+
+def _describe(result: Result, config: Config) -> Manifest:
+    """The run's manifest, but for what only its network and its tokenizer know."""
+    source, is_prompted = config.model, config.task == "label_likelihood"
+    path = str(Path(source.path).resolve()) if source.source == "local" and source.path else source.path
+    content = str(result.canonical_config["model"]["revision"])
+    return Manifest(
+        kind="adapter" if config.method.trainable == "adapter" else "full",
+        run_id=result.run_id,
+        method=config.method.name,
+        task=config.task,
+        labels=list(result.labels),
+        max_length=config.train.max_length,
+        precision=fitting_precision(str(result.model["precision"]), choose_device("auto")),
+        quantization=config.method.quantization,
+        double_quant=config.method.double_quant,
+        new_modules=list(result.model["new_modules"]),
+        unquantised=[],
+        base=Base(source.name, source.source, path, source.hub_id, source.revision, content=content),
+        merged_into=None,
+        template=source.template if is_prompted else None,
+        label_words=list(data.name_labels(result.labels, config.data).values()) if is_prompted else None,
+        before=None,
+        after=None,
+        answers=None,
+        scored=None,
+    )
+
+
+def _load_network(folder: Path, manifest: Manifest, *, device: torch.device, precision: str) -> nn.Module:
+    settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    is_adapter = manifest.kind == "adapter"
+    held = model.quantization_config(manifest, model.DTYPES[precision], manifest.unquantised)
+    base = model.read_checkpoint(
+        model.HEADS[manifest.task],
+        locate(manifest.base) if is_adapter else folder,
+        config=settings,
+        dtype=model.DTYPES[precision] if is_adapter or held is not None else "auto",
+        quantization_config=held,
+        device_map={"": device} if held is not None and device.type == "cuda" else None,
+        ignore_mismatched_sizes=is_adapter,  # the base's own head, which the adapter replaces
+    )
+    model.keep_unpacked(base)
+    decoder.ignore_padding(base)
+    for name in manifest.new_modules:  # so that what was trained is not rounded when it is put there
+        base.get_submodule(name).float()
+    network = peft.PeftModel.from_pretrained(base, folder) if is_adapter else base
+    return network.to(device)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, transformers does not warn that a head is new, as its weights follow, and draws no bars."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

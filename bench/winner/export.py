@@ -1,0 +1,151 @@
+"""A run's trained weights as a folder that plain transformers and PEFT code can load."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench import model
+from bench.errors import ConfigError, StoreError
+from bench.store import Result, Store
+from bench.winner import card, classifier
+from bench.winner import manifest as manifests
+from bench.winner.choice import find_weights
+from bench.winner.classifier import Classifier
+from bench.winner.manifest import Manifest
+from bench.winner.origin import locate
+
+# Starts of an adapter that take what it holds out of the base; the same list is in peft's LoraModel.
+_CHANGES_BASE = ("pissa", "corda", "olora", "lora_ga")
+
+
+def export(store: Store, result: Result, folder: Path) -> Classifier:
+    """Writes what the run trained, as PEFT's adapter or as a whole model, with all that reading it needs.
+
+    The folder appears as a whole or not at all.
+
+    Raises:
+        ConfigError: the folder holds something already, or the run cannot be exported.
+        MissingError: the weights were not kept, or the base is not on this machine.
+        StoreError: the disk refused it.
+    """
+    with new_folder(folder) as partial:
+        return write(store, result, partial)
+
+
+def write(store: Store, result: Result, folder: Path) -> Classifier:
+    """Writes the export into an empty folder, and gives back the run's classifier as it was rebuilt."""
+    weights = find_weights(store, result)
+    found = classifier.begin(result)
+    manifest = found.manifest
+    if manifest.kind == "full" and manifest.quantization != "none":
+        raise ConfigError(
+            f"{result.run_id}: a head trained on {manifest.quantization} weights cannot be exported, as PEFT "
+            "knows adapters only; use `bench classify` with the run, or train with method.quantization=none"
+        )
+    network: Any = found.model
+    start = _remember_start(network)
+    model.load_trained(network, weights)
+    network.requires_grad_(False).eval()
+    with classifier.quiet():
+        if manifest.kind == "adapter":
+            _name_base(network, manifest)
+            network.save_pretrained(folder, save_embedding_layers=False)
+            network.get_base_model().config.save_pretrained(folder)
+        else:
+            network.save_pretrained(folder)
+    if start:
+        _widen(folder, start)
+    free_cache(folder)
+    found.tokenizer.save_pretrained(folder)
+    manifests.write(manifest, folder)
+    base = network.get_base_model() if manifest.kind == "adapter" else network
+    card.write(folder, result, manifest, network=base)
+    return found
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the name only once it is whole.
+
+    Raises:
+        ConfigError: there is something of that name.
+        StoreError: the disk refused it.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: is not empty; give a new folder, or remove this one first")
+    partial = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".writing-{folder.name}-"))
+        partial.chmod(0o755)
+        yield partial
+        if folder.is_dir():
+            folder.rmdir()
+        partial.rename(folder)
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror or error}; give a folder that can be written") from None
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remember_start(network: Any) -> dict[str, torch.Tensor]:
+    """The adapter's A and B as training begins, if they were taken out of the base; else nothing."""
+    if not isinstance(network, peft.PeftModel):
+        return {}
+    began = str(getattr(network.peft_config["default"], "init_lora_weights", "")).lower()
+    if not began.startswith(_CHANGES_BASE):
+        return {}
+    state = peft.get_peft_model_state_dict(network, save_embedding_layers=False)
+    return {name: value.clone() for name, value in state.items() if "lora_A" in name or "lora_B" in name}
+
+
+def _widen(folder: Path, start: dict[str, torch.Tensor]) -> None:
+    """Makes a saved adapter whose start was taken out of the base one for the base as it is.
+
+    With the trained A and B the weights are W - s B0 A0 + s B A, which is an adapter of twice the rank on W
+    (PiSSA, arXiv:2404.02948, appendix C). PEFT's own path_initial_model_for_weight_conversion does the same
+    but loses the modules that are trained in full.
+    """
+    path = folder / "adapter_model.safetensors"
+    state = load_file(path)
+    for name, began in start.items():
+        parts = (state[name], began) if "lora_A" in name else (state[name], -began)
+        state[name] = torch.cat(parts, dim=0 if "lora_A" in name else 1).contiguous()
+    save_file(state, path, metadata={"format": "pt"})
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    wider = 2**0.5 if settings["use_rslora"] else 2  # of alpha, so that what B A is multiplied by stays
+    settings |= {"init_lora_weights": True, "r": 2 * settings["r"]}
+    settings["lora_alpha"] *= wider
+    settings["rank_pattern"] = {name: 2 * one for name, one in settings["rank_pattern"].items()}
+    settings["alpha_pattern"] = {name: wider * one for name, one in settings["alpha_pattern"].items()}
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _name_base(network: Any, manifest: Manifest) -> None:
+    """Has adapter_config.json say where the base is: its name on the hub, or its folder on this machine."""
+    settings, base = network.peft_config["default"], manifest.base
+    settings.base_model_name_or_path = base.hub_id if base.source == "hub" else str(locate(base).resolve())
+    settings.revision = base.revision if base.source == "hub" else None
+
+
+def free_cache(folder: Path) -> None:
+    """Lets a decoder remember tokens, which bench has no use for in training; others write with it.
+
+    Also takes out how the base was quantised, which is not how this folder's own weights are held.
+    """
+    path = folder / "config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings.pop("quantization_config", None)
+    if "use_cache" in settings:
+        settings["use_cache"] = True
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,134 @@
+"""How long a classifier takes over a text, from text to probabilities, in each form it can be used in."""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import model, provenance
+from bench.report.cells import to_markdown
+from bench.winner import classifier, export
+from bench.winner import manifest as manifests
+from bench.winner.classifier import Classifier
+from bench.winner.merge import choose_base, merge_folder
+
+FILE = "latency.json"
+_SINGLES = 100  # texts that are timed one by one
+_WARM_UP = 3
+_BATCH_SIZES = (8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One form of the classifier at one batch size; milliseconds are per text."""
+
+    form: str
+    batch_size: int
+    p50_ms: float
+    p95_ms: float
+    texts_per_second: float
+
+
+def measure(folder: Path, texts: Sequence[str]) -> list[Latency]:
+    """Each form of the exported classifier, at batch 1 and at the batch size that is the fastest.
+
+    Raises:
+        DataError: a text is empty.
+    """
+    rows = []
+    for form, found in _make_forms(folder):
+        rows += measure_form(form, found, texts)
+    return rows
+
+
+def measure_form(form: str, found: Classifier, texts: Sequence[str]) -> list[Latency]:
+    """The form at batch 1, and at the best of some batch sizes.
+
+    Texts are taken in their order, so a batch is as mixed in length as they are.
+    """
+    for text in texts[:_WARM_UP]:
+        found.score([text])
+    single = _time(form, found, texts[:_SINGLES], 1)
+    sizes = [size for size in _BATCH_SIZES if size <= len(texts)]
+    batches = [_time(form, found, texts[: 4 * max(sizes)], size) for size in sizes]
+    best = max([single, *batches], key=lambda one: one.texts_per_second)
+    return [single] if best is single else [single, best]
+
+
+def describe(rows: Sequence[Latency], found: Path, texts: int) -> dict[str, Any]:
+    """latency.json: the rows, and on what they were measured."""
+    manifest = manifests.read(found)
+    facts = provenance.describe(model_revision=manifest.base.content)
+    return {
+        "run_id": manifest.run_id,
+        "kind": manifest.kind,
+        "texts": texts,
+        "max_length": manifest.max_length,
+        "threads": torch.get_num_threads(),
+        "hardware": facts["hardware"],
+        "packages": facts["packages"],
+        "forms": [asdict(one) for one in rows],
+    }
+
+
+def tabulate(rows: Sequence[Latency]) -> str:
+    """The forms as a Markdown table."""
+    header = ["Form", "Batch", "ms per text, p50", "p95", "Texts per second"]
+    cells = [
+        [
+            one.form,
+            str(one.batch_size),
+            f"{one.p50_ms:.2f}",
+            f"{one.p95_ms:.2f}",
+            f"{one.texts_per_second:.0f}",
+        ]
+        for one in rows
+    ]
+    return to_markdown(header, cells, left={0})
+
+
+def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
+    """As it is, merged if it is an adapter, and in 4 bits; one at a time, as each takes memory."""
+    manifest = manifests.read(folder)
+    held = "" if manifest.quantization == "none" else f"{manifest.quantization} "
+    if manifest.kind != "adapter":
+        yield "whole model", _cast(classifier.load(folder))
+        yield "quantised to nf4", classifier.load(folder, quantization="nf4")
+        return
+    yield f"{held}base + adapter", classifier.load(folder)
+    merged = merge_folder(folder, into=choose_base(manifest, None))
+    with tempfile.TemporaryDirectory(prefix="bench-") as other:
+        network: Any = merged.model
+        with classifier.quiet():
+            network.save_pretrained(other)
+        export.free_cache(Path(other))
+        merged.tokenizer.save_pretrained(other)
+        manifests.write(merged.manifest, Path(other))
+        precision = classifier.fitting_precision(manifest.precision, merged.device)
+        yield "merged", _cast(dataclasses.replace(merged, precision=precision))
+        del merged, network
+        yield "merged, quantised to nf4", classifier.load(other, quantization="nf4")
+
+
+def _cast(found: Classifier) -> Classifier:
+    """The classifier with its weights in what it computes in, as one that is to be fast is held."""
+    found.model.to(model.DTYPES[found.precision])
+    return found
+
+
+def _time(form: str, found: Classifier, texts: Sequence[str], size: int) -> Latency:
+    """The seconds of each batch, by a monotonic clock; its last one may be smaller and is left out."""
+    seconds = []
+    for start in range(0, len(texts) - size + 1, size):
+        began = time.perf_counter()
+        found.score(texts[start : start + size], batch_size=size * found.task.sequences)
+        seconds.append(time.perf_counter() - began)
+    per_text = 1000 * np.array(seconds) / size  # ms, (batches,)
+    p50, p95 = np.percentile(per_text, [50, 95])
+    return Latency(form, size, float(p50), float(p95), float(size * len(seconds) / sum(seconds)))

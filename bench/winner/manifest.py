@@ -1,0 +1,86 @@
+"""bench.json: what an exported folder says of itself, so that its texts are read as the run read them."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import ConfigError
+from bench.prompt import Prompt
+
+NAME = "bench.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model under an adapter, where this machine found it."""
+
+    name: str
+    source: str  # package | local | hub
+    path: str | None
+    hub_id: str | None
+    revision: str | None  # a hub's commit
+    content: str  # identifies the weights: the hub's name and commit, or a hash of the files
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How to read what is beside it, as the run ``run_id`` came to it."""
+
+    kind: str  # adapter (beside its base, which is elsewhere) | full
+    run_id: str
+    method: str
+    task: str
+    labels: list[str]  # in the order of the model's outputs
+    max_length: int  # tokens; longer texts are cut
+    precision: str  # what the run computed in
+    quantization: str  # of the weights as this folder means them to be held: none | nf4 | fp4 | int8
+    double_quant: bool
+    new_modules: list[str]  # those that the base lacks and that are trained in full
+    unquantised: list[str]  # modules that are never quantised: these, and heads
+    base: Base
+    merged_into: str | None  # full | 4bit: which base an adapter was merged into
+    template: str | None  # label_likelihood: the prompt, {text} standing for the text
+    label_words: list[str] | None  # label_likelihood: what a label is called, in the labels' order
+    before: list[int] | None  # token ids in front of the text's, and behind them up to the answer
+    after: list[int] | None
+    answers: list[list[int]] | None  # each label's words and the end, in token ids
+    scored: list[list[int]] | None  # the part of them that labels are compared by
+    version: int = VERSION
+
+    @property
+    def prompt(self) -> Prompt | None:
+        """What stands around a text, or None where a head reads it as it is."""
+        if self.before is None or self.after is None or self.answers is None:
+            return None
+        return Prompt(tuple(self.before), tuple(self.after), tuple(map(tuple, self.answers)))
+
+
+def write(manifest: Manifest, folder: Path) -> None:
+    """Puts bench.json into the folder."""
+    text = json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False)
+    (folder / NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> Manifest:
+    """The folder's bench.json.
+
+    Raises:
+        ConfigError: the folder is not one that bench has exported.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder; give one that `bench export` has made")
+    path = folder / NAME
+    if not path.is_file():
+        raise ConfigError(f"{folder}: holds no {NAME}; give a folder that `bench export` has made")
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if values["version"] != VERSION:
+            raise ConfigError(
+                f"{path}: has the version {values['version']}, expected {VERSION}; export again"
+            )
+        return Manifest(**{**values, "base": Base(**values["base"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); export the run again") from None

@@ -1,0 +1,38 @@
+"""The base model under an adapter, found on this machine and known to be the one it was trained on."""
+
+from pathlib import Path
+
+from bench import weights
+from bench.config import ModelConfig
+from bench.errors import ConfigError, MissingError
+from bench.winner.manifest import Base
+
+
+def locate(base: Base) -> Path:
+    """The folder of the base.
+
+    Raises:
+        ConfigError: it is another one than the adapter was trained on.
+        MissingError: it is not on this machine.
+    """
+    source = ModelConfig(
+        name=base.name,
+        source=base.source,
+        path=base.path,
+        hub_id=base.hub_id,
+        revision=base.revision,
+        template="{text}",
+        weights="saved",
+        target_modules="auto",
+        precision="auto",
+        architecture=None,
+    )
+    folder = weights.locate(source)
+    if folder is None:
+        raise MissingError(f"{base.name}: has random weights; use a run on saved ones")
+    if (found := weights.revision(source)) != base.content:
+        raise ConfigError(
+            f"{folder}: is {found} now and was {base.content} when the run was trained, so that what it "
+            "trained no longer fits; bring back the base as it was, or train again"
+        )
+    return folder

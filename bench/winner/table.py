@@ -1,0 +1,98 @@
+"""Texts to classify, from a file or line by line, and what they are taken for, written beside them."""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from bench.errors import ConfigError, DataError, MissingError, StoreError, first_line
+
+if TYPE_CHECKING:
+    from bench.winner.classifier import Prediction
+
+_KINDS = (".csv", ".jsonl")
+
+
+def require_kind(path: Path, option: str) -> None:
+    """Raises a ConfigError unless the file's name says that it is CSV or JSONL."""
+    if path.suffix not in _KINDS:
+        raise ConfigError(f"{option} {path}: must end in {' or '.join(_KINDS)}")
+
+
+def read_file(path: Path, column: str) -> pd.DataFrame:
+    """The file's rows, with every column that it has; the texts are in the named one.
+
+    Raises:
+        MissingError: there is no such file.
+        ConfigError: its name does not say what it is, or it has no such column.
+        DataError: it cannot be read, or a row has no text.
+    """
+    require_kind(path, "--file")
+    if not path.is_file():
+        raise MissingError(f"--file {path}: there is no such file")
+    try:
+        if path.suffix == ".csv":
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        else:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
+    except (ValueError, OSError) as error:  # pandas' and json's own are ValueErrors
+        raise DataError(f"--file {path}: cannot be read ({first_line(error)})") from None
+    if column not in frame:
+        there = ", ".join(map(str, frame.columns)) or "none"
+        raise ConfigError(f"--column {column}: {path} has no such column; there are {there}")
+    for number, text in enumerate(frame[column], start=1):
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"--file {path}: row {number} has no text in {column}; remove it")
+    return frame
+
+
+def read_lines(lines: Iterable[str]) -> list[str]:
+    """A text a line.
+
+    Raises:
+        DataError: there is none, or a line is empty.
+    """
+    texts = [line.rstrip("\r\n") for line in lines]
+    if not texts:
+        raise DataError("no text: give texts as arguments, with --file, or one a line on standard input")
+    if empty := [number for number, text in enumerate(texts, start=1) if not text.strip()]:
+        raise DataError(f"line {empty[0]} is empty; remove it")
+    return texts
+
+
+def add_predictions(frame: pd.DataFrame, predictions: "Sequence[Prediction]") -> pd.DataFrame:
+    """The rows with ``prediction`` and ``probability_<label>`` for each label.
+
+    Raises:
+        ConfigError: the rows have one of these columns already.
+    """
+    values: dict[str, list[Any]] = {"prediction": [one.label for one in predictions]}
+    for label in predictions[0].probabilities if predictions else ():
+        values[f"probability_{label}"] = [round(one.probabilities[label], 6) for one in predictions]
+    if taken := [name for name in values if name in frame]:
+        raise ConfigError(f"the file has a column {taken[0]} already; rename it")
+    return frame.assign(**values)
+
+
+def write_file(frame: pd.DataFrame, path: Path) -> None:
+    """Writes the rows as the file's name says.
+
+    Raises:
+        StoreError: the disk refused it.
+    """
+    try:
+        if path.suffix == ".csv":
+            frame.to_csv(path, index=False, quoting=csv.QUOTE_MINIMAL)
+        else:
+            path.write_text("".join(f"{line}\n" for line in to_json(frame)), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"--out {path}: {error.strerror or error}") from None
+
+
+def to_json(frame: pd.DataFrame) -> list[str]:
+    """Each row as a line of JSON."""
+    return [json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records")]

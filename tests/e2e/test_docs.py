@@ -1,0 +1,67 @@
+"""The commands that README, docs/ and --help show, run as they stand, but for short trainings."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import Bench
+from decoders import save_decoder
+from shown import EXAMPLES, SHOWN
+
+pytestmark = pytest.mark.slow
+
+# What this machine cannot run, and why.
+ELSEWHERE = {
+    "^make ": "installs into .venv, which the tests have",
+    "qwen3-0.6b$|model=hub|experiment=(rtx4090|article)(?!.*weights=random)|data.train=FILE": "needs the hub",
+    "run model=chatglm-6b": "builds 6 billion weights, in minutes",
+    "hydra/launcher": "needs SLURM or Ray; tests/cluster has them",
+    "--offline": "draws in a terminal",
+    "track.mode=online": "needs W&B",
+    "sync": "needs W&B",
+    "--cfg job|--help|COMMAND": "trains nothing; tests/e2e/test_commands.py",
+}
+SHORT = ["train.max_steps=6", "train.warmup_steps=0", "train.eval_steps=6", "track.mode=disabled"]
+MAY_END_WITH = {"recommend": (0, 1), "doctor": (0, 1)}
+COMMANDS = [
+    command
+    for command in sorted({*SHOWN, *EXAMPLES})
+    if not any(re.search(one, command) for one in ELSEWHERE)
+]
+
+
+@pytest.fixture(scope="module")
+def place(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A folder with all that the commands name, and the results of a first sweep."""
+    folder = tmp_path_factory.mktemp("shown")
+    rows = [(f"{word} {number} of the day", word) for number in range(40) for word in ("pos", "neg")]
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv(folder / "my.csv", index=False)
+    for name in ("a.csv", "b.csv"):
+        renamed = [(f"{name} {text}", label) for text, label in rows]
+        pd.DataFrame(renamed, columns=["title", "topic"]).to_csv(folder / name, index=False)
+    raw = [(f"{word} {number}", word) for number in range(40) for word in ("tennis", "golf", "tax")]
+    pd.DataFrame(raw, columns=["text", "label"]).to_csv(folder / "raw.csv", index=False)
+    shutil.copytree(tiny_bert, folder / "my-model")
+    save_decoder("qwen3", folder / "my-decoder", [text for text, _ in rows])
+    for name in ("others.csv", "FILE"):
+        (folder / name).write_text("method,peak_memory_gib,train_seconds,accuracy\nlora,1.5,60,0.9\n")
+    bench = Bench(folder)
+    tiny = ["model=local", "model.path=my-model", "method=majority,lora", *SHORT]
+    assert bench("sweep", *tiny, "results_dir=results/quickstart").returncode == 0
+    shutil.copytree(folder / "results" / "quickstart", folder / "results" / "mine")
+    return bench
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_is_shown_runs(place: Bench, command: str) -> None:
+    _, name, *words = shlex.split(command)
+    if name == "import" and words[0] == "peft":
+        pytest.fail("needs PEFT's files")
+    more = [*SHORT, "results_dir=results/tried"] if name in ("run", "sweep") else []
+    done = place(name, *words, *more)
+    assert done.returncode in MAY_END_WITH.get(name, (0,)), done.stderr[-2000:]
+    assert done.stdout
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,63 @@
+"""A plan as a terminal shows it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from bench.config import Config, replace_values
+from bench.identity import Identity
+from bench.sweep.overview import merge_settings, tabulate
+from bench.sweep.plan import Plan, Point
+
+GIB = 2**30
+
+
+def make_plan(compose: Callable[..., Config], rates: list[str]) -> tuple[Plan, dict[str, Any]]:
+    methods = [compose(f"method={name}") for name in ("lora", "full")]
+    configs = [replace_values(config, {"train.lr": float(rate)}) for config in methods for rate in rates]
+    points = [
+        Point(overrides=(), config=config, identity=Identity(run_id=f"{number:012x}", canonical={}))
+        for number, config in enumerate(configs)
+    ]
+    runs = [
+        {
+            "run_id": point.run_id,
+            "state": "done" if number == 0 else "planned",
+            "verdict": "fits",
+            "predicted_peak_reserved_bytes": (1 + number / 4) * GIB,
+            "predicted_hours": 0.5 if number else None,
+        }
+        for number, point in enumerate(points)
+    ]
+    return Plan(combinations=len(points), points=tuple(points), repeats={}), {"runs": runs}
+
+
+def test_few_runs_are_shown_one_by_one(compose: Callable[..., Config]) -> None:
+    header, rows = tabulate(*make_plan(compose, ["1e-3", "3e-3"]))
+    assert header[0] == "Run"
+    assert [row[0] for row in rows] == [f"{number:012x}" for number in range(4)]
+    assert rows[0][1:] == [
+        "lora r=8 alpha=16 dropout=0.05 lr=0.001 seed=0",
+        "done",
+        "1.00 GiB",
+        "fits",
+        "unknown",
+    ]
+
+
+def test_many_runs_that_are_alike_share_a_row(compose: Callable[..., Config]) -> None:
+    rates = [f"{number}e-4" for number in range(1, 14)]
+    header, rows = tabulate(*make_plan(compose, rates))
+    assert header[0] == "Method"
+    assert [(row[0], row[2], row[3]) for row in rows] == [
+        ("lora", "1", "done"),
+        ("lora", "12", "planned"),
+        ("full", "13", "planned"),
+    ]
+    assert rows[1][4:] == ["1.25 - 4.00 GiB", "fits", "30.0 min", "6.0 h"]
+    assert sum(int(row[2]) for row in rows) == 26
+
+
+def test_settings_that_differ_are_listed_once() -> None:
+    names = ["lora r=8 lr=0.1 seed=0", "lora r=16 lr=0.1 seed=0", "lora r=8 lr=0.2 seed=0"]
+    assert merge_settings(names) == "r=8,16 lr=0.1,0.2 seed=0"
+    assert merge_settings(["lora label_likelihood lr=1"]) == "label_likelihood lr=1"
