@@ -34,7 +34,7 @@ from bench.config import Config
 from bench.data import Dataset
 from bench.device import choose_device, choose_precision, limit_memory, require_attention
 from bench.errors import RunError, StoreError
-from bench.fit import BEST, Fitted, fit
+from bench.fit import Fitted, fit
 from bench.identity import describe
 from bench.measure import Meter
 from bench.memory import comparison
