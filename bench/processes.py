@@ -86,7 +86,7 @@ def gather(count: int, device: torch.device, follow: Callable[[], object]) -> It
 def _start(rank: int, meeting: Meeting, follow: Callable[[], object]) -> tuple[Any, Connection]:
     """A follower from a fork server, which has imported torch once for all of them, and the pipe to it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.attempt"])
+    context.set_forkserver_preload(["bench.preload"])
     ours, theirs = context.Pipe(duplex=True)
     arguments = (rank, meeting, cloudpickle.dumps(follow), dict(os.environ), theirs)
     process = context.Process(target=_follow, args=arguments, daemon=True)

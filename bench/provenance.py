@@ -32,9 +32,7 @@ def describe(*, model_revision: str | None) -> dict[str, Any]:
 
     cuda = torch.cuda.is_available()
     return {
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": None if (changes := _git("status", "--porcelain")) is None else bool(changes),
-        "packages": {name: _version(name) for name in PACKAGES},
+        **describe_code(),
         "python": platform.python_version(),
         "hardware": {
             "system": f"{platform.system()} {platform.machine()}",
@@ -50,6 +48,16 @@ def describe(*, model_revision: str | None) -> dict[str, Any]:
 
 
 @cache
+def describe_code() -> dict[str, Any]:
+    """The commit and the packages, looked up once: a process goes on with what it has imported."""
+    changes = _git("status", "--porcelain")
+    return {
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": None if changes is None else bool(changes),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
 def _git(*arguments: str) -> str | None:
     """What git says of the checkout that bench runs from, or None where it is none."""
     command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]

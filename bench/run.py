@@ -74,6 +74,8 @@ def run_all(config: Config) -> list[Result]:
         StoreError: the results folder cannot be written, or another process has this run.
         KeyboardInterrupt: after the record says ``interrupted``.
     """
+    if config.track.reason is not None:  # a sweep has found the mode out
+        tracking.begin_run(config.track.mode)
     prepared = prepare(config)
     from bench import attempt
 

@@ -32,6 +32,7 @@ from bench.errors import BenchError, ConfigError, MissingError
 INIT_SECONDS = 6  # wandb waits 10 more; its default is 90
 FINISH_SECONDS = 9  # by default wandb waits for ever on a server that died
 UPLOAD_SECONDS = 300  # of one offline run, about 0.1 MB; `wandb sync` retries a lost server for ever
+MODULES = ("wandb", "wandb.sdk.launch.inputs.internal")  # what wandb.init imports, in seconds
 _LATER = "upload later with `bench sync`"
 _NETRC_ALIASES = {"api.forge.coreweave.com": "api.wandb.ai"}  # W&B's public server, and its name before
 _SECRET = re.compile(
@@ -128,6 +129,17 @@ def start(
             _mark_lost(folder)
         return NullTracker(reason)
     return WandbTracker(run=run, mode=mode.mode, reason=mode.reason, wandb_run_id=run.id, folder=folder)
+
+
+def begin_run(mode: str) -> None:
+    """Starts W&B's service in the background, so that it is there once an offline run has its texts."""
+
+    def start_service() -> None:
+        with contextlib.suppress(Exception):  # what fails here fails again in start, which says so
+            _import().setup()
+
+    if mode == "offline":
+        threading.Thread(target=start_service, daemon=True).start()
 
 
 def begin_sweep(folder: Path) -> None:
@@ -232,16 +244,20 @@ def _mark_lost(folder: Path) -> None:
         _lost_mark(folder).touch()
 
 
-def _init(**described: Any) -> Any:
-    """A fresh wandb run that prints nothing and captures neither console, code, git nor the command line.
-
-    wandb and its service process read the two variables. Without the second even an offline run posts
-    telemetry to the server, and a process waits 10 s at its end for a server that died.
+def _import() -> Any:
+    """wandb, told by two variables to be quiet and to post no telemetry, for which even an offline run would
+    wait 10 s at its end if the server had died.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
+    return wandb
+
+
+def _init(**described: Any) -> Any:
+    """A fresh wandb run that prints nothing and captures neither console, code, git nor the command line."""
+    wandb = _import()
     settings = wandb.Settings(
         silent=True,
         console="off",
@@ -267,9 +283,8 @@ def _log_predictions(run: Any, predictions: pd.DataFrame) -> None:
     A table that is bound to its run before it is logged stays a file of the run. Otherwise wandb makes it an
     artifact, which offline waits in the user's home folder and is lost when results/ moves to be uploaded.
     """
-    import wandb
-
-    table: Any = wandb.Table(dataframe=predictions, allow_mixed_types=True)
+    rows = predictions.astype(object).to_numpy().tolist()  # a frame it would take cell by cell, slowly
+    table = _import().Table(columns=list(predictions.columns), data=rows, allow_mixed_types=True)
     if run.offline:
         table.bind_to_run(run, "predictions", "final")
     run.log({"predictions": table})

@@ -48,6 +48,24 @@ bench table --results results/mine --lang zh     another folder, in Chinese
 bench table report.price_per_hour=0.5 report.price_per_kwh=0.3
                                                  with what a training costs
 """,
+    "report": """\
+bench report                                     report.html and figures/ of results/quickstart
+bench report --results results/mine --lang zh    another folder, opening in Chinese
+""",
+    "export": """\
+bench export best:lora my-model                  the table's choice of a method
+bench export e35d791c503e my-model               one run by its id, as runs.csv has it
+""",
+    "merge": """\
+bench merge best:lora my-merged                  one model without an adapter
+bench merge best:qlora my-merged --into full     into the weights as they were before 4 bits
+""",
+    "classify": """\
+bench classify my-model "shares fall again"      texts as arguments, or lines on standard input
+bench classify best:lora --file texts.csv --out found.csv
+""",
+    "latency": "bench latency my-model --file texts.csv          with texts of your own\n",
+    "generate": "bench generate best:lora \"shares fall again\"    what the model writes after its prompt\n",
     "dashboard": """\
 bench dashboard                                  create or update it on W&B; offline write dashboard.json
 bench dashboard track.mode=online                an error where W&B cannot be reached

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hypothesis import settings
 
 from bench import config as configuration
 from bench.config import Config
@@ -18,6 +19,8 @@ from bench.run import PLUGINS_DIR
 
 if str(PLUGINS_DIR) not in sys.path:
     sys.path.append(str(PLUGINS_DIR))
+settings.register_profile("any machine", deadline=None)  # a slow one has no other results
+settings.load_profile("any machine")
 
 
 TOPICS = {

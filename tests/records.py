@@ -14,7 +14,7 @@ from bench.report.comparison import compare_methods
 from bench.report.evidence import Evidence
 from bench.report.rows import build_rows
 from bench.reporting import ReportConfig
-from bench.store import Result
+from bench.store import Result, Store
 
 TEST_SIZE = 400
 CARD = "NVIDIA GeForce RTX 4090"
@@ -126,6 +126,21 @@ def make_predictions(result: Result, *, rows: int = TEST_SIZE) -> pd.DataFrame:
     return pd.DataFrame(
         {"split": "test", "id": range(rows), "label": names[labels], "prediction": names[predicted]}
     )
+
+
+def write_runs(store: Store, count: int) -> None:
+    """So many records of three methods, some of them without a success, and the predictions of the best."""
+    for number in range(count):
+        run = make_run(
+            ("lora", "qlora", "dora")[number % 3],
+            r=4 + number // 100,
+            lr=1e-5 * (1 + number % 100),
+            validation=0.5 + number % 397 / 1000,
+            status="oom" if number % 50 == 0 else "success",
+        )
+        store.write(run)
+        if run.status == "success" and run.metrics["validation"]["accuracy"] > 0.89:
+            store.write_predictions(run.run_id, make_predictions(run))
 
 
 def make_evidence(

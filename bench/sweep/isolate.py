@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -21,7 +21,6 @@ import cloudpickle
 from bench.errors import BenchError, RunError
 
 GRACE_SECONDS = 8.0  # that a process has to write down that it was stopped
-_PRELOADED = ["bench.attempt"]
 
 
 class ProcessError(RunError):
@@ -36,9 +35,10 @@ class ProcessError(RunError):
         self.ended_with = ended_with  # its exit code
 
 
-def warm_up() -> None:
-    """Starts the fork server, which imports in the background while this process plans."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
+def warm_up(more: Sequence[str] = ()) -> None:
+    """Starts the fork server, which imports while this process plans, ``more`` modules too."""
+    preloaded = ["bench.preload", "bench.sweep.plugins", *more]
+    multiprocessing.get_context("forkserver").set_forkserver_preload(preloaded)
     forkserver.ensure_running()
 
 

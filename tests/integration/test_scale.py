@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from records import NO_PRICES, make_predictions, make_run
+from records import NO_PRICES, write_runs
 
 from bench.report.table import write_tables
 from bench.store import Store
@@ -19,20 +19,7 @@ def test_ten_thousand_runs_are_in_all_tables_within_ten_seconds(
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     store = Store(tmp_path)
-    runs = [
-        make_run(
-            ("lora", "qlora", "dora")[number % 3],
-            r=4 + number // 100,
-            lr=1e-5 * (1 + number % 100),
-            validation=0.5 + number % 397 / 1000,
-            status="oom" if number % 50 == 0 else "success",
-        )
-        for number in range(RUNS)
-    ]
-    for run in runs:
-        store.write(run)
-        if run.status == "success" and run.metrics["validation"]["accuracy"] > 0.89:
-            store.write_predictions(run.run_id, make_predictions(run))
+    write_runs(store, RUNS)
     started = time.process_time()
     written = write_tables(store, lang="en", report=NO_PRICES)
     seconds = time.process_time() - started

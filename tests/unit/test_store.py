@@ -403,7 +403,7 @@ HOSTILE = (
 LABELS = st.lists(st.sampled_from(HOSTILE) | st.text(max_size=5), min_size=2, max_size=5, unique=True)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(LABELS)
 @example(list(HOSTILE))
 @example(["1", "2"])

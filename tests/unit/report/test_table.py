@@ -276,7 +276,7 @@ records = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(records, st.randoms(use_true_random=False))
 def test_the_files_are_byte_identical_in_any_order(results: list[Result], rng: random.Random):
     def render(some: list[Result]) -> tuple[str, ...]:

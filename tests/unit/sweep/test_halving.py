@@ -245,7 +245,7 @@ def score_by_hash(failing: int) -> Callable[[Point], float | None]:
     return score
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     methods=st.lists(st.sampled_from(["full", "lora", "qlora", "head"]), min_size=1, max_size=3, unique=True),
     ranks=st.lists(st.sampled_from([4, 8, 16]), min_size=1, unique=True),

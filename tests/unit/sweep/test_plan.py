@@ -64,7 +64,7 @@ def unique(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
     return st.lists(values, min_size=1, max_size=4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     methods=unique(st.sampled_from(["full", "lora", "qlora", "majority", "head"])),
     data=st.lists(st.sampled_from(["bbc_headlines", "bbc_news"]), min_size=1, max_size=2),
@@ -227,7 +227,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(VALUES)
 @example(list(HOSTILE))
 def test_hydra_reads_an_override_as_the_value_it_was_made_of(value: Any) -> None:

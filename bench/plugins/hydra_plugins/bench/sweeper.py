@@ -15,6 +15,7 @@ from hydra_plugins.bench.launcher import BenchLauncher
 from omegaconf import DictConfig
 
 from bench import config as configuration
+from bench import tracking
 from bench.config import Config
 from bench.errors import StoreError
 from bench.identity import describe
@@ -49,7 +50,7 @@ class BenchSweeper(Sweeper):
         local = isinstance(self.worker, BenchLauncher)
         stop_on_signals(again=self.worker.isolation.kill if isinstance(self.worker, BenchLauncher) else None)
         if local:
-            isolate.warm_up()
+            isolate.warm_up(() if self.composed.track.mode == "disabled" else tracking.MODULES)
         identify = Identifier()
         base, plan = plan_request(arguments, compose=self._compose, identify=identify)
         store = Store(Path(base.results_dir))
