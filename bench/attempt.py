@@ -5,13 +5,16 @@ import dataclasses
 import errno
 import logging
 import os
+import shutil
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import transformers
 
@@ -26,18 +29,22 @@ from bench import (
     trainer,
     weights,
 )
+from bench.checkpoint import BEST
 from bench.config import Config
 from bench.data import Dataset
 from bench.device import choose_device, choose_precision, limit_memory, require_attention
-from bench.errors import ConfigError, DataError, RunError, StoreError
-from bench.fit import EARLIER, Fitted, fit, score_all
+from bench.errors import RunError, StoreError
+from bench.fit import Fitted, fit
 from bench.identity import describe
 from bench.measure import Meter
 from bench.memory import comparison
+from bench.outcome import finish_record, flatten, measure_pack
+from bench.packed.fit import fit_pack
 from bench.redaction import redact
-from bench.store import Result, Store, now
+from bench.store import Result, Store
 from bench.tracking import Mode, Tracker
 
+ASIDE = "alone"  # in a run's folder: the weights of a run that is trained again
 _log = logging.getLogger("bench")
 
 
@@ -57,18 +64,21 @@ def require_device(config: Config) -> torch.device:
 
 
 @contextlib.contextmanager
-def log_to(path: Path) -> Iterator[None]:
-    """What libraries and bench say goes to the file; standard error too, as C code writes there."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+def log_to(paths: Mapping[str, Path]) -> Iterator[None]:
+    """What libraries and bench say goes to the file of each run, but for what is of another run alone.
+
+    Standard error goes to the first file, as C code writes there.
+    """
     root = logging.getLogger()
     level = root.level
-    root.addHandler(handler)
+    handlers = [_open_log(path, run_id) for run_id, path in paths.items()]
+    for handler in handlers:
+        root.addHandler(handler)
     root.setLevel(logging.INFO)
     transformers.utils.logging.disable_progress_bar()
     sys.stderr.flush()
     kept = os.dup(2)
-    with path.open("a") as file:
+    with next(iter(paths.values())).open("a") as file:
         os.dup2(file.fileno(), 2)
     try:
         yield
@@ -77,9 +87,18 @@ def log_to(path: Path) -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         root.setLevel(level)
-        root.removeHandler(handler)
-        handler.close()
-        _redact_file(path)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+        for path in paths.values():
+            _redact_file(path)
+
+
+def _open_log(path: Path, run_id: str) -> logging.Handler:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(lambda line: getattr(line, "run_id", run_id) == run_id)
+    return handler
 
 
 def _redact_file(path: Path) -> None:
@@ -89,57 +108,172 @@ def _redact_file(path: Path) -> None:
         path.write_text(redacted, encoding="utf-8", errors="surrogateescape")
 
 
+@dataclass(frozen=True)
+class _Diary:
+    """What is written down of one run while it trains, alone or with others."""
+
+    config: Config
+    started: Result
+    tracker: Tracker
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def log(self, row: trainer.Row, step: int) -> None:
+        """A row of the run's history; memory that it shares is not its own."""
+        if self.started.packed is not None:
+            row = {name: value for name, value in row.items() if not name.endswith("_bytes")}
+        self.history.append({"step": step, **row})
+        self.tracker.log(row, step=step)
+        words = ", ".join(f"{name} {value}" for name, value in row.items())
+        _log.info("step %d: %s", step, words, extra={"run_id": self.started.run_id})
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What one run came to, once its record is on disk."""
+
+    result: Result
+    predictions: pd.DataFrame | None
+    error: BaseException | None
+
+
 def attempt(
-    config: Config, dataset: Dataset, *, model_folder: Path | None, store: Store, started: Result, mode: Mode
-) -> Result:
-    """Fits, scores and records; an error becomes the record's status.
+    configs: Sequence[Config],
+    dataset: Dataset,
+    *,
+    model_folder: Path | None,
+    store: Store,
+    started: Sequence[Result],
+    mode: Mode,
+) -> list[Result]:
+    """Fits, scores and records a run, or several as a pack; an error becomes the record's status.
 
     Raises:
-        KeyboardInterrupt: after the record says ``interrupted``.
-        StoreError: the disk is full or not to be written; the record says ``failed``, if it could be written.
+        KeyboardInterrupt: after the records say ``interrupted``.
+        StoreError: the disk is full or not to be written; a record says ``failed``, if it could be written.
     """
-    meter = Meter(require_device(config))
-    started = dataclasses.replace(
-        started, provenance=provenance.describe(model_revision=weights.revision(config.model))
-    )
-    tracker = _start_tracker(config, started, mode)
-    history: list[dict[str, Any]] = []
+    meter = Meter(require_device(configs[0]))
+    facts = provenance.describe(model_revision=weights.revision(configs[0].model))
+    diaries = []
+    for config, record in zip(configs, started, strict=True):
+        known = dataclasses.replace(record, provenance=facts)
+        diaries.append(_Diary(config, known, _start_tracker(config, known, mode)))
+    ends: Sequence[Fitted | BaseException]
+    try:
+        ends = _fit_all(diaries, dataset, model_folder=model_folder, store=store, meter=meter)
+    except BaseException as raised:
+        ends = [raised] * len(diaries)
+    if len(diaries) > 1:
+        packed = measure_pack(meter, len(diaries))
+        diaries = [
+            dataclasses.replace(one, started=dataclasses.replace(one.started, packed=packed))
+            for one in diaries
+        ]
+    recorded = [
+        _record(diary, end, dataset, folder=model_folder, store=store, meter=meter)
+        for diary, end in zip(diaries, ends, strict=True)
+    ]
+    with ThreadPoolExecutor(len(diaries)) as pool:  # a server that is lost is waited for once
+        spread = map if len(diaries) == 1 else pool.map
+        results = list(spread(partial(_finish_tracker, store), diaries, recorded))
+    for one in recorded:
+        if isinstance(one.error, KeyboardInterrupt | SystemExit | StoreError):
+            raise one.error
+    return results
 
-    def log(row: trainer.Row, step: int) -> None:
-        history.append({"step": step, **row})
-        tracker.log(row, step=step)
-        _log.info("step %d: %s", step, ", ".join(f"{name} {value}" for name, value in row.items()))
 
+def _fit_all(
+    diaries: Sequence[_Diary], dataset: Dataset, *, model_folder: Path | None, store: Store, meter: Meter
+) -> Sequence[Fitted | BaseException]:
+    """What each run came to; the error of one alone stands in its place, that of all is raised."""
+    folders = [_find_place(diary, store) for diary in diaries]
+    if len(diaries) > 1:
+        return fit_pack(
+            [diary.config for diary in diaries],
+            dataset,
+            model_folder=model_folder,
+            run_folders=folders,
+            meter=meter,
+            logs=[diary.log for diary in diaries],
+        )
+    [diary], [folder] = diaries, folders
+    fit_here = partial(fit, diary.config, dataset, model_folder=model_folder, run_folder=folder)
+    count = diary.config.train.processes if diary.config.method.estimator == "network" else 1
+    with processes.gather(count, meter.device, partial(_follow, diary.config, fit_here)):
+        return [fit_here(meter=meter, log=diary.log)]
+
+
+def _find_place(diary: _Diary, store: Store) -> Path:
+    """Where the run's weights go: aside while a success has its own, which this attempt may not replace.
+
+    There it begins anew, without checkpoints, as it is there to be measured from its first step on.
+    """
+    folder = store.run_folder(diary.started.run_id)
+    if _has_success(diary.started.run_id, store):
+        folder = folder / ASIDE
+        shutil.rmtree(folder, ignore_errors=True)  # a killed attempt may have left it
+        folder.mkdir()
+    return folder
+
+
+def _take_from_aside(folder: Path) -> None:
+    """Puts the weights of a run that does replace a success in the place of that one's."""
+    if (folder / ASIDE / BEST).exists():
+        (folder / ASIDE / BEST).replace(folder / BEST)
+
+
+def _has_success(run_id: str, store: Store) -> bool:
+    found = store.read(run_id)
+    return found is not None and found.status == "success"
+
+
+def _record(
+    diary: _Diary,
+    end: Fitted | BaseException,
+    dataset: Dataset,
+    *,
+    folder: Path | None,
+    store: Store,
+    meter: Meter,
+) -> _Recorded:
+    """Scores one run and writes down all that it came to."""
+    run_id, config = diary.started.run_id, diary.config
+    alone, replaces = diary.started.packed is None, _has_success(run_id, store)
+    # One of a pack that failed by itself did so in training, wherever the others have got to by now.
+    phase = "train" if isinstance(end, RunError) and not alone else meter.current
     fitted, predictions, error = None, None, None
     try:
-        fit_here = partial(
-            fit, config, dataset, model_folder=model_folder, run_folder=store.run_folder(started.run_id)
-        )
-        count = config.train.processes if config.method.estimator == "network" else 1
-        with processes.gather(count, meter.device, partial(_follow, config, fit_here)):
-            fitted = fit_here(meter=meter, log=log)
+        if isinstance(end, BaseException):
+            raise end
         with meter.phase("save"):
-            predictions = metrics.predictions_frame(fitted.probabilities, dataset)
-            store.write_predictions(started.run_id, predictions)
+            predictions = metrics.predictions_frame(end.probabilities, dataset)
+            store.write_predictions(run_id, predictions)
+            _take_from_aside(store.run_folder(run_id))
+        fitted, phase = end, meter.current
     except BaseException as raised:
         error = _explain_full_disk(raised)
-        _log.error("the run failed", exc_info=raised)
-    store.write_history(started.run_id, history)
-    result = _finish_record(started, dataset, meter, fitted=fitted, error=error)
-    result = dataclasses.replace(result, tracking=_describe_tracker(tracker))
+        _log.error("the run failed", exc_info=raised, extra={"run_id": run_id})
+    shutil.rmtree(store.run_folder(run_id) / ASIDE, ignore_errors=True)
+    if error is None or not replaces:
+        store.write_history(run_id, diary.history)
+    result = finish_record(diary.started, dataset, meter, phase=phase, fitted=fitted, error=error)
+    result = dataclasses.replace(result, tracking=_describe_tracker(diary.tracker))
     store.write(result)  # before what may take its time
-    if error is None or result.status == "oom":
-        result = comparison.compare(result, config, dataset, folder=model_folder, meter=meter)
-        store.write(result)
-    tracker.finish(summary=flatten(result), predictions=predictions, success=error is None)
-    if _describe_tracker(tracker) != result.tracking:
-        result = dataclasses.replace(result, tracking=_describe_tracker(tracker))
+    if alone and (error is None or result.status == "oom"):
+        result = comparison.compare(result, config, dataset, folder=folder, meter=meter)
         store.write(result)
     if result.status == "success":
         stopped = config.train.stop_step is not None
-        checkpoint.tidy(store.run_folder(started.run_id), policy=config.train.keep, stopped=stopped)
-    if isinstance(error, KeyboardInterrupt | SystemExit | StoreError):
-        raise error
+        checkpoint.tidy(store.run_folder(run_id), policy=config.train.keep, stopped=stopped)
+    return _Recorded(result, predictions, error)
+
+
+def _finish_tracker(store: Store, diary: _Diary, recorded: _Recorded) -> Result:
+    """Ends the run's W&B run; the record, with what became of that in it."""
+    result, tracker = recorded.result, diary.tracker
+    tracker.finish(summary=flatten(result), predictions=recorded.predictions, success=recorded.error is None)
+    if _describe_tracker(tracker) != result.tracking:
+        result = dataclasses.replace(result, tracking=_describe_tracker(tracker))
+        store.write(result)
     return result
 
 
@@ -175,91 +309,3 @@ def _start_tracker(config: Config, started: Result, mode: Mode) -> Tracker:
         tags=[config.method.name, config.model.name, config.data.name],
         config=started.config,
     )
-
-
-def _finish_record(
-    started: Result,
-    dataset: Dataset,
-    meter: Meter,
-    *,
-    fitted: Fitted | None,
-    error: BaseException | None,
-) -> Result:
-    """The record of a run that ended, well or not, with what was measured up to there."""
-    times = meter.time_record()
-    times["total_seconds"] = (times["total_seconds"] or 0.0) + meter.seconds.get(EARLIER, 0.0)
-    measured: dict[str, Any] = {
-        "phase": meter.current,
-        "ended_at": now(),
-        "memory": meter.memory_record(),
-        "time": times,
-        "energy": meter.energy_record(),
-    }
-    reasons = meter.null_reasons()
-    if (count := started.config["train"]["processes"]) > 1:
-        reasons["memory"] = reasons["energy"] = f"of the first of {count} processes, as only it is measured"
-    if fitted is None or error is not None:
-        return dataclasses.replace(
-            started,
-            status=classify(error),
-            error=_describe_error(error),
-            reasons=reasons,
-            **measured,
-        )
-    return dataclasses.replace(
-        started,
-        status="success",
-        metrics=score_all(fitted.probabilities, dataset),
-        parameters=fitted.parameters,
-        throughput=fitted.throughput,
-        model=fitted.model,
-        data={**started.data, "truncated_share": fitted.truncated_share},
-        reasons=reasons | fitted.reasons,
-        **measured,
-    )
-
-
-def classify(error: BaseException | None) -> str:
-    """The status of a run that ended with this error."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    if isinstance(error, RunError):  # a loss or probabilities that are no numbers
-        return "diverged"
-    if isinstance(error, ConfigError | DataError):
-        return "invalid"
-    out_of_memory = ("out of memory", "can't allocate memory", "not enough memory")
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in out_of_memory)
-    ):
-        return "oom"
-    return "failed"
-
-
-def flatten(result: Result) -> dict[str, object]:
-    """The table's columns of a record, as W&B's summary."""
-    train_memory = result.memory.get("train") or {}
-    return {
-        "status": result.status,
-        "train_seconds": result.time.get("train_seconds"),
-        **{f"train_{name}": value for name, value in train_memory.items()},
-        **{
-            f"{split}_{name}": value
-            for split, scores in result.metrics.items()
-            for name, value in scores.items()
-        },
-        **{f"{name}_parameters": value for name, value in result.parameters.items()},
-        **result.throughput,
-    }
-
-
-def _describe_error(error: BaseException | None) -> dict[str, Any] | None:
-    """The block ``error`` of a record."""
-    if error is None:
-        return None
-    return {
-        "type": type(error).__name__,
-        "message": redact(str(error)) or type(error).__name__,
-        "traceback_tail": redact("".join(traceback.format_exception(error)))[-4000:],
-        "signal": "SIGTERM" if type(error).__name__ == "Terminated" else None,
-        "exit_code": error.code if isinstance(error, SystemExit) else None,
-    }

@@ -10,6 +10,7 @@ from bench.cards import read_cards
 from bench.config import Config, MethodConfig, TrainConfig, read_field
 from bench.errors import ConfigError
 from bench.identity import uses_lora
+from bench.pack import check_pack
 from bench.reporting import check_report
 from bench.spelling import guess
 
@@ -81,6 +82,7 @@ def check(config: Config) -> list[str]:
         *_check_names(config),
         *_check_texts(config),
         *check_report(config.report),
+        *check_pack(config),
     ]
 
 
@@ -383,6 +385,10 @@ _OTHER_RANGES: Rules = {
     "sweep.time_limit_seconds": (
         lambda v: v is None or 0 < v < math.inf,
         _POSITIVE + ", or null for no limit",
+    ),
+    "sweep.pack": (
+        lambda v: v in ("auto", "off") or (isinstance(v, int) and (v is False or v > 1)),
+        "must be auto, off or a number of runs from 2 on",
     ),
     "sweep.final_seeds": (lambda v: all(map(_is_seed, v)), "must each lie in [0, 2**32)"),
     "track.probe_seconds": (lambda v: 0 < v <= 30, "must lie in (0, 30]"),

@@ -144,6 +144,7 @@ class SweepConfig:
     retry: list[str]  # statuses that are trained again; points without a record always are
     fail_fast: bool  # start no further run after one that is not a success
     time_limit_seconds: float | None  # of one run; a longer one is ended and has the status timeout
+    pack: Any  # auto | off | N: how many runs over the same base weights train together in one process
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ class Config:
     device_memory_gib: float | None  # that a run may take of a CUDA device, as if it had no more; null: all
     oom_halvings: int  # how often the micro-batch was halved, and accumulation doubled; set by a sweep
     resume_from: str | None  # a run_id: go on from its checkpoint, if this run has none of its own
+    pack: list[dict[str, Any]]  # runs trained beside this one, each as the values in which it differs
     results_dir: str
     cache_dir: str  # tokenised texts
 
@@ -221,7 +223,7 @@ def to_dict(config: Config, *, without: Collection[str] = ()) -> dict[str, Any]:
     """The configuration as plain values, for a record, but for some of its sections and fields."""
     values = {name: getattr(config, name) for name in _field_names() if name not in without}
     return {
-        name: value if isinstance(value, str | int | float | None) else dataclasses.asdict(value)
+        name: value if isinstance(value, str | int | float | list | None) else dataclasses.asdict(value)
         for name, value in values.items()
     }
 

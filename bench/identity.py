@@ -26,6 +26,7 @@ UNCOUNTED = (
     "devices",
     "device_memory_gib",
     "resume_from",
+    "pack",
     "results_dir",
     "cache_dir",
 )

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -30,6 +30,7 @@ from bench.config import Config
 from bench.data import Dataset
 from bench.errors import BenchError, ConfigError
 from bench.identity import Identity, describe, identify
+from bench.pack import describe_pack, unpack
 from bench.redaction import show
 from bench.spelling import guess
 from bench.store import Result, Store, start_record
@@ -48,16 +49,25 @@ class Terminated(KeyboardInterrupt):
 class Prepared:
     """What a run needs and can be wrong, found before anything is written."""
 
-    config: Config  # with commits for what is on the hub
+    runs: Sequence[tuple[Config, Identity]]  # with commits for what is on the hub; more than one is a pack
     dataset: Dataset
     model_folder: Path | None  # None: its weights are random
-    identity: Identity
 
 
 def run(config: Config) -> Result:
     """Trains and measures one configuration; its record is on disk and comes back, whatever it came to.
 
-    A run that has a success already is not trained again.
+    Raises:
+        As run_all, of which this is the first record.
+    """
+    return run_all(config)[0]
+
+
+def run_all(config: Config) -> list[Result]:
+    """Trains a configuration and, in the same process, those of its ``pack``: the record of each.
+
+    A run that has a success already is not trained again. Trained alone it is so even after a success in a
+    pack, where memory and time were not its own.
 
     Raises:
         ConfigError, DataError, MissingError: something is wrong or not there; nothing was written.
@@ -67,56 +77,81 @@ def run(config: Config) -> Result:
     if config.track.mode == "offline":
         tracking.begin_run()
     prepared = prepare(config)
-    config = prepared.config
     from bench import attempt
 
-    trained = halve_micro_batch(_name_device(config))
-    attempt.require_device(trained)
+    attempt.require_device(halve_micro_batch(_name_device(config)))
     mode = _decide_tracking(config)
     store = Store(Path(config.results_dir))
     store.prepare()
-    with store.claim(prepared.identity.run_id) as folder:
-        found = store.read(prepared.identity.run_id)
-        if found is not None and found.status == "success":
-            policy = found.config["train"].get("keep", "best")  # which earlier records do not say
+    ids = [identity.run_id for _, identity in prepared.runs]
+    with contextlib.ExitStack() as claims:
+        for run_id in ids:
+            claims.enter_context(store.claim(run_id))
+        found = {run_id: store.read(run_id) for run_id in ids}
+        done = {run_id: one for run_id, one in found.items() if one and _is_done(one, alone=len(ids) == 1)}
+        for run_id, one in done.items():  # a kill just after the record may have left what it does not keep
+            policy = one.config["train"].get("keep", "best")  # which earlier records do not say
             stopped = config.train.stop_step is not None
-            checkpoint.tidy(folder, policy=policy, stopped=stopped)  # a kill just after the record
-            return found
-        started = start_record(
+            checkpoint.tidy(store.run_folder(run_id), policy=policy, stopped=stopped)
+        due = [one for one in prepared.runs if one[1].run_id not in done]
+        ended = _train(dataclasses.replace(prepared, runs=due), found, store=store, mode=mode) if due else []
+        results = done | {one.run_id: one for one in ended}
+        return [results[run_id] for run_id in ids]
+
+
+def _train(
+    prepared: Prepared, earlier: Mapping[str, Result | None], *, store: Store, mode: Mode
+) -> list[Result]:
+    """Starts a record for each of the runs and trains them, several in one go."""
+    from bench import attempt
+
+    described = {**data.describe(prepared.dataset), "truncated_share": None}
+    size = len(prepared.runs)
+    started = [
+        start_record(
             config,
-            prepared.identity,
-            earlier=found,
+            identity,
+            earlier=earlier[identity.run_id],
             labels=list(prepared.dataset.labels),
-            data={**data.describe(prepared.dataset), "truncated_share": None},
+            data=described,
+            packed=None if size == 1 else describe_pack(size),
         )
-        store.write(started)
-        with attempt.log_to(folder / "log.txt"):
-            return attempt.attempt(
-                trained,
-                prepared.dataset,
-                model_folder=prepared.model_folder,
-                store=store,
-                started=started,
-                mode=mode,
-            )
+        for config, identity in prepared.runs
+    ]
+    for record in started:
+        store.write(record)
+    with attempt.log_to({one.run_id: store.run_folder(one.run_id) / "log.txt" for one in started}):
+        return attempt.attempt(
+            [halve_micro_batch(_name_device(config)) for config, _ in prepared.runs],
+            prepared.dataset,
+            model_folder=prepared.model_folder,
+            store=store,
+            started=started,
+            mode=mode,
+        )
+
+
+def _is_done(found: Result, *, alone: bool) -> bool:
+    """Whether the record makes a training needless; a run alone is also there to measure what it takes."""
+    return found.status == "success" and not (alone and found.packed is not None)
 
 
 def prepare(config: Config) -> Prepared:
-    """Checks the configuration, loads the texts, and finds the model and the run's identity.
+    """Checks the configuration, loads the texts, and finds the model and each run's identity.
 
     Raises:
         ConfigError, DataError, MissingError: as run.
     """
     require_valid([config])
-    config = hub.pin(config)
+    runs = unpack(hub.pin(config))
+    require_valid(runs)
     dataset = data.load(config.data)
-    folder = weights.locate(config.model)
-    identity = identify(
-        config,
-        data_fingerprint=dataset.fingerprint,
-        model_revision=weights.revision(config.model),
-    )
-    return Prepared(config, dataset, folder, identity)
+    folder = weights.locate(runs[0].model)
+    revision = weights.revision(runs[0].model)
+    identified = [
+        (one, identify(one, data_fingerprint=dataset.fingerprint, model_revision=revision)) for one in runs
+    ]
+    return Prepared(identified, dataset, folder)
 
 
 def halve_micro_batch(config: Config) -> Config:
@@ -231,23 +266,24 @@ def stop_on_signals(again: Callable[[], None] | None = None) -> None:
         signal.signal(one, stop)
 
 
-def task(composed: DictConfig) -> Result:
-    """What Hydra calls for each job; alone, it prints what the run came to and exits with its code."""
+def task(composed: DictConfig) -> list[Result]:
+    """What Hydra calls for each job; alone, it prints what each run came to and exits with their code."""
     stop_on_signals()
     config = configuration.from_hydra(composed)
     alone = HydraConfig.get().mode == RunMode.RUN
     try:
-        result = run(config)
+        results = run_all(config)
     except BenchError as error:
         if not alone:
             raise
         print(show(error), file=sys.stderr)
         sys.exit(error.exit_code)
     if alone:
-        print(summarise(config, result), flush=True)
-        if result.status != "success":
+        for one, result in zip(unpack(config), results, strict=True):
+            print(summarise(one, result), flush=True)
+        if any(result.status != "success" for result in results):
             sys.exit(1)
-    return result
+    return results
 
 
 def summarise(config: Config, result: Result) -> str:
@@ -256,10 +292,13 @@ def summarise(config: Config, result: Result) -> str:
     if result.status != "success":
         message = (result.error or {}).get("message", "no message")
         return show(f"{name}: {result.status} ({message})").replace("\n", " ")
-    test, seconds = result.metrics["test"], result.time["train_seconds"]
-    return (
-        f"{name}: test accuracy {test['accuracy']:.1%}, F1 {test['f1_macro']:.1%}, trained in {seconds:.1f} s"
+    test, packed = result.metrics["test"], result.packed
+    how = (
+        f"trained in {result.time['train_seconds']:.1f} s"
+        if packed is None
+        else f"one of {packed['size']} packed in {packed['pack_seconds']:.1f} s"
     )
+    return f"{name}: test accuracy {test['accuracy']:.1%}, F1 {test['f1_macro']:.1%}, {how}"
 
 
 _app = hydra.main(version_base="1.3", config_path=str(configuration.CONF_DIR), config_name="config")(task)

@@ -26,6 +26,7 @@ from bench.config import Config, to_dict
 from bench.errors import HeldError, StoreError
 from bench.files import TEMPORARY, explained, replace_file
 from bench.identity import Identity, hash_canonical
+from bench.pack import find_fault
 
 SCHEMA_VERSION = 1
 STATUSES = ("success", "failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
@@ -57,6 +58,7 @@ class Result:
     prediction: dict[str, Any] = field(default_factory=dict)  # of the peak memory, and how far off it was
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)  # what was chosen: target_modules, precision, ...
+    packed: dict[str, Any] | None = None  # {size, pack_peak_bytes, pack_seconds}; None: trained alone
     provenance: dict[str, Any] = field(default_factory=dict)
     tracking: dict[str, Any] = field(default_factory=dict)  # {mode, wandb_run_id, reason}
     error: dict[str, Any] | None = None
@@ -85,7 +87,7 @@ def start_record(config: Config, identity: Identity, *, earlier: Result | None, 
     """The record that precedes an attempt at a run, after the ``earlier`` attempts at it."""
     attempts = []
     if earlier is not None:
-        kept = ("attempt", "status", "phase", "started_at", "ended_at", "error")
+        kept = ("attempt", "status", "phase", "started_at", "ended_at", "error", "packed")
         summary = {name: getattr(earlier, name) for name in kept}
         attempts = [*earlier.attempts, {**summary, "oom_halvings": earlier.config.get("oom_halvings")}]
     return Result(
@@ -326,7 +328,7 @@ def read_record(path: Path) -> Result | BadRecord:
     if not isinstance(values, dict):
         return BadRecord(path, "is not an object")
     names = {one.name for one in dataclasses.fields(Result)} | {"checksum"}
-    if set(values) | {"prediction"} != names:  # which records of earlier versions lack
+    if set(values) | {"prediction", "packed"} != names:  # which records of earlier versions lack
         return BadRecord(path, f"has other fields: {', '.join(sorted(set(values) ^ names))}")
     try:
         found = values.pop("checksum")
@@ -345,7 +347,8 @@ def read_record(path: Path) -> Result | BadRecord:
     for name, kind in _KINDS.items():
         if not _fits(getattr(result, name), kind):
             return BadRecord(path, f"its {name} is not of the type {kind}")
-    return result
+    fault = find_fault(result.packed, memory=result.memory, time=result.time)
+    return result if fault is None else BadRecord(path, fault)
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -109,7 +109,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         store, isolation = Store(Path(base.results_dir)), Isolation()
         known = outlook.forecast(plan, base, store, isolation=isolation)
         advice = outlook.advise(plan, known, compose=compose, isolation=isolation)
-    described = outlook.describe_plan(plan, store, known, advice)
+    described = outlook.describe_plan(plan, base, store, known, advice)
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False, indent=1))
         return 0

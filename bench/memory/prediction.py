@@ -40,7 +40,7 @@ _SHAPELESS = {
 }
 _ELSEWHERE = (
     *("data", "track", "sweep", "plan", "report", "seed", "devices", "device_memory_gib"),
-    *("oom_halvings", "resume_from", "results_dir", "cache_dir"),
+    *("oom_halvings", "resume_from", "pack", "results_dir", "cache_dir"),
 )
 
 

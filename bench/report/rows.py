@@ -232,7 +232,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def stands_alone(result: Result) -> bool:
     """Whether the run's memory and time are those of one whole training, with nothing beside it."""
-    return all(read_value(result, f"model.{name}") is None for name in ("resumed_from_step", "packed"))
+    return result.packed is None and read_value(result, "model.resumed_from_step") is None
 
 
 def _bound_over_seeds(accuracy: Summary | None) -> Interval | None:

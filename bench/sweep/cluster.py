@@ -168,7 +168,7 @@ def _submit_to_slurm(
     settings: Mapping[str, Any],
     devices: str,
     results_dir: str,
-    seconds: float | None,
+    seconds: Sequence[float | None],
 ) -> SlurmBatch:
     try:
         from submitit import AutoExecutor
@@ -184,7 +184,7 @@ def _submit_to_slurm(
         raise ConfigError(
             f"hydra.launcher.timeout_min={minutes}: must be at least 5, so that a run can begin"
         )
-    limit = min(minutes * 60 - RESERVE_SECONDS, seconds or math.inf)
+    limits = [min(minutes * 60 - RESERVE_SECONDS, one or math.inf) for one in seconds]
     if "gpus_per_node" not in values and _wants_gpu(devices, has_gpus=_slurm_has_gpus(values)):
         values["gpus_per_node"] = 1
     try:
@@ -199,7 +199,10 @@ def _submit_to_slurm(
             tasks_per_node=1,
             **{name if name in everywhere else f"slurm_{name}": value for name, value in values.items()},
         )
-        works = [pack(call, seconds=limit, threads=values.get("cpus_per_task")) for call in calls]
+        works = [
+            pack(call, seconds=limit, threads=values.get("cpus_per_task"))
+            for call, limit in zip(calls, limits, strict=True)
+        ]
         return SlurmBatch(executor.map_array(perform, works))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
@@ -261,7 +264,7 @@ def _submit_to_ray(
     *,
     settings: Mapping[str, Any],
     devices: str,
-    seconds: float | None,
+    seconds: Sequence[float | None],
     **_: Any,
 ) -> RayBatch:
     try:
@@ -276,7 +279,8 @@ def _submit_to_ray(
     if "num_gpus" not in options and _wants_gpu(devices, has_gpus=has_gpus):
         options["num_gpus"] = 1
     remote = ray.remote(**options)(perform)
-    return RayBatch([remote.remote(pack(call, seconds=seconds)) for call in calls])
+    works = [pack(call, seconds=one) for call, one in zip(calls, seconds, strict=True)]
+    return RayBatch([remote.remote(work) for work in works])
 
 
 def _start_ray(init: Mapping[str, Any]) -> None:

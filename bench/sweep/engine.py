@@ -17,15 +17,24 @@ from bench.redaction import redact, show
 from bench.store import STARTED, STATUSES, Result, Store, start_record
 from bench.sweep.halving import count_survivors, group_points, plan_rung, rungs, survivors
 from bench.sweep.isolate import ProcessError
+from bench.sweep.packing import Pack, form_packs, pack_lines, shrink
 from bench.sweep.plan import Axes, Compose, Plan, Point, expand, make_plan, override_line, plan_finals
 
 POLL_SECONDS = 1.0  # between looks at runs that another sweep is training
 
-# Given points, each with further overrides: the error of each outside its own record, or None.
-Launch = Callable[[Sequence[tuple[Point, Sequence[str]]]], Sequence[Exception | None]]
+# Given packs, each with further overrides: the error of each outside its runs' own records, or None.
+Launch = Callable[[Sequence[tuple[Pack, Sequence[str]]]], Sequence[Exception | None]]
 
 # Given a point and how often its micro-batch was halved: why it cannot fit, or None.
 Refuse = Callable[[Point, int], str | None]
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What is known of a sweep's runs before they run."""
+
+    refuse: Refuse = lambda *_: None
+    limit_pack: Callable[[Point], int] = lambda _: 1  # how many runs may train together with this one
 
 
 @dataclass
@@ -111,7 +120,7 @@ class Sweep:
     base: Config
     launch: Launch
     identify: Identifier
-    foresee: Callable[[], Refuse] = lambda: lambda *_: None
+    foresee: Callable[[], Foresight] = Foresight
     points: dict[str, Point] = field(default_factory=dict)  # planned so far, by run_id
     skipped: int = 0
     shared: list[str] = field(default_factory=list)  # overrides of every job
@@ -144,11 +153,13 @@ class Sweep:
         tracking.begin_sweep(self.store.folder)
         for line in self.store.recover():
             print(show(line), flush=True)
-        self.refuse = self.foresee()
+        self.known = self.foresee()
         halving = self.base.sweep.strategy == "halving"
-        if self._halve() if halving else self._train(self.plan.points):
+        if self._halve() if halving else self._train(self.plan.points, packed=True):
             best = self._choose_best()
-            self._train(plan_finals(best, self.base.sweep.final_seeds, self.identify).points)
+            finals = plan_finals(best, self.base.sweep.final_seeds, self.identify).points
+            if self._train(finals):
+                self._measure_alone(finals)
         return self.outcome()
 
     def outcome(self) -> Outcome:
@@ -193,43 +204,62 @@ class Sweep:
         done = found is not None and found.status == "success"
         return found.metrics["validation"][name] if found is not None and done else None
 
-    def _train(self, points: Iterable[Point]) -> bool:
+    def _train(self, points: Iterable[Point], *, packed: bool = False) -> bool:
         """Launches each point that has no success, once; False if the sweep has to end here."""
         new = [point for point in points if point.run_id not in self.points]
         self.points |= {point.run_id: point for point in new}
-        left = [point for point in new if self._is_due(point)]
         self.skipped += sum(self._status(point) == "success" for point in new)
-        halvings = dict.fromkeys((point.run_id for point in left), 0)
+        due = [point for point in new if self._is_due(point)]
+        limits = {point.run_id: self.known.limit_pack(point) if packed else 1 for point in due}
+        return self._work_off(due, limits, is_done=lambda point: self._status(point) == "success")
+
+    def _measure_alone(self, points: Iterable[Point]) -> bool:
+        """Trains each point again that was trained in a pack, where memory and time were not its own."""
+        packed = [point for point in points if self._is_packed(point)]
+        limits = {point.run_id: 1 for point in packed}
+        return self._work_off(packed, limits, is_done=lambda point: not self._is_packed(point))
+
+    def _work_off(
+        self, left: list[Point], limits: dict[str, int], *, is_done: Callable[[Point], bool]
+    ) -> bool:
+        """Launches the points, in packs of at most their limits, until all have ended; False as in _train."""
+        halvings = dict.fromkeys(limits, 0)
         while left:
             free = [point for point in left if not self.store.is_held(point.run_id)]
             if not free:
                 time.sleep(POLL_SECONDS)
             left = [point for point in left if point not in free]
             before = {point.run_id: self.store.read(point.run_id) for point in free}
-            refused = {point.run_id for point in free if self._refuse(point, halvings[point.run_id])}
-            tried = [point for point in free if point.run_id not in refused]
-            jobs = [(point, self._overrides(halvings[point.run_id])) for point in tried]
+            refused = [point for point in free if self._refuse(point, halvings[point.run_id])]
+            tried = [point for point in free if point not in refused]
+            packs = form_packs(tried, limits, self.base)
+            jobs = [(pack, self._overrides(pack, halvings[pack[0].run_id])) for pack in packs]
             errors = self.launch(jobs) if jobs else []
-            ends = dict(zip((point.run_id for point in tried), errors, strict=True))
-            for point, error in ((point, ends.get(point.run_id)) for point in free):
+            ended = [*zip(packs, errors, strict=True), *(((point,), None) for point in refused)]
+            for pack, error in ended:
                 if isinstance(error, HeldError):
-                    left.append(point)
+                    left += pack
                     continue
-                self._record_end(point, error, before=before[point.run_id])
-                if self._can_halve(point, halvings[point.run_id]):
-                    halvings[point.run_id] += 1
-                    left.append(point)
+                for point in pack:
+                    self._record_end(point, error, before=before[point.run_id])
+                smaller = shrink(pack, {point.run_id: self._status(point) for point in pack})
+                limits |= smaller
+                left += [point for point in pack if point.run_id in smaller]
+                if len(pack) == 1 and self._can_halve(pack[0], halvings[pack[0].run_id]):
+                    halvings[pack[0].run_id] += 1
+                    limits[pack[0].run_id] = 1
+                    left += pack
             for error in errors:
                 if ends_sweep(error):
                     raise error
             if self.base.sweep.fail_fast and not all(self._is_success_or(point, left) for point in free):
                 return False
-            left = [point for point in left if self._status(point) != "success"]
+            left = [point for point in left if not is_done(point)]
         return True
 
     def _refuse(self, point: Point, halvings: int) -> bool:
         """Records that the run is out of memory, without starting it, if it is known that it cannot fit."""
-        reason = self.refuse(point, halvings)
+        reason = self.known.refuse(point, halvings)
         if reason is None:
             return False
         config = replace_values(point.config, {"oom_halvings": halvings})
@@ -237,8 +267,9 @@ class Sweep:
         self.store.end(started, status="oom", message=reason)
         return True
 
-    def _overrides(self, halvings: int) -> list[str]:
-        return [*self.shared, f"oom_halvings={halvings}"] if halvings else self.shared
+    def _overrides(self, pack: Pack, halvings: int) -> list[str]:
+        more = [f"oom_halvings={halvings}"] if halvings else []
+        return [*self.shared, *pack_lines(pack), *more]
 
     def _is_success_or(self, point: Point, again: Sequence[Point]) -> bool:
         return point in again or self._status(point) == "success"
@@ -250,6 +281,11 @@ class Sweep:
     def _status(self, point: Point) -> str | None:
         found = self.store.read(point.run_id)
         return None if found is None else found.status
+
+    def _is_packed(self, point: Point) -> bool:
+        """Whether the run has a success, and that in a pack."""
+        found = self.store.read(point.run_id)
+        return found is not None and found.status == "success" and found.packed is not None
 
     def _can_halve(self, point: Point, halvings: int) -> bool:
         """Whether the run was out of memory and a smaller micro-batch may still be tried."""
@@ -279,10 +315,26 @@ class Sweep:
             )
 
     def _choose_best(self) -> list[Point]:
-        """The point of each method (and task) with the best validation score, among this plan's successes."""
+        """The point of each method (and task) with the best validation score, measured alone.
+
+        A chosen run of a pack is trained alone, which may change the choice; so it is made again until all
+        that is chosen was tried alone. None of it if the sweep has to end here.
+        """
         planned = {point.run_id: point for point in self.plan.points}
+        tried: set[str] = set()
+        while True:
+            chosen = self._select(planned)
+            again = [planned[one.run_id] for best in chosen for one in best.results if one.packed]
+            again = [point for point in again if point.run_id not in tried]
+            if not again:
+                return [planned[best.results[0].run_id] for best in chosen]
+            tried |= {point.run_id for point in again}
+            if not self._measure_alone(again):
+                return []
+
+    def _select(self, planned: Iterable[str]) -> list[selection.Selection]:
+        """The best configuration of each method (and task) among this plan's successes."""
         results = [found for run_id in planned if (found := self.store.read(run_id)) is not None]
-        groups = selection.group_by_method(results)
-        by = self.base.sweep.select_by
-        chosen = [selection.select_best(group, select_by=by) for group in groups.values()]
-        return [planned[best.results[0].run_id] for best in chosen if best is not None]
+        groups = selection.group_by_method(results).values()
+        chosen = (selection.select_best(group, select_by=self.base.sweep.select_by) for group in groups)
+        return [best for best in chosen if best is not None]

@@ -1,7 +1,7 @@
 """What a whole plan comes to before it runs: which runs fit, how long they take, what would make them fit."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from bench.store import Store
 from bench.sweep.engine import Refuse
 from bench.sweep.halving import budget, count_by_rung, group_points, rungs
 from bench.sweep.isolate import Isolation
+from bench.sweep.packing import UNKNOWN, bound_size, count_sizes, form_packs
 from bench.sweep.plan import Compose, Plan, Point
 from bench.sweep.predict import (
     COMFORTABLE,
@@ -32,6 +33,7 @@ from bench.sweep.predict import (
     predict_each,
     predict_runs,
 )
+from bench.sweep.slots import make_slots
 
 _HOUR, _DAY = 3600.0, 24.0
 _WORDS = {FITS: "fit", TIGHT: "fit tightly", TOO_LARGE: "do not fit", None: "unknown"}
@@ -132,6 +134,27 @@ def make_refusal(known: Forecast, base: Config, *, isolation: Isolation) -> Refu
     return refuse
 
 
+def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
+    """How many runs may train together with a point: as sweep.pack says, under auto as memory allows.
+
+    Halving trains each run alone, as its runs go on from checkpoints, and a pack keeps none.
+    """
+    setting = base.sweep.pack
+    if setting in ("off", False) or base.sweep.strategy == "halving":
+        return lambda _: 1
+    if setting != "auto":
+        return lambda _: int(setting)
+    usable = COMFORTABLE * known.target.usable_bytes
+    if known.target.device_type == "cpu":  # whose memory all slots share
+        usable /= len(make_slots(base.devices))
+
+    def limit(point: Point) -> int:
+        found = known.found.get(point.run_id)
+        return bound_size(found if isinstance(found, Prediction) else None, usable)
+
+    return limit
+
+
 def _find_micro_batches(
     largest: Mapping[str, tuple[Point, Prediction]], target: Target, isolation: Isolation
 ) -> dict[str, int | None]:
@@ -182,11 +205,16 @@ def _without(overrides: Sequence[str], lines: Sequence[str]) -> list[str]:
     return [line for line in overrides if line.lstrip("+").partition("=")[0] not in keys]
 
 
-def describe_plan(plan: Plan, store: Store, known: Forecast, advice: Sequence[Advice] = ()) -> dict[str, Any]:
+def describe_plan(
+    plan: Plan, base: Config, store: Store, known: Forecast, advice: Sequence[Advice] = ()
+) -> dict[str, Any]:
     """What ``bench plan --json`` prints; what is not known is null, with the reason."""
     done = {point.run_id for point in plan.points if _is_done(store, point.run_id)}
     runs = [_describe_run(point, known, is_done=point.run_id in done) for point in plan.points]
     left = [point for point in plan.points if point.run_id not in done]
+    limit = limit_packs(known, base)
+    packs = form_packs(left, {point.run_id: limit(point) for point in left}, base)
+    guessed = [pack for pack in packs if len(pack) > 1 and not _is_predicted(pack[0], known)]
     hours = count_hours(left, known)
     watts = None if known.target.card is None else known.target.card.watts
     kwh = None if hours is None or watts is None else hours * watts / 1000
@@ -208,6 +236,8 @@ def describe_plan(plan: Plan, store: Store, known: Forecast, advice: Sequence[Ad
             family or "all": {"ratio": one.ratio, "error": one.error, "runs": one.runs}
             for family, one in known.calibrations.items()
         },
+        "packs": [{"size": size, "count": count} for size, count in count_sizes(packs).items()],
+        "packs_of_unknown_memory": len(guessed) if base.sweep.pack == "auto" else 0,
         "advice": [
             {
                 "method": one.method,
@@ -300,6 +330,7 @@ def summarise(described: Mapping[str, Any], known: Forecast) -> list[str]:
     ]
     if described["total_hours"] is not None:
         lines += [_tell_time(described, known)]
+    lines += _tell_packs(described)
     for reason in dict.fromkeys(run["reason"] for run in runs if run["reason"]):
         lines.append(f"not known of {sum(run['reason'] == reason for run in runs)} runs: {reason}")
     for one in described["advice"]:
@@ -310,6 +341,24 @@ def summarise(described: Mapping[str, Any], known: Forecast) -> list[str]:
         )
         lines += [f"  would fit with {' '.join(remedy)}" for remedy in one["remedies"]]
     return lines
+
+
+def _tell_packs(described: Mapping[str, Any]) -> list[str]:
+    """How many processes the runs take where some of them share one."""
+    packs = {one["size"]: one["count"] for one in described["packs"] if one["size"] > 1}
+    if not packs:
+        return []
+    alone = described["remaining"] - sum(size * count for size, count in packs.items())
+    sizes = ", ".join(f"{count} x {size} together" for size, count in packs.items())
+    guessed = described["packs_of_unknown_memory"]
+    return [
+        f"processes: {sizes}, {alone} x 1; what is chosen once more alone (times are of all runs alone)"
+        + (f"; the memory of {guessed} is unknown, so they have at most {UNKNOWN} runs" if guessed else "")
+    ]
+
+
+def _is_predicted(point: Point, known: Forecast) -> bool:
+    return isinstance(known.found.get(point.run_id), Prediction)
 
 
 def _tell_time(described: Mapping[str, Any], known: Forecast) -> str:

@@ -192,7 +192,8 @@ def calibrate(
     ratios: dict[str, list[float]] = {}
     for result in results:
         prediction = found.get(result.run_id)
-        on_target = result.status == "success" and result.prediction.get("target") == target.name
+        alone = result.status == "success" and result.packed is None
+        on_target = alone and result.prediction.get("target") == target.name
         if not isinstance(prediction, Prediction) or not on_target:
             continue
         config = configs[result.run_id]

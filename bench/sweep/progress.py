@@ -1,7 +1,7 @@
 """What a person sees while a sweep runs: a live view in a terminal, else a line for each run that ends."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from rich.text import Text
 
 from bench.identity import describe
 from bench.redaction import show
+from bench.sweep.packing import Pack
 from bench.sweep.plan import Point
 
 TAIL_BYTES = 2000  # of a run's log, where its newest line is
@@ -36,7 +37,7 @@ class Display:
     console: Console = field(default_factory=Console)
     total: int = 0
     done: int = 0
-    current: dict[str, Point] = field(default_factory=dict)
+    current: dict[str, Pack] = field(default_factory=dict)  # by the run_id of its first run
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -71,25 +72,26 @@ class Display:
             self.total += count
             self.bar.update(self.task, total=self.total)
 
-    def start(self, point: Point) -> None:
-        """The run begins."""
+    def start(self, pack: Pack) -> None:
+        """Runs begin, one or several together."""
         with self.lock:
-            self.current[point.run_id] = point
+            self.current[pack[0].run_id] = pack
 
-    def end(self, point: Point, line: str) -> None:
-        """The run has ended; ``line`` says how."""
+    def end(self, pack: Pack, lines: Sequence[str]) -> None:
+        """The runs have ended; a line for each says how."""
         with self.lock:
-            self.current.pop(point.run_id, None)
-            self.done += 1
-            self.bar.update(self.task, completed=self.done)
-            self.console.print(Text(f"[{self.done}/{self.total}] {line}"), soft_wrap=True)
+            self.current.pop(pack[0].run_id, None)
+            for line in lines:
+                self.done += 1
+                self.bar.update(self.task, completed=self.done)
+                self.console.print(Text(f"[{self.done}/{self.total}] {line}"), soft_wrap=True)
 
     def _render(self) -> Group:
         with self.lock:
-            points = list(self.current.values())
+            packs = list(self.current.values())
         lines = [
-            Text(show(f"{describe(point.config)}: {self._tail(point)}"), overflow="ellipsis", no_wrap=True)
-            for point in points
+            Text(show(f"{_name(pack)}: {self._tail(pack[0])}"), overflow="ellipsis", no_wrap=True)
+            for pack in packs
         ]
         return Group(*lines, self.bar)
 
@@ -104,3 +106,8 @@ class Display:
             return "starting"
         steps = [line for line in text.splitlines() if " bench: step " in line]
         return steps[-1].partition(" bench: ")[2] if steps else "starting"
+
+
+def _name(pack: Pack) -> str:
+    others = len(pack) - 1
+    return describe(pack[0].config) + (f" and {others} packed with it" if others else "")

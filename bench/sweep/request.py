@@ -28,6 +28,8 @@ def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identi
     constant = [str(one.input_line) for one in overrides if not one.is_sweep_override()]
     fixed = {one.key_or_group: _plain(one.value()) for one in overrides if not one.is_sweep_override()}
     base = compose(constant)
+    if base.pack or "pack" in swept:
+        raise ConfigError("pack: is of one run; a sweep packs its runs by itself, see sweep.pack")
     plan = plan_sweep(
         combine_axes(base.sweep.grids, swept=swept, fixed=fixed),
         constant=constant,

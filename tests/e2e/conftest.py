@@ -8,17 +8,20 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 COUNT = re.compile(r"(\w+)=(\d+)")
 
-# Python runs this at its start in every process: it wraps bench.trainer.take_step once that is imported.
-# A run is known by its learning rate; each fault fires once, at its step, and leaves a mark.
+# Python runs this at its start in every process: it wraps bench.trainer.take_step and the training of packs
+# once they are imported. A run is known by its learning rate; each fault fires once, at its step, and leaves
+# a mark. What a run meets in a pack and alone are two faults; the first needs a step that is logged.
 INJECTOR = """
 import importlib.abc, importlib.machinery, json, os, sys, time
 
 PLAN = json.loads(os.environ["FAULTS"])  # learning rate -> [fault, step]
+PACKED = json.loads(os.environ["FAULTS_PACKED"])
 MARKS = os.environ["FAULT_MARKS"]
 
 
@@ -66,16 +69,41 @@ def wrap(module):
     module.take_step = take_step
 
 
+def wrap_packs(module):
+    original = module.fit_pack
+
+    def fit_pack(configs, *rest, logs, **named):
+        def watch(rate, log):
+            fault, step = PACKED.get(rate, [None, 0])
+            mark = os.path.join(MARKS, "packed", rate)
+
+            def log_and_fire(row, at):
+                log(row, at)
+                if fault and at == step and not os.path.exists(mark):
+                    os.makedirs(mark)
+                    fire(fault, None)
+
+            return log_and_fire
+
+        watched = [watch(repr(one.train.lr), log) for one, log in zip(configs, logs, strict=True)]
+        return original(configs, *rest, logs=watched, **named)
+
+    module.fit_pack = fit_pack
+
+
+WRAPPED = {"bench.trainer": wrap, "bench.packed.fit": wrap_packs}
+
+
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "bench.trainer":
+        if name not in WRAPPED:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         execute = spec.loader.exec_module
 
         def exec_module(module):
             execute(module)
-            wrap(module)
+            WRAPPED[name](module)
 
         spec.loader.exec_module = exec_module
         return spec
@@ -119,14 +147,19 @@ class Bench:
             process_group=0,
         )
 
-    def inject(self, faults: Mapping[float, tuple[str, int]]) -> None:
-        """From now on the run with this learning rate meets this fault at this step, once."""
-        plan = {repr(rate): fault for rate, fault in faults.items()}
+    def inject(
+        self,
+        faults: Mapping[float, tuple[str, int]],
+        packed: Mapping[float, tuple[str, int]] = MappingProxyType({}),
+    ) -> None:
+        """From now on the run with this learning rate meets this fault at this step, once; also in a pack."""
+        alone, together = ({repr(rate): one for rate, one in plan.items()} for plan in (faults, packed))
         (self.folder / "injector").mkdir(exist_ok=True)
         (self.folder / "injector" / "sitecustomize.py").write_text(INJECTOR)
         self.variables |= {
-            "PYTHONPATH": str(self.folder / "injector"),
-            "FAULTS": json.dumps(plan),
+            "PYTHONPATH": os.pathsep.join([str(self.folder / "injector"), *_read_pythonpath()]),
+            "FAULTS": json.dumps(alone),
+            "FAULTS_PACKED": json.dumps(together),
             "FAULT_MARKS": str(self.folder / "marks"),
         }
 
@@ -134,6 +167,10 @@ class Bench:
         """The records in results/, by learning rate."""
         found = [json.loads(path.read_text()) for path in (self.folder / "results").rglob("result.json")]
         return {record["config"]["train"]["lr"]: record for record in found}
+
+
+def _read_pythonpath() -> list[str]:
+    return [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
 
 
 @pytest.fixture
@@ -156,6 +193,7 @@ def tiny(tiny_bert: Path, texts: Path) -> list[str]:
         "train.micro_batch_size=8",
         "train.checkpoint_steps=4",
         "track.mode=disabled",
+        "sweep.pack=off",
     ]
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import DebertaV2Config
 
-from bench import attempt, checkpoint, device, measure, model, trainer
+from bench import attempt, checkpoint, device, measure, model, outcome, trainer
 from bench.config import Config
 from bench.device import require_attention
 from bench.errors import ConfigError, DataError, MissingError, RunError, StoreError
@@ -153,7 +153,7 @@ def test_an_error_in_training_is_recorded_and_a_later_success_takes_its_place(
     ],
 )
 def test_an_error_becomes_its_status(error: BaseException, status: str) -> None:
-    assert attempt.classify(error) == status
+    assert outcome.classify(error) == status
 
 
 def test_a_diverging_run_says_so(compose_tiny: Compose) -> None:

@@ -1,6 +1,7 @@
 """results/ is the truth: a record is whole or not there, and what is not to be trusted is named."""
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from bench.errors import StoreError
 from bench.identity import hash_canonical
+from bench.pack import describe_pack
 from bench.store import RECORD, STARTED, STATUSES, BadRecord, Result, Store, read_record
 
 HOLD = """
@@ -232,6 +234,16 @@ def test_a_changed_record_is_not_trusted(store: Store, change: dict[str, Any], r
         ({"schema_version": 99}, "has schema_version 99, expected 1"),
         ({"run_id": "0123456789ab"}, "its run_id is not the hash of its configuration and the folder's name"),
         ({"canonical_config": {"seed": 1}}, "its run_id is not the hash of its configuration"),
+        ({"packed": {"size": 4}}, "its packed has other fields: size"),
+        ({"packed": describe_pack(1)}, "was packed with a size of 1, and a pack has at least 2 runs"),
+        ({"packed": describe_pack(4, seconds=-1.0)}, "its packed holds something that is not a number"),
+        ({"packed": {**describe_pack(4), "pack_seconds": True}}, "its packed holds something that is not"),
+        ({"packed": {**describe_pack(4), "size": None}}, "was packed with a size of None"),
+        (
+            {"packed": describe_pack(4), "time": {"train_seconds": 1.0}},
+            "was packed and claims memory or time",
+        ),
+        ({"packed": describe_pack(4), "memory": {"train": {}}}, "was packed and claims memory or time"),
     ],
 )
 def test_a_record_that_is_whole_but_wrong_is_not_trusted(
@@ -243,6 +255,24 @@ def test_a_record_that_is_whole_but_wrong_is_not_trusted(
     assert good == []
     assert bad.path == store.run_folder(result.run_id) / RECORD
     assert bad.reason.startswith(reason)
+
+
+def test_a_packed_record_is_trusted_and_an_old_one_was_not_packed(store: Store) -> None:
+    none = {"kind": "cuda", "baseline_bytes": None, "load": None, "train": None, "eval": None}
+    packed = make_result(
+        packed=describe_pack(4, peak_bytes=10, seconds=1.5), memory=none, time={"train_seconds": None}
+    )
+    store.write(packed)
+    assert store.read(packed.run_id) == packed
+    old = make_result(seed=1)
+    store.write(old)
+    path = store.run_folder(old.run_id) / RECORD
+    values = json.loads(path.read_text(encoding="utf-8"))
+    del values["packed"], values["checksum"]
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    values["checksum"] = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(json.dumps(values), encoding="utf-8")
+    assert store.read(old.run_id) == old
 
 
 def test_a_record_in_another_runs_folder_is_not_trusted(store: Store) -> None:

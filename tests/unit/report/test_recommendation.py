@@ -10,6 +10,7 @@ import pytest
 from records import make_evidence, make_predictions, make_run
 
 from bench.errors import StoreError
+from bench.pack import describe_pack
 from bench.report.advice import describe_advice
 from bench.report.recommendation import Limits, Recommendation, recommend
 from bench.report.text import LANGUAGES
@@ -102,7 +103,7 @@ def test_a_configuration_counts_by_its_greediest_seed() -> None:
 def test_memory_that_was_shared_with_other_runs_is_not_a_need() -> None:
     alone = make_run("lora", kind="cuda", peak=8 * GIB)
     packed = make_run("lora", kind="cuda", seed=1, peak=30 * GIB)
-    packed = replace(packed, model={"packed": {"runs": 4}})
+    packed = replace(packed, packed=describe_pack(4))
     assert name(advise([alone, packed], vram=12)[0]) == "LoRA"
     assert reasons(advise([packed], vram=12)[0]) == {"LoRA": "its peak memory is unknown"}
 

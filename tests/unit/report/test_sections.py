@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from records import NO_PRICES, make_evidence, make_predictions, make_run
 
+from bench.pack import describe_pack
 from bench.report.budget import count_budget
 from bench.report.evidence import price_training
 from bench.report.sections import render_comparisons
@@ -166,7 +167,7 @@ def test_numbers_of_memory_and_time_come_from_runs_that_stand_alone() -> None:
     assert row.accuracy.n == 3
     markdown = render_markdown(make_evidence(resumed), text=ENGLISH)
     assert "memory and train time leave out 1 of the 3 chosen runs" in markdown
-    packed = [replace(one, model={"packed": {"runs": 4}}) for one in seeds]
+    packed = [replace(one, packed=describe_pack(4)) for one in seeds]
     (row,) = make_evidence(packed).rows
     assert (row.train_seconds, row.peak_memory_bytes, row.not_alone) == (None, None, 3)
     note = (

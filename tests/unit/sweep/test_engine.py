@@ -10,12 +10,14 @@ import pytest
 
 from bench import data, hub, tracking, weights
 from bench.config import Config, replace_values, to_dict
-from bench.errors import ConfigError, MissingError, StoreError
+from bench.errors import ConfigError, HeldError, MissingError, StoreError
 from bench.identity import Identity
+from bench.pack import describe_pack
 from bench.store import RECORD, STARTED, STATUSES, Result, Store
 from bench.sweep import engine
-from bench.sweep.engine import Identifier, Outcome, Sweep, plan_sweep
+from bench.sweep.engine import Foresight, Identifier, Outcome, Sweep, plan_sweep
 from bench.sweep.isolate import ProcessError
+from bench.sweep.packing import Pack
 from bench.sweep.plan import Axes, Plan, Point
 
 Compose = Callable[..., Config]
@@ -31,20 +33,31 @@ class Trainer:
     store: Store
     status: Callable[[Point], str | None] = lambda _: "success"  # None: the process vanished at once
     death: str | None = None
+    end_pack: Callable[[Pack], str | None] = lambda _: "success"  # of all runs of one with several
+    worse_alone: int = 0  # the rank whose score is worse once it trains alone
     jobs: list[list[Point]] = dataclasses.field(default_factory=list)
+    sizes: list[list[int]] = dataclasses.field(default_factory=list)  # of the packs of each launch
     extra: list[str] = dataclasses.field(default_factory=list)
 
-    def __call__(self, jobs: Sequence[tuple[Point, Sequence[str]]]) -> list[Exception | None]:
-        points = [point for point, _ in jobs]
-        self.jobs.append(points)
+    def __call__(self, jobs: Sequence[tuple[Pack, Sequence[str]]]) -> list[Exception | None]:
+        self.jobs.append([point for pack, _ in jobs for point in pack])
+        self.sizes.append([len(pack) for pack, _ in jobs])
         self.extra = list(jobs[-1][1])
-        statuses = [self.status(point) for point in points]
-        for point, status in zip(points, statuses, strict=True):
+        return [self.train(pack) for pack, _ in jobs]
+
+    def train(self, pack: Pack) -> Exception | None:
+        whole = self.end_pack(pack) if len(pack) > 1 else "success"
+        statuses = [self.status(point) if whole == "success" else whole for point in pack]
+        for point, status in zip(pack, statuses, strict=True):
             if status is not None:
                 found = self.store.read(point.run_id)
-                self.store.write(record(point, status, attempt=found.attempt + 1 if found else 1))
+                made = record(point, status, attempt=found.attempt + 1 if found else 1)
+                if len(pack) == 1 and point.config.lora.r == self.worse_alone:
+                    made.metrics["validation"]["accuracy"] = 0.0
+                packed = describe_pack(len(pack)) if len(pack) > 1 else None
+                self.store.write(dataclasses.replace(made, packed=packed))
         dead = None if self.death is None else ProcessError(self.death, status="crashed")
-        return [dead if status in (None, STARTED) else None for status in statuses]
+        return dead if set(statuses) & {None, STARTED} else None
 
     @property
     def trained(self) -> list[str]:
@@ -201,13 +214,13 @@ def test_what_cannot_fit_is_recorded_without_being_started(
         return "too large" if point.config.lora.r == 16 and halvings < 2 else None
 
     trainer = Trainer(store)
-    outcome = Sweep(plan, base, trainer, identify, lambda: refuse).run()
+    outcome = Sweep(plan, base, trainer, identify, lambda: Foresight(refuse)).run()
     assert asked[3:] == [(16, 0), (16, 1), (16, 2)]  # halved as after a real end of memory
     assert trainer.trained == ["majority 8 0", "full 8 0", "lora 8 0", "lora 16 0"]
     assert trainer.extra[-1] == "oom_halvings=2"
     assert outcome.exit_code == 0
 
-    never = Sweep(plan, base, trainer, identify, lambda: lambda *_: "full")
+    never = Sweep(plan, base, trainer, identify, lambda: Foresight(lambda *_: "full"))
     store.run_folder(plan.points[3].run_id).joinpath(RECORD).unlink()
     assert never.run().statuses["oom"] == 1
     found = store.read(plan.points[3].run_id)
@@ -426,3 +439,114 @@ def test_the_experiments_of_large_models_are_right_in_every_run(
         train = point.config.train
         assert train.micro_batch_size * train.gradient_accumulation_steps == 16
         assert train.optimizer_in_backward == (point.config.method.trainable == "all")
+
+
+RANKS: Axes = {"method": ["full", "lora"], "lora.r": [2, 4, 8, 16]}  # one run of full, four of lora
+
+
+@pytest.fixture
+def sweep_packed(base: Config, compose: Compose, identify: Identifier) -> Callable[..., Outcome]:
+    """A sweep whose runs of lora fit into one pack."""
+    plan = plan_sweep([RANKS], constant=[], compose=lambda lines: compose(*lines), identify=identify)
+    foresight = Foresight(limit_pack=lambda _: 4)
+
+    def sweep_with(trainer: Trainer, **settings: Any) -> Outcome:
+        given = replace_values(base, settings)
+        return Sweep(plan, given, trainer, identify, lambda: foresight).run()
+
+    return sweep_with
+
+
+def ranks(jobs: Sequence[Sequence[Point]]) -> list[list[int]]:
+    return [[point.config.lora.r for point in job] for job in jobs]
+
+
+def test_what_is_chosen_from_a_pack_is_measured_alone(
+    sweep_packed: Callable[..., Outcome], store: Store
+) -> None:
+    trainer = Trainer(store)
+    outcome = sweep_packed(trainer)
+    assert trainer.sizes == [[1, 4], [1]]
+    assert ranks(trainer.jobs[1:]) == [[16]]  # the best on validation
+    assert (outcome.planned, outcome.statuses["success"], outcome.skipped) == (5, 5, 0)
+    packed = {one.config["lora"]["r"]: one.packed for one in store.read_all()[0]}
+    assert {r: packed[r] for r in (4, 8, 16)} == {4: describe_pack(4), 8: describe_pack(4), 16: None}
+    again = Trainer(store)
+    assert sweep_packed(again).skipped == 5
+    assert again.jobs == []
+
+
+def test_a_choice_that_is_worse_alone_is_made_again(
+    sweep_packed: Callable[..., Outcome], store: Store
+) -> None:
+    trainer = Trainer(store, worse_alone=16)
+    sweep_packed(trainer, **{"sweep.final_seeds": [0, 1]})
+    assert ranks(trainer.jobs[1:]) == [[16], [8], [2, 8]]  # the best twice, then seed 1 of full and of lora
+    assert trainer.sizes[1:] == [[1], [1], [1, 1]]
+
+
+def test_a_failure_alone_costs_no_success_and_is_tried_once(
+    sweep_packed: Callable[..., Outcome], store: Store
+) -> None:
+    trainer = Trainer(store)
+    trainer.status = lambda _: "success" if len(trainer.jobs) == 1 else "failed"
+    outcome = sweep_packed(trainer)
+    assert trainer.sizes == [[1, 4], [1]]
+    assert (outcome.statuses["success"], outcome.exit_code) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"), [(2, [[1, 4], [2, 2], [1]]), (1, [[1, 4], [2, 2], [1, 1, 1, 1]])]
+)
+def test_a_pack_out_of_memory_is_split(
+    sweep_packed: Callable[..., Outcome], store: Store, largest: int, sizes: list[list[int]]
+) -> None:
+    trainer = Trainer(store, end_pack=lambda pack: "oom" if len(pack) > largest else "success")
+    outcome = sweep_packed(trainer, **{"sweep.pack": 4})
+    assert trainer.sizes == sizes
+    assert not any("oom_halvings" in line for line in trainer.extra)
+    assert outcome.exit_code == 0
+
+
+@pytest.mark.parametrize("end", [None, STARTED, "failed", "crashed", "timeout", "invalid"])
+def test_a_pack_that_dies_has_its_runs_trained_alone(
+    sweep_packed: Callable[..., Outcome], store: Store, end: str | None
+) -> None:
+    trainer = Trainer(store, lambda point: "failed" if point.config.lora.r == 4 else "success")
+    trainer.end_pack = lambda _: end
+    outcome = sweep_packed(trainer)
+    if end is None:  # its process left no word at all, and that is what each record says
+        assert {one.attempt for one in store.read_all()[0] if one.config["method"]["name"] == "lora"} == {2}
+    assert trainer.sizes == [[1, 4], [1, 1, 1, 1]]
+    assert (outcome.statuses["success"], outcome.statuses["failed"]) == (4, 1)
+
+
+def test_a_run_that_diverges_in_a_pack_has_had_its_try(
+    sweep_packed: Callable[..., Outcome], store: Store
+) -> None:
+    trainer = Trainer(store, lambda point: "diverged" if point.config.lora.r == 4 else "success")
+    outcome = sweep_packed(trainer)
+    assert trainer.sizes == [[1, 4], [1]]
+    assert outcome.statuses["diverged"] == 1
+
+
+def test_a_pack_that_was_stopped_is_not_tried_again(
+    sweep_packed: Callable[..., Outcome], store: Store
+) -> None:
+    trainer = Trainer(store, end_pack=lambda _: "interrupted")
+    assert sweep_packed(trainer).statuses["interrupted"] == 4
+    assert trainer.sizes == [[1, 4]]
+
+
+def test_a_pack_with_a_run_that_another_sweep_took_is_formed_again(
+    sweep_packed: Callable[..., Outcome], store: Store
+) -> None:
+    trainer = Trainer(store)
+    train = trainer.train
+
+    def hold(pack: Pack) -> Exception | None:
+        return HeldError("taken") if len(pack) == 4 and len(trainer.jobs) == 1 else train(pack)
+
+    trainer.train = hold  # type: ignore[method-assign]
+    assert sweep_packed(trainer).exit_code == 0
+    assert trainer.sizes == [[1, 4], [4], [1]]

@@ -160,7 +160,7 @@ def test_a_plan_adds_up(compose: Compose, tmp_path: Path) -> None:
     plan = make_small_plan(compose, "train.micro_batch_size=8", "report.price_per_hour=3")
     store = Store(tmp_path)
     known = outlook.forecast(plan, plan.points[0].config, store, isolation=Isolation())
-    described = outlook.describe_plan(plan, store, known)
+    described = outlook.describe_plan(plan, plan.points[0].config, store, known)
     hours = (120 + 4 + 1) * 1e12 / CARD.flops_per_second["bf16"] / 3600
     assert (described["combinations"], described["distinct"]) == (5, 3)
     assert described["total_hours"] == pytest.approx(3 * hours)

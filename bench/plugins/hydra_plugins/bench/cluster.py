@@ -27,7 +27,7 @@ class ClusterLauncher(Launcher):
 
     def __init__(self, **settings: Any) -> None:
         self.settings: Any = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
-        self.seconds: float | None = None  # that a job may take
+        self.seconds: Callable[[int], float | None] = lambda _: None  # that a job may take, by its place
         self.on_end: Callable[[int, JobReturn], bool] = lambda *_: True  # False: end the other jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -49,7 +49,7 @@ class ClusterLauncher(Launcher):
             settings=self.settings,
             devices=configs[0].devices,
             results_dir=configs[0].results_dir,
-            seconds=self.seconds,
+            seconds=[self.seconds(place) for place in range(len(calls))],
         )
         returns = [JobReturn(overrides=list(job), status=JobStatus.UNKNOWN) for job in job_overrides]
         left = set(range(len(calls)))

@@ -23,7 +23,7 @@ class BenchLauncher(Launcher):
     def __init__(self) -> None:
         self.isolation = Isolation()
         self.slots = [Slot(())]
-        self.seconds: float | None = None  # that a job may take
+        self.seconds: Callable[[int], float | None] = lambda _: None  # that a job may take, by its place
         self.on_start: Callable[[int], None] = lambda _: None  # with the job's place among those launched
         self.on_end: Callable[[int, JobReturn], bool] = lambda *_: True  # False: start no further job
 
@@ -50,7 +50,7 @@ class BenchLauncher(Launcher):
                     return
                 self.on_start(place)
                 job = [*job_overrides[place], *slot.overrides]
-                done = self._launch_one(job, initial_job_idx + place, slot)
+                done = self._launch_one(job, initial_job_idx + place, slot, self.seconds(place))
                 returns[place] = done
                 if not self.on_end(place, done):
                     go_on.clear()
@@ -68,7 +68,9 @@ class BenchLauncher(Launcher):
         left_out = ProcessError("another run failed first, and fail_fast is set", status="interrupted")
         return [done or self._failed(job_overrides[place], left_out) for place, done in enumerate(returns)]
 
-    def _launch_one(self, overrides: Sequence[str], number: int, slot: Slot) -> JobReturn:
+    def _launch_one(
+        self, overrides: Sequence[str], number: int, slot: Slot, seconds: float | None
+    ) -> JobReturn:
         try:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(config):
@@ -78,7 +80,7 @@ class BenchLauncher(Launcher):
                 run_in_child, self.hydra_context, self.task_function, config, Singleton.get_state()
             )
             done: JobReturn = self.isolation.call(
-                call, seconds=self.seconds, environment=dict(slot.environment), threads=slot.threads
+                call, seconds=seconds, environment=dict(slot.environment), threads=slot.threads
             )
         except Exception as error:
             return self._failed(overrides, error)

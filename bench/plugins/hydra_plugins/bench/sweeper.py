@@ -24,9 +24,10 @@ from bench.report.table import write_tables
 from bench.run import interrupt_code, stop_on_signals, summarise
 from bench.store import Store
 from bench.sweep import isolate, outlook
-from bench.sweep.engine import Identifier, Refuse, Sweep, ends_sweep
+from bench.sweep.engine import Foresight, Identifier, Sweep, ends_sweep
 from bench.sweep.isolate import Isolation
-from bench.sweep.plan import Plan, Point
+from bench.sweep.packing import Pack
+from bench.sweep.plan import Plan
 from bench.sweep.progress import Display
 from bench.sweep.request import plan_request
 from bench.sweep.slots import make_slots
@@ -56,8 +57,6 @@ class BenchSweeper(Sweeper):
         sweep = Sweep(plan, base, self._launch, identify, lambda: self._foresee(plan, base, store))
         if isinstance(self.worker, BenchLauncher):
             self.worker.slots = make_slots(sweep.base.devices)
-        if isinstance(self.worker, BenchLauncher | ClusterLauncher):
-            self.worker.seconds = sweep.base.sweep.time_limit_seconds
         with Display(log_of=lambda run_id: store.run_folder(run_id) / "log.txt") as self.display:
             try:
                 outcome = sweep.run()
@@ -83,43 +82,56 @@ class BenchSweeper(Sweeper):
         print(outcome.last_line(), flush=True)
         sys.exit(code)
 
-    def _foresee(self, plan: Plan, base: Config, store: Store) -> Refuse:
-        """Prints what the plan comes to; gives back what says of a run that it cannot fit."""
+    def _foresee(self, plan: Plan, base: Config, store: Store) -> Foresight:
+        """Prints what the plan comes to; gives back what says of a run that it cannot fit, and of packs."""
         isolation = self.worker.isolation if isinstance(self.worker, BenchLauncher) else Isolation()
         known = outlook.forecast(plan, base, store, isolation=isolation)
-        described = outlook.describe_plan(plan, store, known)
+        described = outlook.describe_plan(plan, base, store, known)
         print(show("\n".join(outlook.summarise(described, known))), flush=True)
-        return outlook.make_refusal(known, base, isolation=isolation)
+        return Foresight(
+            outlook.make_refusal(known, base, isolation=isolation), outlook.limit_packs(known, base)
+        )
 
     def _compose(self, overrides: Sequence[str]) -> Config:
         return configuration.from_hydra(self.loader.load_sweep_config(self.composed, list(overrides)))
 
-    def _launch(self, jobs: Sequence[tuple[Point, Sequence[str]]]) -> list[Exception | None]:
-        """The error of each job that is not in its own record, or None."""
-        points = [point for point, _ in jobs]
-        self.display.expect(len(jobs))
+    def _launch(self, jobs: Sequence[tuple[Pack, Sequence[str]]]) -> list[Exception | None]:
+        """The error of each job that is not in its runs' own records, or None."""
+        packs = [pack for pack, _ in jobs]
+        self.display.expect(sum(map(len, packs)))
         if isinstance(self.worker, BenchLauncher):
-            self.worker.on_start = lambda place: self.display.start(points[place])
+            self.worker.on_start = lambda place: self.display.start(packs[place])
         if isinstance(self.worker, BenchLauncher | ClusterLauncher):
-            self.worker.on_end = lambda place, job: self._end(points[place], job)
-        lines = [[*point.overrides, *more] for point, more in jobs]
+            self.worker.seconds = lambda place: _limit_seconds(packs[place])
+            self.worker.on_end = lambda place, job: self._end(packs[place], job)
+        lines = [[*pack[0].overrides, *more] for pack, more in jobs]
         assert self.worker is not None
         returns = self.worker.launch(lines, initial_job_idx=self.launched)
         self.launched += len(jobs)
         if not isinstance(self.worker, BenchLauncher | ClusterLauncher):
-            for point, job in zip(points, returns, strict=True):
-                self._end(point, job)
+            for pack, job in zip(packs, returns, strict=True):
+                self._end(pack, job)
         return [_error(job) for job in returns]
 
-    def _end(self, point: Point, job: JobReturn) -> bool:
-        """Shows how a run ended; whether further runs may start."""
+    def _end(self, pack: Pack, job: JobReturn) -> bool:
+        """Shows how the runs of a job ended; whether further jobs may start.
+
+        Which run of a pack has failed is not known before each was trained alone.
+        """
         error = _error(job)
-        if error is not None:
-            self.display.end(point, show(f"{point.run_id} {describe(point.config)}: {error}"))
-        else:
-            self.display.end(point, summarise(point.config, job.return_value))
-        failed = error is not None or job.return_value.status != "success"
-        return not (failed and point.config.sweep.fail_fast) and not ends_sweep(error)
+        results = [] if error is not None else job.return_value
+        lines = [show(f"{point.run_id} {describe(point.config)}: {error}") for point in pack]
+        if error is None:
+            lines = [summarise(point.config, one) for point, one in zip(pack, results, strict=True)]
+        self.display.end(pack, lines)
+        failed = error is not None or any(one.status != "success" for one in results)
+        return not (failed and len(pack) == 1 and pack[0].config.sweep.fail_fast) and not ends_sweep(error)
+
+
+def _limit_seconds(pack: Pack) -> float | None:
+    """What a job may take: a pack as long as its runs one after another."""
+    limit = pack[0].config.sweep.time_limit_seconds
+    return None if limit is None else limit * len(pack)
 
 
 def _error(job: JobReturn) -> Exception | None:
