@@ -65,7 +65,7 @@ bench classify my-model "shares fall again"      texts as arguments, or lines on
 bench classify best:lora --file texts.csv --out found.csv
 """,
     "latency": "bench latency my-model --file texts.csv          with texts of your own\n",
-    "generate": "bench generate best:lora \"shares fall again\"    what the model writes after its prompt\n",
+    "generate": 'bench generate best:lora "shares fall again"    what the model writes after its prompt\n',
     "dashboard": """\
 bench dashboard                                  create or update it on W&B; offline write dashboard.json
 bench dashboard track.mode=online                an error where W&B cannot be reached
