@@ -39,6 +39,43 @@ def add_adapter(
     Raises:
         ConfigError: PEFT does not know an option, would ignore it, or finds no module to adapt.
     """
+    settings, starts_from_loss = _choose(model, config, new)
+    try:
+        adapted = peft.get_peft_model(model, settings)
+    except (ValueError, TypeError, Warning) as error:
+        raise ConfigError(f"{_name_options(config.method, config.lora)}: {first_line(error)}") from None
+    if starts_from_loss:
+        if folder is None:
+            raise ConfigError(
+                "method.adapter.init_lora_weights=loftq: starts from saved weights; with random ones "
+                "use method=qlora, which costs the same memory and time"
+            )
+        _start_from_loss(adapted, folder)
+    chosen = getattr(settings, "target_modules", None)
+    return adapted, sorted(chosen) if isinstance(chosen, set | list) else chosen
+
+
+def add_member(model: peft.PeftModel, config: Config, *, name: str, new: Sequence[str]) -> None:
+    """One more adapter of that name around a base that has some, drawn as if it were the only one.
+
+    Raises:
+        ConfigError: as add_adapter.
+    """
+    settings, _ = _choose(model.get_base_model(), config, new)
+    first: Any = next(iter(model.peft_config.values()))
+    settings.target_modules = first.target_modules  # found in the base as it was before it had adapters
+    try:
+        model.add_adapter(name, settings)
+    except (ValueError, TypeError, Warning) as error:
+        raise ConfigError(f"{_name_options(config.method, config.lora)}: {first_line(error)}") from None
+
+
+def _choose(model: Any, config: Config, new: Sequence[str]) -> tuple[Any, bool]:
+    """PEFT's configuration of the adapter, and whether its start is bench's own (_start_from_loss).
+
+    Raises:
+        ConfigError: PEFT does not know an option or would ignore it.
+    """
     method, lora = config.method, config.lora
     options = dict(method.adapter)
     kind = _find_kind(options.pop("peft_type"))
@@ -53,18 +90,9 @@ def add_adapter(
         options["target_modules"] = None
     try:
         settings = _make_settings(kind, options, modules_to_save=list(new), task_type=_TASKS[config.task])
-        adapted = peft.get_peft_model(model, settings)
     except (ValueError, TypeError, Warning) as error:
         raise ConfigError(f"{_name_options(method, lora)}: {first_line(error)}") from None
-    if starts_from_loss:
-        if folder is None:
-            raise ConfigError(
-                "method.adapter.init_lora_weights=loftq: starts from saved weights; with random ones "
-                "use method=qlora, which costs the same memory and time"
-            )
-        _start_from_loss(adapted, folder)
-    chosen = getattr(settings, "target_modules", None)
-    return adapted, sorted(chosen) if isinstance(chosen, set | list) else chosen
+    return settings, starts_from_loss
 
 
 def _find_kind(name: Any) -> peft.PeftType:

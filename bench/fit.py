@@ -49,9 +49,6 @@ _logger = logging.getLogger(__name__)
 Probabilities = Mapping[str, npt.NDArray[np.float64]]  # by split, (rows, labels)
 
 
-Log = Callable[[trainer.Row, int], None]
-
-
 @dataclass(frozen=True)
 class Fitted:
     """What fitting came to, as the blocks of a record."""
@@ -65,7 +62,13 @@ class Fitted:
 
 
 def fit(
-    config: Config, dataset: Dataset, *, model_folder: Path | None, run_folder: Path, meter: Meter, log: Log
+    config: Config,
+    dataset: Dataset,
+    *,
+    model_folder: Path | None,
+    run_folder: Path,
+    meter: Meter,
+    log: trainer.Log,
 ) -> Fitted:
     """Fits what the method's estimator names; ``log`` gets the rows of the history as they come.
 
@@ -95,7 +98,13 @@ def score_all(probabilities: Probabilities, dataset: Dataset) -> dict[str, dict[
 
 
 def _fit_network(
-    config: Config, dataset: Dataset, *, model_folder: Path | None, run_folder: Path, meter: Meter, log: Log
+    config: Config,
+    dataset: Dataset,
+    *,
+    model_folder: Path | None,
+    run_folder: Path,
+    meter: Meter,
+    log: trainer.Log,
 ) -> Fitted:
     """Trains the network, from its newest checkpoint if it has one, and evaluates its best state."""
     settings = config.train
@@ -135,24 +144,34 @@ def _fit_network(
         validate=lambda: metrics.score(predict("validation"), splits["validation"].labels),
         log=log,
     )
-    progress = training.progress
     with meter.phase("save"):
         accelerator.wait_for_everyone()  # above all for the first process, which writes
         model.load_trained(network.model, run_folder / BEST)
     with meter.phase("eval"):
         probabilities = {split: predict(split) for split in EVALUATED}
+    parameters = {"trainable": network.trainable_parameters, "total": network.total_parameters}
+    choices = {**network.choices, "resumed_from_step": resumed}
+    return describe_trained(training, probabilities, parameters, choices, split=splits["train"], meter=meter)
+
+
+def describe_trained(
+    training: trainer.Training,
+    probabilities: Probabilities,
+    parameters: Mapping[str, int | None],
+    choices: Mapping[str, Any],
+    *,
+    split: tokens.TokenisedSplit,
+    meter: Meter,
+) -> Fitted:
+    """What the training of a network came to; with ``resumed_from_step`` its times are less exact."""
+    progress, processes = training.progress, training.settings.processes
+    steps = {"steps": progress.steps, "best_step": progress.best_step}
     return Fitted(
         probabilities,
-        parameters={"trainable": network.trainable_parameters, "total": network.total_parameters},
-        model={
-            **network.choices,
-            "processes": settings.processes,  # memory, energy and history are the first one's
-            "steps": progress.steps,
-            "best_step": progress.best_step,
-            "resumed_from_step": resumed,  # the times of a run that was interrupted are less exact
-        },
+        parameters=dict(parameters),
+        model={**choices, **steps, "processes": processes},  # the first one's memory, energy and history
         throughput=progress.rates(meter.seconds["train"]),
-        truncated_share=splits["train"].truncated_share,
+        truncated_share=split.truncated_share,
     )
 
 
@@ -166,7 +185,7 @@ def _train(
     run_folder: Path,
     meter: Meter,
     validate: Callable[[], Mapping[str, float]],
-    log: Log,
+    log: trainer.Log,
 ) -> int | None:
     """Trains to the end or to stop_step, from the newest checkpoint if there is one: its step."""
     settings = config.train

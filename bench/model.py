@@ -4,17 +4,13 @@ Branches on the fields of a method, never on its name.
 """
 
 import math
-import os
 import pickle
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -29,16 +25,26 @@ from transformers import (
 )
 
 import bench.models  # noqa: F401 (makes the Auto classes know them)
-from bench import decoder, parallel, random_weights, weights
+from bench import decoder, random_weights, trained, weights
 from bench.adapter import add_adapter
 from bench.config import Config, MethodConfig, ModelConfig
-from bench.errors import BenchError, ConfigError, StoreError, first_line
+from bench.errors import BenchError, ConfigError, first_line
 
 HEADS = {
     "sequence_classification": AutoModelForSequenceClassification,
     "label_likelihood": AutoModelForCausalLM,
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model with its head, before anything of it is frozen or adapted."""
+
+    model: PreTrainedModel
+    skeleton: PreTrainedModel  # of its shapes, unpacked
+    new: list[str]  # modules that are trained from scratch
+    choices: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,36 @@ def build(
         ConfigError: the architecture has no head for the task here, no default target modules, or not the
             attention that was asked for.
     """
+    base = build_base(
+        config, folder=folder, labels=labels, pad_token_id=pad_token_id, device=device, precision=precision
+    )
+    model: nn.Module = base.model
+    choices = {**base.choices, "target_modules": None}
+    if config.method.trainable == "adapter":
+        model, choices["target_modules"] = add_adapter(base.model, config, new=base.new, folder=folder)
+    elif config.method.trainable == "head":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.rpartition(".")[0] in base.new)
+    weights_trained = trained.find(model)
+    trained.hold(weights_trained, DTYPES[config.train.weights])
+    trainable, total = trained.count(weights_trained, base.skeleton)
+    return Network(model.to(device), trainable, total, choices)
+
+
+def build_base(
+    config: Config,
+    *,
+    folder: Path | None,
+    labels: Sequence[str],
+    pad_token_id: int | None,
+    device: torch.device,
+    precision: str,
+) -> Base:
+    """What ``build`` begins with: the same for all runs that differ in their adapter alone.
+
+    Raises:
+        ConfigError: as build.
+    """
     method = config.method
     settings = _read_settings(config.model, folder, labels, pad_token_id)
     skeleton = _make_skeleton(settings, config.task)
@@ -109,21 +145,10 @@ def build(
         "precision": precision,
         "attention": base.config._attn_implementation,
         "new_modules": new,
-        "target_modules": None,
     }
     if config.train.gradient_checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
-    model: nn.Module = base
-    if method.trainable == "adapter":
-        model, choices["target_modules"] = add_adapter(base, config, new=new, folder=folder)
-    elif method.trainable == "head":
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.rpartition(".")[0] in new)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(DTYPES[config.train.weights])
-    trainable, total = _count(model, skeleton)
-    return Network(model.to(device), trainable, total, choices)
+    return Base(base, skeleton, new, choices)
 
 
 def describe_source(source: ModelConfig) -> dict[str, str]:
@@ -252,37 +277,17 @@ def read_checkpoint(kind: Any, folder: Path, **options: Any) -> Any:
 
 
 def save_trained(model: nn.Module, path: Path, *, writes: bool = True) -> None:
-    """Writes the weights that are trained, and no others, to a safetensors file, at once.
-
-    Where processes have a part of them each, all must call this, and one of them ``writes``.
+    """Writes the weights that are trained, and no others; where processes share them, all must call this.
 
     Raises:
         StoreError: the disk refused it; a file that was there stays.
     """
-    whole = ((name, parallel.whole(value.detach())) for name, value in _trained(model).items())
-    tensors = {name: value.cpu().contiguous() for name, value in whole if writes}
-    if not writes:
-        return
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".writing-{path.name}.")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary)
-        Path(temporary).replace(path)
-    except (OSError, SafetensorError) as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise StoreError(f"{path}: {error}; free space on that disk, and the same command goes on") from None
+    trained.write(trained.find(model), path, writes=writes)
 
 
 def load_trained(model: nn.Module, path: Path) -> None:
     """Puts weights that save_trained wrote back into the same kind of model."""
-    saved = load_file(path)
-    with torch.no_grad():
-        for name, parameter in _trained(model).items():
-            parameter.copy_(parallel.spread(saved[name], parameter))
-
-
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained.read(trained.find(model), path)
 
 
 def _read_settings(
@@ -380,16 +385,3 @@ def _require_quantised(model: nn.Module, method: MethodConfig) -> None:
             f"method.quantization={method.quantization}: bitsandbytes finds no linear layer to quantise in "
             f"{type(model).__name__}; use method.quantization=none"
         )
-
-
-def _count(model: nn.Module, skeleton: nn.Module) -> tuple[int, int]:
-    """Trainable and total parameters: the base model's and the head's, plus what the adapter adds."""
-    trained = _trained(model)
-    shapes = {name for name, _ in skeleton.named_parameters()}
-    added = [
-        value.numel()
-        for name, value in trained.items()
-        if name.removeprefix("base_model.model.").replace(".modules_to_save.default", "") not in shapes
-    ]
-    total = sum(value.numel() for value in skeleton.parameters()) + sum(added)
-    return sum(value.numel() for value in trained.values()), total

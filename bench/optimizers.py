@@ -1,6 +1,6 @@
 """AdamW in torch or in bitsandbytes, and its step inside backward for weights that are held in bf16."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ def require_optimizer(name: str, device: torch.device) -> None:
 
 
 def group_parameters(
-    model: nn.Module, settings: TrainConfig, *, loraplus_lr_ratio: float | None
+    trained: Mapping[str, nn.Parameter], settings: TrainConfig, *, loraplus_lr_ratio: float | None
 ) -> list[Group]:
     """What is trained, as an optimizer's groups: biases and norms without weight decay, and LoRA's B apart.
 
@@ -33,7 +33,6 @@ def group_parameters(
     schedule scales both. The first group has the plain rate. PEFT's create_loraplus_optimizer also speeds up
     all biases, which the paper does not ask for.
     """
-    trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
     faster = {name for name in trained if "lora_B" in name or "lora_embedding_B" in name}
     if loraplus_lr_ratio is None:
         faster = set()

@@ -26,8 +26,8 @@ class Task(Protocol):
     def count(self, labels: torch.Tensor) -> int:
         """Over how many predictions the loss of these rows is to be averaged. # labels: (rows,)"""
 
-    def loss(self, model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
-        """The loss, summed over these predictions."""
+    def losses(self, model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
+        """Each row's loss, summed over its predictions. # (rows,)"""
 
     def score(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
         """Numbers whose softmax over the labels is their probabilities. # (rows, labels)"""
@@ -43,9 +43,9 @@ class SequenceClassification:
         """The rows."""
         return len(labels)
 
-    def loss(self, model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
+    def losses(self, model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of the head's outputs."""
-        return functional.cross_entropy(self.score(model, inputs), labels, reduction="sum")
+        return functional.cross_entropy(self.score(model, inputs), labels, reduction="none")
 
     def score(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
         """The head's outputs."""
@@ -77,13 +77,14 @@ class LabelLikelihood:
         """The tokens of the rows' answers."""
         return int((self._taught[labels] != _NOTHING).sum())
 
-    def loss(self, model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
+    def losses(self, model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of the answers' tokens, the end included."""
         targets = self._taught.to(labels.device)[labels]  # (rows, tokens)
         logits = _predict(model, inputs, targets[:, :-1])  # (rows, tokens, vocabulary)
-        return functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=_NOTHING
+        of_tokens = functional.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=_NOTHING
         )
+        return of_tokens.view(targets.shape).sum(-1)
 
     def score(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
         """Each label's log-likelihood. Labels that differ in their last token only share a sequence."""

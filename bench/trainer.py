@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
 
-from bench import optimizers, parallel
+from bench import optimizers, parallel, trained
 from bench.config import Config, TrainConfig
 from bench.errors import RunError
 from bench.measure import Meter
@@ -23,6 +23,7 @@ from bench.task import Task
 
 Batch = Mapping[str, torch.Tensor]  # input_ids, attention_mask (rows, length); labels (rows,)
 Row = dict[str, float | int | None]
+Log = Callable[[Row, int], None]  # gets the rows of a history as they come, and their steps
 
 
 class DivergedError(RunError):
@@ -84,6 +85,35 @@ class Training:
         step, intervals = self.progress.steps, (self.settings.eval_steps, self.settings.checkpoint_steps)
         return min(stop, *(step - step % every + every for every in intervals if every is not None))
 
+    def record(self, row: Row, *, meter: Meter, log: Log) -> None:
+        """Adds a row to the history, with what the process holds in memory now."""
+        row |= meter.read_memory()
+        self.progress.history.append({"step": self.progress.steps, **row})
+        log(row, self.progress.steps)
+
+    def record_step(self, rate: float, norm: torch.Tensor | None, *, meter: Meter, log: Log) -> None:
+        """Adds the mean loss since the last such row, and the last step's learning rate and gradients' norm.
+
+        Raises:
+            DivergedError: as mean_loss.
+        """
+        loss = self.mean_loss()
+        self.losses.zero_()
+        self.progress.logged = self.progress.steps
+        row: Row = {"loss": loss, "lr": rate, "grad_norm": None if norm is None else float(norm)}
+        self.record(row, meter=meter, log=log)
+
+    def logs_at(self, step: int) -> bool:
+        """Whether the step's row has a loss."""
+        return step % self.settings.log_steps == 0 or self.evaluates_at(step)
+
+    def is_best(self, scores: Mapping[str, float], select_by: str) -> bool:
+        """Whether an evaluation now is better than all before, which this then remembers."""
+        if scores[select_by] <= self.progress.best_score:
+            return False
+        self.progress.best_score, self.progress.best_step = scores[select_by], self.progress.steps
+        return True
+
     def mean_loss(self) -> float:
         """The mean loss of the steps since the last row with one.
 
@@ -116,7 +146,9 @@ def prepare(
     settings = config.train
     if settings.distributed == "fsdp2":
         parallel.shard(model, accelerator.device)
-    groups = optimizers.group_parameters(model, settings, loraplus_lr_ratio=config.method.loraplus_lr_ratio)
+    groups = optimizers.group_parameters(
+        trained.find(model), settings, loraplus_lr_ratio=config.method.loraplus_lr_ratio
+    )
     optimizer = optimizers.make_optimizer(groups, settings, accelerator.device)
     schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, steps)
     model, optimizer = parallel.wrap(
@@ -136,7 +168,7 @@ def train(
     select_by: str,
     save_best: Callable[[], None],
     save_checkpoint: Callable[[], None],
-    log: Callable[[Row, int], None],
+    log: Log,
 ) -> Progress:
     """Trains up to the step ``stop`` and evaluates; ``save_best`` runs whenever that is better than before.
 
@@ -149,17 +181,11 @@ def train(
     """
     settings, progress, source = training.settings, training.progress, iter(batches)
 
-    def record(row: Row) -> None:
-        row |= meter.read_memory()
-        progress.history.append({"step": progress.steps, **row})
-        log(row, progress.steps)
-
     def evaluate() -> None:
         with meter.phase("eval"):
             scores = validate()
-        record({f"validation_{name}": value for name, value in scores.items()})
-        if scores[select_by] > progress.best_score:
-            progress.best_score, progress.best_step = scores[select_by], progress.steps
+        training.record(name_scores(scores), meter=meter, log=log)
+        if training.is_best(scores, select_by):
             with meter.phase("save"):
                 save_best()
 
@@ -170,11 +196,8 @@ def train(
             while progress.steps < pause:
                 micro_batches = [next(source) for _ in range(settings.gradient_accumulation_steps)]
                 rate, norm = advance(training, micro_batches)
-                if progress.steps % settings.log_steps == 0 or training.evaluates_at(progress.steps):
-                    loss = training.mean_loss()
-                    training.losses.zero_()
-                    progress.logged = progress.steps
-                    record({"loss": loss, "lr": rate, "grad_norm": None if norm is None else float(norm)})
+                if training.logs_at(progress.steps):
+                    training.record_step(rate, norm, meter=meter, log=log)
         if training.evaluates_at(pause):
             evaluate()
         if training.keeps(pause):
@@ -183,6 +206,11 @@ def train(
     if not training.evaluates_at(stop):
         evaluate()
     return progress
+
+
+def name_scores(scores: Mapping[str, float]) -> Row:
+    """Scores of the validation split as a row of the history."""
+    return {f"validation_{name}": value for name, value in scores.items()}
 
 
 def advance(training: Training, micro_batches: Sequence[Batch]) -> tuple[float, torch.Tensor | None]:
@@ -223,7 +251,7 @@ def take_step(
         inputs = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         labels = inputs.pop("labels")
         with parallel.synchronised(model, accelerator, now=number == len(part)):
-            loss = task.loss(model, inputs, labels) / predictions
+            loss = task.losses(model, inputs, labels).sum() / predictions
             parallel.backward(loss, accelerator)
         total += loss.detach()
     norm = None
@@ -245,20 +273,29 @@ def predict(
 
     Processes share the batches out, and each gets all the probabilities.
     """
+    shared = parallel.share(batches, accelerator)
+    parts = parallel.collect(predict_batches(model, shared, task=task, accelerator=accelerator))
+    found = {int(row): one for rows, values in parts for row, one in zip(rows, values, strict=True)}
+    return np.stack([found[row] for row in sorted(found)])
+
+
+def predict_batches(
+    model: nn.Module,
+    batches: Iterable[tuple[npt.NDArray[Any], Batch]],
+    *,
+    task: Task,
+    accelerator: Accelerator,
+) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.float64]]]:
+    """Of each batch: the rows that it names, and the probabilities of those that it holds, (rows, labels)."""
     model.eval()
     parts = []
     with torch.inference_mode(), accelerator.autocast():
-        for rows, batch in parallel.share(batches, accelerator):
+        for rows, batch in batches:
             inputs = {
                 name: tensor.to(accelerator.device) for name, tensor in batch.items() if name != "labels"
             }
             parts.append((rows, functional.softmax(task.score(model, inputs).double(), dim=-1).cpu().numpy()))
-    found = {
-        int(row): one
-        for rows, values in parallel.collect(parts)
-        for row, one in zip(rows, values, strict=True)
-    }
-    return np.stack([found[row] for row in sorted(found)])
+    return parts
 
 
 def embed(

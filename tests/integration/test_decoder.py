@@ -179,7 +179,7 @@ def test_the_output_layer_sees_answers_only(compose_decoder: Compose, method: st
     head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
     ((_, batch),) = tokens.eval_batches(split, batch_size=6, padding=padding)
     labels = batch.pop("labels")
-    task.loss(network.model, batch, labels)
+    task.losses(network.model, batch, labels)
     task.score(network.model, batch)
     assert batch["input_ids"].shape[1] > 20
     assert seen == [(6, 4, 64), (18, 3, 64)]  # x, y, z and the end; in the comparison no end is needed

@@ -20,7 +20,7 @@ RATE = 1e-5
 
 
 def make_optimizer(model: nn.Module, settings: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    groups = optimizers.group_parameters(model, settings, loraplus_lr_ratio=None)
+    groups = optimizers.group_parameters(dict(model.named_parameters()), settings, loraplus_lr_ratio=None)
     return optimizers.make_optimizer(groups, settings, device)
 
 

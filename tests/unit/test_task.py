@@ -41,9 +41,9 @@ def of(*answers: tuple[int, ...]) -> LabelLikelihood:
 
 def test_the_loss_is_that_of_every_token_of_the_answer_and_no_other() -> None:
     task, model, labels = of((1,), (2, 0)), Markov(), torch.tensor([0, 1])
-    loss = task.loss(model, INPUTS, labels)
-    probabilities = [NEXT[0, 1], NEXT[1, END], NEXT[1, 2], NEXT[2, 0], NEXT[0, END]]
-    assert float(loss) == pytest.approx(-sum(math.log(one) for one in probabilities))
+    losses = task.losses(model, INPUTS, labels)
+    probabilities = [[NEXT[0, 1], NEXT[1, END]], [NEXT[1, 2], NEXT[2, 0], NEXT[0, END]]]
+    assert losses.tolist() == pytest.approx([-sum(math.log(one) for one in row) for row in probabilities])
     assert task.count(labels) == 5
     assert model.asked == [
         ([[2, 2, 0, 1, END], [0, 2, 1, 2, 0]], [[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]], 3),
@@ -87,8 +87,8 @@ def test_a_heads_outputs_are_scores_and_its_loss_is_over_rows() -> None:
         return SimpleNamespace(logits=logits)
 
     assert task.score(model, INPUTS).equal(logits)  # type: ignore[arg-type]
-    loss = task.loss(model, INPUTS, labels)  # type: ignore[arg-type]
-    assert float(loss) == pytest.approx(math.log1p(math.exp(-1)) + math.log1p(math.exp(0.5)))
+    losses = task.losses(model, INPUTS, labels)  # type: ignore[arg-type]
+    assert losses.tolist() == pytest.approx([math.log1p(math.exp(-1)), math.log1p(math.exp(0.5))])
     assert task.count(labels) == 2
 
 

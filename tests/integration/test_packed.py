@@ -1,0 +1,132 @@
+"""Runs that train packed are the runs that train alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from bench import data, fit
+from bench.config import Config, replace_values
+from bench.measure import Meter
+from bench.packable import cannot_pack, shared_key
+from bench.packed.fit import fit_pack
+
+Compose = Callable[..., Config]
+CPU = torch.device("cpu")
+MEMBERS = (
+    {"lora.r": 4, "lora.alpha": 8.0, "train.lr": 1e-2},
+    {"lora.r": 8, "lora.alpha": 4.0, "train.lr": 3e-3},
+    {"lora.r": 2, "lora.alpha": 16.0, "train.lr": 3e-2},
+)
+
+
+@dataclass
+class Outcome:
+    """What one run left."""
+
+    fitted: fit.Fitted | BaseException
+    history: list[dict[str, Any]]
+    best: dict[str, torch.Tensor]
+
+    def values(self, name: str) -> list[float]:
+        return [row[name] for row in self.history if name in row]
+
+
+def members_of(config: Config, members: Sequence[dict[str, Any]] = MEMBERS) -> list[Config]:
+    return [replace_values(config, values) for values in members]
+
+
+def train_packed(configs: Sequence[Config], folder: Path) -> list[Outcome]:
+    assert len({shared_key(config) for config in configs}) == 1
+    assert [cannot_pack(config) for config in configs] == [None] * len(configs)
+    histories: list[list[dict[str, Any]]] = [[] for _ in configs]
+    folders = [folder / f"packed_{number}" for number in range(len(configs))]
+    for one in folders:
+        one.mkdir(parents=True)
+    fitted = fit_pack(
+        configs,
+        data.load(configs[0].data),
+        model_folder=Path(str(configs[0].model.path)),
+        run_folders=folders,
+        meter=Meter(CPU),
+        logs=[log_to(history) for history in histories],
+    )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return [Outcome(*found, read_best(one)) for *found, one in zip(fitted, histories, folders, strict=True)]
+
+
+def train_alone(configs: Sequence[Config], folder: Path) -> Iterator[Outcome]:
+    for number, config in enumerate(configs):
+        history: list[dict[str, Any]] = []
+        place = folder / f"alone_{number}"
+        place.mkdir()
+        found = fit.fit(
+            config,
+            data.load(config.data),
+            model_folder=Path(str(config.model.path)),
+            run_folder=place,
+            meter=Meter(CPU),
+            log=log_to(history),
+        )
+        AcceleratorState._reset_state(reset_partial_state=True)
+        yield Outcome(found, history, read_best(place))
+
+
+def log_to(history: list[dict[str, Any]]) -> Callable[[dict[str, Any], int], None]:
+    return lambda row, step: history.append({"step": step, **row})
+
+
+def read_best(folder: Path) -> dict[str, torch.Tensor]:
+    path = folder / fit.BEST
+    return load_file(path) if path.exists() else {}
+
+
+def require_same(packed: Outcome, alone: Outcome) -> None:
+    """All that a record and its files say, but for time and memory."""
+    assert packed.values("loss") == pytest.approx(alone.values("loss"), abs=1e-4)
+    assert packed.values("lr") == alone.values("lr")
+    assert packed.values("grad_norm") == pytest.approx(alone.values("grad_norm"), rel=1e-2)
+    assert [row["step"] for row in packed.history] == [row["step"] for row in alone.history]
+    assert packed.values("validation_loss") == pytest.approx(alone.values("validation_loss"), abs=1e-4)
+    ours, other = packed.fitted, alone.fitted
+    assert isinstance(ours, fit.Fitted)
+    assert isinstance(other, fit.Fitted)
+    for split in fit.EVALUATED:
+        assert ours.probabilities[split] == pytest.approx(other.probabilities[split], abs=1e-3)
+        assert (ours.probabilities[split].argmax(1) == other.probabilities[split].argmax(1)).all()
+    assert ours.model == other.model
+    assert ours.parameters == other.parameters
+    assert ours.truncated_share == other.truncated_share
+    assert set(ours.throughput) == set(other.throughput)
+    assert {name: one.shape for name, one in packed.best.items()} == {
+        name: one.shape for name, one in alone.best.items()
+    }
+
+
+FIFTY = ("train.max_steps=50", "train.eval_steps=25", "train.warmup_steps=5", "train.micro_batch_size=4")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "overrides"),
+    [
+        ("bert", ["method=lora"]),
+        ("bert", ["method=qlora", "train.gradient_accumulation_steps=2"]),
+        ("llama", ["method=lora", "train.gradient_accumulation_steps=2"]),
+        ("llama", ["method=qlora", "task=label_likelihood"]),
+    ],
+)
+def test_a_packed_run_is_the_run_alone(
+    compose_tiny: Compose, compose_decoder: Compose, tmp_path: Path, architecture: str, overrides: list[str]
+) -> None:
+    compose = compose_tiny if architecture == "bert" else lambda *o: compose_decoder(architecture, *o)
+    configs = members_of(compose(*FIFTY, *overrides))
+    packed = train_packed(configs, tmp_path)
+    for one, alone in zip(packed, train_alone(configs, tmp_path), strict=True):
+        assert len(alone.values("loss")) == 50
+        assert max(alone.values("loss")) - min(alone.values("loss")) > 0.1  # a curve, not a line
+        require_same(one, alone)
