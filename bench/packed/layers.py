@@ -35,9 +35,7 @@ def pack(model: nn.Module, members: Sequence[str]) -> None:
             module.forward = partial(_add_adapters, module, members)
         elif isinstance(module, _SWITCHED):
             module.forward = partial(_switch, module, forward, members)
-        elif isinstance(
-            module, bitsandbytes.nn.Linear8bitLt
-        ):  # which columns it keeps in 16 bits depends on all its rows
+        elif isinstance(module, _INT8):  # which columns it keeps in 16 bits depends on all its rows
             module.forward = partial(_divide, forward, members)
 
 

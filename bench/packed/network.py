@@ -75,11 +75,10 @@ def build(
 
 
 def _find_member(adapted: nn.Module, adapter: str, config: Config, *, skeleton: nn.Module) -> Member:
-    mark = f".{adapter}."
     found = {
-        name.replace(mark, f".{FIRST}."): parameter
+        ".".join(FIRST if part == adapter else part for part in name.split(".")): parameter
         for name, parameter in adapted.named_parameters()
-        if mark in name
+        if adapter in name.split(".")
     }
     for parameter in found.values():
         parameter.requires_grad_(True)
