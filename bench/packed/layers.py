@@ -16,6 +16,8 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from torch.nn import functional
 
+from bench.packed import dropout as dropouts
+
 _LINEAR: tuple[Any, ...] = tuple(
     getattr(lora, name) for name in ("Linear", "Linear4bit", "Linear8bitLt") if hasattr(lora, name)
 )
@@ -28,6 +30,7 @@ def pack(model: nn.Module, members: Sequence[str]) -> None:
 
     ``members`` may get shorter later, with the batches.
     """
+    own = {one for layer in model.modules() if isinstance(layer, _SWITCHED) for one in layer.modules()}
     for one in model.modules():
         module: Any = one  # whose forward is replaced
         forward = module.forward
@@ -35,6 +38,8 @@ def pack(model: nn.Module, members: Sequence[str]) -> None:
             module.forward = partial(_add_adapters, module, members)
         elif isinstance(module, _SWITCHED):
             module.forward = partial(_switch, module, forward, members)
+        elif isinstance(module, nn.Dropout) and module not in own:
+            module.forward = partial(dropouts.share, module, members)
         elif isinstance(module, _INT8):  # which columns it keeps in 16 bits depends on all its rows
             module.forward = partial(_divide, forward, members)
 
@@ -47,16 +52,27 @@ def _add_adapters(layer: Any, members: Sequence[str], inputs: torch.Tensor) -> t
     """
     result: torch.Tensor = layer.base_layer(inputs)  # (members x rows, ..., out)
     rank = max(layer.r[name] for name in members)
+    rates = [_read_rate(layer, name) for name in members]
     down = torch.stack([_pad_rank(layer.lora_A[name].weight, rank, dim=0) for name in members])
+    scales = [layer.scaling[name] / (1 - rate) for name, rate in zip(members, rates, strict=True)]
     up = torch.stack(
-        [_pad_rank(layer.lora_B[name].weight * layer.scaling[name], rank, dim=1) for name in members]
+        [
+            _pad_rank(layer.lora_B[name].weight * scale, rank, dim=1)
+            for name, scale in zip(members, scales, strict=True)
+        ]
     )  # (members, out, rank)
     parts = inputs.reshape(len(members), -1, inputs.shape[-1])  # (members, rows x ..., in)
     if not torch.is_autocast_enabled(inputs.device.type):
         parts = parts.to(down.dtype)
-    dropped = torch.stack([layer.lora_dropout[name](part) for name, part in zip(members, parts, strict=True)])
-    added = dropped @ down.transpose(1, 2) @ up.transpose(1, 2)
-    return (result + added.view(result.shape)).to(result.dtype)
+    reduced = dropouts.drop_each(parts, rates) @ down.transpose(1, 2)  # (members, rows x ..., rank)
+    base = result.view(len(members), -1, result.shape[-1])
+    return torch.baddbmm(base, reduced, up.transpose(1, 2)).view(result.shape).to(result.dtype)
+
+
+def _read_rate(layer: Any, member: str) -> float:
+    """The share of its inputs that the member drops now."""
+    dropout = layer.lora_dropout[member]
+    return dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
 
 
 def _pad_rank(weight: torch.Tensor, rank: int, *, dim: int) -> torch.Tensor:

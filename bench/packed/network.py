@@ -12,7 +12,7 @@ from torch import nn
 from bench import model, trained
 from bench.adapter import add_adapter, add_member
 from bench.config import Config
-from bench.packed import layers
+from bench.packed import attention, layers
 
 FIRST = "default"  # PEFT's name for an only adapter, as it stands in the weights of a run of its own
 
@@ -71,6 +71,8 @@ def build(
         for name, config in zip(names, configs, strict=True)
     ]
     layers.pack(adapted, names)
+    if device.type == "cpu":
+        attention.install(base.model, names)
     return Pack(adapted.to(device), members, {**base.choices, "target_modules": targets}, names)
 
 
