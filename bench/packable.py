@@ -11,6 +11,7 @@ _SHARED_UNSEEN = ("method.name", "method.title", "method.default_lr")  # change 
 # What a member must be: (field, value, why anything else cannot share a pack).
 _REQUIRED = (
     ("train.distributed", "none", "its processes train one run"),
+    ("train.optimizer", "adamw", "bitsandbytes' kernels read a weight's memory in one piece"),
     ("train.optimizer_in_backward", False, "it has no moment at which a run's gradients are complete"),
     ("train.stochastic_rounding", False, "it works on weights that are held apart"),
     ("train.stop_step", None, "a pack keeps no checkpoints"),

@@ -16,7 +16,7 @@ NAME = "sdpa_in_pack"  # as transformers knows it
 
 
 def install(model: PreTrainedModel, members: Sequence[str]) -> None:
-    """Lets the model's attention drop the same for all members, if it goes through transformers' interface."""
+    """Lets the model's attention drop the same for all members, if it asks transformers for it."""
     if model._supports_attention_backend and model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, partial(_attend, members))
         AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -45,7 +45,7 @@ def _attend(
     rows, heads, length, _ = query.shape
     like = query.new_empty((rows // len(members), heads, length, length))
     kept = dropouts.draw_mask(like, dropout)
-    found = _Attention.apply(query, key, value, attention_mask, kept, scale)
+    found = _Attention.apply(query, key, value, attention_mask, kept, scale)  # type: ignore[no-untyped-call]
     return found, None
 
 

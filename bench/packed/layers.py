@@ -14,9 +14,9 @@ from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
-from torch.nn import functional
 
 from bench.packed import dropout as dropouts
+from bench.packed import frozen
 
 _LINEAR: tuple[Any, ...] = tuple(
     getattr(lora, name) for name in ("Linear", "Linear4bit", "Linear8bitLt") if hasattr(lora, name)
@@ -25,59 +25,82 @@ _SWITCHED: tuple[Any, ...] = (BaseTunerLayer, ModulesToSaveWrapper)
 _INT8: Any = bitsandbytes.nn.Linear8bitLt  # type: ignore[attr-defined]
 
 
-def pack(model: nn.Module, members: Sequence[str]) -> None:
+def pack(model: nn.Module, members: Sequence[str]) -> "list[Adapters]":
     """Lets each of the model's adapters of these names work on its own part of every batch.
 
-    ``members`` may get shorter later, with the batches.
+    ``members`` may get shorter later, with the batches; then what comes out has to be stacked anew.
     """
-    own = {one for layer in model.modules() if isinstance(layer, _SWITCHED) for one in layer.modules()}
-    for one in model.modules():
+    stacked = []
+    for name, one in model.named_modules():
         module: Any = one  # whose forward is replaced
         forward = module.forward
         if isinstance(module, _LINEAR):
-            module.forward = partial(_add_adapters, module, members)
+            stacked.append(Adapters(module, members))
+            module.forward = stacked[-1].forward
         elif isinstance(module, _SWITCHED):
             module.forward = partial(_switch, module, forward, members)
-        elif isinstance(module, nn.Dropout) and module not in own:
-            module.forward = partial(dropouts.share, module, members)
         elif isinstance(module, _INT8):  # which columns it keeps in 16 bits depends on all its rows
             module.forward = partial(_divide, forward, members)
+        elif isinstance(module, nn.Dropout) and ".lora_dropout." not in name:
+            module.forward = partial(dropouts.share, module, members)
+        elif type(module) is nn.Linear and not module.weight.requires_grad:
+            module.forward = partial(frozen.apply, module)
+    return stacked
 
 
-def _add_adapters(layer: Any, members: Sequence[str], inputs: torch.Tensor) -> torch.Tensor:
-    """W x + B A x * scaling, each member's A and B for its own rows; lower ranks are padded with zeros.
+class Adapters:
+    """The members' A and B of one layer, side by side, so that a product with all of them is one product.
 
-    Args:
-        inputs: (members x rows, ..., in)
+    PEFT's own weights and their gradients are views of them, and so are each member's to optimise and save.
     """
-    result: torch.Tensor = layer.base_layer(inputs)  # (members x rows, ..., out)
-    rank = max(layer.r[name] for name in members)
-    rates = [_read_rate(layer, name) for name in members]
-    down = torch.stack([_pad_rank(layer.lora_A[name].weight, rank, dim=0) for name in members])
-    scales = [layer.scaling[name] / (1 - rate) for name, rate in zip(members, rates, strict=True)]
-    up = torch.stack(
-        [
-            _pad_rank(layer.lora_B[name].weight * scale, rank, dim=1)
-            for name, scale in zip(members, scales, strict=True)
-        ]
-    )  # (members, out, rank)
-    parts = inputs.reshape(len(members), -1, inputs.shape[-1])  # (members, rows x ..., in)
-    if not torch.is_autocast_enabled(inputs.device.type):
-        parts = parts.to(down.dtype)
-    reduced = dropouts.drop_each(parts, rates) @ down.transpose(1, 2)  # (members, rows x ..., rank)
-    base = result.view(len(members), -1, result.shape[-1])
-    return torch.baddbmm(base, reduced, up.transpose(1, 2)).view(result.shape).to(result.dtype)
+
+    def __init__(self, layer: Any, members: Sequence[str]) -> None:
+        self.layer = layer
+        self.members = members
+        self.stack()
+
+    def stack(self) -> None:
+        """Puts the weights of the members there are side by side; lower ranks are padded with zeros."""
+        pairs = [(self.layer.lora_A[name].weight, self.layer.lora_B[name].weight) for name in self.members]
+        rank, shape = max(len(a) for a, _ in pairs), (len(pairs[0][0][0]), len(pairs[0][1]))
+        self.down, self.up = (pairs[0][0].new_zeros((len(pairs), rank, size)) for size in shape)
+        self.down.grad, self.up.grad = torch.zeros_like(self.down), torch.zeros_like(self.up)
+        for place, (a, b) in enumerate(pairs):
+            part = (place, slice(len(a)))
+            for whole, weight, turned in ((self.down, a, False), (self.up, b, True)):
+                assert whole.grad is not None
+                view, slope = (one[part].T if turned else one[part] for one in (whole.data, whole.grad))
+                view.copy_(weight.data)
+                weight.data, weight.grad = view, slope
+        self.down.requires_grad_()
+        self.up.requires_grad_()
+        self.scales = self.down.new_tensor([self.layer.scaling[name] for name in self.members])
+
+    def weights(self) -> list[nn.Parameter]:
+        """PEFT's own, of the members there are."""
+        return [own[name].weight for own in (self.layer.lora_A, self.layer.lora_B) for name in self.members]
+
+    def clear(self) -> None:
+        """Sets the gradients to zero, in place, as the members' are views of them."""
+        for whole in (self.down, self.up):
+            assert whole.grad is not None
+            whole.grad.zero_()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """W x + B A x * scaling. # inputs: (members x rows, ..., in)"""
+        result: torch.Tensor = self.layer.base_layer(inputs)  # (members x rows, ..., out)
+        rates = [_read_rate(self.layer.lora_dropout[name]) for name in self.members]
+        kept = self.scales.new_tensor([1 - rate for rate in rates])
+        parts = inputs.reshape(len(self.members), -1, inputs.shape[-1])  # (members, rows x ..., in)
+        dtype = result.dtype if torch.is_autocast_enabled(inputs.device.type) else self.down.dtype
+        down, up = self.down.to(dtype), (self.up * (self.scales / kept)[:, None, None]).to(dtype)
+        reduced = dropouts.drop_each(parts.to(dtype), rates) @ down.transpose(1, 2)
+        return frozen.add_product(result, reduced, up)
 
 
-def _read_rate(layer: Any, member: str) -> float:
-    """The share of its inputs that the member drops now."""
-    dropout = layer.lora_dropout[member]
+def _read_rate(dropout: nn.Module) -> float:
+    """The share of its inputs that a member's adapter drops now."""
     return dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
-
-
-def _pad_rank(weight: torch.Tensor, rank: int, *, dim: int) -> torch.Tensor:
-    missing = rank - weight.shape[dim]
-    return functional.pad(weight, (0, 0, 0, missing) if dim == 0 else (0, missing))
 
 
 def _switch(

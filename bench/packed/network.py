@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,26 @@ class Pack:
     members: list[Member]
     choices: dict[str, Any]  # for the record
     adapters: list[str]  # of the members that are still there
+    stacked: list[layers.Adapters]
 
     def drop(self, member: Member) -> None:
         """Leaves the member out of what is computed from now on."""
         self.adapters.remove(member.adapter)
+        for layer in self.stacked if self.adapters else []:
+            layer.stack()
+
+    def clear(self) -> None:
+        """Clears the gradients of all members."""
+        for parameter in self.apart:
+            parameter.grad = None
+        for layer in self.stacked:
+            layer.clear()
+
+    @cached_property
+    def apart(self) -> list[nn.Parameter]:
+        """What is trained and not stacked: heads, and adapters of tables."""
+        views = {id(one) for layer in self.stacked for one in layer.weights()}
+        return [one for member in self.members for one in member.trained.values() if id(one) not in views]
 
 
 def build(
@@ -70,10 +87,11 @@ def build(
         _find_member(adapted, name, config, skeleton=base.skeleton)
         for name, config in zip(names, configs, strict=True)
     ]
-    layers.pack(adapted, names)
+    adapted.to(device)  # before weights become views
+    stacked = layers.pack(adapted, names)
     if device.type == "cpu":
         attention.install(base.model, names)
-    return Pack(adapted.to(device), members, {**base.choices, "target_modules": targets}, names)
+    return Pack(adapted, members, {**base.choices, "target_modules": targets}, names, stacked)
 
 
 def _find_member(adapted: nn.Module, adapter: str, config: Config, *, skeleton: nn.Module) -> Member:

@@ -49,8 +49,6 @@ class PackTraining:
     def end(self, ended: MemberTraining, error: RunError) -> None:
         """Takes a member out; the others go on."""
         ended.error = error
-        for parameter in ended.member.trained.values():
-            parameter.grad = None
         self.pack.drop(ended.member)
 
 
@@ -166,11 +164,11 @@ def advance(
         if training.settings.max_grad_norm is not None:
             norm = nn.utils.clip_grad_norm_(parameters, training.settings.max_grad_norm)
         training.optimizer.step()
-        training.optimizer.zero_grad()
         training.schedule.step()
         training.losses += loss
         training.progress.count(micro_batches)
         taken.append((rate, norm))
+    packed.pack.clear()
     return taken
 
 

@@ -20,7 +20,6 @@ Compose = Callable[..., Config]
         ["method=int8_lora"],
         ["method=lora_all_linear"],
         ["method=lora", "train.gradient_checkpointing=true"],
-        ["method=lora", "train.optimizer=adamw_8bit"],
         ["method=lora", "task=label_likelihood"],
     ],
 )
@@ -40,6 +39,7 @@ def test_plain_lora_can_be_packed(compose: Compose, lines: list[str]) -> None:
         (["method=loftq"], "method.adapter.init_lora_weights=loftq"),
         (["train.precision=fp16"], "train.precision=fp16"),
         (["train.distributed=ddp", "train.processes=2"], "train.distributed=ddp"),
+        (["train.optimizer=adamw_8bit"], "train.optimizer=adamw_8bit"),
         (["train.optimizer_in_backward=true"], "train.optimizer_in_backward=True"),
         (["train.stochastic_rounding=true"], "train.stochastic_rounding=True"),
         (["train.stop_step=10"], "train.stop_step=10"),
