@@ -8,10 +8,11 @@ import numpy.typing as npt
 from transformers import set_seed
 
 from bench import metrics, tokens, trained, trainer
+from bench.checkpoint import BEST
 from bench.config import Config
 from bench.data import Dataset
 from bench.device import choose_precision
-from bench.fit import BEST, EVALUATED, Fitted, count_steps, describe_trained, tokenise
+from bench.fit import EVALUATED, Fitted, count_steps, describe_trained, tokenise
 from bench.measure import Meter
 from bench.packed import network, training
 

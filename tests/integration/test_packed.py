@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from bench import data, fit
+from bench.checkpoint import BEST
 from bench.config import Config, replace_values
 from bench.errors import RunError
 from bench.measure import Meter
@@ -84,7 +85,7 @@ def log_to(history: list[dict[str, Any]]) -> Callable[[dict[str, Any], int], Non
 
 
 def read_best(folder: Path) -> dict[str, torch.Tensor]:
-    path = folder / fit.BEST
+    path = folder / BEST
     return load_file(path) if path.exists() else {}
 
 
