@@ -16,7 +16,7 @@ def share(module: nn.Dropout, members: Sequence[str], inputs: torch.Tensor) -> t
     """Dropout of the base's own. # inputs: (members x rows, ...)"""
     if not module.training or module.p == 0.0:
         return inputs
-    parts = inputs.unflatten(0, (len(members), -1))  # (members, rows, ...)
+    parts = inputs.reshape(len(members), -1, *inputs.shape[1:])  # (members, rows, ...)
     found: torch.Tensor = parts * draw_mask(parts[0], module.p)
     return found.view(inputs.shape)
 

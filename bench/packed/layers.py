@@ -34,16 +34,16 @@ def pack(model: nn.Module, members: Sequence[str]) -> "list[Adapters]":
     for name, one in model.named_modules():
         module: Any = one  # whose forward is replaced
         forward = module.forward
-        if isinstance(module, _LINEAR):
+        if isinstance(one, _LINEAR):
             stacked.append(Adapters(module, members))
             module.forward = stacked[-1].forward
-        elif isinstance(module, _SWITCHED):
+        elif isinstance(one, _SWITCHED):
             module.forward = partial(_switch, module, forward, members)
-        elif isinstance(module, _INT8):  # which columns it keeps in 16 bits depends on all its rows
+        elif isinstance(one, _INT8):  # which columns it keeps in 16 bits depends on all its rows
             module.forward = partial(_divide, forward, members)
-        elif isinstance(module, nn.Dropout) and ".lora_dropout." not in name:
+        elif isinstance(one, nn.Dropout) and ".lora_dropout." not in name:
             module.forward = partial(dropouts.share, module, members)
-        elif type(module) is nn.Linear and not module.weight.requires_grad:
+        elif type(one) is nn.Linear and not one.weight.requires_grad:
             module.forward = partial(frozen.apply, module)
     return stacked
 

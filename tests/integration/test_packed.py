@@ -11,10 +11,12 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from bench import data, fit
+from bench.checkpoint import BEST
 from bench.config import Config, replace_values
 from bench.errors import RunError
 from bench.measure import Meter
 from bench.packable import cannot_pack, shared_key
+from bench.packed import network
 from bench.packed.fit import fit_pack
 
 Compose = Callable[..., Config]
@@ -83,7 +85,7 @@ def log_to(history: list[dict[str, Any]]) -> Callable[[dict[str, Any], int], Non
 
 
 def read_best(folder: Path) -> dict[str, torch.Tensor]:
-    path = folder / fit.BEST
+    path = folder / BEST
     return load_file(path) if path.exists() else {}
 
 
@@ -177,3 +179,32 @@ def test_a_pack_whose_members_all_diverge_ends(compose_tiny: Compose, tmp_path: 
     packed = train_packed(members_of(compose_tiny("method=lora"), absurd), tmp_path)
     assert all(isinstance(one.fitted, RunError) for one in packed)
     assert all(len(one.history) < 20 for one in packed)
+
+
+def test_dropout_keeps_each_adapters_mean(compose_tiny: Compose) -> None:
+    """Of the first layer's queries, over many draws; a member without dropout is the same in each of them."""
+    rates = (0.0, 0.1, 0.5)
+    configs = members_of(compose_tiny("method=lora"), [{"lora.dropout": rate} for rate in rates])
+    torch.manual_seed(0)
+    pack = network.build(
+        configs,
+        folder=Path(str(configs[0].model.path)),
+        labels=["a", "b", "c"],
+        pad_token_id=0,
+        device=CPU,
+        precision="fp32",
+    )
+    layer = pack.stacked[0]
+    with torch.no_grad():
+        layer.up.normal_()
+        inputs = torch.randn(4, 6, 64).repeat(3, 1, 1)
+        base = layer.layer.base_layer(inputs)
+        exact = (layer.forward(inputs) - base).view(3, -1) if not pack.model.eval().training else None
+        pack.model.train()
+        drawn = torch.stack([(layer.forward(inputs) - base).view(3, -1) for _ in range(400)])
+    assert exact is not None
+    for member, rate in enumerate(rates):
+        spread = drawn[:, member].std(0)
+        assert float(spread.max()) == 0 if rate == 0 else float(spread.min()) > 0
+        error = (drawn[:, member].mean(0) - exact[member]).abs()
+        assert float((error - 6 * spread / 20).max()) <= 1e-5
