@@ -182,6 +182,9 @@ def test_the_page_can_be_used_by_keyboard_and_read_without_its_script(
 
 def test_the_page_prints(sweep: Watched, tmp_path: Path):
     sweep.page.emulate_media(media="print")
+    sweep.page.set_viewport_size({"width": 760, "height": 900})  # A4 without its margins
+    sweep.page.wait_for_function("document.querySelector('#methods svg').clientWidth <= 760")
+    assert sweep.page.evaluate("document.documentElement.scrollWidth") == 760
     assert not sweep.page.locator(".switch").is_visible()
     assert sweep.page.locator("#methods svg:visible").count() == 1
     printed: Any = sweep.page.pdf(path=tmp_path / "report.pdf", format="A4")
