@@ -12,8 +12,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
-from records import NO_PRICES, make_run
+from records import NO_PRICES, make_predictions, make_run
 from report_folder import GIB, HOSTILE, make_hostile, make_sweep, write_results
 
 from bench.report.captions import CHINESE, ENGLISH
@@ -233,6 +234,17 @@ def test_heatmaps_and_effects_have_the_validation_scores(page: Page):
     assert ("QLoRA", "16", pytest.approx(82.9)) in effects
     assert {value for _, value, _ in effects} == {"8", "16"}  # 32 diverged
     assert set(page.charts["specs"]["en"]) >= {"effect-r", "effect-lr", "heatmap-lora", "heatmap-qlora"}
+
+
+def test_of_many_labels_those_with_the_most_errors_are_drawn(tmp_path: Path):
+    run = dataclasses.replace(make_run("lora", test=0.5), labels=[f"label {place:02}" for place in range(30)])
+    page = Page(render(write_results(tmp_path, [run])))
+    answers = make_predictions(run)
+    wrong = answers[answers["label"] != answers["prediction"]]
+    errors = pd.concat([wrong["label"], wrong["prediction"]]).value_counts()
+    most = sorted(run.labels, key=lambda label: (-errors.get(label, 0), label))[:20]
+    assert {row["label"] for row in page.rows_of("confusion-lora")} == set(most)
+    assert "Of 30 labels, the 20 with the most errors are drawn." in " ".join(page.words)
 
 
 def test_curves_are_of_the_chosen_runs_alone(page: Page):
