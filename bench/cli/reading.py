@@ -132,6 +132,7 @@ def _table(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from bench.report.images import lack_font
     from bench.report.page import PAGE, write_report
     from bench.store import Store
 
@@ -139,6 +140,11 @@ def _report(arguments: argparse.Namespace) -> int:
     store = Store(find_results(arguments.results))
     written = write_report(store, lang=arguments.lang, report=report)
     figures = sum(path.suffix == ".png" for path in written)
+    if lack_font(written):
+        print(
+            "no font of this machine has Chinese characters, so figures/*.png cannot show them; install one "
+            "(on Debian fonts-noto-cjk) and run this again. report.html and *.svg use the reader's fonts"
+        )
     print(show(f"{figures} figures as SVG and PNG: {store.folder / 'figures'}"))
     print(show(f"the tables, with the figures in table.md: {store.folder / 'table.md'}"))
     print(show(f"look at it in any browser: {store.folder / PAGE}"))

@@ -1,8 +1,8 @@
 """Figures as SVG and PNG, without a browser: for slides, papers and table.md."""
 
-import functools
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import vl_convert
 
@@ -11,6 +11,7 @@ from bench.report.figures import Figure
 
 _WIDTH = 640  # pixels of what is as wide as there is room on the page
 _SCALE = 2.0  # of PNG
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
 def render_images(figures: Sequence[Figure]) -> dict[str, str | bytes]:
@@ -23,15 +24,15 @@ def render_images(figures: Sequence[Figure]) -> dict[str, str | bytes]:
     return files
 
 
-@functools.cache
-def has_chinese_font() -> bool:
-    """Whether this machine draws Chinese: without a font, two characters are the same empty box."""
+def lack_font(written: Sequence[Path]) -> bool:
+    """Whether PNG files could not show their Chinese: this machine draws two characters as the same mark."""
 
     def draw(character: str) -> bytes:
         mark = {"type": "text", "text": {"value": character}, "fontSize": 24}
         return bytes(vl_convert.vegalite_to_png({"data": {"values": [{}]}, "mark": mark}))
 
-    return draw("方") != draw("准")
+    drawn = (path.read_text(encoding="utf-8") for path in written if path.suffix == ".svg")
+    return any(_CHINESE.search(svg) for svg in drawn) and draw("方") == draw("准")
 
 
 def _number_gradients(svg: str) -> str:

@@ -78,7 +78,7 @@ def _locate(row: Row, text: Text) -> Point:
         low=low,
         high=high,
         interval=text.intervals[row.interval.over].format(low, high) if row.interval else UNKNOWN,
-        seconds=row.train_seconds,
+        seconds=None if row.train_seconds is None else round(row.train_seconds, 4),
         time=UNKNOWN if row.train_seconds is None else format_duration(row.train_seconds, text),
         status=status,
         baseline=row.baseline,

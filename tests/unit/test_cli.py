@@ -180,6 +180,15 @@ def test_table_writes_and_shows_the_table(
     assert list(tmp_path.iterdir()) == [tmp_path / "results"]
 
 
+def test_report_says_where_the_page_is(bench: Bench, quickstart: Store) -> None:
+    code, said, _ = bench("report", "--lang", "zh")
+    assert (code, said.splitlines()[-1]) == (0, "look at it in any browser: results/quickstart/report.html")
+    page = (quickstart.folder / "report.html").read_text(encoding="utf-8")
+    assert '<html lang="zh">' in page
+    assert "figures as SVG and PNG: results/quickstart/figures" in said
+    assert list((quickstart.folder / "figures").glob("*.svg"))
+
+
 @pytest.mark.usefixtures("quickstart")
 def test_table_takes_settings_of_the_report(bench: Bench) -> None:
     code, out, _ = bench("table", "report.price_per_hour=300")

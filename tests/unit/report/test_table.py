@@ -396,7 +396,9 @@ def test_durations(seconds: float, english: str, chinese: str):
     assert format_duration(seconds, CHINESE) == chinese
 
 
-@pytest.mark.parametrize("module", ["bench.selection", "bench.report.stats", "bench.report.table"])
+@pytest.mark.parametrize(
+    "module", ["bench.selection", "bench.report.stats", "bench.report.table", "bench.report.page"]
+)
 def test_reports_do_not_wait_for_torch(module: str):
     code = f"import sys, {module}; print(*{{'torch', 'transformers'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
