@@ -31,7 +31,10 @@ CORNERS: Mapping[str, Sequence[str]] = {
     "train.lr": ["1e-3", "3e-3"],
 }
 # How bench is asked; whether it runs the whole grid even where the other sides run a sample.
-SIDES: Mapping[str, tuple[Sequence[str], bool]] = {"bench solo": ([], False)}
+SIDES: Mapping[str, tuple[Sequence[str], bool]] = {
+    "bench solo": (["sweep.pack=off"], False),
+    "bench packed": (["sweep.pack=auto"], True),
+}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The training step alone: seconds, tokens and FLOP/s of bench's loop and of transformers.Trainer's.
+"""The training step alone: seconds, tokens and FLOP/s of bench's loops and of transformers.Trainer's.
 
-    python -m benchmarks.step SIDE CASE     SIDE: naive | solo
+    python -m benchmarks.step SIDE CASE STEPS     SIDE: naive | solo | packed
 
 prints the seconds of each step as JSON. Every measurement is a process of its own, as accelerate keeps one
 precision per process, and sides take turns, so that a slow minute of the machine meets both.
@@ -22,8 +22,9 @@ from transformers import AutoConfig, TrainerCallback
 
 from bench import model, tokens, trainer, weights
 from bench import task as tasks
-from bench.config import Config
+from bench.config import Config, replace_values
 from bench.device import choose_precision
+from bench.packed import network, training
 from benchmarks import machine
 from benchmarks.settings import answer, compose, ratio, table
 
@@ -48,7 +49,7 @@ CASES = {
     "full-16x64": Case("Full fine-tuning, 16 x 64", "full", 16, 64),
     "full-16x128": Case("Full fine-tuning, 16 x 128", "full", 16, 128),
 }
-SIDES = ("naive", "solo")
+MEMBERS = {"naive": 1, "solo": 1, "packed": 12}  # of each side: how many points one step trains
 
 
 def report(*, short: bool) -> str:
@@ -58,12 +59,15 @@ def report(*, short: bool) -> str:
     rows, steps = [], STEPS if not short else STEPS // 2
     peaks = {name: machine.measure_peak(dtype) for name, dtype in DTYPES.items()}
     for name in names:
-        case, taken = CASES[name], {side: [] for side in SIDES}
+        case = CASES[name]
+        taken: dict[str, list[float]] = {
+            side: [] for side in MEMBERS if case.method == "lora" or side != "packed"
+        }
         for _ in range(rounds):
-            for side in SIDES:
-                taken[side] += _run(side, name, steps)
-        seconds = {side: statistics.median(times) for side, times in taken.items()}
-        for side in SIDES:
+            for side, times in taken.items():
+                times += _run(side, name, steps)
+        seconds = {side: statistics.median(times) / MEMBERS[side] for side, times in taken.items()}
+        for side in taken:
             precision = "fp32" if side == "naive" else choose_precision("auto", torch.device("cpu"))
             rate = count_flops(_settings(), case) / seconds[side]
             rows.append(
@@ -82,8 +86,9 @@ def report(*, short: bool) -> str:
     return "\n\n".join(
         [
             "## Training alone",
-            f"Medians of {steps * rounds} steps, {rounds} interleaved processes a side. FLOPs are "
-            "the model's own: its matrix products forward, and backward those that what is trained needs.",
+            f"Medians of {steps * rounds} steps, {rounds} interleaved processes a side; packed is a step of "
+            f"{MEMBERS['packed']} points, divided by them. FLOPs are the model's own: its matrix products "
+            "forward, and backward those that what is trained needs.",
             table(head, rows),
             "The peak is the best large square matrix product of torch. The products that the model has are "
             "smaller:",
@@ -176,21 +181,57 @@ def measure_solo(case: Case, steps: int) -> list[float]:
         f"train.max_steps={steps}",
         "devices=cpu",
     )
-    training, batches = prepare(config, case)
+    solo = prepare(config)
     ends: list[float] = []
-    training.model.train()
-    for batch in batches:
-        trainer.advance(training, [batch])
+    solo.model.train()
+    for batch in make_batches(case, steps):
+        trainer.advance(solo, [batch])
         ends.append(time.perf_counter())
     return [after - before for before, after in pairwise(ends)]
 
 
-def prepare(config: Config, case: Case) -> tuple[trainer.Training, Iterator[tokens.Batch]]:
-    """A training as a run begins it, and its batches, of random tokens."""
+def measure_packed(case: Case, steps: int) -> list[float]:
+    """Seconds of each step of a pack of adapters over one base."""
+    members = [{"lora.r": (8, 16)[one % 2], "train.lr": 1e-3 * (1 + one)} for one in range(MEMBERS["packed"])]
+    base = compose(
+        f"method={case.method}",
+        f"train.micro_batch_size={case.batch}",
+        f"train.max_steps={steps}",
+        "devices=cpu",
+    )
+    configs = [replace_values(base, values) for values in members]
+    device = torch.device("cpu")
+    precision = choose_precision(base.train.precision, device)
+    pack = network.build(
+        configs,
+        folder=weights.locate(base.model),
+        labels=LABELS,
+        pad_token_id=0,
+        device=device,
+        precision=precision,
+    )
+    packed = training.prepare(
+        pack,
+        configs,
+        task=tasks.make(None),
+        steps=steps,
+        accelerator=trainer.make_accelerator(device, precision),
+        logs=[lambda *_: None] * len(configs),
+    )
+    ends: list[float] = []
+    packed.model.train()
+    for batch in make_batches(case, steps):
+        training.advance(packed, [batch])
+        ends.append(time.perf_counter())
+    return [after - before for before, after in pairwise(ends)]
+
+
+def prepare(config: Config) -> trainer.Training:
+    """A training as a run begins it."""
     device = torch.device("cpu")
     precision = choose_precision(config.train.precision, device)
     accelerator = trainer.make_accelerator(device, precision)
-    network = model.build(
+    found = model.build(
         config,
         folder=weights.locate(config.model),
         labels=LABELS,
@@ -199,9 +240,11 @@ def prepare(config: Config, case: Case) -> tuple[trainer.Training, Iterator[toke
         precision=precision,
     )
     steps = config.train.max_steps or 0
-    training = trainer.prepare(
-        network.model, config, task=tasks.make(None), steps=steps, accelerator=accelerator
-    )
+    return trainer.prepare(found.model, config, task=tasks.make(None), steps=steps, accelerator=accelerator)
+
+
+def make_batches(case: Case, steps: int) -> Iterator[tokens.Batch]:
+    """So many batches of random tokens."""
     rows = case.batch * steps
     split = tokens.TokenisedSplit(
         ids=np.random.default_rng(0).integers(1000, 20000, rows * case.length, dtype=np.int32),
@@ -209,7 +252,7 @@ def prepare(config: Config, case: Case) -> tuple[trainer.Training, Iterator[toke
         labels=np.arange(rows) % len(LABELS),
         full_lengths=np.full(rows, case.length),
     )
-    return training, tokens.train_batches(
+    return tokens.train_batches(
         split,
         micro_batch_size=case.batch,
         micro_batches=steps,
@@ -221,5 +264,5 @@ def prepare(config: Config, case: Case) -> tuple[trainer.Training, Iterator[toke
 
 if __name__ == "__main__":
     side, name, steps = sys.argv[1:]
-    measure = {"naive": measure_naive, "solo": measure_solo}[side]
+    measure = {"naive": measure_naive, "solo": measure_solo, "packed": measure_packed}[side]
     print(json.dumps(measure(CASES[name], int(steps) + WARM)[WARM - 1 :]))
