@@ -21,11 +21,12 @@ pytestmark = pytest.mark.slow
 ELSEWHERE = {
     "^make ": "installs into .venv, which the tests have",
     "qwen3-0.6b$|model=hub|experiment=(rtx4090|article)(?!.*weights=random)|data.train=FILE": "needs the hub",
-    "run model=chatglm-6b": "builds 6 billion weights, in minutes",
+    "qwen3-8b|run model=chatglm-6b": "billions of weights, in minutes",
     "hydra/launcher": "needs SLURM or Ray; tests/cluster has them",
     "--offline": "draws in a terminal",
     "track.mode=online": "needs W&B",
     "sync": "needs W&B",
+    "best:|my-model |my-model$|my-(full|merged|decoder)": "what was exported; tests/e2e/test_winner.py",
     "--cfg job|--help|COMMAND": "trains nothing; tests/e2e/test_commands.py",
 }
 SHORT = ["train.max_steps=6", "train.warmup_steps=0", "train.eval_steps=6", "track.mode=disabled"]
