@@ -26,7 +26,7 @@ ELSEWHERE = {
     "--offline": "draws in a terminal",
     "track.mode=online": "needs W&B",
     "sync": "needs W&B",
-    "best:|my-model |my-model$|my-(full|merged|decoder)": "what was exported; tests/e2e/test_winner.py",
+    "^bench (export|merge|classify|latency|generate)": "tests/integration/test_export.py, test_merge.py",
     "--cfg job|--help|COMMAND": "trains nothing; tests/e2e/test_commands.py",
 }
 SHORT = ["train.max_steps=6", "train.warmup_steps=0", "train.eval_steps=6", "track.mode=disabled"]
