@@ -11,8 +11,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 def commands_of(text: str) -> list[str]:
     """The lines of the page's plain blocks that are commands, without their comments."""
-    blocks = re.findall(r"^```\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [
+        line for language, block in blocks if not language for line in block.replace("\\\n", " ").splitlines()
+    ]
     return [
         found[1].strip()
         for line in lines

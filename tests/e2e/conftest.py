@@ -178,6 +178,12 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def shared_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """One folder for all tests of a module."""
+    return Bench(tmp_path_factory.mktemp("shared"))
+
+
 @pytest.fixture
 def tiny(tiny_bert: Path, texts: Path) -> list[str]:
     """Overrides of a short run of the tiny model."""

@@ -1,15 +1,19 @@
 """The commands that README, docs/ and --help show, run as they stand, but for short trainings."""
 
+import json
 import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import Bench
 from decoders import save_decoder
+from records import make_peft
 from shown import EXAMPLES, SHOWN
+
+Bench = Any  # tests/e2e/conftest.py
 
 pytestmark = pytest.mark.slow
 
@@ -17,11 +21,12 @@ pytestmark = pytest.mark.slow
 ELSEWHERE = {
     "^make ": "installs into .venv, which the tests have",
     "qwen3-0.6b$|model=hub|experiment=(rtx4090|article)(?!.*weights=random)|data.train=FILE": "needs the hub",
-    "run model=chatglm-6b": "builds 6 billion weights, in minutes",
+    "qwen3-8b|run model=chatglm-6b": "billions of weights, in minutes",
     "hydra/launcher": "needs SLURM or Ray; tests/cluster has them",
     "--offline": "draws in a terminal",
     "track.mode=online": "needs W&B",
     "sync": "needs W&B",
+    "^bench (export|merge|classify|latency|generate)": "tests/integration/test_export.py, test_merge.py",
     "--cfg job|--help|COMMAND": "trains nothing; tests/e2e/test_commands.py",
 }
 SHORT = ["train.max_steps=6", "train.warmup_steps=0", "train.eval_steps=6", "track.mode=disabled"]
@@ -34,9 +39,9 @@ COMMANDS = [
 
 
 @pytest.fixture(scope="module")
-def place(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def place(tiny_bert: Path, shared_bench: Bench) -> Bench:
     """A folder with all that the commands name, and the results of a first sweep."""
-    folder = tmp_path_factory.mktemp("shown")
+    bench, folder = shared_bench, shared_bench.folder
     rows = [(f"{word} {number} of the day", word) for number in range(40) for word in ("pos", "neg")]
     pd.DataFrame(rows, columns=["text", "label"]).to_csv(folder / "my.csv", index=False)
     for name in ("a.csv", "b.csv"):
@@ -48,7 +53,9 @@ def place(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     save_decoder("qwen3", folder / "my-decoder", [text for text, _ in rows])
     for name in ("others.csv", "FILE"):
         (folder / name).write_text("method,peak_memory_gib,train_seconds,accuracy\nlora,1.5,60,0.9\n")
-    bench = Bench(folder)
+    for name in ("DIR", "method_comparison/results"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "lora.json").write_text(json.dumps(make_peft()))
     tiny = ["model=local", "model.path=my-model", "method=majority,lora", *SHORT]
     assert bench("sweep", *tiny, "results_dir=results/quickstart").returncode == 0
     shutil.copytree(folder / "results" / "quickstart", folder / "results" / "mine")
@@ -58,8 +65,6 @@ def place(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_that_is_shown_runs(place: Bench, command: str) -> None:
     _, name, *words = shlex.split(command)
-    if name == "import" and words[0] == "peft":
-        pytest.fail("needs PEFT's files")
     more = [*SHORT, "results_dir=results/tried"] if name in ("run", "sweep") else []
     done = place(name, *words, *more)
     assert done.returncode in MAY_END_WITH.get(name, (0,)), done.stderr[-2000:]
