@@ -78,19 +78,6 @@ bench recommend --vram 24 --max-hours 3 --min-accuracy 0.9
     "status": "bench status --results results/mine              how many runs came to what\n",
     "verify": "bench verify --results results/mine              exit code 1 if any record is bad\n",
     "sync": "bench sync --probe-seconds 10                    wait longer for a slow server\n",
-    "export": "bench export best:lora winner                    a folder for PEFT, transformers or bench\n",
-    "merge": """\
-bench merge best:lora merged                     a plain model, and how far it agrees with the run
-bench merge best:qlora merged-full --into full --tolerance 0.05
-""",
-    "classify": """\
-bench classify best:lora "Shares fall again"     label, its probability, text
-bench classify best:lora --file my.csv --out labelled.csv
-""",
-    "latency": "bench latency best:lora                          into latency.json beside the run\n",
-    "generate": """\
-bench generate best:lora "Shares fall again" --temperature 0.7 --top-p 0.9
-""",
     "serve": "bench serve winner --port 8000                   on this machine alone, unless --host\n",
     "doctor": "bench doctor                                     exit code 1 if anything does not work\n",
     "import peft": "bench import peft method_comparison/results      then `bench table` shows them\n",
