@@ -38,7 +38,7 @@ RUNS = {
     "llama": (("method=lora",), "llama"),
     "gpt2": (("method=full", "train.lr=1e-3"), "gpt2"),
 }
-QUICK = ("lora", "qlora", "full", "head", "pissa", "written", "dora")
+QUICK = ("lora", "qlora", "full", "pissa", "written")
 
 
 @pytest.fixture(scope="module")
