@@ -193,16 +193,15 @@ def from_hydra(composed: DictConfig) -> Config:
     return config
 
 
-def from_record(composed: DictConfig, values: Mapping[str, Any]) -> Config:
-    """The configuration that a record's ``config`` says; what was no setting yet then is as composed.
+def from_record(defaults: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration that a record's ``config`` says; what was no setting yet then is as the defaults are.
 
     Raises:
         ConfigError: a value of the wrong type.
     """
-    defaults = to_dict(from_hydra(composed))
     merged = {
         name: {**given, **values.get(name, {})} if isinstance(given, dict) else values.get(name, given)
-        for name, given in defaults.items()
+        for name, given in to_dict(defaults).items()
     }
     return from_hydra(OmegaConf.create(merged))
 

@@ -19,8 +19,8 @@ bench run data=files data.train=my.csv           your own texts, columns text an
 bench plan experiment=rtx4090 plan.card=rtx4090  what a sweep would take of a card: memory, fit, hours
 bench report                                     one page to look at, in English and Chinese
 bench recommend --vram 12 --max-hours 3          which method to take, from your own results
-bench export best:lora my-model                  take the winner out, for PEFT, transformers or bench
-bench classify my-model "a text"                 and use it
+bench export best:lora winner                    take the winner out, for PEFT, transformers or bench
+bench classify best:lora "a text"                and use it
 bench doctor                                     what this machine can run
 bench COMMAND --help                             the options of a command, with examples
 """,
@@ -78,6 +78,7 @@ bench recommend --vram 24 --max-hours 3 --min-accuracy 0.9
     "status": "bench status --results results/mine              how many runs came to what\n",
     "verify": "bench verify --results results/mine              exit code 1 if any record is bad\n",
     "sync": "bench sync --probe-seconds 10                    wait longer for a slow server\n",
+    "serve": "bench serve winner --port 8000                   on this machine alone, unless --host\n",
     "doctor": "bench doctor                                     exit code 1 if anything does not work\n",
     "import peft": "bench import peft method_comparison/results      then `bench table` shows them\n",
     "import csv": "bench import csv others.csv                      then `bench table` shows them\n",

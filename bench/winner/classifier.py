@@ -227,13 +227,10 @@ def fitting_precision(recorded: str, device: torch.device) -> str:
 
 def read_config(result: Result) -> Config:
     """The run's configuration, for any device, with nothing that only training needs."""
-    from hydra import compose, initialize_config_dir
-
-    run.prepare_hydra()
-    with initialize_config_dir(str(configuration.CONF_DIR), version_base="1.3"):
-        composed = compose("config")
+    with run.composing() as compose:
+        defaults = compose([])
     config = configuration.from_record(
-        composed, {name: result.config[name] for name in _OF_A_RUN if name in result.config}
+        defaults, {name: result.config[name] for name in _OF_A_RUN if name in result.config}
     )
     plain: dict[str, Any] = {"gradient_checkpointing": False, "distributed": "none", "processes": 1}
     if config.train.attention == "flash_attention_2":  # the same numbers, on any device

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import ConfigError
+from bench.errors import ConfigError, MissingError
 from bench.redaction import show
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Op
     latency.add_argument("--column", default="text", metavar="NAME", help="of the file; default: text")
     latency.set_defaults(call=partial(_latency, open_store))
     _add_generate(commands, results, open_store)
+    _add_serve(commands)
 
 
 def _add_generate(commands: Any, results: argparse.ArgumentParser, open_store: Open) -> None:
@@ -82,6 +83,18 @@ def _add_generate(commands: Any, results: argparse.ArgumentParser, open_store: O
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing")
     generate.add_argument("--batch-size", type=int, default=8, metavar="N", help="texts at a time")
     generate.set_defaults(call=partial(_generate, open_store))
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="a small HTTP endpoint; needs the extra, bench[serve]")
+    serve.add_argument("folder", metavar="DIR", type=Path, help="that export or merge has made")
+    serve.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
+    serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument("--max-texts", type=int, default=64, metavar="N", help="in a request")
+    serve.add_argument("--max-characters", type=int, default=10_000, metavar="N", help="in a text")
+    serve.add_argument("--max-waiting", type=int, default=1024, metavar="N", help="texts; more: 503")
+    serve.add_argument("--batch-size", type=int, default=64, metavar="N", help="texts at a time")
+    serve.set_defaults(call=_serve)
 
 
 def _export(open_store: Open, arguments: argparse.Namespace) -> int:
@@ -202,6 +215,33 @@ def _generate(open_store: Open, arguments: argparse.Namespace) -> int:
     ):
         print(show(line).replace("\n", "\\n"))
     return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from bench.winner import manifest
+
+    for name in ("max_texts", "max_characters", "max_waiting", "batch_size"):
+        require_positive(f"--{name.replace('_', '-')}", getattr(arguments, name))
+    if not 0 <= arguments.port < 2**16:
+        raise ConfigError(f"--port {arguments.port}: must lie in [0, 65536)")
+    manifest.read(arguments.folder)
+    try:
+        from bench.winner import serve
+    except ModuleNotFoundError as error:
+        raise MissingError(
+            f"bench serve: the package {error.name} is not installed; "
+            'install the extra, pip install -c constraints.txt -e ".[serve]"'
+        ) from None
+    from bench.winner import classifier
+
+    limits = serve.Limits(
+        texts=arguments.max_texts,
+        characters=arguments.max_characters,
+        waiting=arguments.max_waiting,
+        batch=arguments.batch_size,
+    )
+    app = serve.make_app(classifier.load(arguments.folder), limits)
+    return serve.run(app, host=arguments.host, port=arguments.port)
 
 
 def require_positive(option: str, value: int) -> None:

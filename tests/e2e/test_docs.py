@@ -26,7 +26,8 @@ ELSEWHERE = {
     "--offline": "draws in a terminal",
     "track.mode=online": "needs W&B",
     "sync": "needs W&B",
-    "^bench (export|merge|classify|latency|generate)": "tests/integration/test_export.py, test_merge.py",
+    "generate": "needs a run with task=label_likelihood; tests/integration/test_classify.py",
+    "serve": "never ends; tests/integration/test_serve.py",
     "--cfg job|--help|COMMAND": "trains nothing; tests/e2e/test_commands.py",
 }
 SHORT = ["train.max_steps=6", "train.warmup_steps=0", "train.eval_steps=6", "track.mode=disabled"]

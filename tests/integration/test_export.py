@@ -25,16 +25,20 @@ Train = Callable[..., tuple[Store, Result]]
 RUNS = {
     "lora": (("method=lora",), "bert"),
     "qlora": (("method=qlora",), "bert"),
-    "int8": (("method=int8_lora",), "bert"),
     "full": (("method=full", "train.lr=1e-3"), "bert"),
     "head": (("method=full", "method.trainable=head"), "bert"),
-    "dora": (("method=dora",), "bert"),
     "pissa": (("method=pissa",), "bert"),
+    "written": (("method=qlora", "task=label_likelihood", "model.template='{text} Topic: '"), "llama"),
+    "int8": (("method=int8_lora",), "bert"),
+    "dora": (("method=dora",), "bert"),
     "loftq": (("method=loftq",), "bert"),
     "ia3": (("method=ia3",), "bert"),
+    "lora_plus": (("method=lora_plus",), "bert"),
+    "rslora": (("method=rslora", "+method.adapter.init_lora_weights=pissa"), "bert"),
     "llama": (("method=lora",), "llama"),
-    "written": (("method=qlora", "task=label_likelihood", "model.template='{text} Topic: '"), "llama"),
+    "gpt2": (("method=full", "train.lr=1e-3"), "gpt2"),
 }
+QUICK = ("lora", "qlora", "full", "pissa", "written")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,9 @@ def probabilities_of(rows: pd.DataFrame) -> npt.NDArray[np.float64]:
     return rows[columns].to_numpy(dtype=float)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[] if one in QUICK else pytest.mark.slow) for one in RUNS]
+)
 def test_an_exported_folder_predicts_what_the_run_predicted(
     exported: Callable[[str], tuple[Path, pd.DataFrame]], name: str
 ) -> None:

@@ -1,0 +1,253 @@
+"""A classifier behind HTTP: POST /classify, GET /healthz, GET /metrics; requests at once share a batch."""
+
+import asyncio
+import dataclasses
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from bench import __version__
+from bench.errors import DataError, MissingError
+from bench.winner.classifier import Classifier, Prediction
+
+Predict = Callable[[Sequence[str]], list[Prediction]]
+Job = tuple[list[str], Future[list[Prediction]]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request and all of them together may ask for."""
+
+    texts: int  # in a request
+    characters: int  # in a text
+    waiting: int  # texts of requests that wait; beyond them the answer is 503
+    batch: int  # texts that are classified at once
+
+
+@dataclass
+class Counts:
+    """What /metrics says, since the start."""
+
+    requests: dict[int, int] = field(default_factory=dict)  # by status
+    texts: int = 0
+    batches: int = 0
+    seconds: float = 0.0  # of classifying
+
+    def lines(self, waiting: int) -> str:
+        """The counts as Prometheus reads them (text format 0.0.4)."""
+        found = [
+            "# TYPE bench_requests_total counter",
+            *(f'bench_requests_total{{status="{one}"}} {n}' for one, n in sorted(self.requests.items())),
+            "# TYPE bench_texts_total counter",
+            f"bench_texts_total {self.texts}",
+            "# TYPE bench_batches_total counter",
+            f"bench_batches_total {self.batches}",
+            "# TYPE bench_classify_seconds_total counter",
+            f"bench_classify_seconds_total {self.seconds:.6f}",
+            "# TYPE bench_texts_waiting gauge",
+            f"bench_texts_waiting {waiting}",
+        ]
+        return "\n".join(found) + "\n"
+
+
+class Batcher:
+    """Gathers the texts of requests that come while a batch is classified, and classifies them together.
+
+    One thread classifies, so that requests still come in meanwhile and no two batches compete; it ends with
+    the process.
+    """
+
+    def __init__(self, predict: Predict, limits: Limits, counts: Counts) -> None:
+        self.waiting = 0
+        self._predict, self._limits, self._counts = predict, limits, counts
+        self._queue: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="classify", daemon=True).start()
+
+    async def classify(self, texts: list[str]) -> list[Prediction] | None:
+        """The texts' predictions, or None if too many wait already."""
+        if self.waiting + len(texts) > self._limits.waiting:
+            return None
+        future: Future[list[Prediction]] = Future()
+        self.waiting += len(texts)
+        try:
+            self._queue.put((texts, future))
+            return await asyncio.wrap_future(future)
+        finally:
+            self.waiting -= len(texts)
+
+    def _work(self) -> None:
+        held: Job | None = None  # what was one too many for the batch before
+        while True:
+            taken, held = [held or self._queue.get()], None
+            while not self._queue.empty() and held is None:
+                following = self._queue.get()
+                if sum(len(texts) for texts, _ in taken) + len(following[0]) > self._limits.batch:
+                    held = following
+                else:
+                    taken.append(following)
+            if jobs := [
+                job for job in taken if job[1].set_running_or_notify_cancel()
+            ]:  # whose clients are there
+                self._answer(jobs)
+
+    def _answer(self, jobs: list[Job]) -> None:
+        """Classifies the jobs' texts together; if that fails each job's alone, to know whose fault it is."""
+        texts = [text for some, _ in jobs for text in some]
+        began = time.perf_counter()
+        try:
+            found = self._predict(texts)
+        except Exception as error:
+            if len(jobs) == 1:
+                jobs[0][1].set_exception(error)
+            else:
+                for job in jobs:
+                    self._answer([job])
+            return
+        self._counts.seconds += time.perf_counter() - began
+        self._counts.texts += len(texts)
+        self._counts.batches += 1
+        for some, future in jobs:
+            future.set_result(found[: len(some)])
+            found = found[len(some) :]
+
+
+class Answer(BaseModel):
+    """What one text is taken for."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+class Answers(BaseModel):
+    """In the order of the texts."""
+
+    predictions: list[Answer]
+
+
+class Fault(BaseModel):
+    """What is wrong with a request."""
+
+    detail: str
+
+
+class Health(BaseModel):
+    """What is served."""
+
+    status: str
+    run_id: str
+    method: str
+    labels: list[str]
+
+
+def make_app(classifier: Classifier, limits: Limits) -> FastAPI:
+    """The HTTP application around the classifier."""
+    counts, manifest = Counts(), classifier.manifest
+    batcher = Batcher(lambda texts: classifier.predict(texts, batch_size=limits.batch), limits, counts)
+    text = Annotated[str, StringConstraints(min_length=1, max_length=limits.characters)]
+
+    class Texts(BaseModel):
+        """Texts to classify."""
+
+        model_config = ConfigDict(extra="forbid")
+        texts: Annotated[list[text], Field(min_length=1, max_length=limits.texts)]
+
+    app = FastAPI(title="bench", version=__version__, docs_url=None, redoc_url=None)
+    app.middleware("http")(_count(counts, limits))
+    app.exception_handler(RequestValidationError)(_explain)
+    faults: dict[int | str, dict[str, Any]] = {code: {"model": Fault} for code in (400, 411, 413, 422, 503)}
+
+    @app.post("/classify", responses=faults)
+    async def classify(request: Texts) -> Answers:
+        """Each text's label and probabilities."""
+        if empty := [number for number, one in enumerate(request.texts) if not one.strip()]:
+            return _refuse(422, f"texts.{empty[0]}: is empty")  # type: ignore[return-value]
+        try:
+            found = await batcher.classify(list(request.texts))
+        except DataError as error:
+            return _refuse(422, str(error))  # type: ignore[return-value]
+        if found is None:
+            return _refuse(503, "too many texts wait; try again")  # type: ignore[return-value]
+        return Answers(predictions=[Answer(**dataclasses.asdict(one)) for one in found])
+
+    @app.get("/healthz")
+    async def healthz() -> Health:
+        """That the server lives, and what it serves."""
+        return Health(
+            status="ok", run_id=manifest.run_id, method=manifest.method, labels=list(manifest.labels)
+        )
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> str:
+        """Counts for Prometheus."""
+        return counts.lines(batcher.waiting)
+
+    return app
+
+
+def run(app: FastAPI, *, host: str, port: int) -> int:
+    """Serves until it is interrupted: the exit code. A port of 0 is any that is free.
+
+    Raises:
+        MissingError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise MissingError(
+            f"--host {host} --port {port}: {error.strerror or error}; choose another"
+        ) from None
+    name = f"[{host}]" if ":" in host else host
+    print(f"serving at http://{name}:{listener.getsockname()[1]}/classify", flush=True)
+    settings = uvicorn.Config(app, log_level="warning", access_log=False)
+    try:
+        uvicorn.Server(settings).run(sockets=[listener])
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _count(counts: Counts, limits: Limits) -> Any:
+    """Refuses bodies that are larger than the largest request in order, unread, and counts every answer."""
+    largest = 1024 + limits.texts * (
+        12 * limits.characters + 8
+    )  # a character may be written as \\ud83d\\ude00
+
+    async def handle(request: Request, go_on: Any) -> Response:
+        length = request.headers.get("content-length", "")
+        if request.method != "POST":
+            response = await go_on(request)
+        elif not length.isdigit():
+            response = _refuse(411, "Content-Length: give the length of the body")
+        elif int(length) > largest:
+            response = _refuse(413, f"a body has at most {largest} bytes")
+        else:
+            response = await go_on(request)
+        counts.requests[response.status_code] = counts.requests.get(response.status_code, 0) + 1
+        return response  # type: ignore[no-any-return]
+
+    return handle
+
+
+async def _explain(_: Request, error: Exception) -> JSONResponse:
+    """What is wrong with a body, in one line and without repeating it."""
+    first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
+    place = ".".join(str(one) for one in first.get("loc", ())[1:]) or "body"
+    if first.get("type") == "json_invalid":
+        return _refuse(422, "body: is not JSON")
+    return _refuse(422, f"{place}: {first.get('msg', 'is not as it must be')}")
+
+
+def _refuse(status: int, detail: str) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status_code=status)
