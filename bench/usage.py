@@ -53,19 +53,20 @@ bench report                                     report.html and figures/ of res
 bench report --results results/mine --lang zh    another folder, opening in Chinese
 """,
     "export": """\
-bench export best:lora my-model                  the table's choice of a method
-bench export e35d791c503e my-model               one run by its id, as runs.csv has it
+bench export best:lora winner                    the table's choice of a method
+bench export e35d791c503e one-run                one run by its id, as runs.csv has it
 """,
     "merge": """\
-bench merge best:lora my-merged                  one model without an adapter
-bench merge best:qlora my-merged --into full     into the weights as they were before 4 bits
+bench merge best:lora merged                     one model without an adapter
+bench merge best:qlora merged-full --into full --force
+                                                 into the weights as they were before 4 bits
 """,
     "classify": """\
-bench classify my-model "shares fall again"      texts as arguments, or lines on standard input
-bench classify best:lora --file texts.csv --out found.csv
+bench classify best:lora "Shares fall again"     texts as arguments, or lines on standard input
+bench classify best:lora --file my.csv --out found.csv
 """,
-    "latency": "bench latency my-model --file texts.csv          with texts of your own\n",
-    "generate": 'bench generate best:lora "shares fall again"    what the model writes after its prompt\n',
+    "latency": "bench latency best:lora --file my.csv           with texts of your own\n",
+    "generate": 'bench generate best:lora "Shares fall again"    what the model writes after its prompt\n',
     "dashboard": """\
 bench dashboard                                  create or update it on W&B; offline write dashboard.json
 bench dashboard track.mode=online                an error where W&B cannot be reached

@@ -27,6 +27,7 @@ ELSEWHERE = {
     "track.mode=online": "needs W&B",
     "sync": "needs W&B",
     "generate": "needs a run with task=label_likelihood; tests/integration/test_classify.py",
+    "e35d791c503e": "a run of ours",
     "serve": "never ends; tests/integration/test_serve.py",
     "--cfg job|--help|COMMAND": "trains nothing; tests/e2e/test_commands.py",
 }
@@ -57,7 +58,7 @@ def place(tiny_bert: Path, shared_bench: Bench) -> Bench:
     for name in ("DIR", "method_comparison/results"):
         (folder / name).mkdir(parents=True)
         (folder / name / "lora.json").write_text(json.dumps(make_peft()))
-    tiny = ["model=local", "model.path=my-model", "method=majority,lora", *SHORT]
+    tiny = ["model=local", "model.path=my-model", "method=majority,lora,qlora", *SHORT]
     assert bench("sweep", *tiny, "results_dir=results/quickstart").returncode == 0
     shutil.copytree(folder / "results" / "quickstart", folder / "results" / "mine")
     return bench
