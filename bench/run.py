@@ -307,7 +307,7 @@ _app = hydra.main(version_base="1.3", config_path=str(configuration.CONF_DIR), c
 def _explain(error: Exception) -> str:
     """Hydra's or OmegaConf's message with its cause, without their inner types."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
+        group, _, name = error.missing_cfg_file.partition("/")  # the name may be a URL with a password in it
         options = [one for one in error.options if "/" not in one]
         near = guess(name, options)
         return f"{group}={name}: there is no such {group}{near or ';'} there are {', '.join(options)}"

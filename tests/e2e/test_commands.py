@@ -163,6 +163,7 @@ def test_a_sweep_trains_each_run_once_and_its_table_is_the_same_again(
     assert (bench("verify").returncode, bench("verify", "--results", "nowhere").returncode) == (0, 3)
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_fits_and_a_sweep_starts_nothing_else(
     bench: Bench, my_csv: Path, tmp_path: Path
 ) -> None:

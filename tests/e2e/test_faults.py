@@ -166,6 +166,7 @@ def test_no_process_outlives_a_killed_sweep_and_what_it_left_is_found(
     assert bench("verify").returncode == 0
 
 
+@pytest.mark.slow
 def test_two_shells_train_each_run_once(bench: Any, tiny: list[str], count: Any) -> None:
     command = ["sweep", *tiny, "train.lr=1e-3,2e-3,3e-3,4e-3,5e-3,6e-3"]
     with bench.start(*command) as one, bench.start(*command) as two:

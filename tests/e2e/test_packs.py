@@ -72,6 +72,7 @@ def test_a_sweep_packs_its_runs_and_measures_what_it_chooses_alone(
     assert count(again.stdout) == {"planned": 6, "success": 6, "skipped": 6}
 
 
+@pytest.mark.slow
 def test_a_killed_pack_costs_the_run_to_blame_only(bench: Any, tiny: list[str], count: Any) -> None:
     bench.inject({2e-3: ("SIGKILL", 6)}, packed={2e-3: ("SIGKILL", 6)})
     done = bench("sweep", *tiny, RATES, "sweep.pack=4")

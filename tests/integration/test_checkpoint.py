@@ -6,15 +6,15 @@ import logging
 import pickle
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from bench import checkpoint, fit, state, trainer
+from bench import checkpoint, fit, measure, state, trainer
 from bench.config import Config
 from bench.run import run
 from bench.store import Result
@@ -330,15 +330,17 @@ def test_the_time_before_the_interruption_counts_and_that_of_saving_does_not(
 ) -> None:
     save = state.save
     take_step = trainer.take_step
-    pause = [0.1]
+    pause, now = [0.1], [0.0]
 
     def save_slowly(*arguments: Any) -> None:
-        time.sleep(0.4)
+        now[0] += 0.4
         save(*arguments)
 
     def step_slowly(*arguments: Any, **named: Any) -> Any:
-        time.sleep(pause[0])
+        now[0] += pause[0]
         return take_step(*arguments, **named)
+
+    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     monkeypatch.setattr(state, "save", save_slowly)
     monkeypatch.setattr(trainer, "take_step", step_slowly)
@@ -346,8 +348,8 @@ def test_the_time_before_the_interruption_counts_and_that_of_saving_does_not(
     stop_run(config, interrupt, 12)
     pause[0] = 0.0
     times = run(config).time
-    assert 8 * 0.1 < times["train_seconds"] < 8 * 0.1 + 0.4
-    assert times["total_seconds"] > 2 * 0.4 + times["train_seconds"] + times["eval_seconds"]
+    assert times["train_seconds"] == pytest.approx(8 * 0.1)
+    assert times["total_seconds"] == pytest.approx(8 * 0.1 + 2 * 0.4)
 
 
 def test_a_disk_that_refuses_a_checkpoint_costs_no_run(

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import DebertaV2Config
 
-from bench import attempt, checkpoint, device, measure, model, outcome, trainer
+from bench import attempt, checkpoint, device, measure, model, outcome, trained, trainer
 from bench.config import Config
 from bench.device import require_attention
 from bench.errors import ConfigError, DataError, MissingError, RunError, StoreError
@@ -217,7 +217,7 @@ def test_a_disk_that_fills_leaves_a_failed_record_and_no_part_of_a_file(
     compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = compose_tiny("method=lora", "train.max_steps=4", "train.warmup_steps=0")
-    monkeypatch.setattr(model, "save_file", lambda _, path: Path(path).write_bytes(b"part") and refuse())
+    monkeypatch.setattr(trained, "save_file", lambda _, path: Path(path).write_bytes(b"part") and refuse())
 
     def refuse() -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
