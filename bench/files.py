@@ -1,10 +1,12 @@
 """Files that are on disk whole or not at all, whatever happens while they are written."""
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bench.errors import StoreError
 
@@ -29,6 +31,23 @@ def replace_file(path: Path, body: str | bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object that the file holds, or None where there is no such file.
+
+    Raises:
+        StoreError: it cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(found, dict):
+        raise StoreError(f"{path}: holds no object; it was changed")
+    return found
 
 
 @contextlib.contextmanager

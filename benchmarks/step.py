@@ -130,6 +130,11 @@ def _settings() -> Any:
     return AutoConfig.from_pretrained(weights.locate(compose().model), local_files_only=True)
 
 
+def _compose(case: Case, steps: int) -> Config:
+    lines = [f"method={case.method}", f"train.micro_batch_size={case.batch}", f"train.max_steps={steps}"]
+    return compose(*lines, "devices=cpu")
+
+
 def _run(side: str, case: str, steps: int) -> list[float]:
     found: list[float] = answer([sys.executable, "-m", "benchmarks.step", side, case, str(steps)])
     return found
@@ -175,12 +180,7 @@ def measure_naive(case: Case, steps: int) -> list[float]:
 
 def measure_solo(case: Case, steps: int) -> list[float]:
     """Seconds of each step of bench's own loop, in the precision that it chooses here."""
-    config = compose(
-        f"method={case.method}",
-        f"train.micro_batch_size={case.batch}",
-        f"train.max_steps={steps}",
-        "devices=cpu",
-    )
+    config = _compose(case, steps)
     solo = prepare(config)
     ends: list[float] = []
     solo.model.train()
@@ -193,12 +193,7 @@ def measure_solo(case: Case, steps: int) -> list[float]:
 def measure_packed(case: Case, steps: int) -> list[float]:
     """Seconds of each step of a pack of adapters over one base."""
     members = [{"lora.r": (8, 16)[one % 2], "train.lr": 1e-3 * (1 + one)} for one in range(MEMBERS["packed"])]
-    base = compose(
-        f"method={case.method}",
-        f"train.micro_batch_size={case.batch}",
-        f"train.max_steps={steps}",
-        "devices=cpu",
-    )
+    base = _compose(case, steps)
     configs = [replace_values(base, values) for values in members]
     device = torch.device("cpu")
     precision = choose_precision(base.train.precision, device)

@@ -171,6 +171,7 @@ def make_evidence(
         report=report,
         imported=(),
         bad_imported=(),
+        latencies=(),
     )
 
 

@@ -1,15 +1,22 @@
 """Everything that a report may say, gathered once from a results folder: each sentence must rest on it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from bench.errors import StoreError
+from bench.files import read_object
 from bench.imports import find_imported
 from bench.report.comparison import Comparison, LeftOut, compare_methods
 from bench.report.rows import Row, build_rows
 from bench.reporting import ReportConfig
 from bench.store import BadRecord, Result, Store
 
+LATENCY = "latency.json"  # in the folder of a run, from `bench latency`
+_LATENCY_NUMBERS = ("batch_size", "p50_ms", "p95_ms", "texts_per_second")
 _JOULES_PER_KWH = 3.6e6
+
+Latency = Mapping[str, Any]  # what the file holds: {forms: [{form, batch_size, ...}], texts, threads, ...}
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class Evidence:
     report: ReportConfig
     imported: Sequence[Result]  # other people's: shown, and part of nothing else
     bad_imported: Sequence[tuple[str, str]]
+    latencies: Sequence[tuple[Result, Latency]]  # of the runs that were measured
 
 
 def gather(store: Store, report: ReportConfig) -> Evidence:
@@ -45,6 +53,34 @@ def gather(store: Store, report: ReportConfig) -> Evidence:
         report=report,
         imported=imported,
         bad_imported=name(bad_imported),
+        latencies=_read_latencies(store, results),
+    )
+
+
+def _read_latencies(store: Store, results: Iterable[Result]) -> list[tuple[Result, Latency]]:
+    """Each run that was measured, with what came out.
+
+    Raises:
+        StoreError: a file of that name is not what ``bench latency`` writes.
+    """
+    measured = list[tuple[Result, Latency]]()
+    for result in results:
+        path = store.run_folder(result.run_id) / LATENCY
+        found = read_object(path)
+        if found is not None and not _is_whole(found):
+            raise StoreError(f"{path}: was changed; `bench latency {result.run_id}` writes it anew")
+        if found is not None:
+            measured.append((result, found))
+    return measured
+
+
+def _is_whole(found: Latency) -> bool:
+    forms = found.get("forms")
+    return isinstance(forms, list) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("form"), str)
+        and all(type(one.get(name)) in (int, float) for name in _LATENCY_NUMBERS)
+        for one in forms
     )
 
 

@@ -35,7 +35,7 @@ from bench.store import Store
 PAGE = "report.html"
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
 _ORDER = (
-    *("findings", "methods", "comparisons", "search", "training", "answers", "claims", "imported"),
+    *("findings", "methods", "comparisons", "search", "training", "answers", "latency", "claims", "imported"),
     *("runs", "failures", "notes", "provenance"),
 )
 # which figures stand in which section
@@ -142,6 +142,7 @@ def _list_parts(
         "search": [*pick("search"), *([budget] if described["budget"] else [])],
         "training": [*pick("training"), *_explain_prediction(evidence, drawn, text)],
         "answers": [*pick("answers"), *list_apart(evidence, details, text=text)],
+        "latency": _without_heading(described["latency"]),
         "claims": [*_without_heading(described["claims"]), *list_article(evidence, text=text)],
         "imported": _without_heading(described["imported"]),
         "runs": [Block(markup=Markup("<p>{}</p>").format(words.sort))] if evidence.results else [],
@@ -151,6 +152,7 @@ def _list_parts(
     }
     named = {**words.sections, "findings": text.sentences.findings, "comparisons": text.prose.comparisons}
     named |= {
+        "latency": text.prose.latency,
         "claims": text.sentences.claims_heading,
         "imported": text.sentences.imported,
         "notes": text.notes,

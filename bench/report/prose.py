@@ -37,7 +37,22 @@ class Prose:
     imbalance: str
     truncated: str
     semicolon: str
+    latency: str  # a heading
+    latency_columns: tuple[str, ...]
+    latency_forms: Mapping[str, str]  # by bench's names of them
+    how_latency: str
 
+
+_FORMS = {  # as bench/winner/latency.py names them
+    "base + adapter": "基座 + 适配器",
+    "nf4 base + adapter": "nf4 基座 + 适配器",
+    "fp4 base + adapter": "fp4 基座 + 适配器",
+    "int8 base + adapter": "int8 基座 + 适配器",
+    "merged": "已合并",
+    "merged, quantised to nf4": "已合并，再量化为 nf4",
+    "whole model": "完整模型",
+    "quantised to nf4": "量化为 nf4",
+}
 
 ENGLISH = Prose(
     comparisons="Comparisons",
@@ -99,6 +114,11 @@ ENGLISH = Prose(
     imbalance="the most frequent label has {ratio:.1f} times the rows of the rarest (train)",
     truncated="{share:.1f} % of train's texts were cut",
     semicolon="; ",
+    latency="Latency",
+    latency_columns=("Form", "Batch", "ms per text, p50", "p95", "Texts per second"),
+    latency_forms={form: form for form in _FORMS},
+    how_latency="From text to probabilities, on {machine} with {threads} threads, over {texts} texts: at "
+    "batch 1, and at the batch size that was the fastest.",
 )
 
 CHINESE = Prose(
@@ -153,4 +173,8 @@ CHINESE = Prose(
     imbalance="最常见标签的行数是最罕见标签的 {ratio:.1f} 倍（训练集）",
     truncated="训练集有 {share:.1f}% 的文本被截断",
     semicolon="；",
+    latency="推理延迟",
+    latency_columns=("形式", "批大小", "每条文本毫秒数 p50", "p95", "每秒文本数"),
+    latency_forms=_FORMS,
+    how_latency="从文本到概率，{machine}，{threads} 线程，{texts} 条文本：批大小为 1，以及最快的批大小。",
 )

@@ -31,6 +31,7 @@ from bench.report.claims import describe_claims
 from bench.report.evidence import Evidence, gather, price_training
 from bench.report.findings import describe_findings
 from bench.report.imported import describe_imported
+from bench.report.latency import describe_latencies
 from bench.report.rows import FEWEST_SEEDS, Row, Task
 from bench.report.runs import render_runs
 from bench.report.sections import (
@@ -93,6 +94,7 @@ def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict
         "comparisons": describe_comparisons(evidence, titles=titles, text=text),
         "budget": describe_budgets(evidence.rows, titles=titles, text=text),
         "pivots": describe_pivots(evidence.rows, titles=titles, text=text),
+        "latency": describe_latencies(evidence.latencies, text=text),
         "claims": describe_claims(evidence, titles=titles, text=text),
         "imported": describe_imported(evidence.imported, bad=evidence.bad_imported, text=text),
     }

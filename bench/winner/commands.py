@@ -160,6 +160,7 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
 
 
 def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
+    from bench.report.evidence import LATENCY
     from bench.winner import choice, manifest, table
 
     texts = None
@@ -182,9 +183,9 @@ def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
         rows = latency.measure(folder, texts or [])
         text = json.dumps(latency.describe(rows, folder, len(texts or [])), indent=1) + "\n"
     if is_run and store is not None and result is not None:
-        path = store.write_report(f"runs/{result.run_id}/{latency.FILE}", text)
+        path = store.write_report(f"runs/{result.run_id}/{LATENCY}", text)
     else:
-        path = folder / latency.FILE
+        path = folder / LATENCY
         path.write_text(text, encoding="utf-8")
     print(latency.tabulate(rows), end="")
     print(show(path))

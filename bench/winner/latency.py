@@ -13,12 +13,13 @@ import torch
 
 from bench import model, provenance
 from bench.report.cells import to_markdown
+from bench.report.latency import list_forms
+from bench.report.text import ENGLISH
 from bench.winner import classifier, export
 from bench.winner import manifest as manifests
 from bench.winner.classifier import Classifier
 from bench.winner.merge import choose_base, merge_folder
 
-FILE = "latency.json"
 _SINGLES = 100  # texts that are timed one by one
 _WARM_UP = 3
 _BATCH_SIZES = (8, 16, 32, 64, 128)
@@ -62,7 +63,7 @@ def measure_form(form: str, found: Classifier, texts: Sequence[str]) -> list[Lat
 
 
 def describe(rows: Sequence[Latency], found: Path, texts: int) -> dict[str, Any]:
-    """latency.json: the rows, and on what they were measured."""
+    """evidence.LATENCY: the rows, and on what they were measured."""
     manifest = manifests.read(found)
     facts = provenance.describe(model_revision=manifest.base.content)
     return {
@@ -79,18 +80,8 @@ def describe(rows: Sequence[Latency], found: Path, texts: int) -> dict[str, Any]
 
 def tabulate(rows: Sequence[Latency]) -> str:
     """The forms as a Markdown table."""
-    header = ["Form", "Batch", "ms per text, p50", "p95", "Texts per second"]
-    cells = [
-        [
-            one.form,
-            str(one.batch_size),
-            f"{one.p50_ms:.2f}",
-            f"{one.p95_ms:.2f}",
-            f"{one.texts_per_second:.0f}",
-        ]
-        for one in rows
-    ]
-    return to_markdown(header, cells, left={0})
+    cells = list_forms(map(asdict, rows), ENGLISH)
+    return to_markdown(ENGLISH.prose.latency_columns, cells, left={0})
 
 
 def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
