@@ -60,7 +60,7 @@ class Side:
     title: str
     measured: int  # points
     makespan: float
-    train_seconds: float  # of a point, on average
+    train_seconds: float  # of a point, on average; of a pack's, its part of the whole pack
     accuracies: Mapping[tuple[str, ...], float]  # on the test split, by point
 
 
@@ -72,7 +72,8 @@ def report(folder: Path, *, short: bool, whole: bool) -> str:
         "## A grid of 24 adapters",
         f"{_show(AXES)}. Same model, split, steps, batch of 16, schedule and seed; each side keeps its best "
         "evaluation. The naive side is `benchmarks/naive.py`, a process for each point; bench solo is "
-        "`bench sweep`, a process for each point from its fork server, W&B offline.",
+        "`bench sweep`, a process for each point from its fork server, W&B offline; bench packed trains "
+        "points together and the chosen one again alone, and its training holds loading and evaluation.",
         "All sides ran all points." if whole else f"The sample is {_show(CORNERS)}. {scaled}",
     ]
     for texts in TEXTS[:1] if short else TEXTS:
@@ -176,9 +177,16 @@ def _run_bench(
         title,
         len(results),
         whole,
-        statistics.mean(one.time["train_seconds"] for one in results),
+        statistics.mean(map(_read_seconds, results)),
         {_point_of(one): one.metrics["test"]["accuracy"] for one in results},
     )
+
+
+def _read_seconds(result: Result) -> float:
+    """What training the point took; in a pack its part of all that the pack took, loading included."""
+    if result.packed is not None:
+        return float(result.packed["pack_seconds"] / result.packed["size"])
+    return float(result.time["train_seconds"])
 
 
 def _point_of(result: Result) -> tuple[str, ...]:
