@@ -59,6 +59,12 @@ def read_number(result: Result, path: str) -> int | float | None:
     return value if is_number and math.isfinite(value) else None
 
 
+def read_score(result: Result, name: str) -> int | float | None:
+    """The validation score that the run competes with: of its first success, or None if it has none."""
+    packed = [one for one in result.attempts if one.get("status") == "success" and one.get("validation")]
+    return packed[0]["validation"].get(name) if packed else read_number(result, f"metrics.validation.{name}")
+
+
 def configuration_key(result: Result) -> str:
     """One hyperparameter configuration: equal for runs that differ in nothing but seed and halving's rung."""
     canonical = {name: value for name, value in result.canonical_config.items() if name != "seed"}
@@ -108,11 +114,12 @@ def select_best(results: Sequence[Result], *, select_by: str = "accuracy") -> Se
     one lucky seed. So they compete at one seed, the one that the most of them have a success for (of equals,
     the smallest). The highest validation metric wins; ties go to the lower validation loss, then to the
     configuration's key, which is arbitrary but fixed. A training that was stopped halfway, as a rung of
-    halving is, is no candidate.
+    halving is, is no candidate. A run that was measured alone after a success in a pack competes with its
+    scores of the pack, so that measuring the best does not change which it is.
     """
     key_of = {result.run_id: configuration_key(result) for result in results}
     successes = [result for result in results if result.status == "success" and not is_stopped(result)]
-    scored = [one for one in successes if read_number(one, f"metrics.validation.{select_by}") is not None]
+    scored = [one for one in successes if read_score(one, select_by) is not None]
     if not scored:
         return None
     pairs = {(key_of[one.run_id], read_seed(one)) for one in scored}
@@ -120,7 +127,7 @@ def select_best(results: Sequence[Result], *, select_by: str = "accuracy") -> Se
     seed = min(seeds, key=lambda one: (-seeds[one], _seed_order(one)))
 
     def rank(one: Result) -> tuple[float, float, str]:
-        score, loss = (read_number(one, f"metrics.validation.{name}") for name in (select_by, "loss"))
+        score, loss = (read_score(one, name) for name in (select_by, "loss"))
         return -(score or 0.0), math.inf if loss is None else loss, key_of[one.run_id]
 
     candidates = sorted((one for one in scored if read_seed(one) == seed), key=rank)

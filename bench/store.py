@@ -89,6 +89,7 @@ def start_record(config: Config, identity: Identity, *, earlier: Result | None, 
     if earlier is not None:
         kept = ("attempt", "status", "phase", "started_at", "ended_at", "error", "packed")
         summary = {name: getattr(earlier, name) for name in kept}
+        summary["validation"] = earlier.metrics.get("validation")  # by which it may have been chosen
         attempts = [*earlier.attempts, {**summary, "oom_halvings": earlier.config.get("oom_halvings")}]
     return Result(
         run_id=identity.run_id,

@@ -317,20 +317,12 @@ class Sweep:
     def _choose_best(self) -> list[Point]:
         """The point of each method (and task) with the best validation score, measured alone.
 
-        A chosen run of a pack is trained alone, which may change the choice; so it is made again until all
-        that is chosen was tried alone. None of it if the sweep has to end here.
+        None of it if the sweep has to end here.
         """
         planned = {point.run_id: point for point in self.plan.points}
-        tried: set[str] = set()
-        while True:
-            chosen = self._select(planned)
-            again = [planned[one.run_id] for best in chosen for one in best.results if one.packed]
-            again = [point for point in again if point.run_id not in tried]
-            if not again:
-                return [planned[best.results[0].run_id] for best in chosen]
-            tried |= {point.run_id for point in again}
-            if not self._measure_alone(again):
-                return []
+        chosen = self._select(planned)
+        go_on = self._measure_alone(planned[one.run_id] for best in chosen for one in best.results)
+        return [planned[best.results[0].run_id] for best in chosen] if go_on else []
 
     def _select(self, planned: Iterable[str]) -> list[selection.Selection]:
         """The best configuration of each method (and task) among this plan's successes."""

@@ -284,7 +284,15 @@ def _load_network(folder: Path, manifest: Manifest, *, device: torch.device, pre
     for name in manifest.new_modules:  # so that what was trained is not rounded when it is put there
         base.get_submodule(name).float()
     network = peft.PeftModel.from_pretrained(base, folder) if is_adapter else base
+    cast_products(network, model.DTYPES[precision])
     return network.to(device)
+
+
+def cast_products(network: nn.Module, dtype: torch.dtype) -> None:
+    """Rounds the weights of matrix products once, as autocast would before each product."""
+    for one in network.modules():
+        if type(one) is nn.Linear:  # 4-bit layers are of another type
+            one.to(dtype)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """How long a classifier takes over a text, from text to probabilities, in each form it can be used in."""
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import model, provenance
+from bench import provenance
 from bench.report.cells import to_markdown
 from bench.report.latency import list_forms
 from bench.report.text import ENGLISH
@@ -89,7 +88,7 @@ def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
     manifest = manifests.read(folder)
     held = "" if manifest.quantization == "none" else f"{manifest.quantization} "
     if manifest.kind != "adapter":
-        yield "whole model", _cast(classifier.load(folder))
+        yield "whole model", classifier.load(folder)
         yield "quantised to nf4", classifier.load(folder, quantization="nf4")
         return
     yield f"{held}base + adapter", classifier.load(folder)
@@ -101,16 +100,9 @@ def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
         export.free_cache(Path(other))
         merged.tokenizer.save_pretrained(other)
         manifests.write(merged.manifest, Path(other))
-        precision = classifier.fitting_precision(manifest.precision, merged.device)
-        yield "merged", _cast(dataclasses.replace(merged, precision=precision))
         del merged, network
+        yield "merged", classifier.load(other)
         yield "merged, quantised to nf4", classifier.load(other, quantization="nf4")
-
-
-def _cast(found: Classifier) -> Classifier:
-    """The classifier with its weights in what it computes in, as one that is to be fast is held."""
-    found.model.to(model.DTYPES[found.precision])
-    return found
 
 
 def _time(form: str, found: Classifier, texts: Sequence[str], size: int) -> Latency:

@@ -215,3 +215,13 @@ def test_test_metrics_and_order_never_change_the_selection(runs: list[Result], r
         changed.append(replace(run, metrics=metrics))
     rng.shuffle(changed)
     assert choose(changed) == choose(runs)
+
+
+def test_a_run_measured_alone_competes_with_its_scores_of_the_pack() -> None:
+    fell = make_run(lr=1e-4, validation=0.7)
+    earlier = {"status": "success", "validation": {"accuracy": 0.9, "loss": 0.5}}
+    fell = replace(fell, attempts=[{"status": "crashed", "validation": None}, earlier])
+    found = select_best([fell, make_run(lr=2e-4, validation=0.8)])
+    assert found is not None
+    assert found.results == (fell,)
+    assert found.scores == (0.9, 0.8)

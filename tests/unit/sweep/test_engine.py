@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from bench import data, hub, tracking, weights
-from bench.config import Config, replace_values, to_dict
+from bench.config import Config, replace_values
 from bench.errors import ConfigError, HeldError, MissingError, StoreError
 from bench.identity import Identity
 from bench.pack import describe_pack
-from bench.store import RECORD, STARTED, STATUSES, Result, Store
+from bench.store import RECORD, STARTED, STATUSES, Result, Store, start_record
 from bench.sweep import engine
 from bench.sweep.engine import Foresight, Identifier, Outcome, Sweep, plan_sweep
 from bench.sweep.isolate import ProcessError
@@ -51,7 +51,7 @@ class Trainer:
         for point, status in zip(pack, statuses, strict=True):
             if status is not None:
                 found = self.store.read(point.run_id)
-                made = record(point, status, attempt=found.attempt + 1 if found else 1)
+                made = record(point, status, earlier=found)
                 if len(pack) == 1 and point.config.lora.r == self.worse_alone:
                     made.metrics["validation"]["accuracy"] = 0.0
                 packed = describe_pack(len(pack)) if len(pack) > 1 else None
@@ -64,19 +64,15 @@ class Trainer:
         return [describe(point) for job in self.jobs for point in job]
 
 
-def record(point: Point, status: str, *, attempt: int = 1) -> Result:
+def record(point: Point, status: str, *, earlier: Result | None = None) -> Result:
     """What a run leaves: r=16 is better than r=8 on validation, and seed 1 worse on test."""
     accuracy = point.config.lora.r / 100
     scores = {"accuracy": accuracy, "f1_macro": 1 - accuracy, "loss": 0.5}
-    return Result(
-        run_id=point.run_id,
+    return dataclasses.replace(
+        start_record(point.config, point.identity, earlier=earlier),
         status=status,
-        attempt=attempt,
         phase="save",
         started_at="2026-01-01T00:00:00.000+00:00",
-        ended_at=None,
-        config=to_dict(point.config),
-        canonical_config=dict(point.identity.canonical),
         metrics={"validation": scores, "test": scores} if status == "success" else {},
     )
 
@@ -476,13 +472,14 @@ def test_what_is_chosen_from_a_pack_is_measured_alone(
     assert again.jobs == []
 
 
-def test_a_choice_that_is_worse_alone_is_made_again(
-    sweep_packed: Callable[..., Outcome], store: Store
-) -> None:
+def test_a_choice_that_is_worse_alone_stands(sweep_packed: Callable[..., Outcome], store: Store) -> None:
     trainer = Trainer(store, worse_alone=16)
     sweep_packed(trainer, **{"sweep.final_seeds": [0, 1]})
-    assert ranks(trainer.jobs[1:]) == [[16], [8], [2, 8]]  # the best twice, then seed 1 of full and of lora
-    assert trainer.sizes[1:] == [[1], [1], [1, 1]]
+    assert ranks(trainer.jobs[1:]) == [[16], [2, 16]]  # the best alone, then seed 1 of full and of lora
+    assert trainer.sizes[1:] == [[1], [1, 1]]
+    again = Trainer(store)
+    sweep_packed(again, **{"sweep.final_seeds": [0, 1]})
+    assert again.jobs == []
 
 
 def test_a_failure_alone_costs_no_success_and_is_tried_once(
