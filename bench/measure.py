@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import torch
 
+from bench import device
+
 _PEAKS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_resident_bytes", "nvml_peak_bytes")
 
 
@@ -24,21 +26,23 @@ class Meter:
     CUDA torch's caching allocator counts.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, measured: torch.device) -> None:
+        self.device = measured
         self.baseline_bytes = psutil.Process().memory_info().rss
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, dict[str, int | None]] = {}
         self.joules: float | None = None  # while training
         self.current = "load"  # the last phase that was entered
         self._started = time.monotonic()
-        self._nvml = _open_nvml(device)
+        self._nvml = _open_nvml(measured)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Measures what happens inside, also when it fails; phases do not nest."""
         self.current = name
         self._reset_peaks()
+        if self.device.type == "cpu" and name in ("train", "eval"):
+            device.keep_freed_memory()
         joules = self._read_joules()
         started = time.monotonic()
         try:
@@ -121,6 +125,7 @@ class Meter:
 
     def _reset_peaks(self) -> None:
         self._synchronise()
+        device.return_freed_memory()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         with contextlib.suppress(OSError):
@@ -148,15 +153,15 @@ class Meter:
         return next((one.usedGpuMemory for one in processes if one.pid == os.getpid()), None)
 
 
-def _open_nvml(device: torch.device) -> Any:
+def _open_nvml(measured: torch.device) -> Any:
     """NVML's handle of the device, or None without a driver or without its package."""
-    if device.type != "cuda" or importlib.util.find_spec("pynvml") is None:
+    if measured.type != "cuda" or importlib.util.find_spec("pynvml") is None:
         return None
     import pynvml
 
     try:
         pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(measured).uuid}")
     except pynvml.NVMLError:
         return None
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import engine, grid, machine, scale, step
+from benchmarks import engine, grid, inside, machine, scale, step
 from benchmarks.settings import table
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -14,6 +14,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 Section = Callable[[Path, bool, bool], str]
 SECTIONS: Mapping[str, Section] = {
     "step": lambda _, short, __: step.report(short=short),
+    "inside": lambda _, short, __: inside.report(short=short),
     "grid": lambda folder, short, whole: grid.report(folder, short=short, whole=whole),
     "engine": lambda folder, short, whole: engine.report(folder, short=short, whole=whole),
     "scale": lambda folder, short, _: scale.report(folder, short=short),

@@ -180,8 +180,7 @@ def measure_naive(case: Case, steps: int) -> list[float]:
 
 def measure_solo(case: Case, steps: int) -> list[float]:
     """Seconds of each step of bench's own loop, in the precision that it chooses here."""
-    config = _compose(case, steps)
-    solo = prepare(config)
+    solo = prepare(case, steps)
     ends: list[float] = []
     solo.model.train()
     for batch in make_batches(case, steps):
@@ -192,6 +191,17 @@ def measure_solo(case: Case, steps: int) -> list[float]:
 
 def measure_packed(case: Case, steps: int) -> list[float]:
     """Seconds of each step of a pack of adapters over one base."""
+    packed = prepare_pack(case, steps)
+    ends: list[float] = []
+    packed.model.train()
+    for batch in make_batches(case, steps):
+        training.advance(packed, [batch])
+        ends.append(time.perf_counter())
+    return [after - before for before, after in pairwise(ends)]
+
+
+def prepare_pack(case: Case, steps: int) -> training.PackTraining:
+    """A pack's training as its runs begin it."""
     members = [{"lora.r": (8, 16)[one % 2], "train.lr": 1e-3 * (1 + one)} for one in range(MEMBERS["packed"])]
     base = _compose(case, steps)
     configs = [replace_values(base, values) for values in members]
@@ -205,7 +215,7 @@ def measure_packed(case: Case, steps: int) -> list[float]:
         device=device,
         precision=precision,
     )
-    packed = training.prepare(
+    return training.prepare(
         pack,
         configs,
         task=tasks.make(None),
@@ -213,16 +223,11 @@ def measure_packed(case: Case, steps: int) -> list[float]:
         accelerator=trainer.make_accelerator(device, precision),
         logs=[lambda *_: None] * len(configs),
     )
-    ends: list[float] = []
-    packed.model.train()
-    for batch in make_batches(case, steps):
-        training.advance(packed, [batch])
-        ends.append(time.perf_counter())
-    return [after - before for before, after in pairwise(ends)]
 
 
-def prepare(config: Config) -> trainer.Training:
+def prepare(case: Case, steps: int) -> trainer.Training:
     """A training as a run begins it."""
+    config = _compose(case, steps)
     device = torch.device("cpu")
     precision = choose_precision(config.train.precision, device)
     accelerator = trainer.make_accelerator(device, precision)
@@ -234,7 +239,6 @@ def prepare(config: Config) -> trainer.Training:
         device=device,
         precision=precision,
     )
-    steps = config.train.max_steps or 0
     return trainer.prepare(found.model, config, task=tasks.make(None), steps=steps, accelerator=accelerator)
 
 

@@ -1,11 +1,12 @@
 """Attention with dropout on a CPU, where torch's fast kernel has none and the slow one is most of a step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -13,6 +14,8 @@ from transformers.masking_utils import sdpa_mask
 from bench.packed import dropout as dropouts
 
 NAME = "sdpa_in_pack"  # as transformers knows it
+SHORTEST = 32  # keys: torch's softmax of shorter rows takes two to ten times as long as of these
+CACHE = 2**22  # bytes of scores that are worked on at a time
 
 
 def install(model: PreTrainedModel, members: Sequence[str]) -> None:
@@ -50,7 +53,10 @@ def _attend(
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(Q K' scale) with dropout, times V, member by member, so that scores stay in the cache."""
+    """softmax(Q K' scale) with dropout, times V, of some members at a time, so that scores stay in the cache.
+
+    Keys are filled up to SHORTEST, unseen, and all is made contiguous first: torch is slow at else.
+    """
 
     @staticmethod
     def forward(
@@ -63,17 +69,20 @@ class _Attention(torch.autograd.Function):
         scale: float,
     ) -> torch.Tensor:
         rows, (_, heads, length, width) = len(kept), query.shape
+        more = max(SHORTEST - length, 0)
+        query = (query * scale).contiguous()
+        key, value = (functional.pad(one, (0, 0, 0, more)).contiguous() for one in (key, value))
+        kept = functional.pad(kept, (0, more))
+        bias = _hide(visible, kept, length)
         found = query.new_empty((len(query), length, heads, width))
-        weights = query.new_empty((len(query), heads, length, length))
-        hidden = None if visible is None else ~visible[:rows]
-        for start in range(0, len(query), rows):
-            part = slice(start, start + rows)
-            scores = torch.matmul(query[part], key[part].transpose(2, 3)).mul_(scale)
-            if hidden is not None:
-                scores.masked_fill_(hidden, torch.finfo(scores.dtype).min)
-            torch.softmax(scores, -1, out=weights[part])
-            torch.mul(weights[part], kept, out=scores)
-            found[part] = torch.matmul(scores, value[part]).transpose(1, 2)
+        weights = query.new_empty((len(query) // rows, *kept.shape))
+        for members, part in _divide(weights):
+            scores = torch.matmul(query[part], key[part].transpose(2, 3)).view(-1, *kept.shape)
+            if bias is not None:
+                scores += bias
+            torch.softmax(scores, -1, out=weights[members])
+            torch.mul(weights[members], kept, out=scores)
+            found[part] = torch.matmul(scores.flatten(0, 1), value[part]).transpose(1, 2)
         ctx.save_for_backward(query, key, value, weights, kept)
         ctx.scale = scale
         return found
@@ -81,15 +90,39 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, weights, kept = ctx.saved_tensors
-        (gradient,), rows = gradients, len(kept)
-        slopes = [torch.empty_like(one) for one in (query, key, value)]
+        length = query.shape[2]
+        slopes = [torch.empty_like(query) for _ in range(3)]
         of_query, of_key, of_value = slopes
-        for start in range(0, len(query), rows):
-            part = slice(start, start + rows)
-            own = gradient[part].transpose(1, 2)  # (rows, heads, length, width)
-            of_value[part] = torch.matmul((weights[part] * kept).transpose(2, 3), own)
-            of_weights = torch.matmul(own, value[part].transpose(2, 3)).mul_(kept)
-            of_scores = torch._softmax_backward_data(of_weights, weights[part], -1, weights.dtype)
+        gradient = gradients[0].transpose(1, 2).contiguous()  # (members x rows, heads, length, width)
+        for members, part in _divide(weights):
+            own = gradient[part]
+            dropped = (weights[members] * kept).flatten(0, 1)
+            of_value[part] = torch.matmul(dropped.transpose(2, 3), own)[:, :, :length]
+            of_weights = torch.matmul(own, value[part].transpose(2, 3)).view(-1, *kept.shape).mul_(kept)
+            of_scores = torch._softmax_backward_data(of_weights, weights[members], -1, kept.dtype)
+            of_scores = of_scores.flatten(0, 1)
             of_query[part] = torch.matmul(of_scores, key[part]).mul_(ctx.scale)
-            of_key[part] = torch.matmul(of_scores.transpose(2, 3), query[part]).mul_(ctx.scale)
+            of_key[part] = torch.matmul(of_scores.transpose(2, 3), query[part])[:, :, :length]
         return (*slopes, None, None, None)
+
+
+def _hide(visible: torch.Tensor | None, kept: torch.Tensor, length: int) -> torch.Tensor | None:
+    """What to add to one member's scores so that what it may not see weighs nothing. # (rows, 1, ., keys)"""
+    rows, *_, keys = kept.shape
+    if visible is None and keys == length:
+        return None
+    seen = kept.new_ones((rows, 1, 1, length), dtype=torch.bool) if visible is None else visible[:rows]
+    hidden = ~functional.pad(seen, (0, keys - length))
+    return kept.new_zeros(hidden.shape).masked_fill_(hidden, torch.finfo(kept.dtype).min)
+
+
+def _divide(weights: torch.Tensor) -> Iterator[tuple[slice, slice]]:
+    """The members, as many at a time as the cache holds the scores of, and the rows that are theirs.
+
+    Args:
+        weights: (members, rows, heads, length, keys)
+    """
+    members, rows = weights.shape[:2]
+    together = max(1, CACHE // weights[0].nbytes)
+    for start in range(0, members, together):
+        yield slice(start, start + together), slice(start * rows, (start + together) * rows)
