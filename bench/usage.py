@@ -99,6 +99,18 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **settings,
         )
+        self._is_mixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Also takes options that stand between a command's arguments, which argparse by itself does not."""
+        is_list = any(one.nargs == "*" for one in self._get_positional_actions())
+        if self._is_mixing or not is_list:
+            return super().parse_known_args(args, namespace)
+        self._is_mixing = True  # as argparse comes back here
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_mixing = False
 
     def error(self, message: str) -> NoReturn:
         """The message, what may have been meant, and exit code 2."""

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import ConfigError, MissingError
+from bench.errors import ConfigError, MissingError, StoreError
 from bench.redaction import show
 
 if TYPE_CHECKING:
@@ -170,8 +170,12 @@ def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
     store, result = None, None
     if is_run or texts is None:
         name = arguments.source if is_run else manifest.read(Path(arguments.source)).run_id
-        store = open_store(arguments.results)
-        result = choice.find_run(store, name)
+        try:
+            store = open_store(arguments.results)
+            result = choice.find_run(store, name)
+        except (ConfigError, StoreError) as error:
+            hint = "" if is_run else "; its run's results hold the texts: name them, or give --file"
+            raise type(error)(f"{error}{hint}") from None
     from bench.winner import agreement, export, latency
 
     if texts is None and result is not None:

@@ -66,4 +66,4 @@ def test_an_unknown_section_is_refused(
     monkeypatch.setattr("sys.argv", ["benchmarks", "speed"])
     with pytest.raises(SystemExit, match="2"):
         parse()
-    assert "no such section: speed; there are step, grid, engine, scale" in capsys.readouterr().err
+    assert "no such section: speed; there are step, inside, grid, engine, scale" in capsys.readouterr().err

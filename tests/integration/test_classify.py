@@ -129,6 +129,23 @@ def test_what_cannot_be_classified_is_one_message(
     assert len(err.splitlines()) == 1
 
 
+def test_options_may_stand_between_the_folder_and_the_texts(folder: Path, run_bench: Bench) -> None:
+    texts = ["Shares fall", "Striker scores"]
+    plain = run_bench("classify", folder, *texts)
+    assert plain[0] == 0
+    assert run_bench("classify", folder, "--batch-size", 1, *texts) == plain
+    assert run_bench("classify", "--batch-size", 1, folder, *texts) == plain
+
+
+def test_latency_of_a_folder_without_its_results_asks_for_texts(
+    folder: Path, run_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run_bench("latency", folder)
+    assert (code, out) == (3, "")
+    assert err.rstrip().endswith("its run's results hold the texts: name them, or give --file")
+
+
 def test_latency_is_measured_in_every_form_and_kept_beside_the_run(train: Train, run_bench: Bench) -> None:
     store, result = train("method=qlora")
     code, out, _ = run_bench("latency", result.run_id, "--results", store.folder)
