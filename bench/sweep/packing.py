@@ -16,7 +16,7 @@ from bench.packable import OWN, cannot_pack, shared_key
 from bench.sweep.plan import Point, override_line
 from bench.sweep.slots import make_slots
 
-LARGEST = 16  # a step gains little from more, and what kills a pack costs all of it
+LARGEST = 24  # a step gains little from more, and what kills a pack costs all of it
 UNKNOWN = 4  # where no prediction says what memory allows
 FEWEST = 4  # runs of one kind for packs to pay, as the chosen one is trained once more, alone
 
