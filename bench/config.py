@@ -7,7 +7,7 @@ checks.py ranges and rules between fields, and identity.py which fields make a r
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -255,6 +255,9 @@ def _writable_schema(schema: type) -> DictConfig:
     return node  # type: ignore[no-any-return]
 
 
+_kept_schema = cache(_writable_schema)
+
+
 class _Unhashable:
     """A list or a mapping with a hash, so that a conversion can be remembered."""
 
@@ -276,7 +279,9 @@ def _convert(key: str, value: Any) -> Any:
         return value
     _require_field(key, value)
     section, _, name = key.rpartition(".")
-    node = _writable_schema(_type_of(section) if section else Config)
+    schema = _type_of(section) if section else Config
+    is_plain = not isinstance(value, list | dict)  # and so replaced by the next one, not joined with it
+    node = _kept_schema(schema) if is_plain else _writable_schema(schema)
     if isinstance(value, float) and value.is_integer() and _type_of(key) in (int, int | None):
         value = int(value)
     try:
