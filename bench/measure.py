@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import torch
 
-from bench import device
+from bench.device import keep_freed_memory, return_freed_memory
 
 _PEAKS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_resident_bytes", "nvml_peak_bytes")
 
@@ -26,15 +26,16 @@ class Meter:
     CUDA torch's caching allocator counts.
     """
 
-    def __init__(self, measured: torch.device) -> None:
-        self.device = measured
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        return_freed_memory()  # of a run before this one in the same process
         self.baseline_bytes = psutil.Process().memory_info().rss
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, dict[str, int | None]] = {}
         self.joules: float | None = None  # while training
         self.current = "load"  # the last phase that was entered
         self._started = time.monotonic()
-        self._nvml = _open_nvml(measured)
+        self._nvml = _open_nvml(device)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -42,7 +43,7 @@ class Meter:
         self.current = name
         self._reset_peaks()
         if self.device.type == "cpu" and name in ("train", "eval"):
-            device.keep_freed_memory()
+            keep_freed_memory()
         joules = self._read_joules()
         started = time.monotonic()
         try:
@@ -125,7 +126,7 @@ class Meter:
 
     def _reset_peaks(self) -> None:
         self._synchronise()
-        device.return_freed_memory()
+        return_freed_memory()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         with contextlib.suppress(OSError):
@@ -153,15 +154,15 @@ class Meter:
         return next((one.usedGpuMemory for one in processes if one.pid == os.getpid()), None)
 
 
-def _open_nvml(measured: torch.device) -> Any:
+def _open_nvml(device: torch.device) -> Any:
     """NVML's handle of the device, or None without a driver or without its package."""
-    if measured.type != "cuda" or importlib.util.find_spec("pynvml") is None:
+    if device.type != "cuda" or importlib.util.find_spec("pynvml") is None:
         return None
     import pynvml
 
     try:
         pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(measured).uuid}")
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
     except pynvml.NVMLError:
         return None
 

@@ -61,8 +61,10 @@ def read_number(result: Result, path: str) -> int | float | None:
 
 def read_score(result: Result, name: str) -> int | float | None:
     """The validation score that the run competes with: of its first success, or None if it has none."""
-    packed = [one for one in result.attempts if one.get("status") == "success" and one.get("validation")]
-    return packed[0]["validation"].get(name) if packed else read_number(result, f"metrics.validation.{name}")
+    earlier = [one for one in result.attempts if one.get("status") == "success" and one.get("validation")]
+    return (
+        earlier[0]["validation"].get(name) if earlier else read_number(result, f"metrics.validation.{name}")
+    )
 
 
 def configuration_key(result: Result) -> str:

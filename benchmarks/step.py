@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -181,21 +181,22 @@ def measure_naive(case: Case, steps: int) -> list[float]:
 def measure_solo(case: Case, steps: int) -> list[float]:
     """Seconds of each step of bench's own loop, in the precision that it chooses here."""
     solo = prepare(case, steps)
-    ends: list[float] = []
     solo.model.train()
-    for batch in make_batches(case, steps):
-        trainer.advance(solo, [batch])
-        ends.append(time.perf_counter())
-    return [after - before for before, after in pairwise(ends)]
+    return _time_each(make_batches(case, steps), lambda batch: trainer.advance(solo, [batch]))
 
 
 def measure_packed(case: Case, steps: int) -> list[float]:
     """Seconds of each step of a pack of adapters over one base."""
     packed = prepare_pack(case, steps)
-    ends: list[float] = []
     packed.model.train()
-    for batch in make_batches(case, steps):
-        training.advance(packed, [batch])
+    return _time_each(make_batches(case, steps), lambda batch: training.advance(packed, [batch]))
+
+
+def _time_each(batches: Iterator[tokens.Batch], step: Callable[[tokens.Batch], object]) -> list[float]:
+    """Seconds from the end of each step to that of the next."""
+    ends = []
+    for batch in batches:
+        step(batch)
         ends.append(time.perf_counter())
     return [after - before for before, after in pairwise(ends)]
 

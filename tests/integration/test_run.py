@@ -262,6 +262,15 @@ def test_a_phase_shows_the_memory_it_took_and_no_other() -> None:
     assert peaks["eval"] - meter.baseline_bytes < 64 * 2**20
 
 
+def test_a_run_does_not_begin_with_what_one_before_it_has_freed() -> None:
+    first = measure.Meter(torch.device("cpu"))
+    with first.phase("train"):
+        block = torch.ones(64 * 2**20)  # 256 MiB
+        del block
+    second = measure.Meter(torch.device("cpu"))
+    assert second.baseline_bytes - first.baseline_bytes < 64 * 2**20
+
+
 def test_the_attention_that_is_asked_for_is_used_and_recorded(compose_tiny: Compose) -> None:
     found = [
         run(compose_tiny("train.max_steps=3", *lines)).model["attention"]
