@@ -1,52 +1,39 @@
 """Fits one classifier, a network or a baseline, and says what each held-out text is taken for."""
 
 import dataclasses
-import json
-import logging
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from transformers import set_seed
 
 from bench import (
     baselines,
-    checkpoint,
     data,
     metrics,
     model,
     parallel,
     random_weights,
-    state,
+    resumption,
     tokens,
     trainer,
-    weights,
 )
 from bench import prompt as prompts
 from bench import task as tasks
 from bench.checkpoint import BEST
-from bench.config import Config, TrainConfig, replace_values
+from bench.config import Config, TrainConfig
 from bench.data import Dataset
 from bench.device import choose_precision
-from bench.errors import ConfigError, StoreError
-from bench.identity import identify
+from bench.errors import ConfigError
 from bench.measure import Meter
 
 EVALUATED = ("validation", "test")
-SPENT = "spent.json"  # in a checkpoint: what the run had cost
-EARLIER = "earlier"  # the meter's name for all the seconds of earlier attempts
-_COMPUTING = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")  # may change what comes out
-_logger = logging.getLogger(__name__)
 
-Probabilities = Mapping[str, npt.NDArray[np.float64]]  # by split, (rows, labels)
+Probabilities = Mapping[str, trainer.Probabilities]  # by split
 
 
 @dataclass(frozen=True)
@@ -126,7 +113,7 @@ def _fit_network(
     if rank := accelerator.process_index:  # the same weights as the first process, but dropout of its own
         torch.manual_seed(config.seed + (rank << 32))
 
-    def predict(split: str) -> npt.NDArray[np.float64]:
+    def predict(split: str) -> trainer.Probabilities:
         rows = max(1, settings.eval_batch_size // task.sequences)
         batches = tokens.eval_batches(splits[split], batch_size=rows, padding=padding)
         return trainer.predict(network.model, batches, task=task, accelerator=accelerator)
@@ -137,26 +124,29 @@ def _fit_network(
         training,
         config,
         splits["train"],
-        lineage=_describe_lineage(config, dataset, device=meter.device, precision=precision),
+        lineage=resumption.describe_lineage(config, dataset, device=meter.device, precision=precision),
         padding=padding,
         run_folder=run_folder,
         meter=meter,
-        validate=lambda: metrics.score(predict("validation"), splits["validation"].labels),
+        predict=partial(predict, "validation"),
+        score=lambda found: metrics.score(found, splits["validation"].labels),
         log=log,
     )
     with meter.phase("save"):
         accelerator.wait_for_everyone()  # above all for the first process, which writes
         model.load_trained(network.model, run_folder / BEST)
     with meter.phase("eval"):
-        probabilities = {split: predict(split) for split in EVALUATED}
+        if training.best is None:  # an earlier attempt made it
+            training.best = predict("validation")
+        tested = predict("test")
     parameters = {"trainable": network.trainable_parameters, "total": network.total_parameters}
     choices = {**network.choices, "resumed_from_step": resumed}
-    return describe_trained(training, probabilities, parameters, choices, split=splits["train"], meter=meter)
+    return describe_trained(training, tested, parameters, choices, split=splits["train"], meter=meter)
 
 
 def describe_trained(
     training: trainer.Training,
-    probabilities: Probabilities,
+    tested: trainer.Probabilities,
     parameters: Mapping[str, int | None],
     choices: Mapping[str, Any],
     *,
@@ -164,10 +154,11 @@ def describe_trained(
     meter: Meter,
 ) -> Fitted:
     """What the training of a network came to; with ``resumed_from_step`` its times are less exact."""
+    assert training.best is not None  # every training ends in an evaluation
     progress, processes = training.progress, training.settings.processes
     steps = {"steps": progress.steps, "best_step": progress.best_step}
     return Fitted(
-        probabilities,
+        {"validation": training.best, "test": tested},
         parameters=dict(parameters),
         model={**choices, **steps, "processes": processes},  # the first one's memory, energy and history
         throughput=progress.rates(meter.seconds["train"]),
@@ -184,7 +175,8 @@ def _train(
     padding: tokens.Padding,
     run_folder: Path,
     meter: Meter,
-    validate: Callable[[], Mapping[str, float]],
+    predict: Callable[[], trainer.Probabilities],
+    score: Callable[[trainer.Probabilities], Mapping[str, float]],
     log: trainer.Log,
 ) -> int | None:
     """Trains to the end or to stop_step, from the newest checkpoint if there is one: its step."""
@@ -192,7 +184,7 @@ def _train(
     resumed, network = None, training.accelerator.unwrap_model(training.model)
     if settings.distributed == "none":
         with meter.phase("save"):
-            resumed = _resume(training, config, run_folder=run_folder, lineage=lineage, meter=meter)
+            resumed = resumption.resume(training, config, run_folder=run_folder, lineage=lineage, meter=meter)
     for row in training.progress.history:  # this attempt's record is of the whole training
         log({name: value for name, value in row.items() if name != "step"}, int(row["step"] or 0))
     trainer.train(
@@ -208,12 +200,13 @@ def _train(
         ),
         stop=settings.stop_step or training.steps,
         meter=meter,
-        validate=validate,
+        predict=predict,
+        score=score,
         select_by=config.sweep.select_by,
         save_best=lambda: model.save_trained(
             network, run_folder / BEST, writes=training.accelerator.is_main_process
         ),
-        save_checkpoint=lambda: _save_checkpoint(
+        save_checkpoint=lambda: resumption.save_checkpoint(
             training, run_folder=run_folder, lineage=lineage, meter=meter
         ),
         log=log,
@@ -262,92 +255,6 @@ def count_steps(settings: TrainConfig, *, rows: int) -> int:
             "or set null to train to the end"
         )
     return steps
-
-
-def _describe_lineage(
-    config: Config, dataset: Dataset, *, device: torch.device, precision: str
-) -> dict[str, Any]:
-    """What two trainings must share for one to go on from the other's checkpoint as if it were its own."""
-    whole = replace_values(config, {"train.stop_step": None})
-    identity = identify(
-        whole, data_fingerprint=dataset.fingerprint, model_revision=weights.revision(config.model)
-    )
-    return {
-        "run": identity.run_id,
-        "oom_halvings": config.oom_halvings,
-        "select_by": config.sweep.select_by,
-        "device": device.type,
-        "precision": precision,
-        "packages": {name: metadata.version(name) for name in _COMPUTING},
-    }
-
-
-def _resume(
-    training: trainer.Training, config: Config, *, run_folder: Path, lineage: Mapping[str, Any], meter: Meter
-) -> int | None:
-    """Puts the training where its newest valid checkpoint is, and says at which step; None is the beginning.
-
-    Its own come before those of the run ``resume_from``, which are only read.
-    """
-    last_step = config.train.stop_step or training.steps
-    folders = [run_folder, *([run_folder.parent / config.resume_from] if config.resume_from else [])]
-    found = (path for one in folders for path in checkpoint.find(one, lineage=lineage, last_step=last_step))
-    path = next(found, None)
-    if path is not None:
-        state.load(training, path)
-        _add_spent(meter, json.loads((path / SPENT).read_text(encoding="utf-8")))
-        _take_best(training.progress, path, run_folder)
-        _logger.info("goes on from step %d, %s", training.progress.steps, path)
-    elif config.resume_from:
-        _logger.warning("resume_from=%s: has no checkpoint to go on from; begins anew", config.resume_from)
-    checkpoint.remove_after(run_folder, training.progress.steps)
-    return None if path is None else training.progress.steps
-
-
-def _take_best(progress: trainer.Progress, path: Path, run_folder: Path) -> None:
-    """The best weights as of the checkpoint: those in the run's folder may be of a later evaluation."""
-    if progress.best_step is None:
-        return
-    source = path / (state.WEIGHTS if progress.best_step == progress.steps else BEST)
-    partial = run_folder / f".writing-{BEST}"  # the store removes it if this process dies
-    shutil.copyfile(source, partial)
-    partial.replace(run_folder / BEST)
-
-
-def _save_checkpoint(
-    training: trainer.Training, *, run_folder: Path, lineage: Mapping[str, Any], meter: Meter
-) -> None:
-    """Writes a checkpoint; a disk that refuses it costs the checkpoint and not the run."""
-    progress = training.progress
-
-    def save(folder: Path) -> None:
-        state.save(training, folder)
-        (folder / SPENT).write_text(json.dumps(_read_spent(meter)), encoding="utf-8")
-        if progress.best_step not in (None, progress.steps):  # else they are the checkpoint's own weights
-            shutil.copyfile(run_folder / BEST, folder / BEST)
-
-    try:
-        checkpoint.write(run_folder, step=progress.steps, lineage=lineage, save=save)
-    except (OSError, SafetensorError, StoreError) as error:
-        _logger.warning("the checkpoint of step %d cannot be written: %s", progress.steps, error)
-
-
-def _read_spent(meter: Meter) -> dict[str, Any]:
-    """What the run has cost so far, over all its attempts."""
-    seconds = {name: meter.seconds[name] for name in ("train", "eval") if name in meter.seconds}
-    total = meter.time_record()["total_seconds"] or 0.0
-    return {
-        "seconds": {**seconds, EARLIER: total + meter.seconds.get(EARLIER, 0.0)},
-        "peaks": {name: meter.peaks[name] for name in ("train", "eval") if name in meter.peaks},
-        "joules": meter.joules,
-    }
-
-
-def _add_spent(meter: Meter, spent: Mapping[str, Any]) -> None:
-    """Counts what earlier attempts cost up to the checkpoint as this one's."""
-    meter.seconds |= spent["seconds"]
-    meter.peaks |= spent["peaks"]
-    meter.joules = spent["joules"]
 
 
 def _fit_frozen_encoder(

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 import bench.models  # noqa: F401 (makes the Auto classes know them)
-from bench import decoder, random_weights, trained, weights
+from bench import decoder, encoder, random_weights, trained, weights
 from bench.adapter import add_adapter
 from bench.config import Config, MethodConfig, ModelConfig
 from bench.errors import BenchError, ConfigError, first_line
@@ -139,6 +139,7 @@ def build_base(
         base, _ = _load_weights(config, folder, settings, new, device=device, precision=precision)
     _require_quantised(base, method)
     decoder.ignore_padding(base)
+    encoder.read_first_token_only(base)
     choices: dict[str, Any] = {
         "architecture": type(base).__name__,
         **describe_source(config.model),

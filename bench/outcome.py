@@ -8,10 +8,11 @@ import torch
 
 from bench.data import Dataset
 from bench.errors import ConfigError, DataError, RunError
-from bench.fit import EARLIER, Fitted, score_all
+from bench.fit import Fitted, score_all
 from bench.measure import Meter
 from bench.pack import describe_pack
 from bench.redaction import redact
+from bench.resumption import EARLIER
 from bench.store import Result, now
 
 

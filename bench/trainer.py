@@ -23,6 +23,7 @@ from bench.task import Task
 
 Batch = Mapping[str, torch.Tensor]  # input_ids, attention_mask (rows, length); labels (rows,)
 Row = dict[str, float | int | None]
+Probabilities = npt.NDArray[np.float64]  # (rows, labels)
 Log = Callable[[Row, int], None]  # gets the rows of a history as they come, and their steps
 
 
@@ -69,6 +70,7 @@ class Training:
     steps: int  # of the whole schedule
     losses: torch.Tensor  # this process's sum since the last row with a loss; read only there
     progress: Progress = field(default_factory=Progress)
+    best: Probabilities | None = None  # what the best evaluation said, if this process made it
 
     def evaluates_at(self, step: int) -> bool:
         """Whether the schedule has an evaluation after the step; the end always has one."""
@@ -107,10 +109,11 @@ class Training:
         """Whether the step's row has a loss."""
         return step % self.settings.log_steps == 0 or self.evaluates_at(step)
 
-    def is_best(self, scores: Mapping[str, float], select_by: str) -> bool:
+    def is_best(self, found: Probabilities, scores: Mapping[str, float], select_by: str) -> bool:
         """Whether an evaluation now is better than all before, which this then remembers."""
         if scores[select_by] <= self.progress.best_score:
             return False
+        self.best = found
         self.progress.best_score, self.progress.best_step = scores[select_by], self.progress.steps
         return True
 
@@ -164,7 +167,8 @@ def train(
     *,
     stop: int,
     meter: Meter,
-    validate: Callable[[], Mapping[str, float]],
+    predict: Callable[[], Probabilities],
+    score: Callable[[Probabilities], Mapping[str, float]],
     select_by: str,
     save_best: Callable[[], None],
     save_checkpoint: Callable[[], None],
@@ -183,9 +187,10 @@ def train(
 
     def evaluate() -> None:
         with meter.phase("eval"):
-            scores = validate()
+            found = predict()
+            scores = score(found)
         training.record(name_scores(scores), meter=meter, log=log)
-        if training.is_best(scores, select_by):
+        if training.is_best(found, scores, select_by):
             with meter.phase("save"):
                 save_best()
 
@@ -268,7 +273,7 @@ def predict(
     *,
     task: Task,
     accelerator: Accelerator,
-) -> npt.NDArray[np.float64]:
+) -> Probabilities:
     """Each row's probabilities in the split's order, (rows, labels); a batch says which rows it holds.
 
     Processes share the batches out, and each gets all the probabilities.
@@ -285,7 +290,7 @@ def predict_batches(
     *,
     task: Task,
     accelerator: Accelerator,
-) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.float64]]]:
+) -> list[tuple[npt.NDArray[Any], Probabilities]]:
     """Of each batch: the rows that it names, and the probabilities of those that it holds, (rows, labels)."""
     model.eval()
     parts = []

@@ -6,14 +6,19 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bench import data, weights
+import torch
+
+from bench import data, tokens, weights
+from bench.device import choose_precision
+from bench.fit import tokenise
 from bench.store import Result, Store
+from benchmarks import machine, step
 from benchmarks.settings import answer, compose, environment, ratio, table
 
 # The article's axes, at a size and learning rates for MiniLM.
@@ -80,7 +85,11 @@ def report(folder: Path, *, short: bool, whole: bool) -> str:
         if short:
             texts = dataclasses.replace(texts, steps=60)
         sides = _race(texts, folder / texts.overrides[0].partition("=")[2], axes, short=short)
-        parts += [f"### {texts.title}, {texts.steps} steps", _describe(sides)]
+        parts += [
+            f"### {texts.title}, {texts.steps} steps",
+            _describe(sides),
+            _bound(texts, sides[0], folder),
+        ]
     return "\n\n".join(parts)
 
 
@@ -195,6 +204,40 @@ def _point_of(result: Result) -> tuple[str, ...]:
     values: dict[str, Any] = {f"lora.{key}": value for key, value in lora.items()} | {"train.lr": train["lr"]}
     return tuple(
         next(word for word in words if float(word) == float(values[key])) for key, words in AXES.items()
+    )
+
+
+def _bound(texts: Texts, naive: Side, folder: Path) -> str:
+    """How long the matrix products of the whole grid take at the peak: no packed training can be faster."""
+    config = compose("method=lora", *_overrides(texts), f"cache_dir={folder}-cache")
+    train, sizes, cpu = config.train, step.settings(), torch.device("cpu")
+    precision = choose_precision(train.precision, cpu)
+    splits, padding, _ = tokenise(config, data.load(config.data), model_folder=weights.locate(config.model))
+    trained = tokens.train_batches(
+        splits["train"],
+        micro_batch_size=train.micro_batch_size,
+        micro_batches=texts.steps,
+        seed=config.seed,
+        group_by_length=train.group_by_length,
+        padding=padding,
+    )
+
+    def count(batches: Iterable[tokens.Batch], method: str | None) -> float:
+        shapes = (batch["input_ids"].shape for batch in batches)
+        return sum(step.count_flops(sizes, *shape, method=method, whole=False) for shape in shapes)
+
+    def evaluate(split: str) -> float:
+        found = tokens.eval_batches(splits[split], batch_size=train.micro_batch_size, padding=padding)
+        return count((batch for _, batch in found), None)
+
+    evaluations = -(-texts.steps // train.eval_steps)
+    flops = count(trained, "lora") + evaluations * evaluate("validation") + evaluate("test")
+    peak = machine.measure_peak(step.DTYPES[precision])
+    least = len(points(AXES)) * flops / peak
+    return (
+        f"The matrix products alone of all {len(points(AXES))} points, {flops / 1e12:.2f} TFLOP each, take "
+        f"{least / 60:.1f} min at this machine's {precision} peak of {peak / 1e9:.0f} GFLOP/s: however they "
+        f"are trained, at most {ratio(naive.makespan, least)} against naive."
     )
 
 

@@ -69,7 +69,10 @@ def report(*, short: bool) -> str:
         seconds = {side: statistics.median(times) / MEMBERS[side] for side, times in taken.items()}
         for side in taken:
             precision = "fp32" if side == "naive" else choose_precision("auto", torch.device("cpu"))
-            rate = count_flops(_settings(), case) / seconds[side]
+            flops = count_flops(
+                settings(), case.batch, case.length, method=case.method, whole=side == "naive"
+            )
+            rate = flops / seconds[side]
             rows.append(
                 [
                     case.title,
@@ -88,7 +91,8 @@ def report(*, short: bool) -> str:
             "## Training alone",
             f"Medians of {steps * rounds} steps, {rounds} interleaved processes a side; packed is a step of "
             f"{MEMBERS['packed']} points, divided by them. FLOPs are the model's own: its matrix products "
-            "forward, and backward those that what is trained needs.",
+            "forward, and backward those that what is trained needs; of the last layer bench leaves out what "
+            "the head does not read.",
             table(head, rows),
             "The peak is the best large square matrix product of torch. The products that the model has are "
             "smaller:",
@@ -97,25 +101,35 @@ def report(*, short: bool) -> str:
     )
 
 
-def count_flops(settings: Any, case: Case) -> float:
-    """FLOPs of the matrix products of one step of an encoder like BERT, embeddings and head left out.
+def count_flops(sizes: Any, rows: int, length: int, *, method: str | None, whole: bool) -> float:
+    """FLOPs of the matrix products of one batch in an encoder like BERT, embeddings and head left out.
 
     With d the width, f the inner width and L the length, a layer forward is per token 2 (4 d^2 + 2 d f) for
     its weights and 4 L d for attention. Backward, the gradients of activations take as much again for
-    the weights and twice that for attention; those of the weights as much again where these are trained. A
-    LoRA of rank 8 is left out.
+    the weights and twice that for attention; those of the weights as much again where these are trained.
+    Below the first layer's adapters nothing is; a LoRA of rank 8 itself is left out.
+
+    Args:
+        sizes: the model's configuration
+        rows: of so many tokens each
+        length: tokens of a row
+        method: full | lora; None is the forward pass alone
+        whole: False where the last layer is computed at the first token only, but for keys and values
     """
-    d, inner, layers = settings.hidden_size, settings.intermediate_size, settings.num_hidden_layers
-    count = case.batch * case.length * layers
-    weight, attention = 2 * (4 * d * d + 2 * d * inner), 4 * case.length * d
-    passes = 3 if case.method == "full" else 2
-    return count * (passes * weight + 3 * attention)
+    d, inner, layers = sizes.hidden_size, sizes.intermediate_size, sizes.num_hidden_layers
+    tokens = rows * length
+    read = tokens if whole else rows  # of the last layer
+    first = 2 * 3 * d * d * tokens  # queries, keys and values of one layer
+    weights = layers * first + 2 * (d * d + 2 * d * inner) * ((layers - 1) * tokens + read)
+    attention = 4.0 * length * d * layers * tokens
+    backward = {None: 0, "lora": weights - first, "full": 2 * weights}[method]
+    return weights + backward + attention * (1 if method is None else 3)
 
 
 def _report_peaks(peaks: dict[str, float]) -> str:
     """Large products beside those of the shapes that the model has."""
-    settings = _settings()
-    d, inner = settings.hidden_size, settings.intermediate_size
+    sizes = settings()
+    d, inner = sizes.hidden_size, sizes.intermediate_size
     shapes = [(rows, *one) for rows in (256, 1024, 2048) for one in ((d, d), (d, inner), (inner, d))]
     rows = [
         ["best of " + ", ".join(map(str, machine.LARGE)), *(f"{peaks[name] / 1e9:.0f}" for name in DTYPES)]
@@ -126,7 +140,8 @@ def _report_peaks(peaks: dict[str, float]) -> str:
     return table(["product", *(f"{name}, GFLOP/s" for name in DTYPES)], rows)
 
 
-def _settings() -> Any:
+def settings() -> Any:
+    """The benchmark's model, as transformers describes it."""
     return AutoConfig.from_pretrained(weights.locate(compose().model), local_files_only=True)
 
 

@@ -12,7 +12,7 @@ from bench.checkpoint import BEST
 from bench.config import Config
 from bench.data import Dataset
 from bench.device import choose_precision
-from bench.fit import EVALUATED, Fitted, count_steps, describe_trained, tokenise
+from bench.fit import Fitted, count_steps, describe_trained, tokenise
 from bench.measure import Meter
 from bench.packed import network, training
 
@@ -45,18 +45,18 @@ def fit_pack(
         for one in running:
             trained.read(one.member.trained, bests[one.member.adapter])
     with meter.phase("eval"):
-        found = {split: _predict(packed, splits[split], padding) for split in EVALUATED if running}
+        found = _predict(packed, splits["test"], padding) if running else []
     choices = {**packed.pack.choices, "resumed_from_step": None}
     fitted = {
         one.member.adapter: describe_trained(
             one.training,
-            {split: values[place] for split, values in found.items()},
+            tested,
             {"trainable": one.member.trainable_parameters, "total": one.member.total_parameters},
             choices,
             split=splits["train"],
             meter=meter,
         )
-        for place, one in enumerate(running)
+        for one, tested in zip(running, found, strict=True)
     }
     return [one.error or fitted[one.member.adapter] for one in packed.trainings]
 

@@ -16,8 +16,7 @@ from bench.errors import RunError
 from bench.measure import Meter
 from bench.packed.network import Member, Pack
 from bench.task import Task
-
-Probabilities = npt.NDArray[np.float64]
+from bench.trainer import Probabilities
 
 
 @dataclass
@@ -144,7 +143,7 @@ def _evaluate(
             packed.end(one, error)
             continue
         one.training.record(trainer.name_scores(scores), meter=meter, log=one.log)
-        if one.training.is_best(scores, select_by):
+        if one.training.is_best(probabilities, scores, select_by):
             better.append(one.member)
     with meter.phase("save"):
         for member in better:

@@ -179,7 +179,7 @@ def count_cost(config: Config, prediction: Prediction, target: Target) -> float:
     passes = -(-steps // config.train.eval_steps)
     return (
         prediction.train_seconds(target.card, steps=steps, accumulation=accumulation)
-        + (passes + 1) * prediction.eval_seconds(target.card, "validation")
+        + passes * prediction.eval_seconds(target.card, "validation")
         + prediction.eval_seconds(target.card, "test")
     )
 

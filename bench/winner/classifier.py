@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoConfig, set_seed
 
 from bench import config as configuration
-from bench import data, decoder, model, run, tokens
+from bench import data, decoder, encoder, model, run, tokens
 from bench import prompt as prompts
 from bench import task as tasks
 from bench.config import Config
@@ -281,6 +281,7 @@ def _load_network(folder: Path, manifest: Manifest, *, device: torch.device, pre
     )
     model.keep_unpacked(base)
     decoder.ignore_padding(base)
+    encoder.read_first_token_only(base)
     for name in manifest.new_modules:  # so that what was trained is not rounded when it is put there
         base.get_submodule(name).float()
     network = peft.PeftModel.from_pretrained(base, folder) if is_adapter else base

@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
+from bench import encoder
 from benchmarks import grid, naive, step
 from benchmarks.__main__ import parse
 
@@ -22,20 +23,26 @@ def test_the_naive_side_pads_each_text_to_the_longest_of_its_thousand(tiny_bert:
     assert set(lengths[1000:]) == {512}
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_the_flops_of_a_step_are_those_that_torch_counts(method: str) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("method", ["full", "lora", None])
+def test_the_flops_of_a_step_are_those_that_torch_counts(method: str | None, whole: bool) -> None:
     settings = BertConfig(
         hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2, num_labels=5
     )
-    case = step.Case("", method, batch=4, length=32)
     with torch.device("meta"):
         model = BertForSequenceClassification._from_config(settings, attn_implementation="eager")
-        ids = torch.zeros(case.batch, case.length, dtype=torch.long)
-    if method == "lora":  # frozen weights, activations with gradients
-        model.bert.encoder.requires_grad_(False)
+        ids = torch.zeros(4, 32, dtype=torch.long)
+    if not whole:
+        encoder.read_first_token_only(model)
+    for name, parameter in model.named_parameters():  # adapted: what adapters add to has gradients
+        adapted = name.endswith(("query.bias", "value.bias")) or name.startswith("classifier")
+        parameter.requires_grad_(method == "full" or (method == "lora" and adapted))
     with FlopCounterMode(display=False) as counter:
-        model(ids).logits.sum().backward()
-    assert step.count_flops(settings, case) == pytest.approx(counter.get_total_flops(), rel=0.02)
+        loss = model(ids).logits.sum()
+        if method is not None:
+            loss.backward()
+    counted = step.count_flops(settings, 4, 32, method=method, whole=whole)
+    assert counted == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")  # the Trainer's default, on a CPU

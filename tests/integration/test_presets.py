@@ -126,7 +126,7 @@ def test_lora_on_chatglm_trains_what_its_shapes_come_to(compose: Compose) -> Non
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 @pytest.mark.parametrize("preset", TINY)
 def test_each_architecture_is_trained_small(compose_tiny: Compose, preset: str, method: str) -> None:
-    config = compose_tiny(*tiny(preset, f"method={method}", "train.lr=5e-3", "train.max_steps=30"))
+    config = compose_tiny(*tiny(preset, f"method={method}", "train.lr=5e-3", "train.max_steps=60"))
     result = run(config)
     assert result.status == "success", result.error
     lines = (Path(config.results_dir) / "runs" / result.run_id / "history.jsonl").read_text().splitlines()

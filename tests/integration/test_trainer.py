@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -66,7 +67,8 @@ def train(network: model.Network, batches: Iterable[trainer.Batch], config: Conf
     accelerator = trainer.make_accelerator(CPU, config.train.precision)
     training = trainer.prepare(network.model, config, task=CLASSIFY, steps=steps, accelerator=accelerator)
     without: dict[str, Any] = {
-        "validate": lambda: {"accuracy": 0.0},
+        "predict": lambda: np.ones((1, 1)),
+        "score": lambda _: {"accuracy": 0.0},
         "save_best": lambda: None,
         "save_checkpoint": lambda: None,
         "log": lambda _, __: None,
@@ -233,7 +235,7 @@ def test_the_best_state_is_the_first_with_the_best_validation(compose_tiny: Comp
         network,
         batches,
         config,
-        validate=lambda: {"accuracy": next(scores)},
+        score=lambda _: {"accuracy": next(scores)},
         save_best=lambda: saved.append(1),
     )
     assert (progress.best_step, progress.best_score, len(saved)) == (8, 0.7, 2)

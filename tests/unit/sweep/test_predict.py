@@ -109,7 +109,7 @@ def test_time_is_a_lower_bound_until_runs_have_finished(compose: Compose) -> Non
     found = {point.run_id: make_prediction() for point in plan.points}
     config = plan.points[0].config
     # 120 steps, and 4 evaluations of validation and one of test, as long as a step each.
-    least = (120 + 4 + 1) * 1e12 / CARD.flops_per_second["bf16"]
+    least = (120 + 3 + 1) * 1e12 / CARD.flops_per_second["bf16"]
     assert foresee(config, found[plan.points[0].run_id], TARGET, {}).seconds == pytest.approx(least)
     results = [
         finish(plan, 0, seconds=3 * least, target="rtx4090"),
@@ -161,7 +161,7 @@ def test_a_plan_adds_up(compose: Compose, tmp_path: Path) -> None:
     store = Store(tmp_path)
     known = outlook.forecast(plan, plan.points[0].config, store, isolation=Isolation())
     described = outlook.describe_plan(plan, plan.points[0].config, store, known)
-    hours = (120 + 4 + 1) * 1e12 / CARD.flops_per_second["bf16"] / 3600
+    hours = (120 + 3 + 1) * 1e12 / CARD.flops_per_second["bf16"] / 3600
     assert (described["combinations"], described["distinct"]) == (5, 3)
     assert described["total_hours"] == pytest.approx(3 * hours)
     assert described["naive_hours"] == pytest.approx(5 * hours)
