@@ -89,15 +89,15 @@ def read_best(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(path) if path.exists() else {}
 
 
-def require_same(packed: Outcome, alone: Outcome) -> None:
-    """All that a record and its files say, but for time and memory."""
+def require_same(packed: Outcome, alone: Outcome, *, evaluated: float = 1e-4) -> None:
+    """All that a record and its files say, but for time and memory; evaluations as close as ``evaluated``."""
 
     assert packed.values("loss") == pytest.approx(alone.values("loss"), abs=1e-4)
     assert packed.values("lr") == alone.values("lr")
     if None not in alone.values("grad_norm"):
         assert packed.values("grad_norm") == pytest.approx(alone.values("grad_norm"), rel=1e-2)
     assert [row["step"] for row in packed.history] == [row["step"] for row in alone.history]
-    assert packed.values("validation_loss") == pytest.approx(alone.values("validation_loss"), abs=1e-4)
+    assert packed.values("validation_loss") == pytest.approx(alone.values("validation_loss"), abs=evaluated)
     ours, other = packed.fitted, alone.fitted
     assert isinstance(ours, fit.Fitted)
     assert isinstance(other, fit.Fitted)
@@ -140,7 +140,7 @@ def test_a_packed_run_is_the_run_alone(
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["method=int8_lora"],
+        ["method=int8_lora", "train.eval_batch_size=8"],  # as many rows as alone, which decide its rounding
         ["method=qlora", "method.quantization=fp4", "method.double_quant=false"],
         ["method=lora_plus", "train.gradient_checkpointing=true"],
         ["method=rslora", "lora.target_modules=all-linear"],
@@ -153,8 +153,10 @@ def test_every_variant_of_lora_is_the_same_packed(
 ) -> None:
     configs = members_of(compose_tiny(*overrides), MEMBERS[:2])
     packed = train_packed(configs, tmp_path)
+    # An activation halfway between two of int8's values may be rounded either way: one text's loss tells.
+    evaluated = 1e-3 if "method=int8_lora" in overrides else 1e-4
     for one, alone in zip(packed, train_alone(configs, tmp_path), strict=True):
-        require_same(one, alone)
+        require_same(one, alone, evaluated=evaluated)
 
 
 def test_a_member_that_diverges_is_left_out_and_each_is_clipped_by_itself(
