@@ -20,7 +20,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import checkpoint, data, hub, tracking, weights
@@ -74,8 +74,6 @@ def run_all(config: Config) -> list[Result]:
         StoreError: the results folder cannot be written, or another process has this run.
         KeyboardInterrupt: after the record says ``interrupted``.
     """
-    if config.track.mode == "offline":
-        tracking.begin_run()
     prepared = prepare(config)
     from bench import attempt
 
@@ -269,6 +267,8 @@ def stop_on_signals(again: Callable[[], None] | None = None) -> None:
 def task(composed: DictConfig) -> list[Result]:
     """What Hydra calls for each job; alone, it prints what each run came to and exits with their code."""
     stop_on_signals()
+    if OmegaConf.select(composed, "track.mode") == "offline":
+        tracking.begin_run()
     config = configuration.from_hydra(composed)
     alone = HydraConfig.get().mode == RunMode.RUN
     try:

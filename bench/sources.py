@@ -10,6 +10,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def _hash_bytes(parts: Iterable[bytes]) -> str:
 # BBC News, from the wheel
 
 
+@cache  # 5 MB, asked for twice in each run: as texts, and to tell which texts these are
 def _bbc_files() -> list[tuple[str, str, bytes]]:
     """Class, file name and content of each news text, in an order that no file system decides."""
     spec = importlib.util.find_spec(_BBC_PACKAGE)

@@ -141,9 +141,12 @@ def identify_tokenizer(tokenizer: Any) -> str:
 
     The backend remembers how the last call truncated and padded; that is left out.
     """
+    facts: Any
     if tokenizer.is_fast:
-        facts = json.loads(tokenizer.backend_tokenizer.to_str())
-        facts["truncation"] = facts["padding"] = None
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()  # every call sets both anew
+        backend.no_padding()
+        facts = backend.to_str()
     else:
         kind = type(tokenizer)
         facts = {

@@ -4,6 +4,7 @@ Processes come from a fork server that has imported torch, transformers and PEFT
 a fresh process starts in a fraction of a second. The parent itself never touches CUDA.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -129,6 +130,7 @@ class Isolation:
 def _serve(call: bytes, answers: Connection, environment: Mapping[str, str], threads: int | None) -> None:
     """In the child: calls, and sends back the value or the error."""
     os.setpgid(0, 0)
+    gc.freeze()  # or collecting garbage would go through all that the server imported, and copy its pages
     threading.Thread(target=_die_with_parent, args=(answers,), daemon=True).start()
     os.environ.update({"TOKENIZERS_PARALLELISM": "false", **environment})
     if threads is not None:

@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -41,6 +42,11 @@ class BenchLauncher(Launcher):
             places.put(place)
         go_on = threading.Event()
         go_on.set()
+        composer, composed = ThreadPoolExecutor(1), dict[int, Future[DictConfig]]()
+
+        def compose(place: int, slot: Slot) -> Future[DictConfig]:
+            job = [*job_overrides[place], *slot.overrides]  # all slots' are the same
+            return composer.submit(self._compose, job, initial_job_idx + place)
 
         def work(slot: Slot) -> None:
             while go_on.is_set() and not self.isolation.stopped:
@@ -49,8 +55,10 @@ class BenchLauncher(Launcher):
                 except queue.Empty:
                     return
                 self.on_start(place)
-                job = [*job_overrides[place], *slot.overrides]
-                done = self._launch_one(job, initial_job_idx + place, slot, self.seconds(place))
+                job = composed.pop(place, None) or compose(place, slot)
+                if place + 1 < len(job_overrides):  # while the process of this one starts
+                    composed[place + 1] = compose(place + 1, slot)
+                done = self._launch_one(job_overrides[place], job, slot, self.seconds(place))
                 returns[place] = done
                 if not self.on_end(place, done):
                     go_on.clear()
@@ -68,16 +76,19 @@ class BenchLauncher(Launcher):
         left_out = ProcessError("another run failed first, and fail_fast is set", status="interrupted")
         return [done or self._failed(job_overrides[place], left_out) for place, done in enumerate(returns)]
 
+    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+        config: DictConfig = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = str(number)
+            config.hydra.job.num = number
+        return config
+
     def _launch_one(
-        self, overrides: Sequence[str], number: int, slot: Slot, seconds: float | None
+        self, overrides: Sequence[str], job: Future[DictConfig], slot: Slot, seconds: float | None
     ) -> JobReturn:
         try:
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            with open_dict(config):
-                config.hydra.job.id = str(number)
-                config.hydra.job.num = number
             call = partial(
-                run_in_child, self.hydra_context, self.task_function, config, Singleton.get_state()
+                run_in_child, self.hydra_context, self.task_function, job.result(), Singleton.get_state()
             )
             done: JobReturn = self.isolation.call(
                 call, seconds=seconds, environment=dict(slot.environment), threads=slot.threads
