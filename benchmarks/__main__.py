@@ -16,7 +16,7 @@ SECTIONS: Mapping[str, Section] = {
     "step": lambda _, short, __: step.report(short=short),
     "inside": lambda _, short, __: inside.report(short=short),
     "grid": lambda folder, short, whole: grid.report(folder, short=short, whole=whole),
-    "engine": lambda folder, short, whole: engine.report(folder, short=short, whole=whole),
+    "engine": lambda folder, short, _: engine.report(folder, short=short),
     "scale": lambda folder, short, _: scale.report(folder, short=short),
 }
 
@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("sections", nargs="*", help=f"{', '.join(SECTIONS)}; all without any")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--short", action="store_true", help="a few minutes, to see that it works")
-    length.add_argument("--whole", action="store_true", help="all points of the naive loop, 1,000 tiny runs")
+    length.add_argument("--whole", action="store_true", help="all points of the naive loop")
     given = parser.parse_args()
     if unknown := set(given.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")

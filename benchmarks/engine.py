@@ -39,9 +39,9 @@ class Swept:
         return [seconds - own for seconds, own in zip(self.intervals, known, strict=False)]
 
 
-def report(folder: Path, *, short: bool, whole: bool) -> str:
+def report(folder: Path, *, short: bool) -> str:
     """The section: overhead per run, growth with the number of points, memory of the leading process."""
-    sizes = [5, 15] if short else [10, 100, 1000] if whole else [10, 100]
+    sizes = [5, 15] if short else [10, 100, 1000]
     model = _make_model(folder)
     swept = {size: _sweep(size, model, folder / f"sweep-{size}") for size in sizes}
     largest = swept[sizes[-1]]
