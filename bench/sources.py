@@ -76,16 +76,20 @@ def _hash_bytes(parts: Iterable[bytes]) -> str:
 # BBC News, from the wheel
 
 
-@cache  # 5 MB, asked for twice in each run: as texts, and to tell which texts these are
 def _bbc_files() -> list[tuple[str, str, bytes]]:
     """Class, file name and content of each news text, in an order that no file system decides."""
     spec = importlib.util.find_spec(_BBC_PACKAGE)
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    paths = [path for folder in folders for path in Path(folder, "bbcnews", "data").glob("*/*.txt")]
-    if not paths:
+    files = _read_bbc(tuple(spec.submodule_search_locations or ()) if spec else ())
+    if not files:
         raise MissingError(
             f"{_BBC_PACKAGE}: the package with the BBC News texts is not installed; run `make setup`"
         )
+    return files
+
+
+@cache  # 5 MB, asked for twice in each run: as texts, and to tell which texts these are
+def _read_bbc(folders: tuple[str, ...]) -> list[tuple[str, str, bytes]]:
+    paths = [path for folder in folders for path in Path(folder, "bbcnews", "data").glob("*/*.txt")]
     return sorted((path.parent.name, path.name, path.read_bytes()) for path in paths)
 
 
