@@ -30,17 +30,16 @@ from bench.data import Dataset
 from bench.device import choose_precision
 from bench.errors import ConfigError
 from bench.measure import Meter
+from bench.trainer import Probabilities
 
 EVALUATED = ("validation", "test")
-
-Probabilities = Mapping[str, trainer.Probabilities]  # by split
 
 
 @dataclass(frozen=True)
 class Fitted:
     """What fitting came to, as the blocks of a record."""
 
-    probabilities: Probabilities
+    probabilities: Mapping[str, Probabilities]  # by split
     parameters: dict[str, int | None]  # {trainable, total}
     model: dict[str, Any] = field(default_factory=dict)
     throughput: dict[str, float | None] = field(default_factory=dict)
@@ -76,7 +75,7 @@ def fit(
     return _describe_baseline(fitted, total=fitted.parameters)
 
 
-def score_all(probabilities: Probabilities, dataset: Dataset) -> dict[str, dict[str, float]]:
+def score_all(probabilities: Mapping[str, Probabilities], dataset: Dataset) -> dict[str, dict[str, float]]:
     """The block ``metrics`` of a record: accuracy, f1_macro and loss of each evaluated split."""
     return {
         split: metrics.score(values, dataset.splits[split]["label"].to_numpy())
@@ -113,7 +112,7 @@ def _fit_network(
     if rank := accelerator.process_index:  # the same weights as the first process, but dropout of its own
         torch.manual_seed(config.seed + (rank << 32))
 
-    def predict(split: str) -> trainer.Probabilities:
+    def predict(split: str) -> Probabilities:
         rows = max(1, settings.eval_batch_size // task.sequences)
         batches = tokens.eval_batches(splits[split], batch_size=rows, padding=padding)
         return trainer.predict(network.model, batches, task=task, accelerator=accelerator)
@@ -146,7 +145,7 @@ def _fit_network(
 
 def describe_trained(
     training: trainer.Training,
-    tested: trainer.Probabilities,
+    tested: Probabilities,
     parameters: Mapping[str, int | None],
     choices: Mapping[str, Any],
     *,
@@ -175,8 +174,8 @@ def _train(
     padding: tokens.Padding,
     run_folder: Path,
     meter: Meter,
-    predict: Callable[[], trainer.Probabilities],
-    score: Callable[[trainer.Probabilities], Mapping[str, float]],
+    predict: Callable[[], Probabilities],
+    score: Callable[[Probabilities], Mapping[str, float]],
     log: trainer.Log,
 ) -> int | None:
     """Trains to the end or to stop_step, from the newest checkpoint if there is one: its step."""

@@ -57,6 +57,8 @@ def test_each_run_of_a_pack_leaves_the_record_of_a_run_alone(
         losses = [row["loss"] for row in rows if "loss" in row]
         assert len(losses) == 20
         assert not [name for row in rows for name in row if name.endswith("_bytes")]
+        evaluated = {row["step"]: row["validation_loss"] for row in rows if "validation_loss" in row}
+        assert result.metrics["validation"]["loss"] == evaluated[result.model["best_step"]]
         assert set(read_files(pack, result)) >= {"config.yaml", "predictions.csv", BEST}
     assert len({json.dumps(result.packed) for result in results}) == 1
     assert run_all(pack) == results  # a pack has nothing to add to its successes

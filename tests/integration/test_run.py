@@ -70,6 +70,19 @@ def test_a_run_leaves_its_record_its_history_and_its_predictions(compose_tiny: C
     assert test.iloc[:, 4:].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-4)
 
 
+def test_of_evaluations_equally_good_the_record_has_the_first(compose_tiny: Compose) -> None:
+    config = compose_tiny("method=lora", "train.lr=1e-5", "train.max_steps=30")
+    result = run(config)
+    lines = (folder_of(config, result) / "history.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if "validation_loss" in row]
+    assert len({row["validation_accuracy"] for row in rows}) == 1
+    assert len({row["validation_loss"] for row in rows}) == 3
+    assert result.model["best_step"] == 10
+    assert {
+        f"validation_{name}": value for name, value in result.metrics["validation"].items()
+    }.items() <= rows[0].items()
+
+
 def test_the_same_run_gives_the_same_numbers_and_a_done_one_is_not_trained_again(
     compose_tiny: Compose, tmp_path: Path
 ) -> None:

@@ -108,7 +108,7 @@ def test_time_is_a_lower_bound_until_runs_have_finished(compose: Compose) -> Non
     plan = make_small_plan(compose)
     found = {point.run_id: make_prediction() for point in plan.points}
     config = plan.points[0].config
-    # 120 steps, and 4 evaluations of validation and one of test, as long as a step each.
+    # 120 steps, and 3 evaluations of validation and one of test, as long as a step each.
     least = (120 + 3 + 1) * 1e12 / CARD.flops_per_second["bf16"]
     assert foresee(config, found[plan.points[0].run_id], TARGET, {}).seconds == pytest.approx(least)
     results = [

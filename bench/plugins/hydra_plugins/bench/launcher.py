@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from bench.sweep.isolate import Isolation, ProcessError
+from bench.sweep.isolate import GRACE_SECONDS, Isolation, ProcessError
 from bench.sweep.slots import Slot
 
 
@@ -63,16 +63,17 @@ class BenchLauncher(Launcher):
                 if not self.on_end(place, done):
                     go_on.clear()
 
-        workers = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in self.slots]
+        workers, working = ThreadPoolExecutor(len(self.slots)), list[Future[None]]()
         try:
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                while worker.is_alive():  # a join without a timeout would put off signals
-                    worker.join(0.5)
+            working.extend(workers.submit(work, slot) for slot in self.slots)
+            while wait(working, 0.5).not_done:  # without a timeout it would put off signals
+                pass
         except KeyboardInterrupt:
             self.isolation.stop()
+            wait(working, GRACE_SECONDS)  # what is said of their runs comes before the sweep's last line
             raise
+        for worker in working:
+            worker.result()
         left_out = ProcessError("another run failed first, and fail_fast is set", status="interrupted")
         return [done or self._failed(job_overrides[place], left_out) for place, done in enumerate(returns)]
 
