@@ -39,6 +39,7 @@ from bench.tracking import Mode
 PLUGINS_DIR = Path(__file__).parent / "plugins"
 INTERRUPTED, TERMINATED = 130, 143  # exit codes
 _BEYOND_ASCII = re.compile(r"[^,\[\]()]*[^\x00-\x7f][^,\[\]()]*")  # one value of a list or a sweep
+_NO_TEXT = re.compile(r"null|true|false|[+-]?[0-9.]+", re.IGNORECASE)  # to Hydra
 
 
 class Terminated(KeyboardInterrupt):
@@ -242,8 +243,13 @@ def interrupt_code(interrupt: KeyboardInterrupt) -> int:
 
 
 def quote_text(argument: str) -> str:
-    """The override with quotes around values beyond ASCII, as Hydra's grammar wants: ``a=标题``."""
+    """The override with quotes around what Hydra's grammar would refuse or Hydra not take for a text.
+
+    Those are values beyond ASCII, ``a=标题``, and names of groups like ``model=null``.
+    """
     key, equals, value = argument.partition("=")
+    if _NO_TEXT.fullmatch(value) and (configuration.CONF_DIR / key.lstrip("+").partition("@")[0]).is_dir():
+        return f"{key}='{value}'"
     if argument.startswith("-") or not equals or any(mark in value for mark in "'\"{"):
         return argument
     return key + equals + _BEYOND_ASCII.sub(lambda found: f"'{found[0]}'", value)

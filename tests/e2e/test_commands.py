@@ -74,6 +74,7 @@ def test_ones_own_chinese_texts_train(bench: Bench, my_csv: Path, tmp_path: Path
         (["train.lr=nan"], r"^train\.lr=nan: must be a positive number"),
         (["lora.r=0", "train.lr=-1"], r"^train\.lr=-1\.0: .*\nlora\.r=0: "),
         (["method=lroa"], "^method=lroa: there is no such method; did you mean lora"),
+        (["track=null"], "^track=null: there is no such track; there are default$"),
         (["lora.rank=8"], "^lora.rank: there is no such setting; did you mean lora.r"),
         (["lora.r=many"], r"'many'.*Integer"),
     ],
