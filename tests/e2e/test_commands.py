@@ -189,6 +189,7 @@ def test_a_plan_says_what_fits_and_a_sweep_starts_nothing_else(
     assert "not started: would take" in table
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_fails_alone(bench: Bench, my_csv: Path) -> None:
     done = bench("sweep", *own_texts(my_csv), *QUICK, "lora.target_modules=auto,[q_proj]")
     assert done.returncode == 1

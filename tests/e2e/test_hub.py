@@ -49,7 +49,7 @@ def test_every_run_of_a_sweep_has_the_commit_that_the_cache_calls_main(
     assert (planned["done"], planned["remaining"]) == (0, 2)
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "sweep"])
+@pytest.mark.parametrize("command", ["run", "plan", pytest.param("sweep", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("cached")
 def test_a_model_that_is_nowhere_is_named(bench: Bench, command: str) -> None:
     done = bench(command, "model=qwen3-0.6b", "track.mode=disabled")

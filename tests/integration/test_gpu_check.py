@@ -46,6 +46,7 @@ def test_a_part_is_measured_without_wandb_and_datasets(
     assert numbers["peak_resident_bytes"] > 2**27
 
 
+@pytest.mark.slow
 def test_a_loss_that_does_not_fall_and_an_error_are_failures(tmp_path: Path, texts: Path) -> None:
     idle = Part("idle", [*LORA.overrides, "train.lr=1e-12", "train.max_steps=8"], falls=True)
     wrong = Part("wrong", [*LORA.overrides, "lora.r=0"])

@@ -170,6 +170,7 @@ def test_gradient_checkpointing_changes_no_loss(compose_tiny: Compose, method: s
     assert saving == pytest.approx(plain, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_in_24_gb_the_loss_curve_is_that_of_fp32(compose_tiny: Compose) -> None:
     """Measured: the loss falls from 1.14 to 0.45 in both, at most 0.017 apart, 0.004 over ten steps."""
     longer = ("method=full", "train.lr=3e-4", "train.max_steps=100", "train.eval_steps=100")
