@@ -17,9 +17,6 @@ from bench.sweep.plan import Point, override_line
 from bench.sweep.slots import make_slots
 
 LARGEST = 24  # a step gains little from more, and what kills a pack costs all of it
-CPU_TOKENS = (
-    2**13
-)  # of a pack's step: what 24 runs of 1,024 tokens compute leaves a CPU's caches, a fifth slower
 UNKNOWN = 4  # where no prediction says what memory allows
 FEWEST = 4  # runs of one kind for packs to pay, as the chosen one is trained once more, alone
 
@@ -27,13 +24,11 @@ Pack = tuple[Point, ...]  # one run alone is a pack of one
 
 
 def bound_size(prediction: Prediction | None, usable_bytes: float) -> int:
-    """How many runs like the predicted one train best in one process with this memory, at least 1."""
+    """How many runs like the predicted one fit in one process with this memory, at least 1."""
     if prediction is None:
         return UNKNOWN
     weights = prediction.parts.get("weights", 0)
     size = LARGEST
-    if prediction.device_type == "cpu":
-        size = min(size, max(FEWEST, int(CPU_TOKENS / prediction.mean_batch_tokens)))
     while size > 1 and predict_pack(prediction, size, weights) > usable_bytes:
         size -= 1
     return size

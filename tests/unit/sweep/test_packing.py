@@ -1,6 +1,5 @@
 """Runs that share all but rank, scale, dropout and rate train together, as many as memory and slots allow."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -140,15 +139,6 @@ def test_a_pack_takes_the_weights_once_and_all_else_as_often_as_it_has_runs() ->
     assert [predict_pack(found, size, 50) for size in (1, 2, 3)] == [75, 75, 80]
     assert [bound_size(found, usable) for usable in (60, 75, 79, 80, 90, 1000)] == [1, 2, 2, 3, 4, LARGEST]
     assert bound_size(None, 1000) == UNKNOWN
-
-
-@pytest.mark.parametrize(("tokens", "size"), [(100.0, LARGEST), (1024.0, 8), (4096.0, FEWEST)])
-def test_on_a_cpu_a_step_of_many_tokens_is_shared_by_few(tokens: float, size: int) -> None:
-    found = dataclasses.replace(
-        predict(weights=1, load=1, train=2, evaluate=2), device_type="cpu", mean_batch_tokens=tokens
-    )
-    assert bound_size(found, 1e9) == size
-    assert bound_size(dataclasses.replace(found, device_type="cuda"), 1e9) == LARGEST
 
 
 @pytest.mark.parametrize(
