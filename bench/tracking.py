@@ -9,15 +9,12 @@ import contextlib
 import logging
 import netrc
 import os
-import queue
 import re
 import secrets
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +24,13 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from bench.errors import BenchError, ConfigError, MissingError
+from bench.probe import probe
 
 # A server that is lost costs a sweep at most 30 s: 5 for the probe, and once both of these.
 INIT_SECONDS = 6  # wandb waits 10 more; its default is 90
 FINISH_SECONDS = 9  # by default wandb waits for ever on a server that died
 UPLOAD_SECONDS = 300  # of one offline run, about 0.1 MB; `wandb sync` retries a lost server for ever
+LOOK_SECONDS = 0.01  # between looks for W&B's service
 MODULES = ("wandb", "wandb.sdk.launch.inputs.internal")  # what wandb.init imports, in seconds
 _LATER = "upload later with `bench sync`"
 _NETRC_ALIASES = {"api.forge.coreweave.com": "api.wandb.ai"}  # W&B's public server, and its name before
@@ -243,11 +242,18 @@ def _mark_lost(folder: Path) -> None:
 
 
 def _import() -> Any:
-    """wandb, told to be quiet and to post no telemetry: a run would wait 10 s at its end if a server died."""
+    """wandb, told to be quiet and to post no telemetry: a run would wait 10 s at its end if a server died.
+
+    And to look often for its service, which is there in 0.05 s: it sleeps 0.2 s before it looks again.
+    """
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
+    with contextlib.suppress(ImportError):  # a place inside wandb, which may move
+        from wandb.sdk.lib.service import service_port_file
+
+        service_port_file._SLEEP = lambda _: time.sleep(LOOK_SECONDS)
     return wandb
 
 
@@ -333,7 +339,7 @@ def _check_server(settings: Any, probe_seconds: float) -> None:
     host = url.netloc.rpartition("@")[2]
     if not (settings.api_key or settings.identity_token_file or _has_netrc_key(host)):
         raise ConfigError(f"no API key is configured for the W&B server {host}")
-    if fault := _probe(f"{url.scheme}://{host}{url.path}", probe_seconds):
+    if fault := probe(f"{url.scheme}://{host}{url.path}", probe_seconds):
         raise MissingError(f"the W&B server {host} {fault}")
 
 
@@ -347,32 +353,6 @@ def _has_netrc_key(host: str) -> bool:
         return False
     entries = [file.authenticators(name) for name in (host, _NETRC_ALIASES.get(host, host))]
     return any(entry and entry[2] for entry in entries)
-
-
-def _probe(url: str, seconds: float) -> str | None:
-    """None if the server answers in time, else what it did.
-
-    A thread keeps the deadline: looking up a name, or an answer that drips in, knows no timeout.
-    """
-    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=lambda: answers.put(_ask(url, 2 * seconds)), daemon=True).start()
-    try:
-        return answers.get(timeout=seconds)
-    except queue.Empty:
-        return f"did not answer within {seconds:g} s"
-
-
-def _ask(url: str, timeout: float) -> str | None:
-    """None if the server gives any HTTP answer below 500, else what it did."""
-    try:
-        with urllib.request.urlopen(url, timeout=timeout):
-            return None
-    except urllib.error.HTTPError as answer:
-        with answer:
-            return None if answer.code < 500 else f"answered HTTP {answer.code}"
-    except Exception as error:
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
-        return f"cannot be reached ({getattr(cause, 'strerror', None) or type(cause).__name__})"
 
 
 def describe_error(error: Exception) -> str:

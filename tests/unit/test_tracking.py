@@ -99,7 +99,7 @@ def configure(monkeypatch: pytest.MonkeyPatch, url: str, key: str | None = KEY) 
 
 
 def test_asked_for_modes_need_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_probe", lambda *_: pytest.fail("probed"))
+    monkeypatch.setattr(tracking, "probe", lambda *_: pytest.fail("probed"))
     assert tracking.resolve("disabled", probe_seconds=1) == Mode("disabled", "track.mode=disabled")
     offline = tracking.resolve("offline", probe_seconds=1)
     assert offline == Mode("offline", "track.mode=offline; upload later with `bench sync`")
@@ -207,7 +207,7 @@ def test_the_public_server_is_found_under_its_old_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(tracking, "_probe", lambda url, _: asked.append(url))
+    monkeypatch.setattr(tracking, "probe", lambda url, _: asked.append(url))
     (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n", encoding="utf-8")
     assert tracking.resolve("auto", probe_seconds=5).mode == "online"
     assert asked[0].rstrip("/") in ("https://api.forge.coreweave.com", "https://api.wandb.ai")
