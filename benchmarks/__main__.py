@@ -1,15 +1,18 @@
 """`make benchmark`: measures bench on this machine, beside a naive loop, and writes benchmarks/RESULTS.md."""
 
 import argparse
+import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import engine, grid, inside, machine, scale, step
 from benchmarks.settings import table
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
+
+RENEWED = ("Date", "Commit", "CPU", "Load before")  # what a section measured again says of itself
 
 Section = Callable[[Path, bool, bool], str]
 SECTIONS: Mapping[str, Section] = {
@@ -25,7 +28,8 @@ def main() -> None:
     """Runs the sections one after the other and says each as it is known."""
     given = parse()
     begun = time.monotonic()
-    facts = ["# Benchmark", table(["", ""], machine.describe())]
+    described = machine.describe()
+    facts = ["# Benchmark", table(["", ""], described)]
     print("\n\n".join(facts), flush=True)
     parts = []
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
@@ -33,10 +37,24 @@ def main() -> None:
             parts.append(SECTIONS[name](Path(folder) / name, given.short, given.whole))
             print(f"\n{parts[-1]}", flush=True)
     taken = f"Written by `make benchmark` in {(time.monotonic() - begun) / 60:.0f} minutes."
-    if given.short or given.sections:
-        print(f"\n{taken} {RESULTS.name} is written by a run of all sections, not a short one.")
+    if given.short:
+        print(f"\n{taken} {RESULTS.name} is not written by a short run.")
+    elif given.sections:
+        written = renew(RESULTS.read_text(encoding="utf-8"), parts, described)
+        RESULTS.write_text(written, encoding="utf-8")
     else:
         RESULTS.write_text("\n\n".join([*facts, taken, *parts]) + "\n", encoding="utf-8")
+
+
+def renew(written: str, parts: Sequence[str], described: Sequence[tuple[str, str]]) -> str:
+    """The results with these sections in place of the old ones; each says when and where it was measured."""
+    shown = ", ".join(f"{name} {value}" for name, value in described if name in RENEWED)
+    for part in parts:
+        heading, _, body = part.partition("\n")
+        section = f"{heading}\n\nMeasured again, without the other sections: {shown}.\n{body}\n\n"
+        old = re.compile(rf"^{re.escape(heading)}$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+        written = old.sub(section.replace("\\", r"\\"), written)
+    return written.rstrip() + "\n"
 
 
 def parse() -> argparse.Namespace:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 from bench import encoder
 from benchmarks import grid, naive, step
-from benchmarks.__main__ import parse
+from benchmarks.__main__ import parse, renew
 
 
 def test_the_naive_side_pads_each_text_to_the_longest_of_its_thousand(tiny_bert: Path) -> None:
@@ -74,3 +74,12 @@ def test_an_unknown_section_is_refused(
     with pytest.raises(SystemExit, match="2"):
         parse()
     assert "no such section: speed; there are step, inside, grid, engine, scale" in capsys.readouterr().err
+
+
+def test_a_section_measured_again_takes_the_place_of_the_old_one_and_says_where() -> None:
+    written = "# Benchmark\n\nall\n\n## One\n\nold 1\n\n## Two\n\nold 2\n\n## Two more\n\nold 3\n"
+    found = renew(written, ["## Two\n\nnew \\2"], [("Commit", "abc"), ("Python", "3.11")])
+    assert found == written.replace(
+        "old 2", "Measured again, without the other sections: Commit abc.\n\nnew \\2"
+    )
+    assert renew(found, ["## Two more\n\nnewer"], [("Commit", "def")]).endswith("Commit def.\n\nnewer\n")
