@@ -132,7 +132,7 @@ class Bench:
     ) -> "subprocess.CompletedProcess[str]":
         """Runs it to its end."""
         with self.start(*arguments, module=module) as process:
-            out, err = process.communicate(timeout=300)
+            out, err = process.communicate(timeout=900)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def start(self, *arguments: str, module: Sequence[str] = ("bench",)) -> "subprocess.Popen[str]":
