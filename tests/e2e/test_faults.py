@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
+from bench.sweep.isolate import GRACE_SECONDS
+
 FAULTS = {
     1e-3: ("exception", "failed"),
     2e-3: ("exit", "failed"),
@@ -115,10 +117,9 @@ def test_a_signal_stops_cleanly_and_the_printed_command_goes_on(
     running: "subprocess.Popen[str]", bench: Any, count: Any, number: int, code: int
 ) -> None:
     children = descendants(running)
-    started = time.monotonic()
     running.send_signal(number)
+    running.wait(timeout=10)
     out, err = running.communicate(timeout=30)
-    assert time.monotonic() - started < 10
     assert (running.returncode, err) == (code, "")
     assert count(out) == {"planned": 2, "interrupted": 2}
     (record,) = bench.records().values()
@@ -133,10 +134,9 @@ def test_a_second_signal_stops_at_once(running: "subprocess.Popen[str]", bench: 
     running.send_signal(signal.SIGINT)
     time.sleep(1)
     assert running.poll() is None
-    started = time.monotonic()
     running.send_signal(signal.SIGINT)
+    running.wait(timeout=GRACE_SECONDS / 2)  # instead of the rest of what the worker has to answer
     running.communicate(timeout=30)
-    assert time.monotonic() - started < 2
     assert running.returncode == 130
     (record,) = bench.records().values()
     assert record["status"] == "interrupted"
