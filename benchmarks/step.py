@@ -23,7 +23,7 @@ from transformers import AutoConfig, TrainerCallback
 from bench import model, tokens, trainer, weights
 from bench import task as tasks
 from bench.config import Config, replace_values
-from bench.device import choose_precision
+from bench.device import choose_precision, keep_freed_memory
 from bench.packed import network, training
 from benchmarks import machine
 from benchmarks.settings import answer, compose, ratio, table
@@ -119,9 +119,10 @@ def count_flops(sizes: Any, rows: int, length: int, *, method: str | None, whole
     d, inner, layers = sizes.hidden_size, sizes.intermediate_size, sizes.num_hidden_layers
     tokens = rows * length
     read = tokens if whole else rows  # of the last layer
-    first = 2 * 3 * d * d * tokens  # queries, keys and values of one layer
-    weights = layers * first + 2 * (d * d + 2 * d * inner) * ((layers - 1) * tokens + read)
-    attention = 4.0 * length * d * layers * tokens
+    asking = (layers - 1) * tokens + read  # in all layers: keys and values are everyone's
+    weights = 4 * d * d * layers * tokens + 4 * (d * d + d * inner) * asking
+    attention = 4.0 * length * d * asking
+    first = 2 * 3 * d * d * tokens  # queries, keys and values of the first layer
     backward = {None: 0, "lora": weights - first, "full": 2 * weights}[method]
     return weights + backward + attention * (1 if method is None else 3)
 
@@ -280,4 +281,6 @@ def make_batches(case: Case, steps: int) -> Iterator[tokens.Batch]:
 if __name__ == "__main__":
     side, name, steps = sys.argv[1:]
     measure = {"naive": measure_naive, "solo": measure_solo, "packed": measure_packed}[side]
+    if side != "naive":
+        keep_freed_memory()  # as every run of bench
     print(json.dumps(measure(CASES[name], int(steps) + WARM)[WARM - 1 :]))

@@ -1,12 +1,12 @@
-"""Attention with dropout on a CPU, where torch's fast kernel has none and the slow one is most of a step."""
+"""Attention on a CPU, where torch's fast kernel has no dropout and in bf16 is slow."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -14,7 +14,6 @@ from transformers.masking_utils import sdpa_mask
 from bench.packed import dropout as dropouts
 
 NAME = "sdpa_in_pack"  # as transformers knows it
-SHORTEST = 32  # keys: torch's softmax of shorter rows takes two to ten times as long as of these
 CACHE = 2**22  # bytes of scores that are worked on at a time
 
 
@@ -37,25 +36,52 @@ def _attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As sdpa_attention_forward. # query, key, value: (members x rows, heads, length, width)"""
-    looks_back = attention_mask is None and getattr(module, "is_causal", True)
-    if dropout == 0.0 or looks_back or query.shape != key.shape:
+    """As sdpa_attention_forward, which does what is better done without the weights of all pairs of tokens.
+
+    Args:
+        query: (members x rows, heads, length, width); its length may be less than that of the others
+        key, value: (members x rows, heads, keys, width)
+    """
+    looks_back = getattr(module, "is_causal", True) and (attention_mask is None or dropout == 0.0)
+    is_plain = query.shape[1] == key.shape[1] and (
+        attention_mask is None or attention_mask.dtype == torch.bool
+    )
+    if looks_back or not is_plain or (dropout == 0.0 and torch.is_grad_enabled()):
         found, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
         return found, None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if dropout == 0.0:
+        return _look(query, key, value, attention_mask, scale), None
     rows, heads, length, _ = query.shape
-    like = query.new_empty((rows // len(members), heads, length, length))
+    like = query.new_empty((rows // len(members), heads, length, key.shape[2]))
     kept = dropouts.draw_mask(like, dropout)
     found = _Attention.apply(query, key, value, attention_mask, kept, scale)  # type: ignore[no-untyped-call]
     return found, None
 
 
+def _look(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """softmax(Q K' scale) V, of some rows at a time. # (members x rows, length, heads, width)"""
+    query, key, value = _scale(query, scale), key.contiguous(), value.contiguous()
+    rows, heads, length, _ = query.shape
+    found = query.new_empty((rows, length, heads, value.shape[3]))
+    for part in _divide(rows, query[0, ..., :1].nbytes * key.shape[2]):
+        seen = None if visible is None else visible[part].to(query.dtype)
+        powers = torch.matmul(query[part], key[part].transpose(2, 3))
+        sums = _raise(powers, seen)
+        torch.div(torch.matmul(powers, value[part]), sums, out=found[part].transpose(1, 2))
+    return found
+
+
 class _Attention(torch.autograd.Function):
     """softmax(Q K' scale) with dropout, times V, of some members at a time, so that scores stay in the cache.
 
-    Keys are filled up to SHORTEST, unseen, and all is made contiguous first: torch is slow at else.
+    With E the powers of the scores and l their sums over the keys, the weights are E / l, and it is not they
+    that are divided but what becomes of them, which is smaller. With G the gradient of the output O, that of
+    a score is E (kept (G / l) V' - sum(G O) / l), as in FlashAttention (Dao et al. 2022, appendix B.4).
     """
 
     @staticmethod
@@ -68,61 +94,70 @@ class _Attention(torch.autograd.Function):
         kept: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
-        rows, (_, heads, length, width) = len(kept), query.shape
-        more = max(SHORTEST - length, 0)
-        query = (query * scale).contiguous()
-        key, value = (functional.pad(one, (0, 0, 0, more)).contiguous() for one in (key, value))
-        kept = functional.pad(kept, (0, more))
-        bias = _hide(visible, kept, length)
-        found = query.new_empty((len(query), length, heads, width))
-        weights = query.new_empty((len(query) // rows, *kept.shape))
-        for members, part in _divide(weights):
-            scores = torch.matmul(query[part], key[part].transpose(2, 3)).view(-1, *kept.shape)
-            if bias is not None:
-                scores += bias
-            torch.softmax(scores, -1, out=weights[members])
-            torch.mul(weights[members], kept, out=scores)
-            found[part] = torch.matmul(scores.flatten(0, 1), value[part]).transpose(1, 2)
-        ctx.save_for_backward(query, key, value, weights, kept)
+        query, key, value = _scale(query, scale), key.contiguous(), value.contiguous()
+        (_, heads, length, _), rows = query.shape, len(kept)
+        seen = None if visible is None else visible[:rows].to(query.dtype)  # the same for all members
+        found = query.new_empty((len(query), length, heads, value.shape[3]))
+        powers = query.new_empty((len(query) // rows, *kept.shape))
+        sums = query.new_empty((len(query), heads, length, 1))
+        for members in _divide(len(powers), powers[0].nbytes):
+            part, own = slice(members.start * rows, members.stop * rows), powers[members]
+            torch.matmul(query[part], key[part].transpose(2, 3), out=own.flatten(0, 1))
+            sums[part] = _raise(own, seen).flatten(0, 1)
+            product = torch.matmul((own * kept).flatten(0, 1), value[part])
+            torch.div(product, sums[part], out=found[part].transpose(1, 2))
+        ctx.save_for_backward(query, key, value, powers, sums, kept, found)
         ctx.scale = scale
         return found
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, weights, kept = ctx.saved_tensors
-        length = query.shape[2]
-        slopes = [torch.empty_like(query) for _ in range(3)]
+        query, key, value, powers, sums, kept, found = ctx.saved_tensors
+        slopes = [one.new_empty(one.transpose(1, 2).shape).transpose(1, 2) for one in (query, key, value)]
         of_query, of_key, of_value = slopes
-        gradient = gradients[0].transpose(1, 2).contiguous()  # (members x rows, heads, length, width)
-        for members, part in _divide(weights):
-            own = gradient[part]
-            dropped = (weights[members] * kept).flatten(0, 1)
-            of_value[part] = torch.matmul(dropped.transpose(2, 3), own)[:, :, :length]
-            of_weights = torch.matmul(own, value[part].transpose(2, 3)).view(-1, *kept.shape).mul_(kept)
-            of_scores = torch._softmax_backward_data(of_weights, weights[members], -1, kept.dtype)
-            of_scores = of_scores.flatten(0, 1)
-            of_query[part] = torch.matmul(of_scores, key[part]).mul_(ctx.scale)
-            of_key[part] = torch.matmul(of_scores.transpose(2, 3), query[part])[:, :, :length]
+        shares = (gradients[0] * found).sum(-1, keepdim=True).transpose(1, 2).div_(sums)
+        gradient = query.new_empty(found.transpose(1, 2).shape)  # of the output, over l
+        torch.div(gradients[0].transpose(1, 2), sums, out=gradient)
+        for members in _divide(len(powers), powers[0].nbytes):
+            part = slice(members.start * len(kept), members.stop * len(kept))
+            dropped = (powers[members] * kept).flatten(0, 1)
+            of_value[part] = torch.matmul(dropped.transpose(2, 3), gradient[part])
+            of_scores = torch.matmul(gradient[part], value[part].transpose(2, 3)).mul_(dropped)
+            of_scores.addcmul_(powers[members].flatten(0, 1), shares[part], value=-1)
+            torch.mul(torch.matmul(of_scores, key[part]), ctx.scale, out=of_query[part])
+            of_key[part] = torch.matmul(of_scores.transpose(2, 3), query[part])
         return (*slopes, None, None, None)
 
 
-def _hide(visible: torch.Tensor | None, kept: torch.Tensor, length: int) -> torch.Tensor | None:
-    """What to add to one member's scores so that what it may not see weighs nothing. # (rows, 1, ., keys)"""
-    rows, *_, keys = kept.shape
-    if visible is None and keys == length:
-        return None
-    seen = kept.new_ones((rows, 1, 1, length), dtype=torch.bool) if visible is None else visible[:rows]
-    hidden = ~functional.pad(seen, (0, keys - length))
-    return kept.new_zeros(hidden.shape).masked_fill_(hidden, torch.finfo(kept.dtype).min)
+def _scale(query: torch.Tensor, scale: float) -> torch.Tensor:
+    return torch.mul(query, scale, out=query.new_empty(query.shape))  # contiguous
 
 
-def _divide(weights: torch.Tensor) -> Iterator[tuple[slice, slice]]:
-    """The members, as many at a time as the cache holds the scores of, and the rows that are theirs.
+def _raise(scores: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+    """Makes each score its power of e, in place, and 0 where a key is not seen; gives their sums over keys.
+
+    Softmax takes off each query's largest score first; that is done only where the scores ask for it.
 
     Args:
-        weights: (members, rows, heads, length, keys)
+        scores: (..., rows, heads, length, keys)
+        seen: (rows, 1, length or 1, keys), of zeros and ones
     """
-    members, rows = weights.shape[:2]
-    together = max(1, CACHE // weights[0].nbytes)
-    for start in range(0, members, together):
-        yield slice(start, start + together), slice(start * rows, (start + together) * rows)
+    limits = torch.finfo(scores.dtype)
+    low, high = torch.aminmax(scores)
+    if (
+        not max(-low, high) < math.log(limits.max) / 2
+    ):  # or powers, their sums and products could be too large
+        if seen is not None:
+            scores.masked_fill_(seen == 0, limits.min)
+        scores -= scores.amax(-1, keepdim=True)
+    scores.exp_()
+    if seen is not None:
+        scores *= seen
+    return scores.sum(-1, keepdim=True).clamp_(min=limits.tiny)  # a query that sees nothing gets zeros
+
+
+def _divide(count: int, size: int) -> Iterator[slice]:
+    """So many things of ``size`` bytes each, as many at a time as the cache holds."""
+    together = max(1, CACHE // size)
+    for start in range(0, count, together):
+        yield slice(start, min(start + together, count))

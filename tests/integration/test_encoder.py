@@ -54,7 +54,7 @@ def test_the_last_layer_computes_what_the_head_reads_and_the_same(family: str) -
     assert len(slopes) == len(expected_slopes)
     for slope, other in zip(slopes, expected_slopes, strict=True):
         torch.testing.assert_close(slope, other, rtol=1e-3, atol=1e-5)
-    assert flops < 0.8 * all_flops  # of two layers
+    assert flops < 0.75 * all_flops  # of two layers
 
 
 @pytest.mark.parametrize("family", ["distilbert", "modernbert"])
