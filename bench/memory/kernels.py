@@ -3,7 +3,8 @@
 A model on ``meta`` runs torch's own code without numbers, but torch chooses some kernels, and what autocast
 casts, by the device. Here it is told to choose as on CUDA or on a CPU. Sources, of torch 2.13:
 aten/src/ATen/autocast_mode.h (lists of operations), native/transformers/attention.cpp and cuda/attention*.cu,
-native/Dropout.cpp; of bitsandbytes 0.50: backends/cuda/ops.py and backends/default/ops.py.
+native/Dropout.cpp, native/mkldnn/Matmul.cpp (is_mkldnn_optimized_format); of bitsandbytes 0.50:
+backends/cuda/ops.py and backends/default/ops.py.
 """
 
 import contextlib
@@ -183,9 +184,21 @@ def _hide_efficient_backward(_: Any, query: torch.Tensor, *__: Any) -> list[int]
     return [sums, 4 * query.numel()] if query.dtype in HALVES else [sums]
 
 
+def _hide_batched_product(left: torch.Tensor, right: torch.Tensor) -> list[int]:
+    """Copies of what oneDNN does not take as it lies in bf16, like a weight that is repeated for all rows."""
+    return [one.nbytes for one in (left, right) if one.dtype == torch.bfloat16 and not _is_plain(one)]
+
+
+def _is_plain(matrices: torch.Tensor) -> bool:
+    """Whether they lie one after the other, each by rows or each by columns."""
+    _, rows, columns = matrices.shape
+    return matrices.stride() in ((rows * columns, columns, 1), (rows * columns, 1, rows))
+
+
 _HIDDEN: dict[tuple[Any, str], Callable[..., list[int]]] = {
     (aten._scaled_dot_product_flash_attention_backward.default, "cuda"): _hide_flash_backward,
     (aten._scaled_dot_product_efficient_attention_backward.default, "cuda"): _hide_efficient_backward,
+    (aten.bmm.default, "cpu"): _hide_batched_product,
 }
 
 
