@@ -144,9 +144,8 @@ def _raise(scores: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
     """
     limits = torch.finfo(scores.dtype)
     low, high = torch.aminmax(scores)
-    if (
-        not max(-low, high) < math.log(limits.max) / 2
-    ):  # or powers, their sums and products could be too large
+    fits = max(-low, high) < math.log(limits.max) / 2  # with room for sums and products of powers; not if NaN
+    if not fits:
         if seen is not None:
             scores.masked_fill_(seen == 0, limits.min)
         scores -= scores.amax(-1, keepdim=True)
