@@ -5,33 +5,38 @@
 prints the one or the other as JSON; each is a process of its own, as in step.py.
 """
 
+import contextlib
 import json
+import pkgutil
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+from unittest import mock
 
-from torch.profiler import ProfilerActivity, profile
+import torch
 
 from bench import trainer
+from bench.device import keep_freed_memory
 from bench.packed import training
 from benchmarks.settings import answer, ratio, table
 from benchmarks.step import CASES, MEMBERS, Case, make_batches, prepare, prepare_pack
 
 WARM, MEASURED = 5, 15
-# The profiler's names of what a kind of work is made of; each counts with all that it calls.
-KINDS: Mapping[str, Sequence[str]] = {
-    "products with the base's frozen weights": ["_Linear", "_LinearBackward"],
-    "attention with dropout": ["_Attention", "_AttentionBackward"],
-    "GELU": ["aten::gelu", "aten::gelu_backward"],
-    "LayerNorm": ["aten::native_layer_norm", "aten::native_layer_norm_backward"],
-    "adapters: dropout and the second product": [
-        "_Mask",
-        "_MaskBackward",
-        "_AddProduct",
-        "_AddProductBackward",
-    ],
-    "the optimizers": ["Optimizer.step#AdamW.step"],
+# What computes a kind of work forward, and the nodes of autograd that do backward.
+KINDS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
+    "products with the base's frozen weights": (["bench.packed.frozen._Linear.forward"], ["_LinearBackward"]),
+    "attention with dropout": (["bench.packed.attention._Attention.forward"], ["_AttentionBackward"]),
+    "GELU": (["torch.nn.functional.gelu"], ["GeluBackward0"]),
+    "LayerNorm": (["torch.nn.functional.layer_norm"], ["NativeLayerNormBackward0"]),
+    "dropout of the base, its masks": (["bench.packed.dropout.draw_mask"], ["MulBackward0"]),
+    "adapters": (
+        ["bench.packed.dropout.drop_each", "bench.packed.frozen.add_product"],
+        ["_MaskBackward", "_AddProductBackward", "BmmBackward0"],
+    ),
+    "the optimizers": (["torch.optim.AdamW.step"], []),
 }
 
 
@@ -42,9 +47,10 @@ def report(*, short: bool) -> str:
     rows = [[kind, *(f"{shares[name][kind]:.0%}" for name in names)] for kind in shares[names[0]]]
     parts = [
         "## Inside a step",
-        f"What a step of {MEMBERS['packed']} packed points spends its time on (torch.profiler). Only the "
-        "first row can come near the peak; the others are bound by memory or are many small products, and "
-        "would need kernels that fuse them.",
+        f"What a step of {MEMBERS['packed']} packed points spends its time on, by the clock around each part "
+        "(torch.profiler's own memory would lie between the tensors' and make their pages be cleared anew). "
+        "Only the first row can come near the peak; the others are bound by memory or are many small "
+        "products, and would need kernels that fuse them.",
         table(["share of the time", *(CASES[name].title for name in names)], rows),
     ]
     if not short:
@@ -75,21 +81,70 @@ def _ask(what: str, case: str) -> dict[str, float]:
 
 def measure_parts(case: Case) -> dict[str, float]:
     """The share of each of KINDS in a packed step's time, and of all else."""
-    packed = prepare_pack(case, WARM + MEASURED)
-    batches = make_batches(case, WARM + MEASURED)
-    packed.model.train()
-    for _ in range(WARM):
-        training.advance(packed, [next(batches)])
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+    with _clocked() as seconds:
+        packed = prepare_pack(case, WARM + MEASURED)
+        batches = make_batches(case, WARM + MEASURED)
+        packed.model.train()
+        for _ in range(WARM):
+            training.advance(packed, [next(batches)])
+        seconds.clear()
+        began = time.perf_counter()
         for batch in batches:
             training.advance(packed, [batch])
-    events = profiled.key_averages()
-    whole = sum(one.self_cpu_time_total for one in events)
-    taken = {
-        kind: sum(one.cpu_time_total for one in events if one.key in names) / whole
-        for kind, names in KINDS.items()
-    }
-    return {**taken, "else: dropout, sums, the adapters' first product, heads": 1 - sum(taken.values())}
+        whole = time.perf_counter() - began
+    taken = {kind: seconds[kind] / whole for kind in KINDS}
+    return {**taken, "else: sums, copies, embeddings, heads": 1 - sum(taken.values())}
+
+
+@contextlib.contextmanager
+def _clocked() -> Iterator[dict[str, float]]:
+    """Inside, all work of KINDS adds its seconds to a counter."""
+    seconds: dict[str, float] = defaultdict(float)
+    kinds = {node: kind for kind, (_, nodes) in KINDS.items() for node in nodes}
+
+    def clock(kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            found = call(*arguments, **options)
+            seconds[kind] += time.perf_counter() - began
+            return found
+
+        return timed
+
+    def backward(loss: torch.Tensor, *arguments: Any, **options: Any) -> None:
+        for node in _walk(loss.grad_fn):
+            if kind := kinds.get(type(node).__name__):
+                _clock_node(node, kind, seconds)
+        original(loss, *arguments, **options)
+
+    original = torch.Tensor.backward
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch("torch.Tensor.backward", backward))
+        for kind, (names, _) in KINDS.items():
+            for name in names:
+                patches.enter_context(mock.patch(name, clock(kind, pkgutil.resolve_name(name))))
+        yield seconds
+
+
+def _walk(node: Any) -> set[Any]:
+    """The nodes of the graph that backward goes through."""
+    found, left = set(), [node]
+    while left:
+        if (one := left.pop()) is not None and one not in found:
+            found.add(one)
+            left += [following for following, _ in one.next_functions]
+    return found
+
+
+def _clock_node(node: Any, kind: str, seconds: dict[str, float]) -> None:
+    def begin(_: Any) -> None:
+        seconds[kind] -= time.perf_counter()
+
+    def end(*_: Any) -> None:
+        seconds[kind] += time.perf_counter()
+
+    node.register_prehook(begin)
+    node.register_hook(end)
 
 
 def measure_compiled(case: Case) -> dict[str, float]:
@@ -114,5 +169,6 @@ def measure_compiled(case: Case) -> dict[str, float]:
 
 if __name__ == "__main__":
     what, name = sys.argv[1:]
+    keep_freed_memory()  # as every run of bench
     measure = {"parts": measure_parts, "compiled": measure_compiled}[what]
     print(json.dumps(measure(CASES[name])))
