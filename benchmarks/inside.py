@@ -117,7 +117,7 @@ def _clocked() -> Iterator[dict[str, float]]:
                 _clock_node(node, kind, seconds)
         original(loss, *arguments, **options)
 
-    original = torch.Tensor.backward
+    original: Any = torch.Tensor.backward
     with contextlib.ExitStack() as patches:
         patches.enter_context(mock.patch("torch.Tensor.backward", backward))
         for kind, (names, _) in KINDS.items():
