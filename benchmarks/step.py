@@ -25,6 +25,7 @@ from bench import task as tasks
 from bench.config import Config, replace_values
 from bench.device import choose_precision, keep_freed_memory
 from bench.packed import network, training
+from bench.sweep.packing import LARGEST
 from benchmarks import machine
 from benchmarks.settings import answer, compose, ratio, table
 
@@ -49,7 +50,7 @@ CASES = {
     "full-16x64": Case("Full fine-tuning, 16 x 64", "full", 16, 64),
     "full-16x128": Case("Full fine-tuning, 16 x 128", "full", 16, 128),
 }
-MEMBERS = {"naive": 1, "solo": 1, "packed": 12}  # of each side: how many points one step trains
+MEMBERS = {"naive": 1, "solo": 1, "packed": LARGEST}  # of each side: how many points one step trains
 
 
 def report(*, short: bool) -> str:
@@ -90,9 +91,9 @@ def report(*, short: bool) -> str:
         [
             "## Training alone",
             f"Medians of {steps * rounds} steps, {rounds} interleaved processes a side; packed is a step of "
-            f"{MEMBERS['packed']} points, divided by them. FLOPs are the model's own: its matrix products "
-            "forward, and backward those that what is trained needs; of the last layer bench leaves out what "
-            "the head does not read.",
+            f"{MEMBERS['packed']} points, as many as bench packs at most, divided by them. FLOPs are the "
+            "model's own: its matrix products forward, and backward those that what is trained needs; of the "
+            "last layer bench leaves out what the head does not read.",
             table(head, rows),
             "The peak is the best large square matrix product of torch. The products that the model has are "
             "smaller:",
