@@ -188,10 +188,10 @@ def from_hydra(composed: DictConfig) -> Config:
         own: Any = OmegaConf.masked_copy(composed, _field_names())
         if OmegaConf.get_type(composed) is not Config:  # else Hydra has made it of the schema
             own = OmegaConf.merge(_writable_schema(Config), OmegaConf.to_container(own, resolve=True))
-        values = OmegaConf.to_object(own)
+        values: Any = OmegaConf.to_object(own)
     except OmegaConfBaseException as error:
         raise ConfigError(_first_lines(error)) from None
-    return values if isinstance(values, Config) else Config(**values)  # type: ignore[arg-type]
+    return values if isinstance(values, Config) else Config(**values)
 
 
 def from_record(defaults: Config, values: Mapping[str, Any]) -> Config:
@@ -246,14 +246,14 @@ def _holds_any(path: str) -> bool:
     return any(path.startswith(f"{mapping}.") for mapping in ("method.adapter", "model.architecture"))
 
 
-def _writable_schema(schema: type) -> DictConfig:
+def _writable_schema(schema: Any) -> Any:
     """The dataclass as an OmegaConf node that overrides may set: OmegaConf makes frozen ones read-only."""
     node = OmegaConf.structured(schema)
     OmegaConf.set_readonly(node, False)
     for name, kind in get_type_hints(schema).items():
         if dataclasses.is_dataclass(kind):
-            node[name] = _writable_schema(kind)  # type: ignore[arg-type]
-    return node  # type: ignore[no-any-return]
+            node[name] = _writable_schema(kind)
+    return node
 
 
 _kept_schema = cache(_writable_schema)

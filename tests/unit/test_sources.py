@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench import sources
+from bench import preload, sources
 from bench.config import DataConfig
 from bench.errors import BenchError, ConfigError, DataError, MissingError
 
@@ -152,6 +152,17 @@ def test_whole_news_texts_are_each_there_once() -> None:
     assert len(frame) == frame["text"].nunique() == 2127
     assert frame["text"].str.contains("Mutu, a £15.8m signing").any()  # the one file in Latin-1
     assert set(frame["label"]) == {"business", "entertainment", "politics", "sports", "tech"}
+
+
+def test_news_that_cannot_be_read_are_one_message_and_stop_no_fork_server(
+    bbc: Callable[[str, bytes], None], tmp_path: Path
+) -> None:
+    bbc("tech/1.txt", b"A headline")
+    lost = tmp_path / "bbcnews" / "data" / "tech" / "2.txt"
+    lost.symlink_to("nowhere")
+    with pytest.raises(MissingError, match=r"2\.txt: cannot be read .*; run pip install --force-reinstall"):
+        sources.read(configure("bbc_headlines"))
+    importlib.reload(preload)
 
 
 def test_a_headline_under_two_labels_keeps_the_first(bbc: Callable[[str, bytes], None]) -> None:
