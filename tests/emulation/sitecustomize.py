@@ -1,0 +1,280 @@
+"""Emulates NVIDIA cards on a machine without one, in every Python process that starts with it on PYTHONPATH.
+
+The Python of torch.cuda, accelerate, transformers and bitsandbytes runs as it is: only the functions of
+torch._C and of pynvml under it are replaced. What torch is asked to place on ``cuda`` is placed on the CPU.
+A process that makes a CUDA context writes a line to the log, and its forked children are refused one, as
+torch refuses them. tests/emulated.py says how a test describes the machine (variable EMULATED_CUDA).
+"""
+
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import sys
+from pathlib import Path
+
+MACHINE = json.loads(os.environ.get("EMULATED_CUDA", "null"))
+GIB = 2**30
+
+
+def find_visible():
+    """The cards that CUDA_VISIBLE_DEVICES leaves, in its order."""
+    cards, listed = MACHINE["cards"], os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return cards
+    found = []
+    for word in listed.split(","):
+        match = [card for place, card in enumerate(cards) if word.strip() in (str(place), card["uuid"])]
+        if not match:
+            break
+        found += match
+    return found
+
+
+def log(event):
+    """Adds a line about this process to the log."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with Path(MACHINE["log"]).open("a") as file:
+        row = {"event": event, "pid": os.getpid(), "parent": os.getppid(), "visible": visible}
+        file.write(json.dumps({**row, "command": sys.argv}) + "\n")
+
+
+def measure_resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def emulate_torch(torch):
+    """Replaces what of torch._C a CPU build lacks."""
+    state = {"touched": False, "bad_fork": False, "base": 0, "peak": 0, "limit": None}
+
+    def touch():
+        if not state["touched"]:
+            state["touched"] = True
+            os.register_at_fork(after_in_child=lambda: state.update(bad_fork=True))
+
+    def count():
+        touch()
+        if MACHINE["driver_cuda"] < 13000:
+            raise RuntimeError(
+                "The NVIDIA driver on your system is too old (found version "
+                f"{MACHINE['driver_cuda']}). Please update your GPU driver"
+            )
+        return len(find_visible())
+
+    def init():
+        if state["bad_fork"]:
+            raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+        count()
+        if not find_visible():
+            raise RuntimeError("No CUDA GPUs are available")
+        log("context")
+        state["base"] = measure_resident()
+
+    def read_used():
+        used = max(0, measure_resident() - state["base"])
+        state["peak"] = max(state["peak"], used)
+        return used
+
+    def read_stats(device):
+        used = read_used()
+        size = {"all": {"current": used, "peak": state["peak"], "allocated": 0, "freed": 0}}
+        return {"allocated_bytes": size, "reserved_bytes": size, "active_bytes": size, "num_ooms": 0}
+
+    def limit(fraction, device):
+        state["limit"] = fraction * find_visible()[device]["memory_gib"] * GIB
+        log(f"limit {fraction:.6f} of card {device}")
+
+    class Properties:
+        def __init__(self, card):
+            self.name, self.uuid = card["name"], card["uuid"].removeprefix("GPU-")
+            self.total_memory = int(card["memory_gib"] * GIB)
+            self.major, self.minor, self.multi_processor_count = 8, 9, 128
+            self.is_integrated = self.is_multi_gpu_board = 0
+
+    class Runtime:
+        class cudaError:
+            success = 0
+
+        @staticmethod
+        def cudaMemGetInfo(device):
+            card = find_visible()[device]
+            total = int(card["memory_gib"] * GIB)
+            return total - int(card["used_gib"] * GIB) - read_used(), total
+
+    class Generators:
+        """torch.cuda.default_generators: one of the CPU for each card."""
+
+        def __getitem__(self, place):
+            return torch.default_generator
+
+        def __len__(self):
+            return len(find_visible())
+
+    nothing = lambda *arguments: None  # noqa: E731
+    replaced = {
+        "_cuda_getDeviceCount": count,
+        "_cuda_init": init,
+        "_cuda_isInBadFork": lambda: state["bad_fork"],
+        "_cuda_getDevice": lambda: 0,
+        "_cuda_exchangeDevice": lambda device: 0,
+        "_cuda_maybeExchangeDevice": lambda device: 0,
+        "_cuda_setDevice": nothing,
+        "_cuda_getArchFlags": lambda: "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120",
+        "_cuda_synchronize": nothing,
+        "_cuda_emptyCache": nothing,
+        "_cuda_setMemoryFraction": limit,
+        "_cuda_memoryStats": read_stats,
+        "_cuda_memoryStatsAsNestedDict": read_stats,
+        "_cuda_resetPeakMemoryStats": lambda device: state.update(peak=read_used()),
+        "_cuda_resetAccumulatedMemoryStats": nothing,
+        "_cuda_getCurrentRawStream": lambda device: 0,
+        "_cuda_getCurrentStream": lambda device: (0, device, 1),
+        "_cuda_getDefaultStream": lambda device: (0, device, 1),
+    }
+    for name, function in replaced.items():
+        setattr(torch._C, name, function)
+    cuda = torch.cuda
+    cuda._get_device_properties = lambda device: Properties(find_visible()[device])
+    cuda._is_in_bad_fork = lambda: state["bad_fork"]
+    cuda.cudart, cuda._cudart = lambda: Runtime, Runtime
+    cuda.default_generators = Generators()
+    cuda._is_compiled = lambda: True
+    cuda._exchange_device = cuda._maybe_exchange_device = lambda device: 0
+    cuda._raw_device_count_nvml = lambda: len(MACHINE["cards"]) if MACHINE["nvml"] else -1
+    cuda._raw_device_uuid_nvml = lambda: [card["uuid"] for card in MACHINE["cards"]]
+    torch.version.cuda = "13.0"
+    place_on_cpu(torch, state, read_used)
+
+
+def place_on_cpu(torch, state, read_used):
+    """Has every function of torch that is given the device ``cuda`` use the CPU; a limit is kept to."""
+    from torch.overrides import TorchFunctionMode
+
+    def is_cuda(value):
+        if isinstance(value, torch.device):
+            return value.type == "cuda"
+        return isinstance(value, str) and value.partition(":")[0] == "cuda"
+
+    def move(value):
+        if is_cuda(value):
+            cuda = torch.cuda
+            cuda._lazy_init()
+            return torch.device("cpu")
+        return value
+
+    class OnCpu(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            name = getattr(function, "__name__", "")
+            if name == "cuda":
+                torch.cuda._lazy_init()
+                return args[0]
+            if state["limit"] is not None and read_used() > state["limit"]:
+                raise torch.OutOfMemoryError("CUDA out of memory. (emulated)")
+            if function is torch.device or name in ("__get__", "__set__", "device"):
+                return function(*args, **(kwargs or {}))
+            moved = {key: move(value) for key, value in (kwargs or {}).items()}
+            return function(*map(move, args), **moved)
+
+    OnCpu().__enter__()
+    autocast = torch.amp.autocast_mode.autocast
+    original = autocast.__init__
+
+    def start(self, device_type, *args, **kwargs):
+        original(self, "cpu" if device_type == "cuda" else device_type, *args, **kwargs)
+
+    autocast.__init__ = start
+
+
+def emulate_nvml(nvml):
+    """Replaces what of pynvml needs a driver."""
+    cards = MACHINE["cards"]
+
+    class Some:
+        def __init__(self, **values):
+            self.__dict__.update(values)
+
+    def start():
+        if not MACHINE["nvml"]:
+            raise nvml.NVMLError(nvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    def find(uuid):
+        uuid = uuid.decode() if isinstance(uuid, bytes) else uuid
+        for place, card in enumerate(cards):
+            if card["uuid"] == uuid:
+                return place
+        raise nvml.NVMLError(nvml.NVML_ERROR_NOT_FOUND)
+
+    def measure(handle, version=None):
+        total, used = (int(cards[handle][name] * GIB) for name in ("memory_gib", "used_gib"))
+        return Some(total=total, used=used, free=total - used, reserved=0)
+
+    def list_processes(handle):
+        return [Some(pid=one["pid"], usedGpuMemory=int(one["gib"] * GIB)) for one in cards[handle]["held_by"]]
+
+    def refuse(*_):
+        raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
+
+    replaced = {
+        "nvmlInit": start,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: len(cards),
+        "nvmlDeviceGetHandleByIndex": lambda place: place,
+        "nvmlDeviceGetHandleByUUID": find,
+        "nvmlDeviceGetName": lambda handle: cards[handle]["name"],
+        "nvmlDeviceGetUUID": lambda handle: cards[handle]["uuid"],
+        "nvmlDeviceGetIndex": lambda handle: handle,
+        "nvmlDeviceGetMemoryInfo": measure,
+        "nvmlDeviceGetComputeRunningProcesses": list_processes,
+        "nvmlDeviceGetGraphicsRunningProcesses": lambda handle: [],
+        "nvmlDeviceGetTotalEnergyConsumption": refuse,
+        "nvmlDeviceGetMigMode": refuse,
+        "nvmlDeviceGetMaxMigDeviceCount": lambda handle: 0,
+        "nvmlSystemGetDriverVersion": lambda: MACHINE["driver"],
+        "nvmlSystemGetCudaDriverVersion": lambda: MACHINE["driver_cuda"],
+        "nvmlSystemGetCudaDriverVersion_v2": lambda: MACHINE["driver_cuda"],
+        "nvmlSystemGetProcessName": lambda pid: next(
+            one["name"] for card in cards for one in card["held_by"] if one["pid"] == pid
+        ),
+    }
+    for name, function in replaced.items():
+        setattr(nvml, name, function)
+
+
+def emulate_bitsandbytes(specs):
+    """Asks for the cards' capability, as the package does at its import; then loads the CPU's library."""
+    original = specs.get_cuda_specs
+
+    def ask_and_forget():
+        original()
+
+    specs.get_cuda_specs = ask_and_forget
+
+
+EMULATED = {
+    "torch": emulate_torch,
+    "pynvml": emulate_nvml,
+    "bitsandbytes.cuda_specs": emulate_bitsandbytes,
+}
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Emulates a package as soon as it is imported, so that no process imports torch for this alone."""
+
+    def find_spec(self, name, path, target=None):
+        if name not in EMULATED:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            EMULATED[name](module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+if MACHINE is not None:
+    sys.meta_path.insert(0, Finder())
