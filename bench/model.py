@@ -28,7 +28,6 @@ import bench.models  # noqa: F401 (makes the Auto classes know them)
 from bench import decoder, encoder, random_weights, trained, weights
 from bench.adapter import add_adapter, starts_from_base
 from bench.config import Config, MethodConfig, ModelConfig
-from bench.device import add_index
 from bench.errors import BenchError, ConfigError, first_line
 
 HEADS = {
@@ -236,9 +235,7 @@ def _load_weights(
             HEADS[config.task],
             folder,
             config=settings,
-            device_map={"": add_index(device)}
-            if method.quantization != "none" and device.type == "cuda"
-            else None,
+            device_map={"": device} if method.quantization != "none" and device.type == "cuda" else None,
             # A head for other labels is replaced by a new one.
             ignore_mismatched_sizes=config.task == "sequence_classification",
             output_loading_info=True,

@@ -18,7 +18,7 @@ from unittest import mock
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 
 from bench import attempt, doctor, model, optimizers
 from bench.config import Config
@@ -86,7 +86,6 @@ def look_at_card(base: str, texts: str, folder: str) -> dict[str, Any]:
         "peaks": measure_phases(),
         "nvml": {name: ask_nvml(**case) for name, case in NVML.items()},
         "pissa": build_pissa(base, texts, folder),
-        "prepared": prepare_on_second_process(base, texts, folder),
         "doctor": try_paging(),
         "wsl": refuse_on_wsl(base, texts, folder),
         "pack": refuse_pack(base, texts),
@@ -195,16 +194,6 @@ def build_pissa(base: str, texts: str, folder: str) -> dict[str, Any]:
     pairs = zip(plain.model.state_dict().items(), placed.model.state_dict().items(), strict=True)
     equal = [name == other and torch.equal(one, two) for (name, one), (other, two) in pairs]
     return {"events": [name for name, _ in itertools.groupby(events)], "equal": all(equal)}
-
-
-def prepare_on_second_process(base: str, texts: str, folder: str) -> str:
-    """accelerate, in one of several processes, makes a 4-bit network ready to be trained on its own card."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    network = build(compose_short(base, texts, f"cache_dir={folder}/cache", "method=qlora"), CUDA)
-    accelerator = Accelerator()
-    with mock.patch.dict(PartialState._shared_state, device=torch.device("cuda", 0)):
-        prepared = accelerator.prepare_model(network.model, evaluation_mode=True)
-    return type(prepared).__name__
 
 
 def try_paging() -> dict[str, Any]:

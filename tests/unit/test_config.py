@@ -423,3 +423,11 @@ def test_a_path_inside_the_adapters_options_is_no_field() -> None:
     assert configuration.is_field("lora.r")
     assert configuration.is_field("lora.target_modules")
     assert not configuration.is_field("method.adapter.use_dora")
+
+
+@pytest.mark.parametrize("experiment", ["article", "rtx4090"])
+def test_the_large_models_compute_in_bf16_unless_fp16_is_asked_for(compose: Compose, experiment: str) -> None:
+    lines = [f"experiment={experiment}", "method=lora"]
+    assert compose(*lines).train.precision == "bf16"
+    assert compose(*lines, "train.precision=fp16").train.precision == "fp16"
+    assert run_id(compose(*lines)) != run_id(compose(*lines, "train.precision=fp16"))
