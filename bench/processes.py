@@ -84,8 +84,11 @@ def gather(count: int, device: torch.device, follow: Callable[[], object]) -> It
 
 
 def _start(rank: int, meeting: Meeting, follow: Callable[[], object]) -> tuple[Any, Connection]:
-    """A follower from a fork server, which has imported torch once for all of them, and the pipe to it."""
-    context = multiprocessing.get_context("forkserver")
+    """A follower and the pipe to it; on a CPU from a fork server, which imports torch once for all of them.
+
+    A new interpreter can use its card whatever a fork server's imports would have done to CUDA.
+    """
+    context: Any = multiprocessing.get_context("spawn" if meeting.backend == "nccl" else "forkserver")
     context.set_forkserver_preload(["bench.preload"])
     ours, theirs = context.Pipe(duplex=True)
     arguments = (rank, meeting, cloudpickle.dumps(follow), dict(os.environ), theirs)

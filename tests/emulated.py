@@ -31,6 +31,7 @@ class Card:
     memory_gib: float = 23.5
     used_gib: float = 0.3
     held_by: tuple[Holder, ...] = ()
+    fault: str = ""  # what CUDA says to whoever wants a context on it; empty: it works
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ def perform(work: Work) -> Any:
     if work.threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(work.threads))  # read when libraries are loaded
     try:
-        return Isolation().call(cloudpickle.loads(work.call), seconds=work.seconds)
+        # A fork server would serve this one run, and its imports might keep the run from using a card.
+        return Isolation(start_method="spawn").call(cloudpickle.loads(work.call), seconds=work.seconds)
     except ProcessError as error:
         return Death(str(error), vars(error))
 

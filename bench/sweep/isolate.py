@@ -1,7 +1,8 @@
 """A fresh process for every run: peak memory is a property of a process, and a crash costs one run only.
 
 Processes come from a fork server that has imported torch, transformers and PEFT once (about 8 s); after that
-a fresh process starts in a fraction of a second. The parent itself never touches CUDA.
+a fresh process starts in a fraction of a second. Neither the parent nor the fork server makes a CUDA context;
+where a forked process cannot use a card all the same, each process is a new interpreter.
 """
 
 import gc
@@ -13,15 +14,17 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
 import cloudpickle
 
-from bench.errors import BenchError, RunError
+from bench.errors import BenchError, ConfigError, MissingError, RunError, first_line
 
 GRACE_SECONDS = 8.0  # that a process has to write down that it was stopped
+PROOF_SECONDS = 120  # that one may take to compute on a card, whose driver may have to wake up
 
 
 class ProcessError(RunError):
@@ -49,6 +52,7 @@ class Isolation:
 
     alive: set[Any] = field(default_factory=set)
     stopped: bool = False
+    start_method: str = "forkserver"  # or spawn: a new interpreter, which imports everything anew
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def call(
@@ -66,8 +70,9 @@ class Isolation:
         Raises:
             ProcessError: it died, ended without an answer, took longer than ``seconds``, or was stopped.
         """
-        warm_up()
-        context = multiprocessing.get_context("forkserver")
+        if self.start_method == "forkserver":
+            warm_up()
+        context: Any = multiprocessing.get_context(self.start_method)
         ours, theirs = context.Pipe(duplex=True)
         arguments = (cloudpickle.dumps(call), theirs, dict(environment or {}), threads)
         process = context.Process(target=_serve, args=arguments)
@@ -100,6 +105,37 @@ class Isolation:
         if not in_time:
             raise ProcessError(f"took longer than the time limit of {seconds:g} s", status="timeout")
         raise self._explain(process.exitcode)
+
+    def prove_device(self, devices: str, environment: Mapping[str, str]) -> str | None:
+        """Compute once on a run's device, and spawn all processes from now on where a forked one cannot.
+
+        Return why forked processes cannot, or None.
+
+        Raises:
+            BenchError: a new interpreter cannot compute there either.
+        """
+        prove = partial(self.call, partial(_compute_on, devices), environment=environment)
+        reason = None
+        if self.start_method == "forkserver":
+            try:
+                prove()
+                return None
+            except Exception as error:
+                reason = _say_why(error)
+            self.start_method = "spawn"
+        try:
+            prove()
+        except (ConfigError, MissingError):
+            raise
+        except Exception as error:
+            place = (
+                ", ".join(f"{name}={value}" for name, value in environment.items()) or f"devices={devices}"
+            )
+            raise MissingError(
+                f"{place}: cannot compute on the CUDA card ({_say_why(error)}); `bench doctor` tries what "
+                "a run needs of it, and devices=cpu trains without it"
+            ) from None
+        return reason
 
     def stop(self) -> None:
         """Ends all processes: each is asked to, and killed when it takes longer than GRACE_SECONDS."""
@@ -151,6 +187,30 @@ def _serve(call: bytes, answers: Connection, environment: Mapping[str, str], thr
     except Exception:
         answer = cloudpickle.dumps((None, RuntimeError(repr(error or value))))
     answers.send_bytes(answer)
+
+
+def _compute_on(devices: str) -> None:
+    """In a throw-away process: compute a product on the CUDA card that a run would get, if any."""
+    import torch
+
+    from bench.device import choose_device
+
+    signal.alarm(PROOF_SECONDS)  # ends the process even where a driver's call hangs
+    try:
+        if (device := choose_device(devices)).type == "cuda":
+            ones = torch.ones(16, 16, device=device)
+            if (ones @ ones).sum().item() != 16**3:
+                raise RunError("its product is wrong")
+    except BenchError:
+        raise
+    except Exception as error:  # the parent would import torch to read an error of torch's own kinds
+        raise RunError(first_line(error)) from None
+
+
+def _say_why(error: Exception) -> str:
+    """Why a process could not compute, in one line."""
+    hung = isinstance(error, ProcessError) and error.killed_by == "SIGALRM"
+    return f"no answer within {PROOF_SECONDS} s" if hung else first_line(error)
 
 
 def _die_with_parent(answers: Connection) -> None:

@@ -28,7 +28,7 @@ ORDERS = pathlib.Path({folder!r})
 
 
 def obey(rate):
-    job = int(pathlib.Path(f"/proc/{{os.getppid()}}/stat").read_text().rpartition(")")[2].split()[1])
+    job = os.getppid()
     seen = {{"pid": os.getpid(), "variables": dict(os.environ)}}
     (ORDERS / f"{{rate}}.new").write_text(json.dumps(seen))
     (ORDERS / f"{{rate}}.new").rename(ORDERS / f"{{rate}}.seen")

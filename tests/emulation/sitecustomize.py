@@ -67,6 +67,8 @@ def emulate_torch(torch):
         count()
         if not find_visible():
             raise RuntimeError("No CUDA GPUs are available")
+        if fault := find_visible()[0]["fault"]:
+            raise RuntimeError(fault)
         log("context")
         state["base"] = measure_resident()
 
@@ -223,6 +225,7 @@ def emulate_nvml(nvml):
         "nvmlDeviceGetName": lambda handle: cards[handle]["name"],
         "nvmlDeviceGetUUID": lambda handle: cards[handle]["uuid"],
         "nvmlDeviceGetIndex": lambda handle: handle,
+        "nvmlDeviceGetCudaComputeCapability": lambda handle: (8, 9),
         "nvmlDeviceGetMemoryInfo": measure,
         "nvmlDeviceGetComputeRunningProcesses": list_processes,
         "nvmlDeviceGetGraphicsRunningProcesses": lambda handle: [],
@@ -245,13 +248,36 @@ def emulate_bitsandbytes(specs):
     original = specs.get_cuda_specs
 
     def ask_and_forget():
-        original()
+        if original() is None and MACHINE["nvml"] and find_visible():
+            raise RuntimeError("bitsandbytes would load its CPU library beside a card")
 
     specs.get_cuda_specs = ask_and_forget
 
 
+def emulate_nccl(distributed):
+    """Connects processes through gloo, as their tensors are on the CPU."""
+    original = distributed.init_process_group
+
+    def connect(backend, **named):
+        original("gloo" if backend == "nccl" else backend, **named)
+
+    distributed.init_process_group = connect
+
+
+def emulate_data_parallel(module):
+    """Copies a model to no card."""
+    original = module.DistributedDataParallel.__init__
+
+    def start(self, model, device_ids=None, output_device=None, **named):
+        original(self, model, **named)
+
+    module.DistributedDataParallel.__init__ = start
+
+
 EMULATED = {
     "torch": emulate_torch,
+    "torch.nn.parallel.distributed": emulate_data_parallel,
+    "torch.distributed.distributed_c10d": emulate_nccl,
     "pynvml": emulate_nvml,
     "bitsandbytes.cuda_specs": emulate_bitsandbytes,
 }

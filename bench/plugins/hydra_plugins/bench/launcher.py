@@ -77,6 +77,19 @@ class BenchLauncher(Launcher):
         left_out = ProcessError("another run failed first, and fail_fast is set", status="interrupted")
         return [done or self._failed(job_overrides[place], left_out) for place, done in enumerate(returns)]
 
+    def prove_slots(self) -> str | None:
+        """Compute once on the device of each slot but a CPU's; return why jobs are not forked, or None.
+
+        Raises:
+            BenchError: a slot's device cannot compute.
+        """
+        reasons = []
+        for slot in dict.fromkeys(self.slots):
+            devices = slot.overrides[0].removeprefix("devices=")
+            if devices != "cpu":
+                reasons.append(self.isolation.prove_device(devices, dict(slot.environment)))
+        return next(filter(None, reasons), None)
+
     def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         config: DictConfig = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(config):

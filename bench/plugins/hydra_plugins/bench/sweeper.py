@@ -100,6 +100,9 @@ class BenchSweeper(Sweeper):
         packs = [pack for pack, _ in jobs]
         self.display.expect(sum(map(len, packs)))
         if isinstance(self.worker, BenchLauncher):
+            if not self.launched and (reason := self.worker.prove_slots()):
+                told = "each run starts a new Python interpreter, as a forked process cannot use the card"
+                print(show(f"{told}: {reason}"), flush=True)
             self.worker.on_start = lambda place: self.display.start(packs[place])
         if isinstance(self.worker, BenchLauncher | ClusterLauncher):
             self.worker.seconds = lambda place: _limit_seconds(packs[place])
