@@ -69,7 +69,7 @@ def limit_memory(device: torch.device, gib: float) -> None:
     total = torch.cuda.get_device_properties(device).total_memory
     if gib * GIB > total:
         raise ConfigError(f"device_memory_gib={gib:g}: this device has {total / GIB:.1f} GiB; ask for less")
-    torch.cuda.set_per_process_memory_fraction(gib * GIB / total, device)
+    torch.cuda.set_per_process_memory_fraction(gib * GIB / total, device.index)  # None: the one in use
 
 
 def keep_freed_memory() -> None:
