@@ -277,7 +277,7 @@ def emulate_driver(driver):
 
 
 EMULATED = {
-    "torch": emulate_torch if MACHINE is None or MACHINE["torch_cuda"] else lambda torch: None,
+    "torch": emulate_torch,
     "bench.driver": emulate_driver,
     "pynvml": emulate_nvml,
     "bitsandbytes.cuda_specs": emulate_bitsandbytes,
@@ -304,4 +304,6 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 if MACHINE is not None:
+    if MACHINE["torch_cuda"] is None:  # the real torch is one for CPUs
+        EMULATED = {name: EMULATED[name] for name in ("bench.driver", "pynvml")}
     sys.meta_path.insert(0, Finder())
