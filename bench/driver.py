@@ -47,6 +47,7 @@ class Device:
     total_bytes: int
     free_bytes: int
     holders: tuple[Holder, ...] = ()  # but for this process; the one with the most first
+    capability: tuple[int, int] | None = None  # of computing, by which NVIDIA numbers its architectures
 
     @property
     def visible_name(self) -> str:
@@ -118,6 +119,10 @@ def _read_device(nvml: Any, index: int, handle: Any) -> Device:
     except nvml.NVMLError:  # of a chip that shares the machine's memory
         machine = psutil.virtual_memory()
         total, free = machine.total, machine.available
+    capability = None
+    with suppress(nvml.NVMLError):
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+        capability = (int(major), int(minor))
     return Device(
         index=index,
         uuid=str(nvml.nvmlDeviceGetUUID(handle)),
@@ -125,6 +130,7 @@ def _read_device(nvml: Any, index: int, handle: Any) -> Device:
         total_bytes=total,
         free_bytes=free,
         holders=tuple(_find_holders(nvml, handle)),
+        capability=capability,
     )
 
 

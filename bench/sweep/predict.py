@@ -14,7 +14,7 @@ import psutil
 
 from bench import driver, weights
 from bench.cards import CONTEXT_BYTES, GIB, Card, read_cards, recognise
-from bench.config import Config
+from bench.config import Config, replace_values
 from bench.driver import Device, tell_holders
 from bench.memory.prediction import Prediction, count_steps, make_key, read_cached, settle
 from bench.store import Result
@@ -38,6 +38,14 @@ class Target:
     card: Card | None  # with its speed, where it is known
     device: Device | None = None  # the machine's own, which runs get
     note: str | None = None  # what a person should know of how it was chosen
+
+    def settle(self, config: Config) -> Config:
+        """Return the configuration as it is traced for the target, without asking CUDA for its precision."""
+        config = settle(config, self.card)
+        capability = None if self.device is None else self.device.capability
+        if config.train.precision != "auto" or capability is None:
+            return config
+        return replace_values(config, {"train.precision": "bf16" if capability >= (8, 0) else "fp16"})
 
     def tell_room(self) -> str:
         """How much memory there is, and who holds the rest."""
@@ -112,7 +120,7 @@ def predict_each(points: Sequence[Point], target: Target, isolation: Isolation) 
     keys, found, missing = [], dict[str, Found](), dict[str, Config]()
     revisions: dict[str, str] = {}  # each model is looked at once
     for point in points:
-        config = settle(point.config, target.card)
+        config = target.settle(point.config)
         if (model := repr(config.model)) not in revisions:
             revisions[model] = weights.revision(config.model)
         key = make_key(

@@ -243,6 +243,7 @@ def emulate_nvml(nvml):
         "nvmlDeviceGetName": lambda handle: handles[handle]["name"],
         "nvmlDeviceGetUUID": lambda handle: handles[handle]["uuid"],
         "nvmlDeviceGetIndex": lambda handle: handle[0],
+        "nvmlDeviceGetCudaComputeCapability": lambda handle: (8, 9),
         "nvmlDeviceGetMemoryInfo": measure,
         "nvmlDeviceGetComputeRunningProcesses": list_processes,
         "nvmlDeviceGetGraphicsRunningProcesses": lambda handle: [],

@@ -133,6 +133,23 @@ def test_a_plan_without_a_card_is_for_the_cpu(compose: Compose, own: Callable[..
     assert find_target(compose()).device_type == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("name", "capability", "precision"),
+    [("NVIDIA Z9", (9, 0), "bf16"), ("NVIDIA Z7", (7, 5), "fp16"), ("NVIDIA Z", None, "auto")],
+)
+def test_a_card_that_no_table_knows_is_planned_for_in_the_precision_that_it_has(
+    compose: Compose,
+    own: Callable[..., None],
+    name: str,
+    capability: tuple[int, int] | None,
+    precision: str,
+) -> None:
+    own(dataclasses.replace(make_device(name, 10), capability=capability))
+    target = find_target(compose())
+    assert target.settle(compose("train.precision=auto")).train.precision == precision
+    assert target.settle(compose("train.precision=fp32")).train.precision == "fp32"
+
+
 @pytest.mark.usefixtures("fake")
 def test_a_plan_and_a_refusal_name_who_holds_the_cards_memory(
     compose: Compose, own: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
