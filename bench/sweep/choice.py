@@ -11,7 +11,7 @@ from importlib import metadata
 from bench.cards import GIB
 from bench.config import CONF_DIR
 
-CARD_BYTES = 20 * GIB  # of a card for the article's experiment: 24 GB ones have it, 16 GB ones do not
+CARD_BYTES = 20 * GIB  # of a card for experiment=rtx4090: 24 GB ones have it, 16 GB ones do not
 
 
 def choose_experiment() -> tuple[str, str]:
@@ -19,7 +19,7 @@ def choose_experiment() -> tuple[str, str]:
     cards = ask_driver()
     largest = max(cards, key=lambda card: cards[card], default=None)
     if largest is not None and cards[largest] >= CARD_BYTES:
-        return "article", f"{largest} has {cards[largest] / GIB:.0f} GiB"
+        return "rtx4090", f"{largest} has {cards[largest] / GIB:.0f} GiB"
     return "quickstart", f"no CUDA card of at least {CARD_BYTES / GIB:.0f} GiB can be used here"
 
 
@@ -45,7 +45,11 @@ def main() -> None:
     """Prints the name for a script, and the reason for a person."""
     name, reason = choose_experiment()
     others = ", ".join(sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml")))
-    print(f"EXPERIMENT={name}, as {reason}; EXPERIMENT=NAME chooses among {others}", file=sys.stderr)
+    print(
+        f"EXPERIMENT={name}, as {reason}; EXPERIMENT=NAME chooses among {others}, of which "
+        "quickstart alone needs no model hub",
+        file=sys.stderr,
+    )
     print(name)
 
 
