@@ -21,8 +21,8 @@ help: ## this text
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@awk '/^## / {print "  " substr($$0, 4)}' $(MAKEFILE_LIST)
-## EXPERIMENT=quickstart   what sweep runs, a file of conf/experiment/; without it article on a machine with a CUDA
-##                         card of at least 20 GiB, else quickstart
+## EXPERIMENT=quickstart   what sweep runs, a file of conf/experiment/; without it rtx4090 (10 runs) on a machine with
+##                         a CUDA card of at least 20 GiB, else quickstart; article (219 runs) is run by name alone
 ## ARGS="..."              more arguments, for example ARGS="lora.r=8,16" or ARGS="--results DIR"
 ## PYTHON=python3.12       the Python that setup builds .venv with
 ## PIP_ARGS="..."          more arguments for pip; on Linux without an NVIDIA GPU, --extra-index-url and the

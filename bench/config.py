@@ -138,6 +138,7 @@ class SweepConfig:
     """Which points a sweep visits: the union of sub-grids, then the best of each method with more seeds."""
 
     grids: list[dict[str, Any]]  # override key -> value or list of values
+    first: list[dict[str, Any]]  # field -> value: runs with such values train before all others, each alone
     select_by: str  # accuracy | f1_macro, on validation
     final_seeds: list[int]
     strategy: str  # grid | halving: every point to its end, or only those that do well on the way

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.config import Config, read_field, replace_values
 from bench.errors import MissingError
 
+WITHOUT_HUB = "experiment=quickstart needs no hub (make sweep EXPERIMENT=quickstart)"
 _KINDS = {"model": "config.json", "data": "README.md"}  # section -> a small file that its repositories have
 
 
@@ -72,5 +73,5 @@ def _ask_hub(section: str, kind: str, hub_id: str) -> str:
         raise MissingError(
             f"{section}.hub_id={hub_id}: not on this machine, and the hub cannot be asked for its newest "
             f"commit ({type(error).__name__}); check the name and the network, set {section}.revision to a "
-            f"commit that this machine has, or use {instead}"
+            f"commit that this machine has, or use {instead}; {WITHOUT_HUB}"
         ) from None

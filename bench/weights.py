@@ -18,6 +18,7 @@ from typing import Any
 
 from bench.config import ModelConfig
 from bench.errors import ConfigError, MissingError
+from bench.hub import WITHOUT_HUB
 
 _REMEMBERED_BYTES = 2**20  # a smaller file is read as quickly as what is remembered of it
 _SETTLED_NS = 2_000_000_000  # some file systems tell times of change apart by 2 s only
@@ -197,7 +198,7 @@ def _download(model: ModelConfig) -> Path:
         raise MissingError(
             f"model.hub_id={model.hub_id} model.revision={model.revision}: not on this machine and cannot be "
             f"downloaded ({type(error).__name__}); check the name and the network, "
-            "or use model=local model.path=DIR"
+            f"or use model=local model.path=DIR; {WITHOUT_HUB}"
         ) from None
 
 

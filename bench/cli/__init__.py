@@ -114,9 +114,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False, indent=1))
         return 0
-    lines = outlook.summarise(described, known)
-    if seeds := base.sweep.final_seeds:
-        lines.append(f"then the best of each method with seeds {', '.join(map(str, seeds))}")
+    lines = [*outlook.summarise(described, known), *overview.tell_order(plan, base.sweep)]
     if display.is_terminal():
         display.print_table(*overview.tabulate(plan, described))
         display.print_lines(

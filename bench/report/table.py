@@ -52,14 +52,23 @@ _LEFT = (COLUMNS.index("method"), COLUMNS.index("hyperparameters"))  # the other
 _LONGEST_ERROR = 200  # characters of a message; the record has all of it
 
 
-def write_tables(store: Store, *, lang: str, report: ReportConfig) -> list[Path]:
+def write_tables(
+    store: Store, *, lang: str, report: ReportConfig, progress: tuple[int, int] | None = None
+) -> list[Path]:
     """Writes the four files beside runs/, in place of those before; returns their paths.
+
+    ``progress`` is of a sweep that still runs, and table.md begins with it: how many of its runs have ended,
+    and how many there are at least.
 
     Raises:
         ConfigError: no such language.
         StoreError: the folder cannot be written.
     """
-    files = render_tables(gather(store, report), text=read_language(lang))
+    text = read_language(lang)
+    files = render_tables(gather(store, report), text=text)
+    if progress is not None:
+        ended, planned = progress
+        files["table.md"] = text.still_running.format(ended=ended, planned=planned) + files["table.md"]
     return [store.write_report(name, body) for name, body in files.items()]
 
 

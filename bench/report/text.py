@@ -79,6 +79,7 @@ class Text:
     any_seed_note: str
     unsuccessful: str
     unfinished: str
+    still_running: str  # above the table of a sweep that has not ended
     bad: str
     bad_one: str
     no_success: str
@@ -179,6 +180,7 @@ ENGLISH = Text(
     unsuccessful="Runs without success: {counts}.",
     unfinished="An unfinished run has started and not ended: it is still at work, or its process has "
     "vanished. It counts as failed.",
+    still_running="**Unfinished: when this was written, {ended} of at least {planned} runs had ended.**\n\n",
     bad="Records left out, as they cannot be trusted: {records}.",
     bad_one="{path} ({reason})",
     no_success="{title}: no run has succeeded ({counts}).",
@@ -277,6 +279,7 @@ CHINESE = Text(
     any_seed_note="种子数“任意”：该方法没有随机性，任何种子的结果都相同。",
     unsuccessful="未成功的运行：{counts}。",
     unfinished="未完成的运行已开始而没有结束：或仍在进行，或进程已消失；计为失败。",
+    still_running="**未完成：写入此表时，至少 {planned} 次运行中已有 {ended} 次结束。**\n\n",
     bad="因不可信而略去的记录：{records}。",
     bad_one="{path}（{reason}）",
     no_success="{title}：没有成功的运行（{counts}）。",

@@ -10,7 +10,7 @@ from bench.cards import GIB
 from bench.config import CONF_DIR
 from bench.run import explained_errors
 
-CARD_BYTES = 20 * GIB  # of a card for the article's experiment: 24 GB ones have it, 16 GB ones do not
+CARD_BYTES = 20 * GIB  # of a card for experiment=rtx4090: 24 GB ones have it, 16 GB ones do not
 
 
 def choose_experiment() -> tuple[str, str]:
@@ -21,7 +21,7 @@ def choose_experiment() -> tuple[str, str]:
     """
     for largest in driver.choose("auto").devices:
         if largest.total_bytes >= CARD_BYTES:
-            return "article", f"{largest.name} has {largest.total_bytes / GIB:.0f} GiB"
+            return "rtx4090", f"{largest.name} has {largest.total_bytes / GIB:.0f} GiB"
     return "quickstart", f"no CUDA card of at least {CARD_BYTES / GIB:.0f} GiB can be used here"
 
 
@@ -30,7 +30,11 @@ def main() -> None:
     with explained_errors():
         name, reason = choose_experiment()
     others = ", ".join(sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml")))
-    print(f"EXPERIMENT={name}, as {reason}; EXPERIMENT=NAME chooses among {others}", file=sys.stderr)
+    print(
+        f"EXPERIMENT={name}, as {reason}; EXPERIMENT=NAME chooses among {others}, of which "
+        "quickstart alone needs no model hub",
+        file=sys.stderr,
+    )
     print(name)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from bench import data, hub, selection, tracking, weights
 from bench.checks import require_valid
@@ -92,9 +92,14 @@ def ends_sweep(error: Exception | None) -> TypeGuard[StoreError]:
 
 
 def plan_sweep(
-    grids: Sequence[Axes], *, constant: Sequence[str], compose: Compose, identify: Identifier
+    grids: Sequence[Axes],
+    *,
+    constant: Sequence[str],
+    compose: Compose,
+    identify: Identifier,
+    first: Sequence[Mapping[str, Any]] = (),
 ) -> Plan:
-    """The distinct runs of the grids, each of them checked before any of them runs.
+    """The distinct runs of the grids, each of them checked before any of them runs; ``first`` as make_plan.
 
     What is on the hub is pinned here, for all processes and machines of the sweep.
 
@@ -104,7 +109,7 @@ def plan_sweep(
     """
     expanded = list(expand(grids, compose=compose, constant=constant))
     require_valid([config for _, config in expanded])
-    return make_plan([_pin(lines, config) for lines, config in expanded], identify)
+    return make_plan([_pin(lines, config) for lines, config in expanded], identify, first=first)
 
 
 def _pin(lines: tuple[str, ...], config: Config) -> tuple[tuple[str, ...], Config]:
@@ -129,6 +134,8 @@ class Sweep:
     points: dict[str, Point] = field(default_factory=dict)  # planned so far, by run_id
     skipped: int = 0
     shared: list[str] = field(default_factory=list)  # overrides of every job
+    before: dict[str, Result | None] = field(default_factory=dict)  # records as the last launch found them
+    coming: Counter[str] = field(default_factory=Counter)  # by method: runs of the last launch not ended yet
 
     @property
     def store(self) -> Store:
@@ -136,7 +143,7 @@ class Sweep:
         return Store(Path(self.base.results_dir))
 
     def run(self) -> Outcome:
-        """Runs what has no success yet, then the final seeds.
+        """Runs what has no success yet, first what the plan has first, then the final seeds.
 
         W&B's mode is decided once, so that a server that does not answer costs one probe.
 
@@ -154,13 +161,12 @@ class Sweep:
                 "results_dir", self.base.results_dir
             ),  # one folder for all, also where data is swept
         ]
+        self.known = self.foresee()
         self.store.prepare()
         tracking.begin_sweep(self.store.folder)
         for line in self.store.recover():
             print(show(line), flush=True)
-        self.known = self.foresee()
-        halving = self.base.sweep.strategy == "halving"
-        if self._halve() if halving else self._train(self.plan.points, packed=True):
+        if self._train(self.plan.points[: self.plan.first]) and self._search():
             best = self._choose_best()
             finals = plan_finals(best, self.base.sweep.final_seeds, self.identify).points
             if self._train(finals):
@@ -173,13 +179,33 @@ class Sweep:
         statuses = Counter("interrupted" if status == STARTED else status for status in found)
         return Outcome(len(self.points), statuses, self.skipped)
 
+    def note_end(self, pack: Pack, error: Exception | None) -> bool:
+        """Records a job's end as soon as it has come; whether its method has no other run in this launch.
+
+        Raises:
+            StoreError: the disk refused a record.
+        """
+        if not isinstance(error, StoreError):
+            for point in pack:
+                self._record_end(point, error, before=self.before[point.run_id])
+        method = pack[0].config.method.name
+        self.coming[method] -= len(pack)
+        return not self.coming[method]
+
+    def progress(self) -> tuple[int, int]:
+        """How many runs have ended, of at least how many: what follows from their scores is not counted."""
+        outcome = self.outcome()
+        return outcome.planned - outcome.statuses["interrupted"], max(outcome.planned, len(self.plan.points))
+
     def settle(self) -> None:
         """After an interrupt: what had started, and could not say so itself, was interrupted."""
         for point in self.points.values():
             self._record_end(point, ProcessError("the sweep was stopped", status="interrupted"), before=None)
 
-    def _halve(self) -> bool:
-        """Trains the points of each method in rungs, where only the better ones go on; False as in _train."""
+    def _search(self) -> bool:
+        """Trains all points or, by halving, those of each method in rungs; False as in _train."""
+        if self.base.sweep.strategy != "halving":
+            return self._train(self.plan.points, packed=True)
         return all(self._halve_group(group) for group in group_points(self.plan.points))
 
     def _halve_group(self, group: Sequence[Point]) -> bool:
@@ -234,11 +260,12 @@ class Sweep:
             if not free:
                 time.sleep(POLL_SECONDS)
             left = [point for point in left if point not in free]
-            before = {point.run_id: self.store.read(point.run_id) for point in free}
+            self.before = {point.run_id: self.store.read(point.run_id) for point in free}
             refused = [point for point in free if self._refuse(point, halvings[point.run_id])]
             tried = [point for point in free if point not in refused]
             packs = form_packs(tried, limits, self.base)
             jobs = [(pack, self._overrides(pack, halvings[pack[0].run_id])) for pack in packs]
+            self.coming = Counter(point.config.method.name for point in tried)
             errors = self.launch(jobs) if jobs else []
             ended = [*zip(packs, errors, strict=True), *(((point,), None) for point in refused)]
             for pack, raised in ended:
@@ -247,7 +274,7 @@ class Sweep:
                     left += pack
                     continue
                 for point in pack:
-                    self._record_end(point, error, before=before[point.run_id])
+                    self._record_end(point, error, before=self.before[point.run_id])
                 smaller = shrink(pack, {point.run_id: self._status(point) for point in pack})
                 limits |= smaller
                 left += [point for point in pack if point.run_id in smaller]

@@ -4,12 +4,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.cards import GIB
+from bench.config import SweepConfig
 from bench.identity import describe
 from bench.sweep.outlook import format_hours, tell_bound
 from bench.sweep.plan import Plan
 
 _FEW = 24  # runs that are shown one by one
 _UNKNOWN = "unknown"
+
+
+def tell_order(plan: Plan, settings: SweepConfig) -> list[str]:
+    """What a sweep trains before all other runs, and what after them."""
+    lines = []
+    values = " or ".join(" ".join(f"{key}={value}" for key, value in one.items()) for one in settings.first)
+    if plan.first:
+        names = ", ".join(dict.fromkeys(point.config.method.name for point in plan.points[: plan.first]))
+        lines.append(f"first {plan.first} of them ({names}) with {values}, so that a table stands early")
+    elif values:
+        lines.append(f"none goes first: sweep.first is {values}, and no run has these values")
+    if seeds := settings.final_seeds:
+        lines.append(f"then the best of each method with seeds {', '.join(map(str, seeds))}")
+    return lines
 
 
 def tabulate(plan: Plan, described: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -46,6 +46,7 @@ class Plan:
     points: tuple[Point, ...]
     combinations: int
     repeats: Mapping[str, int]  # run_id -> how many combinations are this run
+    first: int = 0  # how many of the points, at their beginning, train before all others
 
 
 def combine_axes(grids: Sequence[Mapping[str, Any]], *, swept: Axes, fixed: Mapping[str, Any]) -> list[Axes]:
@@ -98,19 +99,33 @@ def expand(
                 yield (*lines, *(_value_line(config, key) for key in value_keys)), config
 
 
-def make_plan(expanded: Sequence[tuple[tuple[str, ...], Config]], identify: Identify) -> Plan:
-    """The distinct runs in the order of the grids, those that share base weights and data together."""
+def make_plan(
+    expanded: Sequence[tuple[tuple[str, ...], Config]],
+    identify: Identify,
+    *,
+    first: Sequence[Mapping[str, Any]] = (),
+) -> Plan:
+    """The distinct runs: those with the values of one of ``first``, then the others in the grids' order.
+
+    Runs that share base weights and data are together.
+
+    Raises:
+        ConfigError: ``first`` has what is no setting, or a value of the wrong type.
+    """
     points: dict[str, Point] = {}
     repeats: Counter[str] = Counter()
+    ahead: set[str] = set()
     for overrides, config in expanded:
         point = Point(overrides, config, identify(config))
         points.setdefault(point.run_id, point)
         repeats[point.run_id] += 1
+        if any(replace_values(config, values) == config for values in first):  # it has them already
+            ahead.add(point.run_id)
     order: dict[tuple[Any, ...], int] = {}  # first place of each (data, model, quantization)
     for point in points.values():
         order.setdefault(_shared(point), len(order))
-    ordered = sorted(points.values(), key=lambda point: order[_shared(point)])
-    return Plan(tuple(ordered), len(expanded), repeats)
+    ordered = sorted(points.values(), key=lambda one: (one.run_id not in ahead, order[_shared(one)]))
+    return Plan(tuple(ordered), len(expanded), repeats, len(ahead))
 
 
 def plan_finals(best: Sequence[Point], seeds: Sequence[int], identify: Identify) -> Plan:

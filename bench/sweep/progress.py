@@ -56,8 +56,6 @@ class Display:
         )
 
     def __enter__(self) -> "Display":
-        if self.console.is_terminal:
-            self.live.start()
         return self
 
     def __exit__(
@@ -67,10 +65,12 @@ class Display:
             self.live.stop()
 
     def expect(self, count: int) -> None:
-        """So many runs more will be started."""
+        """So many runs more will be started; the live view begins, so that a question can be asked before."""
         with self.lock:
             self.total += count
             self.bar.update(self.task, total=self.total)
+        if self.console.is_terminal:
+            self.live.start()
 
     def start(self, pack: Pack) -> None:
         """Runs begin, one or several together."""

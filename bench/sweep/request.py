@@ -1,6 +1,10 @@
-"""What a sweep's command line asks for: its overrides read, the sub-grids chosen, the runs planned."""
+"""What a sweep's command line asks for: its overrides read, the sub-grids chosen, the runs planned, and a
+long plan confirmed.
+"""
 
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -9,9 +13,11 @@ from hydra.core.override_parser.types import Override, QuotedString
 from bench.config import Config
 from bench.errors import ConfigError
 from bench.sweep.engine import Identifier, plan_sweep
+from bench.sweep.outlook import format_hours
 from bench.sweep.plan import Compose, Plan, combine_axes
 
 _WHOLE_SWEEP = ("experiment", "sweep", "plan", "report", "results_dir", "track")  # one value for all runs
+LONG_HOURS = 12.0  # a plan that takes longer is begun on purpose only
 
 
 def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identifier) -> tuple[Config, Plan]:
@@ -35,8 +41,41 @@ def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identi
         constant=constant,
         compose=compose,
         identify=identify,
+        first=base.sweep.first,
     )
     return base, plan
+
+
+def confirm_long(described: Mapping[str, Any], base: Config, arguments: Sequence[str]) -> None:
+    """Asks whether a plan of more than LONG_HOURS is to begin; plan.force=true answers yes beforehand.
+
+    ``described`` is what describe_plan says of it. Hours that are not known ask nothing; what is left of a
+    halving is not known, as it counts no rungs that have ended.
+
+    Raises:
+        ConfigError: the answer is no, or there is no terminal to ask at.
+    """
+    hours = described["total_hours"]
+    if base.sweep.strategy == "halving":
+        hours = None if described["done"] else described["halving_hours"]
+    if base.plan.force or hours is None or hours <= LONG_HOURS:
+        return
+    length = f"about {format_hours(hours)}" + ("" if described["calibration"] else " at least")
+    kept = [line for line in arguments if not line.startswith("plan.force=")]
+    if all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
+        print(f"this sweep takes {length}; go on? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return
+        problem = "not started"
+    else:
+        problem = (
+            f"not started: this sweep takes {length}, and there is no terminal to ask whether more than "
+            f"{LONG_HOURS:g} h are meant"
+        )
+    raise ConfigError(
+        f"{problem}. To look at it: {shlex.join(['bench', 'plan', *kept])}\n"
+        f"To start it without a question: {shlex.join(['bench', 'sweep', *kept, 'plan.force=true'])}"
+    )
 
 
 def _join_devices(arguments: Sequence[str]) -> list[str]:

@@ -1,7 +1,14 @@
 """The real command line, as a user types it: what it prints, leaves and exits with."""
 
 import json
+import os
+import pty
 import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +158,8 @@ def test_a_sweep_trains_each_run_once_and_its_table_is_the_same_again(
     assert {path.name for path in written} == {"table.csv", "table.md", "runs.csv", "comparisons.csv"}
     for method in ("Majority class", "Full fine-tuning", "LoRA"):
         assert method in written[folder / "table.md"].decode()
+    assert "Unfinished" not in written[folder / "table.md"].decode()
+    assert first.stdout.count("\ntable of ") == 5  # each method's end, and that of each one's second seed
 
     again = bench(*command)
     assert again.returncode == 0
@@ -162,6 +171,72 @@ def test_a_sweep_trains_each_run_once_and_its_table_is_the_same_again(
     assert "方法" in (folder / "table.md").read_text(encoding="utf-8")
     assert "6 success" in bench("status").stdout
     assert (bench("verify").returncode, bench("verify", "--results", "nowhere").returncode) == (0, 3)
+
+
+def test_a_table_stands_as_soon_as_a_method_has_ended(bench: Bench, tiny: list[str], tmp_path: Path) -> None:
+    bench.inject({0.002: ("hang", 2)})
+    command = ["sweep", *tiny, "method=majority,lora", "train.lr=0.002", "results_dir=results/mine"]
+    table = tmp_path / "results" / "mine" / "table.md"
+    with bench.start(*command) as process:
+        wait_until(process, (tmp_path / "marks" / "0.002").exists)  # the second run has begun, and hangs
+        early = table.read_text(encoding="utf-8")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "\ntable of 1 of at least 2 runs: results/mine/table.md\n" in out
+    assert early.startswith("**Unfinished: when this was written, 1 of at least 2 runs had ended.**\n")
+    assert "| Majority class " in early
+    assert table.read_text(encoding="utf-8") == early  # who stops a sweep waits for no other one
+
+
+DAYS = ["plan.card=rtx4090", "train.max_steps=1000000000", "results_dir=results/mine"]
+
+
+def test_a_plan_of_days_does_not_begin_where_nobody_can_be_asked(
+    bench: Bench, tiny: list[str], tmp_path: Path
+) -> None:
+    done = bench("sweep", *tiny, *DAYS)
+    assert (done.returncode, "sweep: planned" in done.stdout) == (2, False)
+    assert re.search(r"^not started: .* bench plan .* plan.card=rtx4090 ", done.stderr), done.stderr
+    assert re.search(r": bench sweep .* results_dir=results/mine plan.force=true$", done.stderr)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow
+def test_a_plan_of_days_begins_in_a_terminal_with_a_yes(
+    bench: Bench, tiny: list[str], tmp_path: Path
+) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench", "sweep", *tiny, *DAYS],
+        cwd=tmp_path,
+        env=bench.environment,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    ) as process:
+        os.close(theirs)  # so that reading ends with the process
+        asked = ""
+        while "go on? [y/N] " not in asked:
+            asked += os.read(ours, 1000).decode()
+        assert not (tmp_path / "results").exists()
+        os.write(ours, b"y\n")
+        wait_until(process, lambda: any((tmp_path / "results").glob("mine/runs/*/result.json")))
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 130
+
+
+def wait_until(process: "subprocess.Popen[str]", holds: Callable[[], bool]) -> None:
+    """Waits for what the process does, three minutes at most."""
+    for _ in range(1800):
+        if holds():
+            return
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError("waited in vain")
 
 
 @pytest.mark.slow

@@ -347,7 +347,7 @@ def test_setting_values_leaves_all_others(compose: Compose) -> None:
             8,
             "sede=8: there is no such setting; did you mean seed? there are method, lora, model",
         ),
-        ("sweep", "none", "sweep=none: is a group of settings; set one of grids, select_by, final_seeds"),
+        ("sweep", "none", "sweep=none: is a group of settings; set one of grids, first, select_by"),
         ("lora.r", "???", "lora.r=???: "),
     ],
 )

@@ -66,10 +66,13 @@ def test_what_has_a_commit_or_needs_none_is_left_alone(compose: Compose, lines: 
 def test_without_cache_and_hub_one_message_says_what_to_do(
     compose: Compose, lines: tuple[str, ...], name: str, remedy: str
 ) -> None:
-    with pytest.raises(MissingError, match=f"^{name}: not on this machine, .*{remedy}$") as caught:
+    with pytest.raises(MissingError, match=f"^{name}: not on this machine, .*{remedy}; ") as caught:
         hub.pin(compose(*lines))
     assert caught.value.exit_code == 3
     assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).endswith(
+        "(make sweep EXPERIMENT=quickstart)"
+    )  # which on a large card is not run
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,9 @@ def test_a_model_that_is_nowhere_is_one_message(cache: Path, commit: str) -> Non
         weights.locate(dataclasses.replace(HUB, revision=commit))
     message = str(caught.value)
     assert message.startswith(f"model.hub_id=owner/name model.revision={commit}: not on this machine and ")
-    assert message.endswith("check the name and the network, or use model=local model.path=DIR")
+    assert (
+        "check the name and the network, or use model=local model.path=DIR; experiment=quickstart" in message
+    )
     assert len(message.splitlines()) == 1
 
 

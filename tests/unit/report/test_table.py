@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import METHODS, NO_PRICES, make_evidence, make_run
+from report_folder import write_results
 
 from bench.errors import ConfigError
 from bench.report.rows import build_rows
@@ -328,6 +329,26 @@ def test_the_files_are_made_from_the_records_alone(tmp_path: Path):
     assert "| 方法 " in paths[1].read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match="lang=fr: must be one of en, zh"):
         write_tables(store, lang="fr", report=NO_PRICES)
+
+
+@pytest.mark.parametrize(
+    ("lang", "line"),
+    [
+        ("en", "**Unfinished: when this was written, 3 of at least 219 runs had ended.**"),
+        ("zh", "**未完成：写入此表时，至少 219 次运行中已有 3 次结束。**"),
+    ],
+)
+def test_a_table_of_a_sweep_that_still_runs_says_so_and_the_last_one_does_not(
+    tmp_path: Path, lang: str, line: str
+):
+    store = write_results(tmp_path, small_sweep())
+    last = [path.read_bytes() for path in write_tables(store, lang=lang, report=NO_PRICES)]
+    paths = write_tables(store, lang=lang, report=NO_PRICES, progress=(3, 219))
+    early = [path.read_bytes() for path in paths]
+    assert early[1].decode().splitlines()[0] == line
+    assert early[1].endswith(last[1])
+    assert [early[0], *early[2:]] == [last[0], *last[2:]]
+    assert [path.read_bytes() for path in write_tables(store, lang=lang, report=NO_PRICES)] == last
 
 
 def test_an_empty_folder_has_a_table_that_says_so(tmp_path: Path):

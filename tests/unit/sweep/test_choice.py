@@ -36,13 +36,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         ({}, "quickstart"),
         ({"NVIDIA GeForce RTX 4080": 16.0}, "quickstart"),
         ({"card": 19.99}, "quickstart"),
-        ({"card": 20.0}, "article"),
-        ({"NVIDIA GeForce RTX 4090": 23.99}, "article"),
-        ({"small": 8.0, "NVIDIA GeForce RTX 4090": 23.99}, "article"),
-        ({"NVIDIA GeForce RTX 4090": 23.99, "small": 8.0}, "article"),
+        ({"card": 20.0}, "rtx4090"),
+        ({"NVIDIA GeForce RTX 4090": 23.99}, "rtx4090"),
+        ({"small": 8.0, "NVIDIA GeForce RTX 4090": 23.99}, "rtx4090"),
+        ({"NVIDIA GeForce RTX 4090": 23.99, "small": 8.0}, "rtx4090"),
     ],
 )
-def test_a_card_of_20_gib_runs_the_article(
+def test_a_card_of_20_gib_runs_ten_runs_and_never_the_articles_grid(
     machine: Callable[..., None], cards: Cards | None, experiment: str
 ) -> None:
     machine(cards)
@@ -63,6 +63,7 @@ def test_a_script_reads_the_name_and_a_person_how_to_choose(
     machine({"NVIDIA GeForce RTX 4090": 23.99})
     choice.main()
     printed = capsys.readouterr()
-    assert printed.out == "article\n"
+    assert printed.out == "rtx4090\n"
     assert "NVIDIA GeForce RTX 4090 has 24 GiB" in printed.err
-    assert "EXPERIMENT=NAME chooses among article, quickstart, rtx4090" in printed.err
+    assert "EXPERIMENT=NAME chooses among article, quickstart, rtx4090, of which" in printed.err
+    assert "quickstart alone needs no model hub" in printed.err

@@ -493,6 +493,57 @@ def ranks(jobs: Sequence[Sequence[Point]]) -> list[list[int]]:
     return [[point.config.lora.r for point in job] for job in jobs]
 
 
+@pytest.mark.parametrize("strategy", ["grid", "halving"])
+def test_what_goes_first_trains_whole_and_alone_before_all_else(
+    base: Config, compose: Compose, store: Store, identify: Identifier, strategy: str
+) -> None:
+    grids: list[Axes] = [{**RANKS, "train.max_steps": [60]}]
+    plan = plan_sweep(
+        grids,
+        constant=[],
+        compose=lambda lines: compose(*lines),
+        identify=identify,
+        first=[{"lora.r": 4}],
+    )
+    trainer = Trainer(store)
+    settings = {"sweep.strategy": strategy, "sweep.pack": 4}
+    foresight = Foresight(limit_pack=lambda _: 4 if strategy == "grid" else 1)
+    outcome = Sweep(plan, replace_values(base, settings), trainer, identify, lambda: foresight).run()
+    assert trainer.trained[:2] == ["full 2 0", "lora 4 0"]
+    assert trainer.sizes[:2] == ([[1, 1], [3]] if strategy == "grid" else [[1, 1], [1, 1, 1, 1]])
+    assert {point.config.train.stop_step for point in trainer.jobs[0]} == {None}
+    assert outcome.exit_code == 0
+
+
+def test_a_job_that_dies_is_on_record_before_the_others_of_its_launch_have_ended(
+    base: Config, plan: Plan, store: Store, identify: Identifier
+) -> None:
+    seen = []
+
+    def launch(jobs: Sequence[tuple[Pack, Sequence[str]]]) -> list[Exception | None]:
+        errors: list[Exception | None] = []
+        for pack, _ in jobs:
+            [point] = pack
+            dies = point.config.method.name == "full"
+            store.write(record(point, STARTED if dies else "success"))
+            errors.append(ProcessError("killed", status="crashed") if dies else None)
+            whole = sweep.note_end(pack, errors[-1])
+            found = store.read(point.run_id)
+            assert found is not None
+            seen.append((describe(point), found.status, found.attempt, whole, sweep.progress()))
+        return errors
+
+    sweep = Sweep(plan, base, launch, identify)
+    assert sweep.run().statuses == {"success": 3, "crashed": 1}
+    assert seen == [
+        ("majority 8 0", "success", 1, True, (1, 4)),
+        ("full 8 0", "crashed", 1, True, (2, 4)),
+        ("lora 8 0", "success", 1, False, (3, 4)),
+        ("lora 16 0", "success", 1, True, (4, 4)),
+    ]
+    assert {one.attempt for one in store.read_all()[0]} == {1}  # the death counts once
+
+
 def test_what_is_chosen_from_a_pack_is_measured_alone(
     sweep_packed: Callable[..., Outcome], store: Store
 ) -> None:

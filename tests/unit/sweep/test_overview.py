@@ -1,11 +1,12 @@
 """A plan as a terminal shows it."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from bench.config import Config, replace_values
 from bench.identity import Identity
-from bench.sweep.overview import merge_settings, tabulate
+from bench.sweep.overview import merge_settings, tabulate, tell_order
 from bench.sweep.plan import Plan, Point
 
 GIB = 2**30
@@ -55,6 +56,19 @@ def test_many_runs_that_are_alike_share_a_row(compose: Callable[..., Config]) ->
     ]
     assert rows[1][4:] == ["1.25 - 4.00 GiB", "fits", "30.0 min", "6.0 h"]
     assert sum(int(row[2]) for row in rows) == 26
+
+
+def test_a_plan_says_what_goes_first_and_what_comes_last(compose: Callable[..., Config]) -> None:
+    plan, _ = make_plan(compose, ["1e-3"])
+    settings = dataclasses.replace(compose().sweep, first=[{"train.lr": 1e-3}], final_seeds=[0, 1])
+    assert tell_order(dataclasses.replace(plan, first=2), settings) == [
+        "first 2 of them (lora, full) with train.lr=0.001, so that a table stands early",
+        "then the best of each method with seeds 0, 1",
+    ]
+    assert tell_order(plan, settings)[0] == (
+        "none goes first: sweep.first is train.lr=0.001, and no run has these values"
+    )
+    assert tell_order(plan, compose().sweep) == []
 
 
 def test_settings_that_differ_are_listed_once() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bench.config import Config, replace_values
 from bench.errors import ConfigError
-from bench.identity import Identity, identify
+from bench.identity import Identity, describe, identify
 from bench.sweep.plan import (
     Axes,
     Plan,
@@ -58,6 +58,52 @@ def test_the_articles_grid_is_219_runs(compose: Compose, compose_lines: Any) -> 
     assert (plan.combinations, len(plan.points)) == (324, 219)
     methods = [point.config.method.name for point in plan.points]
     assert {name: methods.count(name) for name in methods} == {"full": 3, "lora": 108, "qlora": 108}
+
+
+def test_the_articles_experiment_begins_with_its_own_point_of_each_method(
+    compose: Compose, compose_lines: Any
+) -> None:
+    settings = compose("experiment=article").sweep
+    grids = combine_axes(settings.grids, swept={}, fixed={})
+    expanded = list(expand(grids, compose=compose_lines, constant=["experiment=article"]))
+    plan = make_plan(expanded, identify_here, first=settings.first)
+    assert (plan.combinations, len(plan.points), plan.first) == (324, 219, 3)
+    assert [describe(point.config) for point in plan.points[:3]] == [
+        "full label_likelihood lr=0.0001 seed=0",
+        "lora r=8 alpha=16 dropout=0.05 label_likelihood lr=0.0001 seed=0",
+        "qlora r=8 alpha=16 dropout=0.05 label_likelihood lr=0.0001 seed=0",
+    ]
+    others = [point.run_id for point in plan.points[3:]]
+    in_order = [point.run_id for point in make_plan(expanded, identify_here).points]
+    assert others == [run_id for run_id in in_order if run_id in set(others)]
+
+
+@pytest.mark.parametrize(
+    ("first", "ahead"),
+    [
+        ([], []),
+        ([{"lora.r": "16"}], ["lora 16 0.001", "lora 16 0.002"]),
+        ([{"lora.r": 16.0, "train.lr": "2e-3"}], ["lora 16 0.002"]),
+        (
+            [{"lora.r": 16, "train.lr": 2e-3}, {"lora.r": 8}],
+            ["lora 8 0.001", "lora 8 0.002", "lora 16 0.002"],
+        ),
+        ([{"lora.r": 7}], []),
+    ],
+)
+def test_what_goes_first_are_the_runs_with_its_values(
+    compose_lines: Any, first: list[dict[str, Any]], ahead: list[str]
+) -> None:
+    grid: Axes = {"method": ["lora"], "lora.r": [8, 16], "train.lr": [0.001, 0.002]}
+    plan = make_plan(list(expand([grid], compose=compose_lines)), identify_here, first=first)
+    names = [f"lora {point.config.lora.r} {point.config.train.lr:g}" for point in plan.points]
+    assert (names[: plan.first], len(names)) == (ahead, 4)
+
+
+@pytest.mark.parametrize("first", [{"lora.rank": 8}, {"lora.r": 8.5}, {"method": "lora"}])
+def test_what_is_no_value_of_a_setting_cannot_go_first(compose_lines: Any, first: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"^{next(iter(first))}="):
+        make_plan(list(expand([{"lora.r": [8]}], compose=compose_lines)), identify_here, first=[first])
 
 
 def unique(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,13 +24,13 @@ from bench.redaction import show
 from bench.report.table import write_tables
 from bench.run import interrupt_code, stop_on_signals, summarise
 from bench.store import Store
-from bench.sweep import isolate, outlook
+from bench.sweep import isolate, outlook, overview
 from bench.sweep.engine import Foresight, Identifier, Sweep, ends_sweep
-from bench.sweep.isolate import Isolation
+from bench.sweep.isolate import Isolation, ProcessError
 from bench.sweep.packing import Pack
 from bench.sweep.plan import Plan
 from bench.sweep.progress import Display
-from bench.sweep.request import plan_request
+from bench.sweep.request import confirm_long, plan_request
 from bench.sweep.slots import make_slots
 
 
@@ -44,6 +45,7 @@ class BenchSweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
         self.launched = 0
+        self.lock = threading.Lock()  # jobs end in threads of their own
 
     def sweep(self, arguments: list[str]) -> None:
         """Runs the sweep, writes and prints the table unless it was stopped, and exits with its code."""
@@ -54,7 +56,9 @@ class BenchSweeper(Sweeper):
         identify = Identifier()
         base, plan = plan_request(arguments, compose=self._compose, identify=identify)
         store = Store(Path(base.results_dir))
-        sweep = Sweep(plan, base, self._launch, identify, lambda: self._foresee(plan, base, store))
+        self.running = sweep = Sweep(
+            plan, base, self._launch, identify, lambda: self._foresee(plan, base, store, arguments)
+        )
         if isinstance(self.worker, BenchLauncher):
             self.worker.slots = make_slots(sweep.base.devices)
         with Display(log_of=lambda run_id: store.run_folder(run_id) / "log.txt") as self.display:
@@ -82,12 +86,18 @@ class BenchSweeper(Sweeper):
         print(outcome.last_line(), flush=True)
         sys.exit(code)
 
-    def _foresee(self, plan: Plan, base: Config, store: Store) -> Foresight:
-        """Prints what the plan comes to; gives back what says of a run that it cannot fit, and of packs."""
+    def _foresee(self, plan: Plan, base: Config, store: Store, arguments: Sequence[str]) -> Foresight:
+        """Prints what the plan comes to, and asks before a long one; gives back what is known of its runs.
+
+        Raises:
+            ConfigError: it is long and was not confirmed.
+        """
         isolation = self.worker.isolation if isinstance(self.worker, BenchLauncher) else Isolation()
         known = outlook.forecast(plan, base, store, isolation=isolation)
         described = outlook.describe_plan(plan, base, store, known)
-        print(show("\n".join(outlook.summarise(described, known))), flush=True)
+        lines = [*outlook.summarise(described, known), *overview.tell_order(plan, base.sweep)]
+        print(show("\n".join(lines)), flush=True)
+        confirm_long(described, base, arguments)
         return Foresight(
             outlook.make_refusal(known, base, isolation=isolation), outlook.limit_packs(known, base)
         )
@@ -127,8 +137,24 @@ class BenchSweeper(Sweeper):
         if error is None:
             lines = [summarise(point.config, one) for point, one in zip(pack, results, strict=True)]
         self.display.end(pack, lines)
+        stopping = ends_sweep(error) or (isinstance(error, ProcessError) and error.status == "interrupted")
+        with self.lock:
+            if self.running.note_end(pack, error) and not stopping:  # who stops a sweep waits for no table
+                self._write_unfinished()
         failed = error is not None or any(one.status != "success" for one in results)
         return not (failed and len(pack) == 1 and pack[0].config.sweep.fail_fast) and not ends_sweep(error)
+
+    def _write_unfinished(self) -> None:
+        """Writes the tables of what there is by now; that they cannot be written ends no training."""
+        store, (ended, planned) = self.running.store, self.running.progress()
+        try:
+            write_tables(store, lang="en", report=self.running.base.report, progress=(ended, planned))
+        except StoreError as error:
+            print(show(error), file=sys.stderr)
+        else:
+            print(
+                show(f"table of {ended} of at least {planned} runs: {store.folder / 'table.md'}"), flush=True
+            )
 
 
 def _limit_seconds(pack: Pack) -> float | None:

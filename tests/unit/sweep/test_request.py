@@ -1,0 +1,118 @@
+"""A plan of more than twelve hours begins only once somebody has said so."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bench.config import Config
+from bench.errors import ConfigError
+from bench.sweep.request import confirm_long
+
+Compose = Callable[..., Config]
+
+ARGUMENTS = ["experiment=article", "data.train=my texts.csv"]
+
+
+class Terminal(io.StringIO):
+    """A stream that a person types into or reads."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], io.StringIO]:
+    """Has a person at a terminal type this, or nobody there: standard error comes back."""
+
+    def sit(typed: str | None) -> io.StringIO:
+        streams = [io.StringIO("y\n"), io.StringIO()] if typed is None else [Terminal(typed), Terminal()]
+        for name, stream in zip(("stdin", "stderr"), streams, strict=True):
+            monkeypatch.setattr(f"sys.{name}", stream)
+        return streams[1]
+
+    return sit
+
+
+def describe(hours: float | None, **more: Any) -> dict[str, Any]:
+    return {"total_hours": hours, "halving_hours": None, "done": 0, "calibration": {}, **more}
+
+
+@pytest.mark.parametrize("typed", ["y\n", "Y\n", " yes \n"])
+def test_a_person_is_asked_and_may_say_yes(
+    compose: Compose, answer: Callable[[str | None], io.StringIO], typed: str
+) -> None:
+    shown = answer(typed)
+    confirm_long(describe(46.6), compose(), ARGUMENTS)
+    assert shown.getvalue() == "this sweep takes about 46.6 h at least; go on? [y/N] "
+
+
+@pytest.mark.parametrize("typed", ["\n", "n\n", "yesterday\n", ""])
+def test_anything_but_yes_is_no(
+    compose: Compose, answer: Callable[[str | None], io.StringIO], typed: str
+) -> None:
+    answer(typed)
+    with pytest.raises(ConfigError, match=r"^not started") as caught:
+        confirm_long(describe(46.6), compose(), ARGUMENTS)
+    assert caught.value.exit_code == 2
+
+
+def test_where_nobody_can_be_asked_the_message_is_the_way_on(
+    compose: Compose, answer: Callable[[str | None], io.StringIO]
+) -> None:
+    answer(None)
+    with pytest.raises(ConfigError) as caught:
+        confirm_long(describe(46.6, calibration={"all": {}}), compose(), [*ARGUMENTS, "plan.force=false"])
+    first, second = str(caught.value).splitlines()
+    assert "about 46.6 h, and there is no terminal to ask whether more than 12 h are meant" in first
+    assert first.endswith("bench plan experiment=article 'data.train=my texts.csv'")
+    assert second.endswith(": bench sweep experiment=article 'data.train=my texts.csv' plan.force=true")
+    confirm_long(describe(46.6), compose("plan.force=true"), ARGUMENTS)
+
+
+def test_a_process_without_any_input_is_no_terminal(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(ConfigError, match="no terminal"):
+        confirm_long(describe(46.6), compose(), ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("lines", "described"),
+    [
+        ((), describe(12.0)),
+        ((), describe(None)),  # what is not known asks nothing
+        ((), describe(1.0, halving_hours=100.0)),
+        (("sweep.strategy=halving",), describe(100.0, halving_hours=11.0)),
+        (
+            ("sweep.strategy=halving",),
+            describe(100.0, halving_hours=100.0, done=1),
+        ),  # what is left is not known
+    ],
+)
+def test_a_shorter_plan_begins_at_once(
+    compose: Compose,
+    answer: Callable[[str | None], io.StringIO],
+    lines: tuple[str, ...],
+    described: dict[str, Any],
+) -> None:
+    shown = answer("n\n")
+    confirm_long(described, compose(*lines), ARGUMENTS)
+    assert shown.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("lines", "described"),
+    [((), describe(12.01)), (("sweep.strategy=halving",), describe(20.0, halving_hours=12.01))],
+)
+def test_what_counts_are_the_hours_of_this_strategy(
+    compose: Compose,
+    answer: Callable[[str | None], io.StringIO],
+    lines: tuple[str, ...],
+    described: dict[str, Any],
+) -> None:
+    answer(None)
+    with pytest.raises(ConfigError, match=r"about 12\.0 h at least"):
+        confirm_long(described, compose(*lines), ARGUMENTS)
