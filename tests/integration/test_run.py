@@ -1,5 +1,6 @@
 """A run leaves one honest record, whatever it comes to."""
 
+import errno
 import json
 import math
 from collections.abc import Callable
@@ -10,11 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import DebertaV2Config
 
-from bench import attempt, checkpoint, device, measure, model, outcome, trained, trainer
+from bench import attempt, checkpoint, device, measure, model, outcome, parallel, trainer
 from bench.config import Config
 from bench.device import require_attention
 from bench.errors import ConfigError, DataError, MissingError, RunError, StoreError
@@ -230,10 +230,16 @@ def test_a_disk_that_fills_leaves_a_failed_record_and_no_part_of_a_file(
     compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = compose_tiny("method=lora", "train.max_steps=4", "train.warmup_steps=0")
-    monkeypatch.setattr(trained, "save_file", lambda _, path: Path(path).write_bytes(b"part") and refuse())
+    whole = parallel.whole
+    asked: list[torch.Tensor] = []
 
-    def refuse() -> None:
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
+    def fill(tensor: torch.Tensor) -> torch.Tensor:
+        asked.append(tensor)
+        if len(asked) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(tensor)
+
+    monkeypatch.setattr(parallel, "whole", fill)
 
     with pytest.raises(StoreError, match="No space left on device"):
         run(config)
