@@ -16,7 +16,7 @@ class PlanConfig:
     """What runs are planned for, and what follows from it."""
 
     card: str | None  # a name in assets/cards.yaml; null: this machine's own
-    force: bool  # a sweep starts runs too that cannot fit the card
+    force: bool  # a sweep starts runs too that cannot fit the card, the disk or the machine's memory
 
 
 @dataclass(frozen=True)

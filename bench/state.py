@@ -78,7 +78,7 @@ def load(training: trainer.Training, folder: Path) -> None:
 def _split_optimizer(
     optimizer: torch.optim.Optimizer,
 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
-    """The optimizer's tensors as ``<number of the parameter>.<name>``, where they are, and its plain values."""
+    """The optimizer's tensors, where they are, as ``<number of the parameter>.<name>``; its plain values."""
     held: dict[str, torch.Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
     for number, _, parameter in _enumerate(optimizer):

@@ -98,7 +98,7 @@ def make_parser() -> usage.Parser:
 def _plan(arguments: argparse.Namespace) -> int:
     from bench import display, run
     from bench.store import Store
-    from bench.sweep import outlook, overview
+    from bench.sweep import outlook, overview, space
     from bench.sweep.engine import Identifier
     from bench.sweep.isolate import Isolation
     from bench.sweep.request import plan_request
@@ -109,11 +109,12 @@ def _plan(arguments: argparse.Namespace) -> int:
         store, isolation = Store(Path(base.results_dir)), Isolation()
         known = outlook.forecast(plan, base, store, isolation=isolation)
         advice = outlook.advise(plan, known, compose=compose, isolation=isolation)
-    described = outlook.describe_plan(plan, base, store, known, advice)
+    room = space.find_space(plan, base, store, found=known.found, target=known.target)
+    described = outlook.describe_plan(plan, base, store, known, advice) | space.describe(room)
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False, indent=1))
         return 0
-    lines = outlook.summarise(described, known)
+    lines = [*outlook.summarise(described, known), *space.summarise(room)]
     if seeds := base.sweep.final_seeds:
         lines.append(f"then the best of each method with seeds {', '.join(map(str, seeds))}")
     if display.is_terminal():

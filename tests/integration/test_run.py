@@ -328,3 +328,27 @@ def test_attention_that_is_not_there_is_refused_with_what_it_lacks(
             device=torch.device("cpu"),
             precision="fp32",
         )
+
+
+def test_bytes_that_are_paged_to_the_machines_memory_are_in_the_record(
+    compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bitsandbytes marks states that CUDA pages; here what it would page there is marked on a CPU."""
+    from bitsandbytes.optim.optimizer import Optimizer8bit
+
+    make = Optimizer8bit.get_state_buffer
+    sizes: list[int] = []
+
+    def make_paged(self: Any, weight: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        state = make(self, weight, dtype)
+        if weight.numel() >= 1e5:
+            state.is_paged = True
+            sizes.append(state.nbytes)
+        return state
+
+    monkeypatch.setattr(Optimizer8bit, "get_state_buffer", make_paged)
+    short = ("method=full", "train.max_steps=2", "train.warmup_steps=0", "train.eval_steps=2")
+    paged = run(compose_tiny(*short, "train.optimizer=adamw_8bit")).memory
+    assert len(sizes) == 2
+    assert (paged["load"]["paged_bytes"], paged["train"]["paged_bytes"]) == (0, sum(sizes))
+    assert run(compose_tiny(*short, "train.optimizer=adamw")).memory["train"]["paged_bytes"] == 0

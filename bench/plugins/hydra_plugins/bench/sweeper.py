@@ -23,7 +23,7 @@ from bench.redaction import show
 from bench.report.table import write_tables
 from bench.run import interrupt_code, stop_on_signals, summarise
 from bench.store import Store
-from bench.sweep import isolate, outlook
+from bench.sweep import isolate, outlook, space
 from bench.sweep.engine import Foresight, Identifier, Sweep, ends_sweep
 from bench.sweep.isolate import Isolation
 from bench.sweep.packing import Pack
@@ -87,7 +87,10 @@ class BenchSweeper(Sweeper):
         isolation = self.worker.isolation if isinstance(self.worker, BenchLauncher) else Isolation()
         known = outlook.forecast(plan, base, store, isolation=isolation)
         described = outlook.describe_plan(plan, base, store, known)
-        print(show("\n".join(outlook.summarise(described, known))), flush=True)
+        room = space.find_space(plan, base, store, found=known.found, target=known.target)
+        lines = [*outlook.summarise(described, known), *space.summarise(room)]
+        print(show("\n".join(lines)), flush=True)
+        space.require(room, base)
         return Foresight(
             outlook.make_refusal(known, base, isolation=isolation), outlook.limit_packs(known, base)
         )
