@@ -17,7 +17,7 @@ class PlanConfig:
 
     card: str | None  # a name in assets/cards.yaml; null: this machine's own
     force: (
-        bool  # a sweep starts runs too that cannot fit the card, and asks nothing before one of over 12 hours
+        bool  # start runs that cannot fit the card, the disk or the machine's memory; never ask about hours
     )
 
 

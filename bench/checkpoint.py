@@ -19,6 +19,9 @@ from typing import Any
 FOLDER = "checkpoints"
 BEST = "best.safetensors"  # in a run's folder: what was trained, at its best validation score
 MANIFEST = "manifest.json"
+LARGE_BYTES = (
+    10**9
+)  # of weights: so large ones are kept of the chosen runs alone, unless train.keep says more
 KEPT = 2  # the newest, and the one before in case the newest gets damaged
 _STEP = re.compile(r"step-(\d{6,})")
 _PARTIAL = ".partial-"
@@ -81,12 +84,18 @@ def remove(run_folder: Path, *, keep: int) -> None:
 def tidy(run_folder: Path, *, policy: str, stopped: bool) -> None:
     """Leaves of a success what ``train.keep`` says: its best weights, nothing, or the last checkpoints too.
 
+    Under auto and chosen a sweep removes more, once a method's best is known.
     A training that was ``stopped`` early keeps its newest checkpoint, as it is there to be gone on from.
     """
     if policy != "all":
         remove(run_folder, keep=1 if stopped else 0)
     if policy == "none":
         (run_folder / BEST).unlink(missing_ok=True)
+
+
+def is_for_chosen(policy: str, *, trainable: str, weights_bytes: int) -> bool:
+    """Return whether a run's weights go once another run of its method is chosen (``train.keep``)."""
+    return policy == "chosen" or (policy == "auto" and trainable == "all" and weights_bytes > LARGE_BYTES)
 
 
 def measure_disk(run_folder: Path) -> dict[str, int]:

@@ -106,7 +106,7 @@ def _check_choices(config: Config) -> list[str]:
         "train.weights": ("fp32", "bf16"),
         "train.attention": ("auto", "eager", "sdpa", "flash_attention_2"),
         "train.distributed": ("none", "ddp", "fsdp2", "deepspeed_zero2"),
-        "train.keep": ("best", "none", "all"),
+        "train.keep": ("auto", "best", "chosen", "none", "all"),
         "train.precision": ("auto", "fp32", "bf16", "fp16"),
         "track.mode": ("auto", "online", "offline", "disabled"),
         "plan.card": (None, *read_cards()),

@@ -117,7 +117,7 @@ class TrainConfig:
     eval_batch_size: int
     log_steps: int
     checkpoint_steps: int | None  # a run that was killed goes on from its last one; null: it begins anew
-    keep: str  # best | none | all, what a success leaves on disk: its best weights, nothing, checkpoints too
+    keep: str  # auto | best | chosen (weights of a method's best alone) | none | all (checkpoints too)
     stop_step: int | None  # ends a training before its schedule does, with a checkpoint to go on from
     oom_retries: int  # a sweep halves the micro-batch of a run out of memory so often, and trains it again
 

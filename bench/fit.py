@@ -16,6 +16,7 @@ from bench import (
     data,
     metrics,
     model,
+    optimizers,
     parallel,
     random_weights,
     resumption,
@@ -184,6 +185,7 @@ def _train(
     """Trains to the end or to stop_step, from the newest checkpoint if there is one: its step."""
     settings = config.train
     resumed, network = None, training.accelerator.unwrap_model(training.model)
+    meter.count_paged = partial(optimizers.count_paged, training.optimizer)
     if settings.distributed == "none":
         with meter.phase("save"):
             resumed = resumption.resume(training, config, run_folder=run_folder, lineage=lineage, meter=meter)

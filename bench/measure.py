@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ import torch
 
 from bench.device import is_wsl, keep_freed_memory, return_freed_memory
 
-_PEAKS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_resident_bytes", "nvml_peak_bytes")
+_PEAKS = (
+    *("peak_allocated_bytes", "peak_reserved_bytes", "peak_resident_bytes", "nvml_peak_bytes"),
+    "paged_bytes",
+)
 
 
 class Meter:
@@ -33,6 +36,7 @@ class Meter:
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, dict[str, int | None]] = {}
         self.joules: float | None = None  # while training
+        self.count_paged: Callable[[], int] = lambda: 0  # bytes that CUDA moves to the machine's memory
         self.current = "load"  # the last phase that was entered
         self._started = time.monotonic()
         self._nvml, self._nvml_reason = _open_nvml(device)
@@ -53,7 +57,7 @@ class Meter:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
             found = self._read_peaks()
             before = self.peaks.get(name, dict.fromkeys(_PEAKS))
-            self.peaks[name] = {kind: _larger(before[kind], found[kind]) for kind in _PEAKS}
+            self.peaks[name] = {kind: _larger(before.get(kind), found[kind]) for kind in _PEAKS}
             after = self._read_joules()
             if name == "train" and joules is not None and after is not None:
                 self.joules = (self.joules or 0.0) + after - joules
@@ -135,6 +139,7 @@ class Meter:
     def _read_peaks(self) -> dict[str, int | None]:
         peaks: dict[str, int | None] = dict.fromkeys(_PEAKS)
         peaks["peak_resident_bytes"] = _read_resident_peak()
+        peaks["paged_bytes"] = self.count_paged()
         if self.device.type == "cuda":
             peaks["peak_allocated_bytes"] = torch.cuda.max_memory_allocated(self.device)
             peaks["peak_reserved_bytes"] = torch.cuda.max_memory_reserved(self.device)

@@ -95,6 +95,17 @@ def make_optimizer(
     return optimizer
 
 
+def is_paged(state: object) -> bool:
+    """Return whether bitsandbytes keeps the state in the machine's memory."""
+    return bool(getattr(state, "is_paged", False))
+
+
+def count_paged(optimizer: Any) -> int:
+    """Return the bytes of the optimizer's states that are in the machine's memory."""
+    values = [value for state in optimizer.state.values() for value in state.values()]
+    return sum(value.nbytes for value in values if is_paged(value))
+
+
 def round_stochastically(values: torch.Tensor) -> torch.Tensor:
     """fp32 values on the grid of bf16, each rounded up with the probability that keeps its mean.
 

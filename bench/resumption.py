@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from bench import checkpoint, state, trainer, weights
 from bench.checkpoint import BEST
@@ -89,7 +88,7 @@ def save_checkpoint(
 
     try:
         checkpoint.write(run_folder, step=progress.steps, lineage=lineage, save=save)
-    except (OSError, SafetensorError, StoreError) as error:
+    except (OSError, StoreError) as error:
         _logger.warning("the checkpoint of step %d cannot be written: %s", progress.steps, error)
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from bench import model, trainer
+from bench import model, tensors, trainer
 from bench.store import finite
 
 WEIGHTS = "weights.safetensors"  # what is trained, as in a run's best.safetensors
@@ -35,11 +35,11 @@ def save(training: trainer.Training, folder: Path) -> None:
     if progress.steps > progress.logged:
         training.mean_loss()
     model.save_trained(training.model, folder / WEIGHTS)
-    tensors, plain = _split_optimizer(training.optimizer.optimizer)
-    tensors["random.torch"] = torch.get_rng_state()
+    held, plain = _split_optimizer(training.optimizer.optimizer)
+    held["random.torch"] = torch.get_rng_state()
     if training.accelerator.device.type == "cuda":
-        tensors["random.cuda"] = torch.cuda.get_rng_state(training.accelerator.device)
-    save_file(tensors, folder / TENSORS)
+        held["random.cuda"] = torch.cuda.get_rng_state(training.accelerator.device)
+    tensors.write(held, folder / TENSORS)
     scaler = training.accelerator.scaler
     values = {
         "progress": dataclasses.asdict(progress),
@@ -56,9 +56,9 @@ def save(training: trainer.Training, folder: Path) -> None:
 def load(training: trainer.Training, folder: Path) -> None:
     """Puts the training where it was when save wrote the folder; nothing that is read can run code."""
     values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
-    tensors = load_file(folder / TENSORS)
+    held = load_file(folder / TENSORS)  # which maps the file, and reads of it what is used
     model.load_trained(training.model, folder / WEIGHTS)
-    _join_optimizer(training.optimizer.optimizer, tensors, values["optimizer"])
+    _join_optimizer(training.optimizer.optimizer, held, values["optimizer"])
     training.schedule.load_state_dict(values["schedule"])
     for group, rate in zip(training.optimizer.param_groups, training.schedule.get_last_lr(), strict=True):
         group["lr"] = rate
@@ -70,39 +70,35 @@ def load(training: trainer.Training, folder: Path) -> None:
     version, state, gauss = values["random"]["python"]
     random.setstate((version, tuple(state), gauss))
     np.random.set_state(values["random"]["numpy"])
-    torch.set_rng_state(tensors["random.torch"])
+    torch.set_rng_state(held["random.torch"])
     if training.accelerator.device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["random.cuda"], training.accelerator.device)
+        torch.cuda.set_rng_state(held["random.cuda"], training.accelerator.device)
 
 
 def _split_optimizer(
     optimizer: torch.optim.Optimizer,
 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
-    """The optimizer's tensors on the CPU as ``<number of the parameter>.<name>``, and its plain values."""
-    tensors: dict[str, torch.Tensor] = {}
+    """The optimizer's tensors, where they are, as ``<number of the parameter>.<name>``; its plain values."""
+    held: dict[str, torch.Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
-    seen: set[int] = set()
     for number, _, parameter in _enumerate(optimizer):
         values[number] = {}
         for name, value in optimizer.state.get(parameter, {}).items():
-            if not isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor):
+                held[f"{number}.{name}"] = value.detach()
+            else:
                 values[number][name] = value
-                continue
-            # bitsandbytes has one table of values for all parameters, and safetensors refuses shared memory.
-            copied = value.detach().clone() if value.data_ptr() in seen else value.detach()
-            tensors[f"{number}.{name}"] = copied.cpu().contiguous()
-            seen.add(value.data_ptr())
-    return tensors, values
+    return held, values
 
 
 def _join_optimizer(
     optimizer: torch.optim.Optimizer,
-    tensors: Mapping[str, torch.Tensor],
+    held: Mapping[str, torch.Tensor],
     values: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Gives the optimizer the state that _split_optimizer took from one like it."""
     found: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
-    for key, tensor in tensors.items():
+    for key, tensor in held.items():
         number, _, name = key.partition(".")
         found[number][name] = tensor
     for number, place, parameter in _enumerate(optimizer):

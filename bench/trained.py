@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
 from torch import nn
 
-from bench import parallel
+from bench import parallel, tensors
 from bench.errors import StoreError
 
 Trained = Mapping[str, nn.Parameter]  # by the name that a run's own network has for it
@@ -44,30 +43,29 @@ def count(trained: Trained, skeleton: nn.Module) -> tuple[int, int]:
 
 
 def write(trained: Trained, path: Path, *, writes: bool = True) -> None:
-    """Writes it to a safetensors file, at once.
+    """Write it to a safetensors file that is there as a whole or not at all, one tensor after another.
 
     Where processes have a part of each weight, all must call this, and one of them ``writes``.
 
     Raises:
         StoreError: the disk refused it; a file that was there stays.
     """
-    whole = ((name, parallel.whole(value.detach())) for name, value in trained.items())
-    tensors = {name: value.cpu().contiguous() for name, value in whole if writes}
+    held = {name: value.detach() for name, value in trained.items()}
     if not writes:
+        tensors.write(held, path, writes=False)
         return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".writing-{path.name}.")
     os.close(handle)
     try:
-        save_file(tensors, temporary)
+        tensors.write(held, Path(temporary))
         Path(temporary).replace(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise StoreError(f"{path}: {error}; free space on that disk, and the same command goes on") from None
 
 
 def read(trained: Trained, path: Path) -> None:
-    """Sets it to what ``write`` wrote of the same kind of network."""
-    saved = load_file(path)
-    with torch.no_grad():
+    """Set it to what ``write`` wrote of the same kind of network, one tensor after another."""
+    with safe_open(path, framework="pt") as file, torch.no_grad():
         for name, parameter in trained.items():
-            parameter.copy_(parallel.spread(saved[name], parameter))
+            parameter.copy_(parallel.spread(file.get_tensor(name), parameter))

@@ -99,7 +99,7 @@ def make_parser() -> usage.Parser:
 def _plan(arguments: argparse.Namespace) -> int:
     from bench import display, run
     from bench.store import Store
-    from bench.sweep import outlook, overview
+    from bench.sweep import outlook, overview, space
     from bench.sweep.engine import Identifier
     from bench.sweep.isolate import Isolation
     from bench.sweep.request import plan_request
@@ -110,11 +110,13 @@ def _plan(arguments: argparse.Namespace) -> int:
         store, isolation = Store(Path(base.results_dir)), Isolation()
         known = outlook.forecast(plan, base, store, isolation=isolation)
         advice = outlook.advise(plan, known, compose=compose, isolation=isolation)
-    described = outlook.describe_plan(plan, base, store, known, advice)
+    room = space.find_space(plan, base, store, found=known.found, target=known.target)
+    described = outlook.describe_plan(plan, base, store, known, advice) | space.describe(room)
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False, indent=1))
         return 0
-    lines = [*outlook.summarise(described, known), *overview.tell_order(plan, base.sweep)]
+    lines = outlook.summarise(described, known)
+    lines += [*space.summarise(room), *overview.tell_order(plan, base.sweep)]
     if display.is_terminal():
         display.print_table(*overview.tabulate(plan, described))
         display.print_lines(

@@ -37,6 +37,7 @@ def compare(result: Result, config: Config, dataset: Dataset, *, folder: Path | 
         "error": None,
         "phases": found.phases,
         "parts": found.parts,
+        "paged_bytes": found.paged_bytes,
     }
     reasons = dict(result.reasons)
     if measured is not None and device.type == "cuda":

@@ -35,7 +35,7 @@ _SHAPELESS = {
     "model": {"name", "source", "path", "hub_id", "revision"},
     "train": {
         *("lr", "max_steps", "epochs", "warmup_steps", "weight_decay", "max_grad_norm"),
-        *("eval_steps", "log_steps", "stop_step", "checkpoint_steps", "oom_retries"),
+        *("eval_steps", "log_steps", "stop_step", "checkpoint_steps", "oom_retries", "keep"),
     },
 }
 _ELSEWHERE = (
@@ -53,6 +53,10 @@ class Prediction:
     least_bytes: int  # with so much the run gets through, as what is reserved and not used is given back
     parts: dict[str, int]  # bytes at the peak of training: weights, adapters, gradients, ...
     paged_bytes: int  # of optimizer states that are in the machine's memory
+    parameters: int  # of the whole network, a 4-bit weight counted as one
+    trained_bytes: int  # of what is trained, and so of the file with it
+    largest_bytes: int  # of its largest tensor, which is copied to the machine's memory to be saved
+    optimizer_bytes: int  # of all states, paged or not: what a checkpoint holds beside the weights
     work: dict[str, list[list[Any]]]  # micro_batch, step, eval: [flops, bytes moved, dtype, times]
     train_rows: int
     batch_tokens: int  # of the micro-batch that was traced, padding included; the longest there is

@@ -36,6 +36,10 @@ class Recording:
     owners: dict[int, str] = field(default_factory=dict)  # number -> weights, ...; else activations
     work: dict[str, Counter[Work]] = field(default_factory=dict)
     paged_bytes: int = 0  # that are not on the device
+    parameters: int = 0
+    trained_bytes: int = 0
+    largest_bytes: int = 0  # of what is trained
+    optimizer_bytes: int = 0
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ from accelerate.state import GradientState
 from accelerate.utils import DistributedType, convert_to_fp32
 from torch import nn
 
-from bench import model, trainer
+from bench import model, optimizers, trained, trainer
 from bench.config import Config
 from bench.memory.kernels import Kernels
 from bench.memory.recording import Recorder, Recording
@@ -122,8 +122,11 @@ def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) ->
             device=META,
             precision=shapes.precision,
         )
-    trained = "weights" if config.method.trainable == "all" else "adapters"
-    hold_weights(recorder, network.model, trained=trained)
+    owner = "weights" if config.method.trainable == "all" else "adapters"
+    hold_weights(recorder, network.model, trained=owner)
+    sizes = [one.nbytes for one in trained.find(network.model).values()]
+    recorder.recording.parameters = network.total_parameters
+    recorder.recording.trained_bytes, recorder.recording.largest_bytes = sum(sizes), max(sizes)
     kernels = Kernels(shapes.device_type)
     _recompute_within(network.model, kernels)
     with kernels.active(), recorder, _meta_optimizers(recorder):
@@ -135,14 +138,21 @@ def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) ->
                 parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
         training = trainer.prepare(network.model, config, task=task, steps=STEPS, accelerator=accelerator)
         _train(recorder, training, shapes)
-        for state in training.optimizer.state.values():
-            for value in state.values():
-                if isinstance(value, torch.Tensor) and value.is_meta and not _is_paged(value):
-                    recorder.hold(value, "optimizer")
+        _hold_states(recorder, training.optimizer)
         recorder.phase = "eval"
         batches = iter([(np.arange(shapes.eval_rows), make_batch(shapes.eval_rows, shapes.eval_length))])
         trainer.predict(training.model, batches, task=task, accelerator=accelerator)
     return recorder.recording
+
+
+def _hold_states(recorder: Recorder, optimizer: Any) -> None:
+    """Count the optimizer's states, and those that are not paged as on the device."""
+    values = [value for state in optimizer.state.values() for value in state.values()]
+    states = [one for one in values if isinstance(one, torch.Tensor) and one.is_meta]
+    recorder.recording.optimizer_bytes = sum(one.nbytes for one in states)
+    for one in states:
+        if not optimizers.is_paged(one):
+            recorder.hold(one, "optimizer")
 
 
 def _find_obstacle(config: Config, shapes: Shapes) -> str | None:
@@ -228,10 +238,6 @@ def _hold_gradient(recorder: Recorder) -> Callable[[torch.Tensor], None]:
             recorder.hold(parameter.grad, "gradients")
 
     return hold
-
-
-def _is_paged(tensor: torch.Tensor) -> bool:
-    return getattr(tensor, "is_paged", False)
 
 
 @contextlib.contextmanager

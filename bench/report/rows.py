@@ -27,6 +27,7 @@ PEAKS = {  # memory kind -> the peak the table shows; in the order of the tables
     "cuda": "memory.train.peak_reserved_bytes",
     "cpu_resident": "memory.train.peak_resident_bytes",
 }
+PAGED = "memory.train.paged_bytes"
 FEWEST_SEEDS = 3  # for an interval over seeds: Student's t of two is 4 times as wide as of three
 # Shown wherever they count.
 _USUAL = ("lora.r", "lora.alpha", "lora.dropout", "train.lr", "method.loraplus_lr_ratio")
@@ -69,6 +70,9 @@ class Row:
     validation: float | None  # the score that the chosen configuration was chosen for
     not_alone: int  # chosen runs whose memory, time and energy are left out: resumed halfway, or packed
     peak_memory_bytes: float | None  # the highest of the seeds, while training
+    paged_bytes: (
+        float | None
+    )  # of optimizer states in the machine's memory, beside that; the most of the seeds
     train_seconds: float | None  # mean
     joules: float | None  # mean, of the GPU while training
     accuracy: Summary | None  # on the test split
@@ -146,6 +150,7 @@ def _build_row(
         validation=selection.scores[0] if selection else None,
         not_alone=len(chosen) - len(alone),
         peak_memory_bytes=max(known["memory"], default=None),
+        paged_bytes=max(_read_known(alone, PAGED), default=None),
         train_seconds=_mean(known["train_time"]),
         joules=_mean(known["energy"]),
         accuracy=accuracy,

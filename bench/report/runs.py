@@ -77,6 +77,7 @@ _COLUMNS = {
     **{
         f"{phase}_{name}": f"memory.{phase}.{name}" for phase in ("load", "train", "eval") for name in _MEMORY
     },
+    "train_paged_bytes": "memory.train.paged_bytes",
     "load_seconds": "time.load_seconds",
     "train_seconds": "time.train_seconds",
     "eval_seconds": "time.eval_seconds",

@@ -135,7 +135,9 @@ def describe_tables(evidence: Evidence, *, text: Text) -> tuple[str, str, Titles
 def render_csv(evidence: Evidence, *, text: Text) -> str:
     """table.csv: the columns of table.md and then EXTRAS, a row per method; unknown is an empty cell."""
     names = [*COLUMNS, *EXTRAS, *_list_columns(evidence.report)[len(COLUMNS) :]]
-    header = {**text.columns, **text.extras, "cost": text.prose.cost}
+    if any(row.paged_bytes for row in evidence.rows):
+        names.append("paged")
+    header = {**text.columns, **text.extras, "cost": text.prose.cost, "paged": text.paged_column}
     values = [_to_values(row, report=evidence.report, text=text) for row in evidence.rows]
     return to_csv([header[name] for name in names], [[row[name] for name in names] for row in values])
 
@@ -154,7 +156,7 @@ def _to_cells(row: Row, *, report: ReportConfig, text: Text, notes: list[str]) -
     title = escape_markdown(row.title)
     cells = {
         "method": title,
-        "memory": _format(row.peak_memory_bytes, format_gib),
+        "memory": _describe_memory(row, text),
         "train_time": _format(row.train_seconds, lambda seconds: format_duration(seconds, text)),
         "accuracy": _format(row.accuracy.mean if row.accuracy else None, percent),
         "f1_macro": _format(row.f1_macro.mean if row.f1_macro else None, percent),
@@ -229,6 +231,7 @@ def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
         "weights": "random" if row.has_random_weights else "saved",
         "run_ids": row.run_ids,
         "cost": round_six(price_training(row, report)),
+        "paged": round_six(None if row.paged_bytes is None else row.paged_bytes / GIB),
     }
 
 
@@ -267,6 +270,8 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
     kinds = dict.fromkeys(row.memory_kind for row in rows if row.memory_kind)
     notes = [text.choice.format(metric=metric, at_seed=at_seed), text.numbers]
     notes += [text.memory_notes[kind] for kind in kinds]
+    if any(row.paged_bytes for row in rows):
+        notes.append(text.paged_note)
     errors = [
         abs(one.prediction["error"]) for one in evidence.results if one.prediction.get("error") is not None
     ]
@@ -317,6 +322,14 @@ def _say_interval(row: Row, text: Text) -> str | None:
     if row.interval is None:
         return None
     return text.intervals[row.interval.over].format(100 * row.interval.low, 100 * row.interval.high)
+
+
+def _describe_memory(row: Row, text: Text) -> str:
+    """Return the peak in GiB, and what was paged to the machine's memory beside it."""
+    peak = _format(row.peak_memory_bytes, format_gib)
+    if row.peak_memory_bytes is None or not row.paged_bytes:
+        return peak
+    return text.paged.format(memory=peak, paged=format_gib(row.paged_bytes))
 
 
 def _format(value: float | None, write: Callable[[float], str]) -> str:

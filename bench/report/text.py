@@ -53,6 +53,9 @@ class Text:
     columns: Mapping[str, str]  # headers of both tables; the first six are fixed by the contract
     extras: Mapping[str, str]  # more headers, of table.csv alone
     memory_columns: Mapping[str, str]  # by kind: table.md never shows a peak without its kind
+    paged: str  # a peak of the card, and what was paged beside it
+    paged_column: str  # of table.csv, where something was paged
+    paged_note: str
     statuses: Mapping[str, str]
     metrics: Mapping[str, str]
     heading: str
@@ -135,6 +138,10 @@ ENGLISH = Text(
         "cuda": "Peak memory (GiB, CUDA reserved)",
         "cpu_resident": "Peak memory (GiB, CPU resident)",
     },
+    paged="{memory} + {paged} paged to RAM",
+    paged_column="Paged to RAM (GiB)",
+    paged_note="Paged to RAM: optimizer states that CUDA moves between the machine's memory and the GPU; the "
+    "peak before them does not count them.",
     statuses={
         "success": "no validation score",
         "failed": "failed",
@@ -238,6 +245,9 @@ CHINESE = Text(
         "cuda": "显存占用 (GiB，CUDA 预留)",
         "cpu_resident": "显存占用 (GiB，CPU 进程常驻内存)",
     },
+    paged="{memory} + {paged} 分页至内存",
+    paged_column="分页至内存 (GiB)",
+    paged_note="分页至内存：由 CUDA 在主机内存与 GPU 之间移动的优化器状态，不计入其前的峰值。",
     statuses={
         "success": "无验证集分数",
         "failed": "失败",

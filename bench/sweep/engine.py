@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from bench import data, hub, selection, tracking, weights
+from bench.cards import GIB
 from bench.checks import require_valid
 from bench.config import Config, replace_values
 from bench.errors import HeldError, StoreError
 from bench.identity import Identity, identify
 from bench.redaction import redact, show
 from bench.store import STARTED, STATUSES, Result, Store, start_record
+from bench.sweep import losers
 from bench.sweep.halving import count_survivors, group_points, plan_rung, rungs, survivors
 from bench.sweep.isolate import ProcessError
 from bench.sweep.packing import Pack, form_packs, pack_lines, shrink
@@ -370,6 +372,8 @@ class Sweep:
         """
         planned = {point.run_id: point for point in self.plan.points}
         chosen = self._select(planned)
+        if freed := losers.remove(self.store, self.points, chosen):
+            print(f"train.keep: what was not chosen gave back {freed / GIB:.1f} GiB of the disk", flush=True)
         go_on = self._measure_alone(planned[one.run_id] for best in chosen for one in best.results)
         return [planned[best.results[0].run_id] for best in chosen] if go_on else []
 

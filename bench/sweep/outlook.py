@@ -264,6 +264,8 @@ def _describe_run(point: Point, known: Forecast, *, is_done: bool) -> dict[str, 
         "predicted_peak_reserved_bytes": outlook.peak_bytes,
         "predicted_hours": None if outlook.seconds is None else outlook.seconds / _HOUR,
         "parts": found.parts if isinstance(found, Prediction) else None,
+        "paged_bytes": found.paged_bytes if isinstance(found, Prediction) else None,
+        "weights_bytes": found.trained_bytes if isinstance(found, Prediction) else None,
         "reason": outlook.reason,
     }
 

@@ -1,8 +1,10 @@
 """Which run is meant, by its id or as the best of a method; found in the records alone, without torch."""
 
 import re
+import shlex
 from pathlib import Path
 
+from bench import checkpoint
 from bench.checkpoint import BEST
 from bench.errors import ConfigError, MissingError
 from bench.selection import group_by_method, read_criterion, read_value, select_best
@@ -63,14 +65,22 @@ def find_weights(store: Store, result: Result) -> Path:
     path = store.run_folder(result.run_id) / BEST
     if path.is_file():
         return path
-    if result.config["train"].get("keep") == "none":
-        reason = "train.keep=none left no weights"
-    else:
-        reason = f"its weights, {path}, are gone"
     raise MissingError(
-        f"{result.run_id}: {reason}; train again with train.keep=best and another results_dir, or remove "
-        "the run's folder first"
+        f"{result.run_id}: {_explain_missing(result, path)}; train again with train.keep=best and another "
+        f"results_dir, or first remove the run's folder, rm -r {shlex.quote(str(path.parent))}"
     )
+
+
+def _explain_missing(result: Result, path: Path) -> str:
+    """Why the run has no weights."""
+    train, method = result.config["train"], result.config["method"]
+    keep, itemsize = train.get("keep", "best"), 2 if train.get("weights") == "bf16" else 4
+    size = itemsize * (result.parameters.get("trainable") or 0)
+    if keep == "none":
+        return "train.keep=none left no weights"
+    if checkpoint.is_for_chosen(keep, trainable=method["trainable"], weights_bytes=size):
+        return f"train.keep={keep} kept the weights of its method's best alone ({_BEST}{method['name']})"
+    return f"its weights, {path}, are gone"
 
 
 def _find_best(store: Store, name: str) -> Result:

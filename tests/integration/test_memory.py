@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bench import model, trainer, weights
+from bench import checkpoint, model, trainer, weights
 from bench import task as tasks
 from bench.config import Config
 from bench.measure import Meter
@@ -166,6 +166,21 @@ def test_growth_is_above_where_the_process_began(resident: int, grown: int | Non
     assert meter.peak_bytes() is None
     meter.peaks = {"train": {"peak_resident_bytes": resident}, "save": {"peak_resident_bytes": 5000}}
     assert meter.peak_bytes() == grown
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_what_a_run_leaves_on_the_disk_is_known_before(compose_decoder: Compose, method: str) -> None:
+    every = ("train.keep=all", "train.checkpoint_steps=4", "train.max_steps=5", "train.eval_steps=2")
+    config = compose_decoder("llama", f"method={method}", "lora.r=64", *every)
+    [found] = forecast.predict_all([config], "cpu")
+    assert isinstance(found, Prediction)
+    result = run(config)
+    folder = Path(config.results_dir) / "runs" / result.run_id
+    [states] = folder.glob("checkpoints/*/state.safetensors")
+    assert (folder / checkpoint.BEST).stat().st_size == pytest.approx(found.trained_bytes, rel=0.05)
+    assert states.stat().st_size == pytest.approx(found.optimizer_bytes, rel=0.05)
+    assert found.parameters == result.parameters["total"]
+    assert result.prediction["paged_bytes"] == 0
 
 
 def test_a_run_says_why_nothing_was_predicted_of_it(compose_tiny: Compose) -> None:

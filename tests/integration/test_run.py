@@ -1,5 +1,6 @@
 """A run leaves one honest record, whatever it comes to."""
 
+import errno
 import json
 import math
 from collections.abc import Callable
@@ -11,11 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import DebertaV2Config
 
-from bench import attempt, checkpoint, device, measure, model, outcome, trained, trainer
+from bench import attempt, checkpoint, device, measure, model, outcome, parallel, trainer
 from bench.config import Config
 from bench.device import limit_memory, require_attention
 from bench.errors import ConfigError, DataError, MissingError, RunError, StoreError
@@ -238,10 +238,16 @@ def test_a_disk_that_fills_leaves_a_failed_record_and_no_part_of_a_file(
     compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = compose_tiny("method=lora", "train.max_steps=4", "train.warmup_steps=0")
-    monkeypatch.setattr(trained, "save_file", lambda _, path: Path(path).write_bytes(b"part") and refuse())
+    whole = parallel.whole
+    asked: list[torch.Tensor] = []
 
-    def refuse() -> None:
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
+    def fill(tensor: torch.Tensor) -> torch.Tensor:
+        asked.append(tensor)
+        if len(asked) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(tensor)
+
+    monkeypatch.setattr(parallel, "whole", fill)
 
     with pytest.raises(StoreError, match="No space left on device"):
         run(config)
@@ -330,3 +336,27 @@ def test_attention_that_is_not_there_is_refused_with_what_it_lacks(
             device=torch.device("cpu"),
             precision="fp32",
         )
+
+
+def test_bytes_that_are_paged_to_the_machines_memory_are_in_the_record(
+    compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bitsandbytes marks states that CUDA pages; here what it would page there is marked on a CPU."""
+    from bitsandbytes.optim.optimizer import Optimizer8bit
+
+    make = Optimizer8bit.get_state_buffer
+    sizes: list[int] = []
+
+    def make_paged(self: Any, weight: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        state = make(self, weight, dtype)
+        if weight.numel() >= 1e5:
+            state.is_paged = True
+            sizes.append(state.nbytes)
+        return state
+
+    monkeypatch.setattr(Optimizer8bit, "get_state_buffer", make_paged)
+    short = ("method=full", "train.max_steps=2", "train.warmup_steps=0", "train.eval_steps=2")
+    paged = run(compose_tiny(*short, "train.optimizer=adamw_8bit")).memory
+    assert len(sizes) == 2
+    assert (paged["load"]["paged_bytes"], paged["train"]["paged_bytes"]) == (0, sum(sizes))
+    assert run(compose_tiny(*short, "train.optimizer=adamw")).memory["train"]["paged_bytes"] == 0

@@ -27,7 +27,7 @@ CHOICES = {
     "train.distributed": "none, ddp, fsdp2, deepspeed_zero2",
     "train.attention": "auto, eager, sdpa, flash_attention_2",
     "train.precision": "auto, fp32, bf16, fp16",
-    "train.keep": "best, none, all",
+    "train.keep": "auto, best, chosen, none, all",
     "track.mode": "auto, online, offline, disabled",
     "sweep.select_by": "accuracy, f1_macro",
     "sweep.strategy": "grid, halving",

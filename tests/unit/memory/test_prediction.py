@@ -30,6 +30,10 @@ PREDICTION = Prediction(
     least_bytes=18,
     parts={"weights": 10, "activations": 7},
     paged_bytes=0,
+    parameters=1000,
+    trained_bytes=400,
+    largest_bytes=100,
+    optimizer_bytes=800,
     work={
         "micro_batch": [
             [1e14, 8, "bfloat16", 3],  # computes for 1 s

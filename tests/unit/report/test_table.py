@@ -455,3 +455,46 @@ def test_the_notes_say_how_far_off_predictions_were() -> None:
     ]
     assert "off by 2.0% at the median and 5.0% at worst (3 runs on CUDA)" in read_markdown(runs)
     assert "predicted" not in read_markdown([make_run()])
+
+
+def page(result: Result, paged: int) -> Result:
+    return replace(
+        result, memory={**result.memory, "train": {**result.memory["train"], "paged_bytes": paged}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "cell", "column"),
+    [
+        (ENGLISH, "14.65 + 12.50 paged to RAM", "Paged to RAM (GiB)"),
+        (CHINESE, "14.65 + 12.50 分页至内存", "分页至内存 (GiB)"),
+    ],
+)
+def test_what_is_paged_to_the_machines_memory_stands_beside_the_peak(
+    text: Text, cell: str, column: str
+) -> None:
+    full = page(make_run("full", kind="cuda", peak=round(14.65 * 2**30)), round(12.5 * 2**30))
+    lora = page(make_run("lora", kind="cuda", peak=2**30), 0)
+    earlier = make_run("qlora", kind="cuda", peak=2**29)  # whose record says nothing of it
+    evidence = make_evidence([full, lora, earlier])
+    markdown = render_markdown(evidence, text=text)
+    assert [row[1] for row in read_cells(markdown)[2:5]] == [cell, "1.00", "0.50"]
+    assert markdown.count(text.paged_note) == 1
+    lines = render_csv(evidence, text=text).splitlines()
+    assert lines[0].split(",")[-1] == column
+    assert [row[column] for row in read_csv("\n".join(lines))] == ["12.5", "0.0", ""]
+    assert [row["train_paged_bytes"] for row in read_csv(render_runs(evidence.results))] == [
+        str(round(12.5 * 2**30)),
+        "0",
+        "",
+    ]
+
+
+def test_where_nothing_is_paged_the_files_are_as_they_were() -> None:
+    before = small_sweep()
+    after = [page(one, 0) for one in before]
+    for text in (ENGLISH, CHINESE):
+        assert read_markdown(before, text) == read_markdown(after, text)
+        files = [render_csv(make_evidence(results), text=text) for results in (before, after)]
+        assert files[0] == files[1]
+        assert text.paged_column not in files[0]

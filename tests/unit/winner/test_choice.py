@@ -67,6 +67,32 @@ def test_weights_that_are_not_there_are_named(store: Store) -> None:
     assert choice.find_weights(store, trained) == path
 
 
+@pytest.mark.parametrize(
+    ("keep", "method", "trainable", "reason"),
+    [
+        ("none", "lora", 10**9, "train.keep=none left no weights"),
+        (
+            "chosen",
+            "lora",
+            1000,
+            r"train.keep=chosen kept the weights of its method's best alone \(best:lora\)",
+        ),
+        ("auto", "full", 250_000_001, r"train.keep=auto kept the weights of .* alone \(best:full\)"),
+        ("auto", "full", 250_000_000, "its weights, .*, are gone"),  # 1 GB in fp32
+        ("auto", "lora", 10**9, "its weights, .*, are gone"),
+    ],
+)
+def test_weights_that_were_not_kept_say_why_and_how_to_get_them(
+    store: Store, keep: str, method: str, trainable: int, reason: str
+) -> None:
+    loser = make_run(method, trainable=trainable)
+    loser.config["train"]["keep"] = keep
+    store.write(loser)
+    remedy = rf"{reason}; train again with train.keep=best .*rm -r .*/runs/{loser.run_id}$"
+    with pytest.raises(MissingError, match=rf"^{loser.run_id}: {remedy}"):
+        choice.find_weights(store, loser)
+
+
 def test_a_folder_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert choice.names_run("best:lora")
     assert choice.names_run("0123456789ab")

@@ -24,7 +24,7 @@ from bench.redaction import show
 from bench.report.table import write_tables
 from bench.run import interrupt_code, stop_on_signals, summarise
 from bench.store import Store
-from bench.sweep import isolate, outlook, overview
+from bench.sweep import isolate, outlook, overview, space
 from bench.sweep.engine import Foresight, Identifier, Sweep, ends_sweep
 from bench.sweep.isolate import Isolation, ProcessError
 from bench.sweep.packing import Pack
@@ -95,8 +95,11 @@ class BenchSweeper(Sweeper):
         isolation = self.worker.isolation if isinstance(self.worker, BenchLauncher) else Isolation()
         known = outlook.forecast(plan, base, store, isolation=isolation)
         described = outlook.describe_plan(plan, base, store, known)
-        lines = [*outlook.summarise(described, known), *overview.tell_order(plan, base.sweep)]
+        room = space.find_space(plan, base, store, found=known.found, target=known.target)
+        lines = outlook.summarise(described, known)
+        lines += [*space.summarise(room), *overview.tell_order(plan, base.sweep)]
         print(show("\n".join(lines)), flush=True)
+        space.require(room, base)
         confirm_long(described, base, arguments)
         return Foresight(
             outlook.make_refusal(known, base, isolation=isolation), outlook.limit_packs(known, base)

@@ -1,0 +1,47 @@
+"""What runs that were not chosen give back of the disk: their weights and checkpoints (``train.keep``)."""
+
+from collections.abc import Mapping, Sequence
+
+from bench import checkpoint, selection
+from bench.checkpoint import BEST
+from bench.selection import Selection
+from bench.store import Result, Store
+from bench.sweep.plan import Point
+
+
+def remove(store: Store, planned: Mapping[str, Point], chosen: Sequence[Selection]) -> int:
+    """Remove weights and checkpoints of runs that lost against their method's best; return the bytes.
+
+    Where ``train.keep`` says so: as the plan has it now, or as the record of a run of another sweep. Kept are
+    the runs that this sweep chose and those that the table and best:METHOD choose among all in the folder.
+    """
+    results, _ = store.read_all()
+    groups, select_by = selection.group_by_method(results), selection.read_criterion(results)
+    freed = 0
+    for best in chosen:
+        rivals = groups.get(selection.method_key(best.results[0]), [])
+        overall = selection.select_best(rivals, select_by=select_by)
+        winners = [*best.results, *(overall.results if overall else ())]
+        kept = {one.run_id for one in winners}
+        for one in rivals:
+            lost = one.status == "success" and one.run_id not in kept and _gives_way(store, one, planned)
+            if lost and not store.is_held(one.run_id):
+                freed += _count_disk(store, one)
+                checkpoint.tidy(store.run_folder(one.run_id), policy="none", stopped=False)
+    return freed
+
+
+def _gives_way(store: Store, result: Result, planned: Mapping[str, Point]) -> bool:
+    """Whether the run's weights go now; another sweep's rung may still be gone on from."""
+    if selection.is_stopped(result) and result.run_id not in planned:
+        return False
+    train, method = result.config["train"], result.config["method"]
+    point = planned.get(result.run_id)
+    policy = train.get("keep", "best") if point is None else point.config.train.keep
+    path = store.run_folder(result.run_id) / BEST
+    size = path.stat().st_size if path.exists() else 0
+    return checkpoint.is_for_chosen(policy, trainable=method["trainable"], weights_bytes=size)
+
+
+def _count_disk(store: Store, result: Result) -> int:
+    return sum(checkpoint.measure_disk(store.run_folder(result.run_id)).values())

@@ -1,0 +1,353 @@
+"""What a sweep takes of the machine's disks and memory (RAM), known before it begins. Never imports torch."""
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench import checkpoint, selection, weights
+from bench.cards import GIB
+from bench.config import Config
+from bench.errors import MissingError, StoreError
+from bench.memory.prediction import Prediction, count_steps
+from bench.selection import MethodKey
+from bench.store import Result, Store
+from bench.sweep.halving import count_by_rung, group_points, rungs
+from bench.sweep.plan import Plan, Point
+from bench.sweep.predict import Found, Target
+from bench.sweep.slots import make_slots
+
+PROCESS_BYTES = GIB  # of a run beside its tensors: Python, torch and other libraries; a CPU's has 0.35 GiB
+_RELEASED_ITEMSIZE = 2  # bytes of a weight on the hub: nearly all of them are in 16 bits
+_TOKEN_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One file system, what the sweep puts there, and how much more it holds."""
+
+    folders: tuple[str, ...]  # each with the setting that names it: results_dir=results/article
+    free_bytes: int
+    needs: Mapping[str, int]  # weights, checkpoints, downloads, tokens: bytes
+
+    @property
+    def needed_bytes(self) -> int:
+        """All of the needs."""
+        return sum(self.needs.values())
+
+    @property
+    def missing_bytes(self) -> int:
+        """What there is too little of; negative: what is left."""
+        return self.needed_bytes - self.free_bytes
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """What the most demanding run takes of the machine's memory beside a card's, and what there is."""
+
+    loading_bytes: int  # base weights on their way from the disk to the card
+    paged_bytes: int  # optimizer states, while it trains
+    saving_bytes: int  # the largest tensor, as weights are saved one by one
+    runs_at_once: int
+    available_bytes: int
+    total_bytes: int
+
+    @property
+    def needed_bytes(self) -> int:
+        """Of all runs at once; loading is over when training begins."""
+        each = PROCESS_BYTES + max(self.loading_bytes, self.paged_bytes + self.saving_bytes)
+        return each * self.runs_at_once
+
+
+@dataclass(frozen=True)
+class Space:
+    """What the runs that are left take of the machine."""
+
+    disks: tuple[Disk, ...]
+    host: HostMemory | None  # None: no card, or no prediction
+    unknown: int  # runs whose weights have no predicted size
+    keeps_all: bool  # whether train.keep=chosen would take less
+
+
+def find_space(
+    plan: Plan, base: Config, store: Store, *, found: Mapping[str, Found], target: Target
+) -> Space:
+    """Return what the plan's runs without a success take of disks and memory."""
+    results, _ = store.read_all()
+    done = {one.run_id: one for one in results if one.status == "success"}
+    known = {
+        run_id: one
+        for run_id, one in found.items()
+        if isinstance(one, Prediction) and (base.plan.force or _can_train(one, target))
+    }
+    left = [point for point in plan.points if point.run_id not in done]
+    traced = [point for point in left if point.run_id in known]
+    groups = _group(point for point in plan.points if point.run_id in known)
+    needs = {
+        ("results_dir", base.results_dir): {
+            "weights": sum(_count_weights(group, known, base, done) for group in groups)
+            + _count_rewriting(traced, known, base),
+            "checkpoints": _count_checkpoints(traced, known, base),
+        },
+        ("cache_dir", base.cache_dir): {"tokens": _count_tokens(traced, known)},
+    }
+    if downloads := _count_downloads(traced, known):
+        from huggingface_hub import constants
+
+        needs["HF_HUB_CACHE", constants.HF_HUB_CACHE] = {"downloads": downloads}
+    unknown = sum(isinstance(found.get(point.run_id), str) for point in left)
+    return Space(
+        disks=_group_disks(needs),
+        host=_find_host(traced, known, base) if target.device_type == "cuda" else None,
+        unknown=unknown,
+        keeps_all=any(point.config.train.keep in ("best", "all") for point in traced),
+    )
+
+
+def require(space: Space, base: Config) -> None:
+    """Refuse a sweep that this machine cannot hold, unless plan.force=true.
+
+    Raises:
+        StoreError: a disk has not the room.
+        MissingError: the machine has not the memory, even if nothing else used it.
+    """
+    if base.plan.force:
+        return
+    if short := [_tell_disk(disk, space) for disk in space.disks if disk.missing_bytes > 0]:
+        raise StoreError("\n".join(short))
+    if space.host is not None and space.host.needed_bytes > space.host.available_bytes:
+        raise MissingError(
+            f"{_tell_host(space.host)}: this machine has too little; leave out the method with paged states "
+            "or an unquantised base, or train fewer runs at once (devices=); plan.force=true tries it"
+        )
+
+
+def describe(space: Space) -> dict[str, Any]:
+    """Return what ``bench plan --json`` prints of it."""
+    host = space.host
+    return {
+        "disks": [
+            {
+                "folders": list(disk.folders),
+                "free_bytes": disk.free_bytes,
+                "needed_bytes": disk.needed_bytes,
+                **{f"{name}_bytes": value for name, value in disk.needs.items()},
+                "enough": disk.missing_bytes <= 0,
+            }
+            for disk in space.disks
+        ],
+        "runs_of_unknown_weights": space.unknown,
+        "host_memory": None
+        if host is None
+        else {**vars(host), "process_bytes": PROCESS_BYTES, "needed_bytes": host.needed_bytes},
+    }
+
+
+def summarise(space: Space) -> list[str]:
+    """Return it for a person, a line for each disk and one for the memory."""
+    lines = [_tell_disk(disk, space) for disk in space.disks]
+    if space.unknown:
+        lines.append(f"disk: not counted are the weights of {space.unknown} runs, whose size is not known")
+    if space.host is not None:
+        lines.append(_tell_host(space.host))
+    return lines
+
+
+def _can_train(prediction: Prediction, target: Target) -> bool:
+    """Whether the run fits with ever so small a micro-batch; else it is not started and writes nothing."""
+    least = sum(size for name, size in prediction.parts.items() if name != "activations")
+    return target.device_type == "cpu" or least <= target.usable_bytes
+
+
+def _group(points: Iterable[Point]) -> list[list[Point]]:
+    """The points of each method on each task: those of which one is chosen."""
+    groups: dict[MethodKey, list[Point]] = {}
+    for point in points:
+        groups.setdefault(_key(point), []).append(point)
+    return list(groups.values())
+
+
+def _key(point: Point) -> MethodKey:
+    """As selection.method_key, of a network that is not trained yet."""
+    canonical = point.identity.canonical
+    task = canonical["data"]["fingerprint"], canonical["model"]["revision"]
+    return MethodKey(*task, method=point.config.method.name)
+
+
+def _count_weights(
+    group: Sequence[Point], known: Mapping[str, Prediction], base: Config, done: Mapping[str, Result]
+) -> int:
+    """Bytes of weights that one method's runs will leave, at the moment when there are most."""
+    config = group[0].config
+    if config.train.keep == "none":
+        return 0
+    left = [point for point in group if point.run_id not in done]
+    largest = max(known[point.run_id].trained_bytes for point in group)
+    total = sum(known[point.run_id].trained_bytes for point in left)
+    if left:
+        total = total * _count_rungs(left, base) // len(left)
+    seeds = set(base.sweep.final_seeds) - {point.config.seed for point in group}
+    if not left:  # so that the choice is made, and some of its seeds may be trained
+        theirs = [one for one in done.values() if selection.method_key(one) == _key(group[0])]
+        seeds -= {selection.read_seed(one) for one in theirs}
+    finals = len(seeds) * largest
+    if checkpoint.is_for_chosen(config.train.keep, trainable=config.method.trainable, weights_bytes=largest):
+        return max(total, finals + largest if left else finals)
+    return total + finals
+
+
+def _count_rungs(group: Sequence[Point], base: Config) -> int:
+    """How many runs the points are: with halving each rung of a configuration is a run of its own."""
+    if base.sweep.strategy != "halving":
+        return len(group)
+    return sum(sum(_count_by_rung(rivals)) for rivals in group_points(group))
+
+
+def _count_by_rung(rivals: Sequence[Point]) -> list[int]:
+    total = rivals[0].config.train.max_steps
+    if len(rivals) == 1 or total is None:
+        return [len(rivals)]
+    return count_by_rung(len(rivals), rungs=rungs(total))
+
+
+def _count_rewriting(points: Sequence[Point], known: Mapping[str, Prediction], base: Config) -> int:
+    """Bytes of weights of runs that train, beside what is kept: new best ones before the old ones go."""
+    sizes = [
+        known[point.run_id].trained_bytes * (2 if point.config.train.keep == "none" else 1)
+        for point in points
+    ]
+    return _add_largest(sizes, base)
+
+
+def _count_checkpoints(points: Sequence[Point], known: Mapping[str, Prediction], base: Config) -> int:
+    """Bytes of checkpoints at most: of the runs that train, of rungs to go on from, and of all that are kept.
+
+    A checkpoint holds weights, the best ones so far and the optimizer's states; a new one is written before
+    the oldest goes.
+    """
+    training, kept = list[int](), 0
+    for point in points:
+        one, train = known[point.run_id], point.config.train
+        steps = count_steps(point.config, one.train_rows)
+        count = 0 if train.checkpoint_steps is None else (steps - 1) // train.checkpoint_steps
+        training.append(min(count, checkpoint.KEPT + 1) * _checkpoint_bytes(one))
+        kept += min(count, checkpoint.KEPT) * _checkpoint_bytes(one) if train.keep == "all" else 0
+    if base.sweep.strategy == "halving":
+        for rivals in group_points(points):
+            kept += sum(_count_by_rung(rivals)[:-1]) * _checkpoint_bytes(known[rivals[0].run_id])
+    return kept + _add_largest(training, base)
+
+
+def _checkpoint_bytes(prediction: Prediction) -> int:
+    return 2 * prediction.trained_bytes + prediction.optimizer_bytes
+
+
+def _add_largest(sizes: Sequence[int], base: Config) -> int:
+    """The sum of as many of the sizes as there are runs at once, the largest."""
+    return sum(sorted(sizes)[-_count_slots(base) :])
+
+
+def _count_slots(base: Config) -> int:
+    """How many runs there are at the same time."""
+    return len(make_slots(base.devices))
+
+
+def _count_tokens(points: Sequence[Point], known: Mapping[str, Prediction]) -> int:
+    """Bytes of token ids at most, each text as long as the longest; runs with the same texts share them."""
+    sizes: dict[str, int] = {}
+    for point in points:
+        one, config = known[point.run_id], point.config
+        content = repr((config.data, config.model, config.task, config.train.max_length))
+        longest = one.batch_tokens // config.train.micro_batch_size
+        sizes[content] = _TOKEN_BYTES * (one.train_rows * longest + sum(one.eval_tokens.values()))
+    return sum(sizes.values())
+
+
+def _count_downloads(points: Sequence[Point], known: Mapping[str, Prediction]) -> int:
+    """Bytes of models that are not in the hub's cache, as their parameters say; texts are there already."""
+    sizes = {
+        repr(point.config.model): (point.config.model, known[point.run_id].parameters) for point in points
+    }
+    return sum(
+        _RELEASED_ITEMSIZE * parameters
+        for model, parameters in sizes.values()
+        if (model.source, model.weights) == ("hub", "saved") and not weights.is_downloaded(model)
+    )
+
+
+def _group_disks(needs: Mapping[tuple[str, str], Mapping[str, int]]) -> tuple[Disk, ...]:
+    """One entry for each file system, as two folders may share one."""
+    disks: dict[int, Disk] = {}
+    for (name, folder), parts in needs.items():
+        path = Path(folder).absolute()
+        there = next(one for one in (path, *path.parents) if one.exists())
+        device = there.stat().st_dev
+        before = disks.get(device, Disk((), shutil.disk_usage(there).free, {}))
+        disks[device] = Disk(
+            (*before.folders, f"{name}={folder}"), before.free_bytes, {**before.needs, **parts}
+        )
+    return tuple(disks.values())
+
+
+def _find_host(points: Sequence[Point], known: Mapping[str, Prediction], base: Config) -> HostMemory | None:
+    """The machine's memory that the most demanding run needs; None where nothing is known."""
+    memory, slots = psutil.virtual_memory(), _count_slots(base)
+    hosts = [
+        HostMemory(
+            loading_bytes=_count_loading(point.config, known[point.run_id].parameters),
+            paged_bytes=known[point.run_id].paged_bytes,
+            saving_bytes=known[point.run_id].largest_bytes,
+            runs_at_once=slots,
+            available_bytes=memory.available,
+            total_bytes=memory.total,
+        )
+        for point in points
+    ]
+    return max(hosts, key=lambda one: one.needed_bytes, default=None)
+
+
+def _count_loading(config: Config, parameters: int) -> int:
+    """Bytes of a saved base that is read before it goes to the card; a quantised one goes piece by piece."""
+    if config.model.weights == "random" or config.method.quantization != "none":
+        return 0
+    held = config.train.weights if config.method.trainable == "all" else config.train.precision
+    return parameters * (4 if held == "fp32" else 2)
+
+
+def _tell_disk(disk: Disk, space: Space) -> str:
+    """One file system's needs, and what to do where it has not the room."""
+    parts = ", ".join(
+        f"{name} {_gib(value)}" + (" (estimated)" if name == "downloads" else "")
+        for name, value in disk.needs.items()
+    )
+    line = (
+        f"disk of {', '.join(disk.folders)}: {_gib(disk.needed_bytes)} GiB needed ({parts}), "
+        f"{_gib(disk.free_bytes)} free"
+    )
+    if disk.missing_bytes <= 0:
+        return line
+    remedies = ["train.keep=chosen"] if space.keeps_all and disk.needs.get("weights") else []
+    checkpoints = disk.needs.get("checkpoints", 0)
+    remedies += ["train.checkpoint_steps=null"] if disk.missing_bytes <= checkpoints else []
+    remedies += [f"another {folder.partition('=')[0]}=" for folder in disk.folders]
+    return (
+        f"{line}: the disk would be full before the end; free some, or set {' or '.join(remedies)}; "
+        "plan.force=true tries it"
+    )
+
+
+def _tell_host(host: HostMemory) -> str:
+    at_once = f" for {host.runs_at_once} runs at once" if host.runs_at_once > 1 else ""
+    return (
+        f"RAM: {_gib(host.needed_bytes)} GiB needed{at_once} (the process {_gib(PROCESS_BYTES)}; the base on "
+        f"its way to the card {_gib(host.loading_bytes)}, or paged optimizer states {_gib(host.paged_bytes)} "
+        f"and a tensor that is saved {_gib(host.saving_bytes)}), {_gib(host.available_bytes)} of "
+        f"{_gib(host.total_bytes)} available"
+    )
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.1f}"
