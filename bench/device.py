@@ -1,6 +1,7 @@
 """The device of a run, what it computes in, and what of it the run may use."""
 
 import ctypes
+import platform
 import sys
 from functools import cache
 from typing import Any
@@ -10,6 +11,8 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from bench.cards import GIB
 from bench.errors import ConfigError, MissingError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(devices: str) -> torch.device:
@@ -70,6 +73,11 @@ def limit_memory(device: torch.device, gib: float) -> None:
     if gib * GIB > total:
         raise ConfigError(f"device_memory_gib={gib:g}: this device has {total / GIB:.1f} GiB; ask for less")
     torch.cuda.set_per_process_memory_fraction(gib * GIB / total, device)
+
+
+def is_wsl() -> bool:
+    """Whether this is Linux inside Windows (WSL2), where the driver is that of Windows."""
+    return "microsoft" in platform.release().lower()
 
 
 def keep_freed_memory() -> None:
