@@ -55,6 +55,11 @@ def add_adapter(
     return adapted, sorted(chosen) if isinstance(chosen, set | list) else chosen
 
 
+def starts_from_base(method: MethodConfig) -> bool:
+    """Whether PEFT decomposes the base's weights for the adapter's start, on the device where they are."""
+    return str(method.adapter.get("init_lora_weights")).lower().startswith(("pissa", "olora"))
+
+
 def add_member(model: peft.PeftModel, config: Config, *, name: str, new: Sequence[str]) -> None:
     """One more adapter of that name around a base that has some, drawn as if it were the only one.
 

@@ -30,15 +30,16 @@ from bench import (
     weights,
 )
 from bench.checkpoint import BEST
-from bench.config import Config
+from bench.config import Config, replace_values
 from bench.data import Dataset
 from bench.device import choose_device, choose_precision, limit_memory, require_attention
-from bench.errors import RunError, StoreError
+from bench.errors import ConfigError, RunError, StoreError
 from bench.fit import Fitted, fit
 from bench.identity import describe
 from bench.measure import Meter
 from bench.memory import comparison
 from bench.outcome import finish_record, flatten, measure_pack
+from bench.pack import check_pack
 from bench.packed.fit import fit_pack
 from bench.redaction import redact
 from bench.store import Result, Store
@@ -57,6 +58,8 @@ def require_device(config: Config) -> torch.device:
         return torch.device("cpu")
     if config.method.estimator == "network":
         precision = choose_precision(config.train.precision, device)
+        for fault in check_pack(replace_values(config, {"train.precision": precision})):
+            raise ConfigError(fault)
         require_attention(config.train.attention, device, precision)
         optimizers.require_optimizer(config.train.optimizer, device)
         parallel.require_processes(config.train, device, precision)

@@ -12,6 +12,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from bench.cards import GIB
 from bench.errors import ConfigError, MissingError
 
+NO_PAGING = "this is WSL2, where CUDA has no managed memory, so that optimizer states cannot be paged"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -155,13 +155,16 @@ def describe_trained(
     """What the training of a network came to; with ``resumed_from_step`` its times are less exact."""
     assert training.best is not None  # every training ends in an evaluation
     progress, processes = training.progress, training.settings.processes
-    steps = {"steps": progress.steps, "best_step": progress.best_step}
+    steps: dict[str, int | None] = {"steps": progress.steps, "best_step": progress.best_step}
+    steps["skipped_steps"] = progress.skipped_steps if training.scales_loss else None
+    why = f"only fp16 scales the loss and skips steps, and the run computes in {choices['precision']}"
     return Fitted(
         {"validation": training.best, "test": tested},
         parameters=dict(parameters),
         model={**choices, **steps, "processes": processes},  # the first one's memory, energy and history
         throughput=progress.rates(meter.seconds["train"]),
         truncated_share=split.truncated_share,
+        reasons={} if training.scales_loss else {"model.skipped_steps": why},
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import torch
 
-from bench.device import keep_freed_memory, return_freed_memory
+from bench.device import is_wsl, keep_freed_memory, return_freed_memory
 
 _PEAKS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_resident_bytes", "nvml_peak_bytes")
 
@@ -23,7 +23,7 @@ class Meter:
     """Peak memory and seconds of each phase, over all the times that it was entered.
 
     On Linux the kernel's resident peak is reset at the start of a phase (proc(5), /proc/PID/clear_refs); on
-    CUDA torch's caching allocator counts.
+    CUDA torch's caching allocator counts, and first gives back what it keeps of the phase before.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,7 +35,7 @@ class Meter:
         self.joules: float | None = None  # while training
         self.current = "load"  # the last phase that was entered
         self._started = time.monotonic()
-        self._nvml = _open_nvml(device)
+        self._nvml, self._nvml_reason = _open_nvml(device)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -100,9 +100,8 @@ class Meter:
         if self.device.type == "cpu":
             reasons["memory.*.peak_allocated_bytes"] = "torch counts only CUDA allocations"
             reasons["memory.*.peak_reserved_bytes"] = "torch counts only CUDA allocations"
-            reasons["memory.*.nvml_peak_bytes"] = "the run used no NVIDIA device"
-        elif self._nvml is None:
-            reasons["memory.*.nvml_peak_bytes"] = "NVML cannot be read"
+        if self._nvml_reason is not None:
+            reasons["memory.*.nvml_peak_bytes"] = self._nvml_reason
         if not Path("/proc/self/clear_refs").exists():
             reasons["memory.*.peak_resident_bytes"] = "only Linux resets a process's resident peak"
         if self.joules is None:
@@ -128,6 +127,7 @@ class Meter:
         self._synchronise()
         return_freed_memory()
         if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # else a phase would begin with the most that the one before reserved
             torch.cuda.reset_peak_memory_stats(self.device)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS
@@ -142,29 +142,70 @@ class Meter:
         return peaks
 
     def _read_nvml(self) -> int | None:
-        """What the driver says this process holds now; the allocator seldom gives back, so about the peak."""
+        """What the driver says this process holds: at a phase's end its peak, as torch has kept it all."""
         if self._nvml is None:
             return None
-        import pynvml
-
-        try:
-            processes = pynvml.nvmlDeviceGetComputeRunningProcesses(self._nvml)
-        except pynvml.NVMLError:
-            return None
-        return next((one.usedGpuMemory for one in processes if one.pid == os.getpid()), None)
+        held, reason = _ask_held(self._nvml)
+        self._nvml_reason = self._nvml_reason or reason
+        return held
 
 
-def _open_nvml(device: torch.device) -> Any:
-    """NVML's handle of the device, or None without a driver or without its package."""
-    if device.type != "cuda" or importlib.util.find_spec("pynvml") is None:
-        return None
+def _open_nvml(device: torch.device) -> tuple[Any, str | None]:
+    """NVML's handle of the device, or None and why there is none."""
+    if device.type != "cuda":
+        return None, "the run used no NVIDIA device"
+    if importlib.util.find_spec("pynvml") is None:
+        return None, "the package nvidia-ml-py is not installed"
     import pynvml
 
     try:
         pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-    except pynvml.NVMLError:
-        return None
+    except pynvml.NVMLError as error:
+        return None, f"NVML cannot be started ({error})"
+    uuid = torch.cuda.get_device_properties(device).uuid
+    for kind in ("GPU", "MIG"):  # a whole card, or a part of one
+        with contextlib.suppress(pynvml.NVMLError):
+            return pynvml.nvmlDeviceGetHandleByUUID(f"{kind}-{uuid}"), None
+    return None, f"NVML does not know the card {uuid} that torch uses"
+
+
+def _ask_held(card: Any) -> tuple[int | None, str | None]:
+    """The card's bytes that this process holds as the driver says, or None and why it does not say so."""
+    import pynvml
+
+    try:
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(card)
+    except pynvml.NVMLError as error:
+        processes, reason = [], f"NVML does not list this card's processes ({error})"
+    else:
+        reason = (
+            f"NVML lists no process {os.getpid()}; in a container it has the host's numbers, "
+            "unless that is started with --pid=host"
+        )
+    own = next((one for one in processes if one.pid == os.getpid()), None)
+    if own is not None and own.usedGpuMemory is not None:
+        return own.usedGpuMemory, None
+    if is_wsl():
+        return None, "WSL2: its driver is that of Windows, which does not say what a process in Linux holds"
+    if _is_divided(card):
+        return (
+            None,
+            "the card is divided (MIG), where NVML tells what a process holds to administrators alone",
+        )
+    return (
+        None,
+        reason if own is None else "NVML lists the process, and its driver does not say what it holds",
+    )
+
+
+def _is_divided(card: Any) -> bool:
+    """Whether the card is divided into instances (MIG), or is one of these."""
+    import pynvml
+
+    try:
+        return bool(pynvml.nvmlDeviceIsMigDeviceHandle(card).value or pynvml.nvmlDeviceGetMigMode(card)[0])
+    except pynvml.NVMLError:  # a card that has no such mode
+        return False
 
 
 def _read_resident_peak() -> int | None:

@@ -26,7 +26,7 @@ from transformers import (
 
 import bench.models  # noqa: F401 (makes the Auto classes know them)
 from bench import decoder, encoder, random_weights, trained, weights
-from bench.adapter import add_adapter
+from bench.adapter import add_adapter, starts_from_base
 from bench.config import Config, MethodConfig, ModelConfig
 from bench.device import DTYPES as DTYPES
 from bench.errors import BenchError, ConfigError, first_line
@@ -100,6 +100,8 @@ def build(
     model: nn.Module = base.model
     choices = {**base.choices, "target_modules": None}
     if config.method.trainable == "adapter":
+        if config.method.quantization == "none" and starts_from_base(config.method):
+            model.to(device)  # which may decompose the weights faster than a CPU
         model, choices["target_modules"] = add_adapter(base.model, config, new=base.new, folder=folder)
     elif config.method.trainable == "head":
         for name, parameter in model.named_parameters():
@@ -233,7 +235,10 @@ def _load_weights(
             HEADS[config.task],
             folder,
             config=settings,
-            device_map={"": device} if method.quantization != "none" and device.type == "cuda" else None,
+            # With its number, by which accelerate tells whether that is the device of this process.
+            device_map={"": torch.cuda.current_device()}
+            if method.quantization != "none" and device.type == "cuda"
+            else None,
             # A head for other labels is replaced by a new one.
             ignore_mismatched_sizes=config.task == "sequence_classification",
             output_loading_info=True,

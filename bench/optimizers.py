@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from bench.config import TrainConfig
-from bench.errors import ConfigError
+from bench.device import NO_PAGING, is_wsl
+from bench.errors import ConfigError, MissingError
 
 Group = dict[str, Any]  # params, weight_decay, lr
 
@@ -16,11 +17,23 @@ PIECE = 2**24  # weights that are updated in fp32 at a time: 64 MiB, and as much
 
 
 def require_optimizer(name: str, device: torch.device) -> None:
-    """Raises a ConfigError for a paged optimizer on a CPU, where bitsandbytes would silently not page."""
-    if name.startswith("paged") and device.type == "cpu":
+    """Raises an error for a paged optimizer where there is nothing to page with.
+
+    Raises:
+        ConfigError: on a CPU, where bitsandbytes would silently not page.
+        MissingError: on WSL2, where CUDA has no managed memory and bitsandbytes ends the process (issue 726).
+    """
+    if not name.startswith("paged"):
+        return
+    plain = name.removeprefix("paged_")
+    if device.type == "cpu":
         raise ConfigError(
-            f"train.optimizer={name}: paging needs a CUDA device; "
-            f"use train.optimizer={name.removeprefix('paged_')} on a CPU"
+            f"train.optimizer={name}: paging needs a CUDA device; use train.optimizer={plain} on a CPU"
+        )
+    if is_wsl():
+        raise MissingError(
+            f"train.optimizer={name}: {NO_PAGING}; use Linux itself, or train.optimizer={plain} where "
+            "the card has room for them"
         )
 
 
@@ -94,7 +107,9 @@ def round_stochastically(values: torch.Tensor) -> torch.Tensor:
 
 def _make_adamw(groups: list[Group], settings: TrainConfig) -> torch.optim.Optimizer:
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+        adamw = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+        adamw._step_supports_amp_scaling = False  # or it skips a step by itself, and accelerate never knows
+        return adamw
     from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit, PagedAdamW32bit
 
     classes = {"adamw_8bit": AdamW8bit, "paged_adamw": PagedAdamW32bit, "paged_adamw_8bit": PagedAdamW8bit}

@@ -1,6 +1,7 @@
 """What an attempt at a run came to, as the blocks of its record: how it ended, scores, what it took."""
 
 import dataclasses
+import re
 import traceback
 from typing import Any
 
@@ -14,6 +15,15 @@ from bench.pack import describe_pack
 from bench.redaction import redact
 from bench.resumption import EARLIER
 from bench.store import Result, now
+
+# How CUDA, its libraries and the kernel say that memory is out. A handle of cuBLAS is made once torch has the
+# card, so that what it lacks is memory; and torch fails an assertion about NVML while it words an
+# OutOfMemoryError where it may not ask, as on a part of a card (its issue 112377).
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|_STATUS_ALLOC_FAILED"
+    r"|CUBLAS_STATUS_NOT_INITIALIZED when calling `?cublasCreate|NVML_SUCCESS == .*CUDACachingAllocator",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def finish_record(
@@ -89,9 +99,8 @@ def classify(error: BaseException | None) -> str:
         return "diverged"
     if isinstance(error, ConfigError | DataError):
         return "invalid"
-    out_of_memory = ("out of memory", "can't allocate memory", "not enough memory")
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in out_of_memory)
+        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))
     ):
         return "oom"
     return "failed"

@@ -27,8 +27,11 @@ Probabilities = npt.NDArray[np.float64]  # (rows, labels)
 Log = Callable[[Row, int], None]  # gets the rows of a history as they come, and their steps
 
 
+SKIPPED_SHARE = 0.1  # of a run's steps that fp16 may skip; the scale of the loss finds its place in a few
+
+
 class DivergedError(RunError):
-    """The loss stopped being a number."""
+    """The loss stopped being a number, or too many steps were skipped."""
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Progress:
     logged: int = 0  # the step whose row has the last loss
     tokens: int = 0  # without padding, and of a prompt without its answer
     samples: int = 0
+    skipped_steps: int = 0  # whose gradients overflowed in fp16
     best_step: int | None = None
     best_score: float = -math.inf
 
@@ -72,6 +76,11 @@ class Training:
     progress: Progress = field(default_factory=Progress)
     best: Probabilities | None = None  # what the best evaluation said, if this process made it
 
+    @property
+    def scales_loss(self) -> bool:
+        """Whether gradients are of a scaled loss, so that they may overflow and their step be skipped."""
+        return bool(self.accelerator.mixed_precision == "fp16")
+
     def evaluates_at(self, step: int) -> bool:
         """Whether the schedule has an evaluation after the step; the end always has one."""
         return step % self.settings.eval_steps == 0 or step == self.steps
@@ -103,6 +112,8 @@ class Training:
         self.losses.zero_()
         self.progress.logged = self.progress.steps
         row: Row = {"loss": loss, "lr": rate, "grad_norm": None if norm is None else float(norm)}
+        if self.scales_loss:
+            row["skipped_steps"] = self.progress.skipped_steps
         self.record(row, meter=meter, log=log)
 
     def logs_at(self, step: int) -> bool:
@@ -116,6 +127,15 @@ class Training:
         self.best = found
         self.progress.best_score, self.progress.best_step = scores[select_by], self.progress.steps
         return True
+
+    def require_few_skipped(self, stop: int) -> None:
+        """Raises a DivergedError once more steps were skipped than a training up to ``stop`` may skip."""
+        skipped = self.progress.skipped_steps
+        if skipped > SKIPPED_SHARE * stop:
+            raise DivergedError(
+                f"by step {self.progress.steps} of {stop} fp16 had skipped {skipped} steps, as their "
+                "gradients overflowed, which is more than a tenth; set train.precision=bf16 or lower train.lr"
+            )
 
     def mean_loss(self) -> float:
         """The mean loss of the steps since the last row with one.
@@ -181,7 +201,8 @@ def train(
     on from there is the same as one that never stopped.
 
     Raises:
-        DivergedError: the loss is NaN or infinite, noticed within ``log_steps`` steps.
+        DivergedError: the loss is NaN or infinite, noticed within ``log_steps`` steps, or fp16 skips more
+            than a tenth of the steps.
     """
     settings, progress, source = training.settings, training.progress, iter(batches)
 
@@ -201,6 +222,7 @@ def train(
             while progress.steps < pause:
                 micro_batches = [next(source) for _ in range(settings.gradient_accumulation_steps)]
                 rate, norm = advance(training, micro_batches)
+                training.require_few_skipped(stop)
                 if training.logs_at(progress.steps):
                     training.record_step(rate, norm, meter=meter, log=log)
         if training.evaluates_at(pause):
@@ -229,7 +251,9 @@ def advance(training: Training, micro_batches: Sequence[Batch]) -> tuple[float, 
         task=training.task,
         max_grad_norm=training.settings.max_grad_norm,
     )
-    if not training.accelerator.optimizer_step_was_skipped:
+    if training.accelerator.optimizer_step_was_skipped:
+        training.progress.skipped_steps += 1
+    else:
         training.schedule.step()
     training.losses += loss
     training.progress.count(micro_batches)

@@ -17,6 +17,7 @@ SMALL_SEGMENT = 2 * MIB
 LARGE_SEGMENT = 20 * MIB  # for blocks below LARGE; larger ones get segments of their own size
 LARGE = 10 * MIB
 LARGE_ROUNDING = 2 * MIB
+TRAINING = ("forward", "backward", "step")  # phases of events that a run measures as one, train
 
 
 class OutOfMemoryError(Exception):
@@ -30,6 +31,11 @@ class Event:
     number: int
     size: int | None  # bytes; None: freed
     phase: str
+
+    @property
+    def measured_phase(self) -> str:
+        """The phase that the run's own measurement counts it to: load, train or eval."""
+        return "train" if self.phase in TRAINING else self.phase
 
 
 @dataclass(eq=False)
@@ -130,7 +136,9 @@ class Allocator:
 
 
 def replay(events: Iterable[Event], capacity: int | None = None) -> dict[str, dict[str, int]]:
-    """Peaks of allocated and reserved bytes while each phase lasted.
+    """Peaks of allocated and reserved bytes while each measured phase lasted.
+
+    As in a run, what one phase freed is given back before the next begins.
 
     Raises:
         OutOfMemoryError: the capacity is not enough.
@@ -140,8 +148,9 @@ def replay(events: Iterable[Event], capacity: int | None = None) -> dict[str, di
     peaks: dict[str, dict[str, int]] = {}
     phase = None
     for event in events:
-        if event.phase != phase:
-            phase = event.phase
+        if event.measured_phase != phase:
+            phase = event.measured_phase
+            allocator.release_unused()
             allocator.reset_peaks()
         if event.size is None:
             allocator.free(blocks.pop(event.number))

@@ -22,7 +22,6 @@ from bench.memory.trace import MICRO_BATCHES, STEPS, Shapes, trace
 from bench.task import Task
 
 _logger = logging.getLogger(__name__)
-TRAINING = ("forward", "backward", "step")
 
 
 Texts = tuple[dict[str, tokens.TokenisedSplit], tokens.Padding, Task]
@@ -116,15 +115,10 @@ def _make(
 
 def _count_peaks(recording: Recording, device_type: str) -> dict[str, dict[str, int | None]]:
     """Peak bytes of loading, training and evaluating; only CUDA's allocator reserves any."""
-    merged: dict[str, dict[str, int | None]] = {}
-    for phase, peaks in replay(recording.events).items():
-        name = "train" if phase in TRAINING else phase
-        before = merged.setdefault(name, dict.fromkeys(peaks, 0))
-        merged[name] = {kind: max(peak, before[kind] or 0) for kind, peak in peaks.items()}
     if device_type == "cpu":
         sums = _sum_peaks(recording.events)
-        merged = {name: {"peak_allocated_bytes": sums[name], "peak_reserved_bytes": None} for name in sums}
-    return merged
+        return {name: {"peak_allocated_bytes": sums[name], "peak_reserved_bytes": None} for name in sums}
+    return {name: {**peaks} for name, peaks in replay(recording.events).items()}
 
 
 def _walk(events: Iterable[Event]) -> Iterator[tuple[str, int, dict[int, int]]]:
@@ -136,7 +130,7 @@ def _walk(events: Iterable[Event]) -> Iterator[tuple[str, int, dict[int, int]]]:
         else:
             held[event.number] = event.size
             live += event.size
-        yield "train" if event.phase in TRAINING else event.phase, live, held
+        yield event.measured_phase, live, held
 
 
 def _sum_peaks(events: Iterable[Event]) -> dict[str, int]:

@@ -1,10 +1,12 @@
 """A whole sweep: plan, skip what is done, run the rest, then the best of each method with more seeds."""
 
 import contextlib
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TypeGuard
 
@@ -20,6 +22,9 @@ from bench.sweep.isolate import ProcessError
 from bench.sweep.packing import Pack, form_packs, pack_lines, shrink
 from bench.sweep.plan import Axes, Compose, Plan, Point, expand, make_plan, override_line, plan_finals
 
+# What bitsandbytes prints where CUDA has no memory left, before it calls exit(1) (csrc/ops.cuh).
+_NATIVE_OOM = re.compile(r"Error out of memory at line \d+ in file .*")
+_LAST_WORDS = 1000  # bytes of a log
 POLL_SECONDS = 1.0  # between looks at runs that another sweep is training
 
 # Given packs, each with further overrides: the error of each outside its runs' own records, or None.
@@ -236,7 +241,8 @@ class Sweep:
             jobs = [(pack, self._overrides(pack, halvings[pack[0].run_id])) for pack in packs]
             errors = self.launch(jobs) if jobs else []
             ended = [*zip(packs, errors, strict=True), *(((point,), None) for point in refused)]
-            for pack, error in ended:
+            for pack, raised in ended:
+                error = self._find_native_oom(pack[0], raised)
                 if isinstance(error, HeldError):
                     left += pack
                     continue
@@ -292,6 +298,22 @@ class Sweep:
         train = point.config.train
         divisible = train.micro_batch_size % 2 ** (halvings + 1) == 0
         return self._status(point) == "oom" and halvings < train.oom_retries and divisible
+
+    def _find_native_oom(self, first: Point, error: Exception | None) -> Exception | None:
+        """The error, or that memory was out if that is what bitsandbytes said before it ended the process.
+
+        What its kernels say goes to standard error, and so into the log of a pack's first run.
+        """
+        started, log = self.store.read(first.run_id), self.store.run_folder(first.run_id) / "log.txt"
+        if not isinstance(error, ProcessError) or error.status != "crashed" or started is None:
+            return error
+        with contextlib.suppress(OSError):
+            is_new = log.stat().st_mtime >= datetime.fromisoformat(started.started_at).timestamp()
+            said = _NATIVE_OOM.search(log.read_bytes()[-_LAST_WORDS:].decode(errors="replace"))
+            if is_new and said is not None:
+                message = f"bitsandbytes ended the process: {said[0]}"
+                return ProcessError(message, status="oom", ended_with=error.ended_with)
+        return error
 
     def _record_end(self, point: Point, error: Exception | None, *, before: Result | None) -> None:
         """Writes down how a run ended that could not do so itself; ``before`` is its record of old."""

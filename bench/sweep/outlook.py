@@ -10,7 +10,7 @@ from bench.cards import GIB
 from bench.checks import check
 from bench.config import Config, replace_values
 from bench.identity import describe
-from bench.memory.prediction import Prediction
+from bench.memory.prediction import Prediction, settle
 from bench.reporting import ReportConfig
 from bench.run import halve_micro_batch
 from bench.store import Store
@@ -143,13 +143,15 @@ def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
     setting = base.sweep.pack
     if setting in ("off", False) or base.sweep.strategy == "halving":
         return lambda _: 1
-    if setting != "auto":
-        return lambda _: int(setting)
     usable = COMFORTABLE * known.target.usable_bytes
     if known.target.device_type == "cpu":  # whose memory all slots share
         usable /= len(make_slots(base.devices))
 
     def limit(point: Point) -> int:
+        if settle(point.config, known.target.card).train.precision == "fp16":  # auto, on a card without bf16
+            return 1
+        if setting != "auto":
+            return int(setting)
         found = known.found.get(point.run_id)
         return bound_size(found if isinstance(found, Prediction) else None, usable)
 
@@ -306,12 +308,13 @@ def _is_done(store: Store, run_id: str) -> bool:
 
 def list_runs(plan: Plan, described: Mapping[str, Any]) -> Iterable[str]:
     """A line for each run."""
+    bound = tell_bound(described)
     for point, run in zip(plan.points, described["runs"], strict=True):
         memory, hours = run["predicted_peak_reserved_bytes"], run["predicted_hours"]
         yield (
             f"{point.run_id} {run['state']:8}"
             f"{'-' if memory is None else f'{memory / GIB:.2f} GiB':>11} {run['verdict'] or 'unknown':13}"
-            f"{'-' if hours is None else format_hours(hours):>9}  {describe(point.config)}"
+            f"{'-' if hours is None else f'{bound} {format_hours(hours)}':>18}  {describe(point.config)}"
         )
 
 
@@ -361,20 +364,26 @@ def _is_predicted(point: Point, known: Forecast) -> bool:
 
 def _tell_time(described: Mapping[str, Any], known: Forecast) -> str:
     """Hours, where they come from, and what they would be another way."""
+    bound = tell_bound(described)
     hours = [described[f"{kind}_hours"] for kind in ("total", "naive", "distinct", "halving")]
-    left, naive, distinct, halving = (format_hours(one) for one in hours)
+    left, naive, distinct, halving = (f"{bound} {format_hours(one)}" for one in hours)
     one = known.calibrations.get("")
     if one is None:
         source = "at the card's full speed, which no run reaches; finished runs will correct it"
     else:
         check = next((other for other in known.calibrations.values() if other.measured_at), one)
         source = one.describe() + ("" if check is one else f"; other methods {check.describe()}")
-    energy = "" if described["kwh"] is None else f", at most {described['kwh']:.1f} kWh"
-    energy += "" if described["cost"] is None else f", cost {described['cost']:.2f}"
+    energy = "" if described["kwh"] is None else f", {bound} {described['kwh']:.1f} kWh"
+    energy += "" if described["cost"] is None else f", cost {bound} {described['cost']:.2f}"
     return (
         f"time: {left} to go{energy} ({source}); every combination {naive}, distinct runs {distinct}, "
         f"sweep.strategy=halving {halving}"
     )
+
+
+def tell_bound(described: Mapping[str, Any]) -> str:
+    """What goes before hours and what follows from them: before any run has finished they are the least."""
+    return "about" if described["calibration"] else "at least"
 
 
 def format_hours(hours: float) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.cards import GIB
 from bench.identity import describe
-from bench.sweep.outlook import format_hours
+from bench.sweep.outlook import format_hours, tell_bound
 from bench.sweep.plan import Plan
 
 _FEW = 24  # runs that are shown one by one
@@ -17,14 +17,16 @@ def tabulate(plan: Plan, described: Mapping[str, Any]) -> tuple[list[str], list[
 
     Memory and hours of a row are its runs' least and most, and all its hours together.
     """
+    bound = tell_bound(described)
     named = [(describe(point.config), run) for point, run in zip(plan.points, described["runs"], strict=True)]
     if len(named) <= _FEW:
-        header = ["Run", "Settings", "State", "Peak memory", "Fit", "Time"]
+        header = ["Run", "Settings", "State", "Peak memory", "Fit", f"Time, {bound}"]
         return header, [
             [run["run_id"], name, run["state"], _memory([run]), run["verdict"] or _UNKNOWN, _hours([run])]
             for name, run in named
         ]
-    header = ["Method", "Settings", "Runs", "State", "Peak memory", "Fit", "Each", "Together"]
+    times = [f"{one}, {bound}" for one in ("Each", "Together")]
+    header = ["Method", "Settings", "Runs", "State", "Peak memory", "Fit", *times]
     groups: dict[tuple[str, str, str], list[tuple[str, Mapping[str, Any]]]] = {}
     for name, run in named:
         kind = (name.split(" ")[0], run["state"], run["verdict"] or _UNKNOWN)

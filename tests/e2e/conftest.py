@@ -41,6 +41,9 @@ def fire(fault, model):
         raise torch.OutOfMemoryError("injected")
     if fault == "cuda_oom":
         raise RuntimeError("CUDA error: out of memory")
+    if fault == "native_oom":  # bitsandbytes' word for it
+        os.write(2, b"Error out of memory at line 62 in file /src/csrc/ops.cu\\n")
+        os._exit(1)
     if fault == "memory_error":
         raise MemoryError
     if fault == "full_disk":

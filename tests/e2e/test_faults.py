@@ -25,6 +25,7 @@ FAULTS = {
     8e-3: ("torch_oom", "success"),  # with half the micro-batch
     9e-3: ("cuda_oom", "success"),
     1e-2: ("memory_error", "success"),
+    1.5e-2: ("native_oom", "success"),
     2e-2: ("none", "success"),
 }
 
@@ -76,7 +77,7 @@ def test_every_fault_costs_one_run_only(bench: Any, tiny: list[str], count: Any)
     assert records[5e-3]["error"]["signal"] == "SIGSEGV"
     assert records[3e-3]["error"]["exit_code"] == 0
     assert "time limit of 10 s" in records[7e-3]["error"]["message"]
-    for rate in (8e-3, 9e-3, 1e-2):
+    for rate in (8e-3, 9e-3, 1e-2, 1.5e-2):
         record = records[rate]
         assert (record["attempt"], record["attempts"][0]["status"]) == (2, "oom")
         assert (record["config"]["oom_halvings"], record["attempts"][0]["oom_halvings"]) == (1, 0)

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -198,6 +200,40 @@ def test_out_of_memory_halves_the_micro_batch_as_often_as_allowed(
     assert trainer.trained[3:] == ["lora 16 0"] * 3  # train.oom_retries is 2
     assert asked[1:] == ["oom_halvings=1", "oom_halvings=2"]
     assert (outcome.statuses["oom"], outcome.statuses["success"], outcome.exit_code) == (1, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "age", "status"),
+    [
+        ("Error out of memory at line 62 in file /src/csrc/ops.cu", 0, "oom"),
+        ("Error out of memory at line 62 in file /src/csrc/ops.cu\nterminate called", 0, "oom"),
+        ("Error out of memory at line 62 in file /src/csrc/ops.cu", 10**9, "crashed"),  # of an attempt before
+        ("Error invalid device ordinal at line 62 in file /src/csrc/ops.cu", 0, "crashed"),
+    ],
+)
+def test_a_process_that_bitsandbytes_ended_for_want_of_memory_was_out_of_memory(
+    sweep: Callable[..., Outcome], store: Store, plan: Plan, words: str, age: int, status: str
+) -> None:
+    def die(point: Point) -> str:
+        if point.config.lora.r != 16:
+            return "success"
+        log = store.run_folder(point.run_id) / "log.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"2026-01-01 00:00:00,000 INFO bench: step 1\n{words}\n")
+        os.utime(log, (time.time() - age,) * 2)
+        return STARTED
+
+    trainer = Trainer(store, die, "the process ended by itself with exit code 1 and no result")
+    outcome = sweep(trainer)
+    found = store.read(plan.points[3].run_id)
+    assert found is not None
+    assert found.error is not None
+    assert (found.status, outcome.statuses[status]) == (status, 1)
+    if status == "oom":  # and was tried with smaller micro-batches first
+        assert trainer.trained[3:] == ["lora 16 0"] * 3
+        assert found.error["message"] == (
+            "bitsandbytes ended the process: Error out of memory at line 62 in file /src/csrc/ops.cu"
+        )
 
 
 def test_what_cannot_fit_is_recorded_without_being_started(
