@@ -24,13 +24,21 @@ class Calibration:
     eval_ratio: float | None = None  # of evaluation; None: it is in the other
     measured_at: str | None = None  # by gpu-check, UTC
 
-    def describe(self) -> str:
-        """Say where it comes from, for a person."""
-        if self.measured_at is not None:
-            return f"as gpu-check measured on {self.measured_at[:10]}, which finished runs will correct"
-        return f"as {self.runs} finished runs took" + (
-            "" if self.error is None else f", each within {self.error:.0%}"
-        )
+
+def tell_source(calibrations: Mapping[str, Calibration]) -> str:
+    """Say where a plan's times come from, for a person; runs come before gpu-check, which fills in."""
+    runs = calibrations.get("")
+    check = next((one for one in calibrations.values() if one.measured_at is not None), None)
+    words = []
+    if runs is not None and runs.measured_at is None:
+        error = "" if runs.error is None else f", each within {runs.error:.0%}"
+        words.append(f"as {runs.runs} finished run{'' if runs.runs == 1 else 's'} took{error}")
+    if check is not None:
+        others = "other methods " if words else ""
+        words.append(f"{others}as measured by gpu-check on {str(check.measured_at)[:10]}")
+    if not words:
+        words = ["at the card's full speed, which no run reaches", "finished runs will correct it"]
+    return "; ".join(words)
 
 
 def name_family(trainable: str, quantization: str, *, gradient_checkpointing: bool) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from bench.calibration import FOLDER, Calibration, read_measured
+from bench.calibration import FOLDER, Calibration, read_measured, tell_source
 from bench.cards import GIB
 from bench.checks import check
 from bench.config import Config, replace_values
@@ -367,12 +367,7 @@ def _tell_time(described: Mapping[str, Any], known: Forecast) -> str:
     bound = tell_bound(described)
     hours = [described[f"{kind}_hours"] for kind in ("total", "naive", "distinct", "halving")]
     left, naive, distinct, halving = (f"{bound} {format_hours(one)}" for one in hours)
-    one = known.calibrations.get("")
-    if one is None:
-        source = "at the card's full speed, which no run reaches; finished runs will correct it"
-    else:
-        check = next((other for other in known.calibrations.values() if other.measured_at), one)
-        source = one.describe() + ("" if check is one else f"; other methods {check.describe()}")
+    source = tell_source(known.calibrations)
     energy = "" if described["kwh"] is None else f", {bound} {described['kwh']:.1f} kWh"
     energy += "" if described["cost"] is None else f", cost {bound} {described['cost']:.2f}"
     return (

@@ -3,31 +3,33 @@
 import dataclasses
 import json
 import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from emulated import ROOT, Machine
+import torch
+from emulated import ROOT
 from records import make_run
+from torch.nn import functional
 
 from bench.calibration import read_measured
 from bench.cards import GIB, read_cards
 from bench.checks import check
 from bench.config import Config, to_dict
 from bench.gpu_check import __main__ as gpu_check
-from bench.gpu_check import article, report, sweeps, watch
+from bench.gpu_check import article, report, sweeps, trials, watch
 from bench.gpu_check.__main__ import Part
 from bench.gpu_check.lab import Ended, Lab, Late, Proof
 from bench.gpu_check.lab import Machine as Found
 from bench.gpu_check.report import Outcome
 from bench.store import Result
 
+CPU = torch.device("cpu")
 CARD = Found(gpu="NVIDIA GeForce RTX 4090", card="rtx4090", uuid="1", memory_bytes=24 * GIB, pages=True)
 KNOWN = Part("first", lambda _: iter([Proof("machine", True, "it is", {"machine": vars(Found())})]), 60, ())
 
@@ -314,19 +316,103 @@ def test_the_report_is_for_people_and_for_plans(tmp_path: Path) -> None:
     assert lines[-1] == "| qlora | 1.00 | 10.00 | 10.00 | 1.500 | 0.250 |"
 
 
+# What is tried on the device
+
+
+def test_attention_that_reads_padding_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trials._compare_attention(CPU, "fp32").works
+    attend = functional.scaled_dot_product_attention
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", lambda *values, **_: attend(*values))
+    assert trials._compare_attention(CPU, "fp32").works is False
+
+
+@pytest.mark.filterwarnings("ignore")  # bitsandbytes says so itself, but goes on
+def test_an_optimizer_that_does_not_page_is_found() -> None:
+    found = list(trials.try_paging(CPU))
+    assert [(one.name, one.works) for one in found] == [("paged", False), ("equal steps", True)]
+
+
+def test_a_network_that_is_not_chatglms_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trials._compare_golden(CPU).works
+    monkeypatch.setattr(functional, "gelu", lambda states, **_: functional.relu(states))
+    assert trials._compare_golden(CPU).works is False
+
+
+def test_what_needs_no_hydra_is_tried_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor PEFT, bitsandbytes, W&B or datasets."""
+    missing = ["hydra", "omegaconf", "peft", "bitsandbytes", "wandb", "datasets", "cloudpickle"]
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({missing}))\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    code = (
+        "import sys, bench.gpu_check.__main__ as check, bench.gpu_check.trials as trials\n"
+        "trials.main('agreement', sys.argv[1])\n"
+        "print(check.find_missing(check.BENCH))"
+    )
+    ended = make_lab(tmp_path).run("-c", code, tmp_path / "found")
+    assert ended.last_line == str(["bitsandbytes", "peft", "hydra", "omegaconf", "cloudpickle"])
+    found = [json.loads(line) for line in (tmp_path / "found").read_text().splitlines()]
+    assert [one["works"] for one in found] == [True, None]  # ChatGLM's network, and no card to compare with
+
+
 # All of it
 
 
-def run_check(environment: dict[str, str]) -> tuple[int, dict[str, str], str]:
-    """The exit code, each part's status, and all that was said."""
+def run_whole(environment: Mapping[str, str]) -> dict[str, tuple[str, dict[str, Proof]]]:
+    """Each part's status and its proofs by name, on a machine of this environment, without a time limit."""
+    code = (
+        "import dataclasses, json, pathlib, sys, tempfile, time\n"
+        "from bench.gpu_check.__main__ import PARTS, run_parts\n"
+        "parts = [dataclasses.replace(one, seconds=9999) for one in PARTS]\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    found = list(run_parts(pathlib.Path(folder), parts, ends_at=time.monotonic() + 9999))\n"
+        "print(json.dumps([dataclasses.asdict(one) | {'status': one.status} for one in found]))\n"
+    )
+    waits = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin would wait for each other on a busy machine
     done = subprocess.run(
-        [sys.executable, "-m", "bench.gpu_check"],
+        [sys.executable, "-c", code],
+        env={**os.environ, **waits, **environment},
         cwd=ROOT,
-        env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    last = done.stdout.splitlines()[-3] if done.stdout else ""
-    statuses = dict(re.findall(r"(?:: |, )([^,:]+) (PASS|FAIL|SKIPPED)", last))
-    return done.returncode, statuses, done.stdout + done.stderr
+    return {
+        part["name"]: (part["status"], {one["name"]: Proof(**one) for one in part["proofs"]})
+        for part in json.loads(done.stdout.splitlines()[-1])
+    }
+
+
+@pytest.mark.slow
+def test_a_cpu_runs_what_a_cpu_can() -> None:
+    found = run_whole({"CUDA_VISIBLE_DEVICES": ""})
+    assert {name: status for name, (status, _) in found.items()} == {
+        "device": "PASS",
+        "sweep": "PASS",
+        "out of memory": "SKIPPED",
+        "CPU and card agree": "PASS",
+        "fp16": "SKIPPED",
+        "paged 8-bit AdamW": "SKIPPED",
+        "killed and resumed": "PASS",
+        "ChatGLM-6B": "SKIPPED",
+        "pack of 4": "PASS",
+    }
+    pack = found["pack of 4"][1]["pack beside alone"].numbers
+    assert pack["pack_seconds"] < 4 * pack["alone_seconds"]
+
+
+@pytest.mark.slow
+def test_the_networks_own_part_trains_and_is_measured(tmp_path: Path) -> None:
+    """With a tiny ChatGLM: what a CPU's process holds is no tensor's memory, so that the comparison fails."""
+    sizes = {"hidden_size": 64, "inner_hidden_size": 128, "num_layers": 2, "num_attention_heads": 4}
+    ids = {"vocab_size": 1024, "bos_token_id": 1000, "eos_token_id": 1001, "mask_token_id": 1002}
+    tiny = [
+        f"model.architecture.{name}={value}"
+        for name, value in (sizes | ids | {"gmask_token_id": 1003}).items()
+    ]
+    lab = make_lab(tmp_path, seconds=9999, machine=Found())
+    [found] = article.check_article(lab, runs={"qlora": article.RUNS["qlora"]}, more=tiny)
+    assert "of the 0.00 predicted" in found.detail
+    assert found.numbers["calibration"]["family"] == "adapter nf4 False"
+    assert found.numbers["calibration"]["ratio"] > 0
+    assert found.numbers["calibration"]["eval_ratio"] > 0
+    assert found.numbers["seconds_per_step"] > 0
