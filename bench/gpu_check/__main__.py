@@ -37,7 +37,7 @@ class Part:
 
 
 PARTS = (
-    Part("device", partial(Lab.try_here, name="device"), 60, TORCH),
+    Part("device", partial(Lab.try_here, name="device"), 100, TORCH),
     Part("sweep", sweeps.check_sweep, 150, BENCH),
     Part("out of memory", sweeps.check_halving, 60, BENCH, "only a CUDA card's memory can be capped"),
     Part("CPU and card agree", partial(Lab.try_here, name="agreement"), 45, TORCH),
@@ -53,7 +53,9 @@ def main() -> None:
     """Run everything and exit with 1 if a part failed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it has started ends with it
     started, outcomes = time.monotonic(), list[Outcome]()
-    with tempfile.TemporaryDirectory(prefix="bench-gpu-check-", ignore_cleanup_errors=True) as folder:
+    place = ROOT / "build"  # and not /tmp, which may be in memory that a run is to page to
+    place.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="gpu-check-", dir=place, ignore_cleanup_errors=True) as folder:
         for outcome in run_parts(Path(folder), PARTS, ends_at=started + LIMIT_SECONDS - CLOSING_SECONDS):
             outcomes.append(outcome)
             report = describe(outcomes, find_machine(outcomes[0]), seconds=time.monotonic() - started)

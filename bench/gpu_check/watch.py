@@ -26,6 +26,7 @@ class Watch:
         self.card = _open_card(uuid)
         self.before_bytes = self._read_free()
         self.free_bytes: dict[int, int] = {}  # the most that was free during the life of each run's process
+        self.spawned: set[int] = set()  # runs' processes that are new interpreters, and no forks
         self.own: set[int] = set()  # processes that must not use the card
         self.users: set[int] = set()  # processes that do, as NVML says
         self.openers: set[int] = set()  # and as their open files say, where NVML has other numbers
@@ -33,6 +34,7 @@ class Watch:
     def __call__(self, sweep: psutil.Process) -> None:
         """Look once."""
         runs = {one.pid for one in find_runs(sweep)}
+        self.spawned |= {one.pid for one in sweep.children()} & runs
         own = {sweep.pid, *(one.pid for one in sweep.children(recursive=True))} - runs
         self.own |= own
         self.users |= self._list_users() & (runs | own)
@@ -42,7 +44,11 @@ class Watch:
         self.openers |= {pid for pid in runs | own if _opens_card(pid)}
 
     def prove(self) -> Iterator[Proof]:
-        """Say what was seen: whether memory came back, and who used the card."""
+        """Say what was seen: how runs started, whether memory came back, and who used the card."""
+        slow = "each run started a new interpreter, which takes longer: a forked process cannot use the card"
+        yield Proof(
+            "fork server", None if self.spawned else True, slow if self.spawned else "runs were forked"
+        )
         name, after = "memory back", self._read_free()
         if self.before_bytes is None or after is None:
             yield Proof(name, None, "NVML does not say how much of the card is free")
