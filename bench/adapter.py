@@ -56,7 +56,7 @@ def add_adapter(
 
 
 def starts_from_base(method: MethodConfig) -> bool:
-    """Whether PEFT decomposes the base's weights for the adapter's start, on the device where they are."""
+    """Return whether the adapter starts from a decomposition of the base's weights, which PEFT makes."""
     return str(method.adapter.get("init_lora_weights")).lower().startswith(("pissa", "olora"))
 
 

@@ -76,6 +76,11 @@ def limit_memory(device: torch.device, gib: float) -> None:
     torch.cuda.set_per_process_memory_fraction(gib * GIB / total, device)
 
 
+def add_index(device: torch.device) -> torch.device:
+    """Return the CUDA device with its number, which accelerate compares with that of its process."""
+    return torch.device("cuda", torch.cuda.current_device()) if device.index is None else device
+
+
 def is_wsl() -> bool:
     """Whether this is Linux inside Windows (WSL2), where the driver is that of Windows."""
     return "microsoft" in platform.release().lower()

@@ -142,7 +142,7 @@ class Meter:
         return peaks
 
     def _read_nvml(self) -> int | None:
-        """What the driver says this process holds: at a phase's end its peak, as torch has kept it all."""
+        """Return what the driver says this process holds: at a phase's end its peak, as torch kept it all."""
         if self._nvml is None:
             return None
         held, reason = _ask_held(self._nvml)
@@ -151,7 +151,7 @@ class Meter:
 
 
 def _open_nvml(device: torch.device) -> tuple[Any, str | None]:
-    """NVML's handle of the device, or None and why there is none."""
+    """Return NVML's handle of the device, or None and why there is none."""
     if device.type != "cuda":
         return None, "the run used no NVIDIA device"
     if importlib.util.find_spec("pynvml") is None:
@@ -170,7 +170,7 @@ def _open_nvml(device: torch.device) -> tuple[Any, str | None]:
 
 
 def _ask_held(card: Any) -> tuple[int | None, str | None]:
-    """The card's bytes that this process holds as the driver says, or None and why it does not say so."""
+    """Return the bytes of the card that this process holds, or None and why the driver does not say."""
     import pynvml
 
     try:
@@ -199,7 +199,7 @@ def _ask_held(card: Any) -> tuple[int | None, str | None]:
 
 
 def _is_divided(card: Any) -> bool:
-    """Whether the card is divided into instances (MIG), or is one of these."""
+    """Return whether the card is divided into instances (MIG), or is one of these."""
     import pynvml
 
     try:

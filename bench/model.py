@@ -29,6 +29,7 @@ from bench import decoder, encoder, random_weights, trained, weights
 from bench.adapter import add_adapter, starts_from_base
 from bench.config import Config, MethodConfig, ModelConfig
 from bench.device import DTYPES as DTYPES
+from bench.device import add_index
 from bench.errors import BenchError, ConfigError, first_line
 
 HEADS = {
@@ -235,8 +236,7 @@ def _load_weights(
             HEADS[config.task],
             folder,
             config=settings,
-            # With its number, by which accelerate tells whether that is the device of this process.
-            device_map={"": torch.cuda.current_device()}
+            device_map={"": add_index(device)}
             if method.quantization != "none" and device.type == "cuda"
             else None,
             # A head for other labels is replaced by a new one.

@@ -17,7 +17,7 @@ PIECE = 2**24  # weights that are updated in fp32 at a time: 64 MiB, and as much
 
 
 def require_optimizer(name: str, device: torch.device) -> None:
-    """Raises an error for a paged optimizer where there is nothing to page with.
+    """Raise an error for a paged optimizer where there is nothing to page with.
 
     Raises:
         ConfigError: on a CPU, where bitsandbytes would silently not page.

@@ -78,7 +78,7 @@ class Training:
 
     @property
     def scales_loss(self) -> bool:
-        """Whether gradients are of a scaled loss, so that they may overflow and their step be skipped."""
+        """Return whether gradients are of a scaled loss, so that a step is skipped where they overflow."""
         return bool(self.accelerator.mixed_precision == "fp16")
 
     def evaluates_at(self, step: int) -> bool:
@@ -129,7 +129,7 @@ class Training:
         return True
 
     def require_few_skipped(self, stop: int) -> None:
-        """Raises a DivergedError once more steps were skipped than a training up to ``stop`` may skip."""
+        """Raise a DivergedError once more steps were skipped than a training up to ``stop`` may skip."""
         skipped = self.progress.skipped_steps
         if skipped > SKIPPED_SHARE * stop:
             raise DivergedError(

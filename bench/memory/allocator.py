@@ -34,7 +34,7 @@ class Event:
 
     @property
     def measured_phase(self) -> str:
-        """The phase that the run's own measurement counts it to: load, train or eval."""
+        """Return the phase that the run's own measurement counts it to: load, train or eval."""
         return "train" if self.phase in TRAINING else self.phase
 
 
@@ -136,7 +136,7 @@ class Allocator:
 
 
 def replay(events: Iterable[Event], capacity: int | None = None) -> dict[str, dict[str, int]]:
-    """Peaks of allocated and reserved bytes while each measured phase lasted.
+    """Return the peaks of allocated and reserved bytes of each measured phase.
 
     As in a run, what one phase freed is given back before the next begins.
 

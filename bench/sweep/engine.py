@@ -300,7 +300,7 @@ class Sweep:
         return self._status(point) == "oom" and halvings < train.oom_retries and divisible
 
     def _find_native_oom(self, first: Point, error: Exception | None) -> Exception | None:
-        """The error, or that memory was out if that is what bitsandbytes said before it ended the process.
+        """Return the error, or that memory was out if bitsandbytes said so before it ended the process.
 
         What its kernels say goes to standard error, and so into the log of a pack's first run.
         """

@@ -138,7 +138,7 @@ def make_refusal(known: Forecast, base: Config, *, isolation: Isolation) -> Refu
 def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
     """How many runs may train together with a point: as sweep.pack says, under auto as memory allows.
 
-    Halving trains each run alone, as its runs go on from checkpoints, and a pack keeps none.
+    Halving trains each run alone, as its runs go on from checkpoints, and a pack keeps none; so does fp16.
     """
     setting = base.sweep.pack
     if setting in ("off", False) or base.sweep.strategy == "halving":
@@ -377,7 +377,7 @@ def _tell_time(described: Mapping[str, Any], known: Forecast) -> str:
 
 
 def tell_bound(described: Mapping[str, Any]) -> str:
-    """What goes before hours and what follows from them: before any run has finished they are the least."""
+    """Return the words before hours, energy and cost, which are the least until a run has finished."""
     return "about" if described["calibration"] else "at least"
 
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from bench.memory.allocator import MIB, Allocator, Block, OutOfMemoryError
+from bench.memory.allocator import MIB, Allocator, Block, Event, OutOfMemoryError, replay
 
 
 def hold(allocator: Allocator, *sizes: int) -> list[Block]:
@@ -121,6 +121,19 @@ def test_unused_segments_are_given_back_before_a_card_is_full() -> None:
         allocator.allocate(40 * MIB)
     allocator.free(held)
     hold(allocator, 100 * MIB)
+
+
+def test_a_phase_begins_without_what_the_one_before_has_freed() -> None:
+    large, small = 300 * MIB, 30 * MIB
+    events = [
+        Event(0, 100 * MIB, "load"),
+        *(Event(1, large, "load"), Event(1, None, "load")),
+        *(Event(2, large, "forward"), Event(2, None, "backward")),
+        *(Event(3, small, "step"), Event(3, None, "step")),  # of the same phase, train
+        *(Event(4, small, "eval"), Event(4, None, "eval")),
+    ]
+    peaks = {name: found["peak_reserved_bytes"] / MIB for name, found in replay(events).items()}
+    assert peaks == {"load": 400, "train": 400, "eval": 130}
 
 
 def test_whatever_the_order_nothing_is_lost() -> None:

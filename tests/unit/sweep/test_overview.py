@@ -28,7 +28,7 @@ def make_plan(compose: Callable[..., Config], rates: list[str]) -> tuple[Plan, d
         }
         for number, point in enumerate(points)
     ]
-    return Plan(combinations=len(points), points=tuple(points), repeats={}), {"runs": runs}
+    return Plan(combinations=len(points), points=tuple(points), repeats={}), {"runs": runs, "calibration": {}}
 
 
 def test_few_runs_are_shown_one_by_one(compose: Callable[..., Config]) -> None:

@@ -1,10 +1,12 @@
 """Runs that share all but rank, scale, dropout and rate train together, as many as memory and slots allow."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from bench.cards import read_cards
 from bench.config import Config, replace_values
 from bench.identity import identify
 from bench.memory.prediction import Prediction
@@ -162,6 +164,22 @@ def test_the_setting_and_the_prediction_decide_how_large_a_pack_may_be(
     assert limit_packs(cast, base)(known) == limit
     if settings == {}:
         assert limit_packs(cast, base)(unknown) == UNKNOWN
+
+
+@pytest.mark.parametrize("pack", ["auto", 7])
+def test_runs_train_alone_where_auto_means_fp16(
+    make_points: Callable[..., list[Point]], compose: Compose, pack: Any
+) -> None:
+    chosen, fixed = make_points(["train.precision=auto", "train.precision=fp32"])
+    found = {point.run_id: predict(weights=50, load=70, train=60, evaluate=55) for point in (chosen, fixed)}
+    base = replace_values(compose(), {"sweep.pack": pack})
+    limits = {}
+    for name in ("t4", "rtx4090"):  # the former has no bf16
+        card = dataclasses.replace(read_cards()[name], memory_bytes=100)
+        limit = limit_packs(Forecast(Target("cuda", name, 100, card), found, {}, {}, base.report), base)
+        limits[name] = [limit(chosen), limit(fixed)]
+    together = 4 if pack == "auto" else 7
+    assert limits == {"t4": [1, together], "rtx4090": [together, together]}
 
 
 def test_runs_at_the_same_time_on_a_cpu_share_its_memory(

@@ -17,8 +17,9 @@ from bench.memory.prediction import Prediction
 from bench.store import Result, Store, start_record
 from bench.sweep import outlook, predict
 from bench.sweep.isolate import Isolation
+from bench.sweep.overview import tabulate
 from bench.sweep.plan import Plan, make_plan
-from bench.sweep.predict import FITS, TIGHT, TOO_LARGE, Target, calibrate, find_target, foresee
+from bench.sweep.predict import FITS, TIGHT, TOO_LARGE, Calibration, Target, calibrate, find_target, foresee
 
 Compose = Callable[..., Config]
 
@@ -175,6 +176,25 @@ def test_a_plan_adds_up(compose: Compose, tmp_path: Path) -> None:
     assert [run["fits"] for run in described["runs"]] == [False, True, True]
     assert [run["predicted_peak_reserved_bytes"] for run in described["runs"]] == [122, 72, 72]
     assert "1 do not fit, 2 fit" in outlook.summarise(described, known)[1]
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("finished", [False, True])
+def test_hours_energy_and_cost_are_the_least_until_a_run_has_finished(
+    compose: Compose, tmp_path: Path, finished: bool
+) -> None:
+    plan = make_small_plan(compose, "train.micro_batch_size=8", "report.price_per_hour=3")
+    known = outlook.forecast(plan, plan.points[0].config, Store(tmp_path), isolation=Isolation())
+    if finished:
+        known = dataclasses.replace(known, calibrations={"": Calibration(1.0, 0.05, 2)})
+    described = outlook.describe_plan(plan, plan.points[0].config, Store(tmp_path), known)
+    bound, other = ("about", "at least") if finished else ("at least", "about")
+    [line] = [line for line in outlook.summarise(described, known) if line.startswith("time: ")]
+    assert line.count(bound) == 6  # to go, kWh, cost, and three other ways
+    assert f"cost {bound} " in line
+    header, _ = tabulate(plan, described)
+    lines = [line, *outlook.list_runs(plan, described), header[-1]]
+    assert all(bound in one and other not in one for one in lines)
 
 
 @pytest.mark.usefixtures("fake")
