@@ -32,7 +32,13 @@ from bench import (
 from bench.checkpoint import BEST
 from bench.config import Config, replace_values
 from bench.data import Dataset
-from bench.device import choose_device, choose_precision, limit_memory, require_attention
+from bench.device import (
+    choose_device,
+    choose_precision,
+    limit_memory,
+    require_attention,
+    require_no_broken_card,
+)
 from bench.errors import ConfigError, RunError, StoreError
 from bench.fit import Fitted, fit
 from bench.identity import describe
@@ -51,6 +57,7 @@ _log = logging.getLogger("bench")
 
 def require_device(config: Config) -> torch.device:
     """The device that the run will use, or a ConfigError that says what this machine cannot do."""
+    require_no_broken_card(config.devices)
     device = choose_device(config.devices)
     if config.device_memory_gib is not None:
         limit_memory(device, config.device_memory_gib)

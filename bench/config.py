@@ -162,7 +162,7 @@ class Config:
     task: str  # sequence_classification (a new head) | label_likelihood (a decoder writes the label)
     report: ReportConfig
     seed: int
-    devices: str  # auto | cpu | cuda; in a sweep also cpu*2 (two runs at once) or 0,1 (one run for each GPU)
+    devices: str  # auto | cpu | cuda | 1, nvidia-smi's number; in a sweep also 0,1 or cpu*2: two runs at once
     device_memory_gib: float | None  # that a run may take of a CUDA device, as if it had no more; null: all
     oom_halvings: int  # how often the micro-batch was halved, and accumulation doubled; set by a sweep
     resume_from: str | None  # a run_id: go on from its checkpoint, if this run has none of its own

@@ -10,7 +10,7 @@ import torch
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from bench.cards import GIB
-from bench.errors import ConfigError, MissingError
+from bench.errors import ConfigError, MissingError, first_line
 
 NO_PAGING = "this is WSL2, where CUDA has no managed memory, so that optimizer states cannot be paged"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -22,9 +22,40 @@ def choose_device(devices: str) -> torch.device:
     Raises:
         ConfigError: cuda where there is none.
     """
-    if devices == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("devices=cuda: this machine has no CUDA device that torch can use; use devices=cpu")
-    return torch.device("cuda" if devices != "cpu" and torch.cuda.is_available() else "cpu")
+    if devices == "cpu" or torch.cuda.is_available():
+        return torch.device("cpu" if devices == "cpu" else "cuda")
+    if devices == "cuda":
+        raise ConfigError(
+            f"devices=cuda: this machine has no CUDA device that torch can use ({explain_no_cuda()}); "
+            "use devices=cpu"
+        )
+    return torch.device("cpu")
+
+
+def require_no_broken_card(devices: str) -> None:
+    """Raises an error where ``devices=auto`` would train on the CPU beside a card that torch cannot use.
+
+    bench.driver says so earlier and better; this is for where the driver's NVML cannot be asked.
+
+    Raises:
+        MissingError: torch found a driver, and cannot use it.
+    """
+    if devices != "auto" or torch.cuda.is_available():
+        return
+    reason = explain_no_cuda()
+    if not reason.startswith(("Torch not compiled", "Found no NVIDIA driver", "No CUDA GPUs", "No HIP GPUs")):
+        raise MissingError(
+            f"devices=auto: torch cannot use CUDA on this machine ({reason}); devices=cpu trains without it"
+        )
+
+
+def explain_no_cuda() -> str:
+    """Why torch.cuda.is_available is False, in torch's words."""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
+        return first_line(error)
+    return "it has become available just now"
 
 
 def choose_precision(requested: str, device: torch.device) -> str:
@@ -73,7 +104,7 @@ def limit_memory(device: torch.device, gib: float) -> None:
     total = torch.cuda.get_device_properties(device).total_memory
     if gib * GIB > total:
         raise ConfigError(f"device_memory_gib={gib:g}: this device has {total / GIB:.1f} GiB; ask for less")
-    torch.cuda.set_per_process_memory_fraction(gib * GIB / total, device)
+    torch.cuda.set_per_process_memory_fraction(gib * GIB / total, device.index)  # None: the one in use
 
 
 def add_index(device: torch.device) -> torch.device:

@@ -18,7 +18,7 @@ import psutil
 import torch
 from torch import nn
 
-from bench import provenance
+from bench import driver, provenance
 from bench.cards import GIB
 from bench.device import DTYPES, NO_PAGING, choose_device, choose_precision, is_wsl
 from bench.errors import BenchError
@@ -56,6 +56,7 @@ def examine(config: "Config") -> Iterator[Finding]:
     from bench import tracking
 
     seconds = config.track.probe_seconds
+    yield from examine_cards(config.devices)
     yield from examine_device(choose_device(config.devices))
     yield _find_model(config.model)
     yield from map(_find_extra, _EXTRAS)
@@ -65,6 +66,28 @@ def examine(config: "Config") -> Iterator[Finding]:
         "W&B", mode.mode == "online" or None, mode.reason or "the server answers; runs are mirrored"
     )
     yield _find_disk(Path(config.results_dir))
+
+
+def examine_cards(devices: str) -> Iterator[Finding]:
+    """The driver beside torch, and each card: what is free of it, who holds the rest, whether runs get it."""
+    found = driver.ask()
+    if found is None:
+        yield Finding("driver", None, "no NVIDIA driver answers")
+        return
+    chosen, works, detail = driver.Choice(), True, driver.tell_driver(found)
+    try:
+        chosen = driver.choose(devices)
+    except BenchError as error:
+        works, detail = False, str(error)
+    yield Finding("driver", works, "; ".join(filter(None, [detail, chosen.note])))
+    for one in found.devices:
+        is_chosen = one in chosen.devices
+        parts = [
+            f"{one.name}, {one.total_bytes / GIB:.1f} GiB, {one.free_bytes / GIB:.1f} free",
+            driver.tell_holders(one),
+            f"runs get it with devices={devices}" if is_chosen else f"not used with devices={devices}",
+        ]
+        yield Finding(f"card {one.index}", is_chosen or None, "; ".join(filter(None, parts)))
 
 
 def examine_device(device: torch.device) -> Iterator[Finding]:

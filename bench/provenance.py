@@ -1,6 +1,5 @@
 """What a number was measured with: code, packages, Python, machine and driver."""
 
-import importlib.util
 import os
 import platform
 import subprocess
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from bench import driver
 
 PACKAGES = (
     "torch",
@@ -40,7 +41,7 @@ def describe(*, model_revision: str | None) -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "memory_bytes": psutil.virtual_memory().total,
             "gpu": torch.cuda.get_device_name() if cuda else None,
-            "gpu_memory_bytes": torch.cuda.get_device_properties(0).total_memory if cuda else None,
+            "gpu_memory_bytes": torch.cuda.get_device_properties().total_memory if cuda else None,
         },
         "driver": _driver_version() if cuda else None,
         "model_revision": model_revision,
@@ -85,12 +86,5 @@ def _processor_name() -> str | None:
 
 
 def _driver_version() -> str | None:
-    if importlib.util.find_spec("pynvml") is None:
-        return None
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    except pynvml.NVMLError:
-        return None
+    found = driver.ask()
+    return None if found is None else found.version

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import checkpoint, data, hub, tracking, weights
+from bench import checkpoint, data, driver, hub, tracking, weights
 from bench import config as configuration
 from bench.checks import require_valid
 from bench.config import Config
@@ -76,6 +76,7 @@ def run_all(config: Config) -> list[Result]:
         KeyboardInterrupt: after the record says ``interrupted``.
     """
     prepared = prepare(config)
+    driver.take(config.devices, config.train.processes)  # before what is imported here looks at the cards
     from bench import attempt
 
     attempt.require_device(halve_micro_batch(_name_device(config)))
@@ -183,14 +184,9 @@ def _decide_tracking(config: Config) -> Mode:
 
 
 def _name_device(config: Config) -> Config:
-    """The configuration with one device for this one run: of ``cpu*2`` the CPU, of ``0,1`` the first GPU,
-    or as many as it has processes.
-    """
-    first, *more = re.split(r"[*,]", config.devices)
-    if first.isdigit():
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join([first, *more][: config.train.processes])
-        first = "cuda"
-    return dataclasses.replace(config, devices=first)
+    """The configuration with the kind of device for this one run: of ``cpu*2`` cpu, of ``0,1`` cuda."""
+    first = config.devices.partition("*")[0]
+    return dataclasses.replace(config, devices="cuda" if first[0].isdigit() else first)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -278,6 +274,8 @@ def task(composed: DictConfig) -> list[Result]:
     config = configuration.from_hydra(composed)
     alone = HydraConfig.get().mode == RunMode.RUN
     try:
+        if alone and (note := driver.choose(config.devices, config.train.processes).note) is not None:
+            print(show(note), file=sys.stderr)
         results = run_all(config)
     except BenchError as error:
         if not alone:

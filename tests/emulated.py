@@ -31,6 +31,7 @@ class Card:
     memory_gib: float = 23.5
     used_gib: float = 0.3
     held_by: tuple[Holder, ...] = ()
+    instances: tuple["Card", ...] = ()  # where MIG is on
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Machine:
     log: Path
     cards: tuple[Card, ...] = (Card(),)
     driver: str = "580.65.06"
-    driver_cuda: int = 13000  # torch's is 13.0: an older driver's cards are seen by NVML and not by torch
+    driver_cuda: int = 13000  # of an older one than torch's NVML sees the cards, and torch does not
+    torch_cuda: str | None = "13.0"  # None: a torch for the CPU alone
     nvml: bool = True
     variables: dict[str, str] = field(default_factory=dict)
 

@@ -1,6 +1,7 @@
 """The command ``bench``. A room is imported only when its command is called, so that --help is quick."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -127,10 +128,14 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from bench import display, doctor, run
+    from bench import display, driver, run
 
     with run.composing() as compose:
         settings = compose(_DEFAULT)
+    with contextlib.suppress(BenchError):  # doctor says it
+        driver.take(settings.devices)
+    from bench import doctor  # which imports torch, for the card that runs get
+
     found = []
     for one in doctor.examine(settings):
         found.append(one)

@@ -33,7 +33,7 @@ from bench.sweep.predict import (
     predict_each,
     predict_runs,
 )
-from bench.sweep.slots import make_slots
+from bench.sweep.slots import count_slots
 
 _HOUR, _DAY = 3600.0, 24.0
 _WORDS = {FITS: "fit", TIGHT: "fit tightly", TOO_LARGE: "do not fit", None: "unknown"}
@@ -128,7 +128,7 @@ def make_refusal(known: Forecast, base: Config, *, isolation: Isolation) -> Refu
             return None
         return (
             f"not started: would take {found.peak_bytes / GIB:.1f} GiB with train.micro_batch_size="
-            f"{config.train.micro_batch_size}, and {target.name} has {target.usable_bytes / GIB:.1f} for it; "
+            f"{config.train.micro_batch_size}, and {target.name} has {target.tell_room()}; "
             "`bench plan` says what would fit, and plan.force=true tries it"
         )
 
@@ -145,7 +145,7 @@ def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
         return lambda _: 1
     usable = COMFORTABLE * known.target.usable_bytes
     if known.target.device_type == "cpu":  # whose memory all slots share
-        usable /= len(make_slots(base.devices))
+        usable /= count_slots(base.devices)
 
     def limit(point: Point) -> int:
         if settle(point.config, known.target.card).train.precision == "fp16":  # auto, on a card without bf16
@@ -234,6 +234,7 @@ def describe_plan(
         "cost": _price(hours, kwh, known.prices),
         "card": known.target.name,
         "usable_bytes": known.target.usable_bytes,
+        "device": None if known.target.device is None else asdict(known.target.device),
         "memory_kind": "cuda_reserved" if known.target.device_type == "cuda" else "cpu_tensors",
         "calibration": {family or "all": asdict(one) for family, one in known.calibrations.items()},
         "packs": [{"size": size, "count": count} for size, count in count_sizes(packs).items()],
@@ -326,9 +327,11 @@ def summarise(described: Mapping[str, Any], known: Forecast) -> list[str]:
     lines = [
         f"{described['combinations']} combinations are {described['distinct']} distinct runs: "
         f"{described['done']} done, {described['remaining']} to train",
-        f"memory ({kind}) on {known.target.name}, {known.target.usable_bytes / GIB:.1f} GiB usable: "
+        f"memory ({kind}) on {known.target.name}, {known.target.tell_room()}: "
         + ", ".join(f"{count} {_WORDS[verdict]}" for verdict, count in verdicts.items()),
     ]
+    if known.target.note is not None:
+        lines.append(known.target.note)
     if described["total_hours"] is not None:
         lines += [_tell_time(described, known)]
     lines += _tell_packs(described)

@@ -14,7 +14,7 @@ from bench.memory.prediction import Prediction
 from bench.pack import describe_others
 from bench.packable import OWN, cannot_pack, shared_key
 from bench.sweep.plan import Point, override_line
-from bench.sweep.slots import make_slots
+from bench.sweep.slots import count_slots
 
 LARGEST = 24  # a step gains little from more, and what kills a pack costs all of it
 UNKNOWN = 4  # where no prediction says what memory allows
@@ -53,7 +53,7 @@ def form_packs(points: Iterable[Point], limits: Mapping[str, int], base: Config)
     points trains one by one.
     """
     fewest = FEWEST if base.sweep.pack == "auto" else 2
-    slots = len(make_slots(base.devices))
+    slots = count_slots(base.devices)
     keys = dict[Any, str]()
     order, kinds = dict[str, int](), dict[str, list[Point]]()
     for point in points:

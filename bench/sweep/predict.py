@@ -3,7 +3,6 @@
 Runs that share shapes share one prediction; what no run has needed yet is traced in processes of their own.
 """
 
-import dataclasses
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,13 +12,13 @@ from functools import partial
 
 import psutil
 
-from bench import weights
+from bench import driver, weights
 from bench.calibration import Calibration, name_family
 from bench.cards import CONTEXT_BYTES, GIB, Card, read_cards, recognise
 from bench.config import Config
+from bench.driver import Device, tell_holders
 from bench.memory.prediction import Prediction, count_cost, make_key, read_cached, settle
 from bench.store import Result
-from bench.sweep.choice import ask_driver
 from bench.sweep.isolate import Isolation, ProcessError
 from bench.sweep.plan import Point
 
@@ -38,6 +37,13 @@ class Target:
     name: str  # the card's, or cpu
     usable_bytes: int  # that tensors can have
     card: Card | None  # with its speed, where it is known
+    device: Device | None = None  # the machine's own, which runs get
+    note: str | None = None  # what a person should know of how it was chosen
+
+    def tell_room(self) -> str:
+        """How much memory there is, and who holds the rest."""
+        holders = None if self.device is None else tell_holders(self.device)
+        return f"{self.usable_bytes / GIB:.1f} GiB usable" + (f" while {holders}" if holders else "")
 
     def judge(self, prediction: Prediction) -> str:
         """FITS with room to spare, TIGHT, or TOO_LARGE."""
@@ -62,17 +68,24 @@ class Outlook:
 
 
 def find_target(config: Config) -> Target:
-    """The card that plan.card names, else this machine's smallest, else its CPU."""
+    """The card that plan.card names, else the one that runs get, the fullest of several, else the CPU.
+
+    What is free on this machine's card now is what a plan counts with, as others may go on holding theirs.
+
+    Raises:
+        ConfigError, MissingError: as driver.choose.
+    """
     limit = None if config.device_memory_gib is None else int(config.device_memory_gib * GIB)
     if config.plan.card is not None:
         return _aim(read_cards()[config.plan.card], limit)
-    own = {} if config.devices.startswith("cpu") else ask_driver()
-    if not own:
-        return Target("cpu", "cpu", psutil.virtual_memory().total, None)
-    name = min(own, key=lambda one: own[one])
-    if (card := recognise(name)) is not None:
-        return _aim(dataclasses.replace(card, memory_bytes=own[name]), limit)
-    return Target("cuda", name, min(own[name] - CONTEXT_BYTES, limit or own[name]), None)
+    chosen = driver.choose(config.devices, config.train.processes)
+    if not chosen.devices:
+        return Target("cpu", "cpu", psutil.virtual_memory().total, None, note=chosen.note)
+    device = min(chosen.devices, key=lambda one: one.free_bytes)
+    usable = max(0, device.free_bytes - CONTEXT_BYTES)
+    card = recognise(device.name)
+    name = device.name if card is None else card.name
+    return Target("cuda", name, min(usable, limit or usable), card, device, chosen.note)
 
 
 def _aim(card: Card, limit: int | None) -> Target:

@@ -3,6 +3,8 @@
 import os
 from dataclasses import dataclass
 
+from bench import driver
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -13,15 +15,21 @@ class Slot:
     threads: int | None = None  # that torch computes with; None: as many as there are cores
 
 
+def count_slots(devices: str) -> int:
+    """How many slots ``devices`` (auto, cpu, cuda, cpu*2, 0,1) means; checks.py has checked its form."""
+    return int(devices.removeprefix("cpu*")) if "*" in devices else 1 + devices.count(",")
+
+
 def make_slots(devices: str) -> list[Slot]:
-    """The slots that ``devices`` (auto, cpu, cuda, cpu*2, 0,1) means; checks.py has checked its form."""
+    """The slots on this machine.
+
+    Raises:
+        ConfigError, MissingError: as driver.choose, before any run is started.
+    """
+    names, count = driver.choose(devices).names, count_slots(devices)
     if devices.startswith("cpu*"):
-        count = int(devices.removeprefix("cpu*"))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return [Slot(("devices=cpu",), threads=max(1, cores // count))] * count
     if devices[0].isdigit():
-        return [
-            Slot(("devices=cuda",), environment=(("CUDA_VISIBLE_DEVICES", number),))
-            for number in devices.split(",")
-        ]
+        return [Slot(("devices=cuda",), environment=((driver.VISIBLE, name),)) for name in names]
     return [Slot((f"devices={devices}",))]

@@ -18,16 +18,19 @@ GIB = 2**30
 
 
 def find_visible():
-    """The cards that CUDA_VISIBLE_DEVICES leaves, in its order."""
-    cards, listed = MACHINE["cards"], os.environ.get("CUDA_VISIBLE_DEVICES")
+    """The cards that CUDA_VISIBLE_DEVICES leaves, in its order; without a word the largest is the first."""
+    cards, listed = list(MACHINE["cards"]), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        cards.sort(key=lambda card: -card["memory_gib"])
     if listed is None:
         return cards
+    parts = [(str(place), part) for place, card in enumerate(cards) for part in card["instances"] or [card]]
     found = []
     for word in listed.split(","):
-        match = [card for place, card in enumerate(cards) if word.strip() in (str(place), card["uuid"])]
+        match = [part for place, part in parts if word == place or (word and part["uuid"].startswith(word))]
         if not match:
             break
-        found += match
+        found += match[:1]
     return found
 
 
@@ -36,6 +39,7 @@ def log(event):
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     with Path(MACHINE["log"]).open("a") as file:
         row = {"event": event, "pid": os.getpid(), "parent": os.getppid(), "visible": visible}
+        row["cards"] = [card["uuid"] for card in find_visible()]
         file.write(json.dumps({**row, "command": sys.argv}) + "\n")
 
 
@@ -47,6 +51,8 @@ def emulate_torch(torch):
     """Replaces what of torch._C a CPU build lacks."""
     state = {"touched": False, "bad_fork": False, "base": 0, "peak": 0, "limit": None}
 
+    is_old = MACHINE["driver_cuda"] < 1000 * float(MACHINE["torch_cuda"])
+
     def touch():
         if not state["touched"]:
             state["touched"] = True
@@ -54,17 +60,17 @@ def emulate_torch(torch):
 
     def count():
         touch()
-        if MACHINE["driver_cuda"] < 13000:
-            raise RuntimeError(
-                "The NVIDIA driver on your system is too old (found version "
-                f"{MACHINE['driver_cuda']}). Please update your GPU driver"
-            )
-        return len(find_visible())
+        return 0 if is_old else len(find_visible())
 
     def init():
         if state["bad_fork"]:
             raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
-        count()
+        touch()
+        if is_old:
+            raise RuntimeError(
+                "The NVIDIA driver on your system is too old (found version "
+                f"{MACHINE['driver_cuda']}). Please update your GPU driver"
+            )
         if not find_visible():
             raise RuntimeError("No CUDA GPUs are available")
         log("context")
@@ -142,7 +148,7 @@ def emulate_torch(torch):
     cuda._exchange_device = cuda._maybe_exchange_device = lambda device: 0
     cuda._raw_device_count_nvml = lambda: len(MACHINE["cards"]) if MACHINE["nvml"] else -1
     cuda._raw_device_uuid_nvml = lambda: [card["uuid"] for card in MACHINE["cards"]]
-    torch.version.cuda = "13.0"
+    torch.version.cuda = MACHINE["torch_cuda"]
     place_on_cpu(torch, state, read_used)
 
 
@@ -168,10 +174,10 @@ def place_on_cpu(torch, state, read_used):
             if name == "cuda":
                 torch.cuda._lazy_init()
                 return args[0]
-            if state["limit"] is not None and read_used() > state["limit"]:
-                raise torch.OutOfMemoryError("CUDA out of memory. (emulated)")
             if function is torch.device or name in ("__get__", "__set__", "device"):
                 return function(*args, **(kwargs or {}))
+            if state["limit"] is not None and read_used() > state["limit"]:
+                raise torch.OutOfMemoryError("CUDA out of memory. (emulated)")
             moved = {key: move(value) for key, value in (kwargs or {}).items()}
             return function(*map(move, args), **moved)
 
@@ -188,6 +194,10 @@ def place_on_cpu(torch, state, read_used):
 def emulate_nvml(nvml):
     """Replaces what of pynvml needs a driver."""
     cards = MACHINE["cards"]
+    handles = {(place, None): card for place, card in enumerate(cards)}
+    handles |= {
+        (place, n): one for place, card in enumerate(cards) for n, one in enumerate(card["instances"])
+    }
 
     class Some:
         def __init__(self, **values):
@@ -199,17 +209,27 @@ def emulate_nvml(nvml):
 
     def find(uuid):
         uuid = uuid.decode() if isinstance(uuid, bytes) else uuid
-        for place, card in enumerate(cards):
+        for handle, card in handles.items():
             if card["uuid"] == uuid:
-                return place
+                return handle
         raise nvml.NVMLError(nvml.NVML_ERROR_NOT_FOUND)
 
     def measure(handle, version=None):
-        total, used = (int(cards[handle][name] * GIB) for name in ("memory_gib", "used_gib"))
+        total, used = (int(handles[handle][name] * GIB) for name in ("memory_gib", "used_gib"))
         return Some(total=total, used=used, free=total - used, reserved=0)
 
     def list_processes(handle):
-        return [Some(pid=one["pid"], usedGpuMemory=int(one["gib"] * GIB)) for one in cards[handle]["held_by"]]
+        return [
+            Some(pid=one["pid"], usedGpuMemory=int(one["gib"] * GIB)) for one in handles[handle]["held_by"]
+        ]
+
+    def read_mig_mode(handle):
+        return [1, 1] if cards[handle[0]]["instances"] else refuse()
+
+    def find_instance(handle, place):
+        if (handle[0], place) not in handles:
+            raise nvml.NVMLError(nvml.NVML_ERROR_NOT_FOUND)
+        return (handle[0], place)
 
     def refuse(*_):
         raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
@@ -218,17 +238,18 @@ def emulate_nvml(nvml):
         "nvmlInit": start,
         "nvmlShutdown": lambda: None,
         "nvmlDeviceGetCount": lambda: len(cards),
-        "nvmlDeviceGetHandleByIndex": lambda place: place,
+        "nvmlDeviceGetHandleByIndex": lambda place: (place, None),
         "nvmlDeviceGetHandleByUUID": find,
-        "nvmlDeviceGetName": lambda handle: cards[handle]["name"],
-        "nvmlDeviceGetUUID": lambda handle: cards[handle]["uuid"],
-        "nvmlDeviceGetIndex": lambda handle: handle,
+        "nvmlDeviceGetName": lambda handle: handles[handle]["name"],
+        "nvmlDeviceGetUUID": lambda handle: handles[handle]["uuid"],
+        "nvmlDeviceGetIndex": lambda handle: handle[0],
         "nvmlDeviceGetMemoryInfo": measure,
         "nvmlDeviceGetComputeRunningProcesses": list_processes,
         "nvmlDeviceGetGraphicsRunningProcesses": lambda handle: [],
         "nvmlDeviceGetTotalEnergyConsumption": refuse,
-        "nvmlDeviceGetMigMode": refuse,
-        "nvmlDeviceGetMaxMigDeviceCount": lambda handle: 0,
+        "nvmlDeviceGetMigMode": read_mig_mode,
+        "nvmlDeviceGetMaxMigDeviceCount": lambda handle: 7,
+        "nvmlDeviceGetMigDeviceHandleByIndex": find_instance,
         "nvmlSystemGetDriverVersion": lambda: MACHINE["driver"],
         "nvmlSystemGetCudaDriverVersion": lambda: MACHINE["driver_cuda"],
         "nvmlSystemGetCudaDriverVersion_v2": lambda: MACHINE["driver_cuda"],
@@ -250,8 +271,14 @@ def emulate_bitsandbytes(specs):
     specs.get_cuda_specs = ask_and_forget
 
 
+def emulate_driver(driver):
+    """What torch is built for stands in a file of the real one; NVML says the rest."""
+    driver.read_torch_cuda = lambda: MACHINE["torch_cuda"]
+
+
 EMULATED = {
     "torch": emulate_torch,
+    "bench.driver": emulate_driver,
     "pynvml": emulate_nvml,
     "bitsandbytes.cuda_specs": emulate_bitsandbytes,
 }
@@ -277,4 +304,6 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 if MACHINE is not None:
+    if MACHINE["torch_cuda"] is None:  # the real torch is one for CPUs
+        EMULATED = {name: EMULATED[name] for name in ("bench.driver", "pynvml")}
     sys.meta_path.insert(0, Finder())

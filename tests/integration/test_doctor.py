@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench import doctor
+from bench import doctor, driver
+from bench.cards import GIB
 from bench.config import Config
 
 CPU = torch.device("cpu")
@@ -69,3 +70,19 @@ def test_a_model_that_is_not_there_is_found(compose: Callable[..., Config], conf
     )
     found = examine(elsewhere)["default model"]
     assert (found.works, "no such folder" in found.detail) == (False, True)
+
+
+def test_a_card_that_torch_cannot_use_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = driver.Holder(1200, "Xorg", 2 * GIB)
+    card = driver.Device(0, "GPU-0", "NVIDIA L4", 22 * GIB, 20 * GIB, (holder,))
+    monkeypatch.setattr(driver, "ask", lambda: driver.Driver("570.1", (12, 8), (card,)))
+    monkeypatch.setattr(driver, "read_torch_cuda", lambda: "13.0")
+    monkeypatch.delenv(driver.VISIBLE, raising=False)
+    found = {one.name: one for one in doctor.examine_cards("auto")}
+    assert (found["driver"].works, "update the driver" in found["driver"].detail) == (False, True)
+    assert found["card 0"].works is None
+    assert "22.0 GiB, 20.0 free; Xorg (pid 1200) holds 2.0 GiB; not used" in found["card 0"].detail
+    monkeypatch.setattr(driver, "read_torch_cuda", lambda: "12.6")
+    found = {one.name: one for one in doctor.examine_cards("auto")}
+    assert found["driver"].detail.startswith("driver 570.1 runs CUDA 12.8 and older, torch")
+    assert (found["card 0"].works, "runs get it" in found["card 0"].detail) == (True, True)

@@ -1,7 +1,6 @@
 """Several processes train one model as one process does, and leave one run that nobody can tell apart."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from accelerate.utils import DeepSpeedPlugin
 from safetensors.torch import load_file
 
 from bench import attempt, parallel
-from bench import run as running
 from bench.config import Config
 from bench.errors import ConfigError, MissingError
 from bench.run import run
@@ -132,16 +130,6 @@ def test_each_process_must_have_a_device(compose: Compose, monkeypatch: pytest.M
     parallel.require_processes(compose("train=ddp").train, cuda, "fp16")
     with pytest.raises(ConfigError, match="fsdp2: fp16 scales the loss"):
         parallel.require_processes(compose("train=fsdp2").train, cuda, "fp16")
-
-
-@pytest.mark.parametrize(("count", "visible"), [(1, "2"), (2, "2,0"), (3, "2,0,1")])
-def test_a_run_has_as_many_of_the_gpus_named_as_processes(
-    compose: Compose, monkeypatch: pytest.MonkeyPatch, count: int, visible: str
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    config = compose("devices='2,0,1'", f"train.processes={count}")
-    assert running._name_device(config).devices == "cuda"
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
 
 
 def test_deepspeed_says_what_it_lacks(compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers import DebertaV2Config
 
 from bench import attempt, checkpoint, device, measure, model, outcome, trained, trainer
 from bench.config import Config
-from bench.device import require_attention
+from bench.device import limit_memory, require_attention
 from bench.errors import ConfigError, DataError, MissingError, RunError, StoreError
 from bench.identity import hash_canonical
 from bench.run import run
@@ -217,6 +218,13 @@ def test_what_cannot_run_here_is_said_before_anything_is_written(
     with pytest.raises(error, match=message):
         run(config)
     assert not Path(config.results_dir).exists()
+
+
+def test_more_memory_than_the_card_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(total_memory=8 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    with pytest.raises(ConfigError, match=r"device_memory_gib=8\.1: this device has 8.0 GiB; ask for less"):
+        limit_memory(torch.device("cuda"), 8.1)
 
 
 def test_target_modules_that_are_not_there_make_the_run_invalid(compose_tiny: Compose) -> None:

@@ -1,42 +1,27 @@
 """What make sweep runs follows from the machine's cards, as the driver tells them."""
 
-import sys
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 
+from bench import driver
+from bench.driver import Device, Driver
 from bench.sweep import choice
 
 GIB = 2**30
 Cards = dict[str, float]
 
 
-class NVMLError(Exception):
-    """As pynvml has it."""
-
-
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A machine with these cards (name, GiB), or without a driver."""
 
-    def make(cards: Cards | None, *, torch: str = "2.13.0", visible: str | None = None) -> None:
-        def start() -> None:
-            if cards is None:
-                raise NVMLError("Driver Not Loaded")
-
-        names = list(cards or {})
-        fake = SimpleNamespace(
-            NVMLError=NVMLError,
-            nvmlInit=start,
-            nvmlDeviceGetCount=lambda: len(names),
-            nvmlDeviceGetHandleByIndex=lambda place: names[place],
-            nvmlDeviceGetName=lambda name: name,
-            nvmlDeviceGetMemoryInfo=lambda name: SimpleNamespace(total=int((cards or {})[name] * GIB)),
-        )
-        monkeypatch.setitem(sys.modules, "pynvml", fake)
-        monkeypatch.setattr("importlib.util.find_spec", lambda _: True)
-        monkeypatch.setattr("importlib.metadata.version", lambda _: torch)
+    def make(cards: Cards | None, *, torch: str | None = "13.0", visible: str | None = None) -> None:
+        sizes = {name: int(gib * GIB) for name, gib in (cards or {}).items()}
+        devices = [Device(n, f"GPU-{n}", name, size, size) for n, (name, size) in enumerate(sizes.items())]
+        found = None if cards is None else Driver("580.65.06", (13, 0), tuple(devices))
+        monkeypatch.setattr(driver, "ask", lambda: found)
+        monkeypatch.setattr(driver, "read_torch_cuda", lambda: torch)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -54,6 +39,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         ({"card": 20.0}, "article"),
         ({"NVIDIA GeForce RTX 4090": 23.99}, "article"),
         ({"small": 8.0, "NVIDIA GeForce RTX 4090": 23.99}, "article"),
+        ({"NVIDIA GeForce RTX 4090": 23.99, "small": 8.0}, "article"),
     ],
 )
 def test_a_card_of_20_gib_runs_the_article(
@@ -63,8 +49,10 @@ def test_a_card_of_20_gib_runs_the_article(
     assert choice.choose_experiment()[0] == experiment
 
 
-@pytest.mark.parametrize("how", [{"torch": "2.13.0+cpu"}, {"visible": ""}, {"visible": "-1"}])
-def test_a_card_that_torch_cannot_use_is_none(machine: Callable[..., None], how: dict[str, str]) -> None:
+@pytest.mark.parametrize("how", [{"torch": None}, {"visible": ""}, {"visible": "-1"}])
+def test_a_card_that_torch_cannot_use_is_none(
+    machine: Callable[..., None], how: dict[str, str | None]
+) -> None:
     machine({"NVIDIA GeForce RTX 4090": 23.99}, **how)
     assert choice.choose_experiment()[0] == "quickstart"
 

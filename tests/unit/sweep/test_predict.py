@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from bench import driver
 from bench.calibration import read_measured
 from bench.cards import GIB, read_cards
 from bench.config import Config
+from bench.driver import Device, Driver, Holder
 from bench.identity import identify
 from bench.memory.prediction import Prediction
 from bench.store import Result, Store, start_record
@@ -69,33 +71,88 @@ def test_a_run_fits_with_a_tenth_to_spare(peak: int, least: int, verdict: str) -
     assert TARGET.judge(make_prediction(peak, least=least)) == verdict
 
 
+XORG = Holder(1200, "Xorg", 2 * GIB)
+
+
+def make_device(name: str, gib: float, *, index: int = 0, held_gib: float = 0.0) -> Device:
+    total, held = int(gib * GIB), int(held_gib * GIB)
+    return Device(index, f"GPU-{index}", name, total, total - held, (XORG,) if held else ())
+
+
+L4 = make_device("NVIDIA L4", 22.5)
+H100 = make_device("NVIDIA H100 80GB HBM3", 79, index=1)
+GT, RTX = make_device("NVIDIA GeForce GT 1030", 2), make_device("NVIDIA GeForce RTX 4090", 23.5, index=1)
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The machine's own cards."""
+
+    def make(*devices: Device) -> None:
+        found = Driver("580.65.06", (13, 0), devices) if devices else None
+        monkeypatch.setattr(driver, "ask", lambda: found)
+        monkeypatch.setattr(driver, "read_torch_cuda", lambda: "13.0")
+        monkeypatch.delenv(driver.VISIBLE, raising=False)
+
+    return make
+
+
 @pytest.mark.parametrize(
-    ("lines", "own", "name", "usable_gib"),
+    ("lines", "devices", "name", "usable_gib"),
     [
-        (["plan.card=rtx4090"], {}, "rtx4090", 23.0),
-        (["plan.card=rtx4090", "device_memory_gib=8"], {}, "rtx4090", 8.0),
-        ([], {"NVIDIA L4": int(22.5 * GIB)}, "l4", 22.0),
-        ([], {"NVIDIA L4": int(22.5 * GIB), "NVIDIA H100 80GB HBM3": 79 * GIB}, "l4", 22.0),
-        ([], {"NVIDIA Z9": 10 * GIB}, "NVIDIA Z9", 9.5),
+        (["plan.card=rtx4090"], [], "rtx4090", 23.0),
+        (["plan.card=rtx4090"], [GT], "rtx4090", 23.0),
+        (["plan.card=rtx4090", "device_memory_gib=8"], [], "rtx4090", 8.0),
+        ([], [L4], "l4", 22.0),
+        (["device_memory_gib=8"], [L4], "l4", 8.0),
+        ([], [make_device("NVIDIA L4", 22.5, held_gib=4)], "l4", 18.0),
+        ([], [L4, H100], "h100", 78.5),  # the one that runs get
+        (["devices='0,1'"], [L4, H100], "l4", 22.0),  # the smaller of those that they get
+        ([], [GT, RTX], "rtx4090", 23.0),
+        (["devices='0'"], [GT, RTX], "NVIDIA GeForce GT 1030", 1.5),
+        ([], [make_device("NVIDIA Z9", 10)], "NVIDIA Z9", 9.5),
+        (["devices='0,1'"], [L4, make_device("NVIDIA L4", 22.5, index=1, held_gib=9)], "l4", 13.0),
+        ([], [make_device("NVIDIA L4", 22.5, held_gib=22.4)], "l4", 0.0),
     ],
 )
-def test_a_plan_is_for_the_card_that_is_named_or_the_machines_own(
+def test_a_plan_is_for_what_is_free_on_the_card_that_runs_get(
     compose: Compose,
-    monkeypatch: pytest.MonkeyPatch,
+    own: Callable[..., None],
     lines: list[str],
-    own: dict[str, int],
+    devices: list[Device],
     name: str,
     usable_gib: float,
 ) -> None:
-    monkeypatch.setattr(predict, "ask_driver", lambda: own)
+    own(*devices)
     target = find_target(compose(*lines))
     assert (target.device_type, target.name) == ("cuda", name)
     assert target.usable_bytes == pytest.approx(usable_gib * GIB, rel=1e-6)
 
 
-def test_a_plan_without_a_card_is_for_the_cpu(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "ask_driver", lambda: {"NVIDIA L4": 2**34})
+def test_a_plan_without_a_card_is_for_the_cpu(compose: Compose, own: Callable[..., None]) -> None:
+    own(L4)
     assert find_target(compose("devices=cpu")).device_type == "cpu"
+    own()
+    assert find_target(compose()).device_type == "cpu"
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_plan_and_a_refusal_name_who_holds_the_cards_memory(
+    compose: Compose, own: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own(GT, make_device("NVIDIA GeForce RTX 4090", 23.5, index=1, held_gib=2))
+    plan = make_small_plan(compose)
+    base = plan.points[0].config
+    monkeypatch.setattr(outlook, "find_target", find_target)
+    monkeypatch.setattr(predict, "CONTEXT_BYTES", int(21.5 * GIB) - 100)
+    known = outlook.forecast(plan, base, Store(tmp_path), isolation=Isolation())
+    described = outlook.describe_plan(plan, base, Store(tmp_path), known)
+    lines = outlook.summarise(described, known)
+    assert "on rtx4090, 0.0 GiB usable while Xorg (pid 1200) holds 2.0 GiB: " in lines[1]
+    assert "devices=auto takes card 1" in lines[2]
+    assert described["device"]["index"] == 1
+    refuse = outlook.make_refusal(known, base, isolation=Isolation())
+    assert "rtx4090 has 0.0 GiB usable while Xorg (pid 1200) holds 2.0 GiB;" in str(refuse(plan.points[0], 0))
 
 
 def test_what_is_not_known_says_why(compose: Compose) -> None:

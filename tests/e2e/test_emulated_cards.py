@@ -1,0 +1,119 @@
+"""Which of a machine's emulated cards runs get: of several, of full ones, of some that torch cannot use."""
+
+import json
+from typing import Any
+
+import pytest
+from emulated import Card, Holder, Machine
+
+Bench = Any  # tests/e2e/conftest.py
+
+GT = Card(name="NVIDIA GeForce GT 1030", uuid="GPU-1030", memory_gib=2.0, used_gib=0.1)
+RTX = Card(uuid="GPU-4090")
+BASELINE = ["method=majority", "track.mode=disabled"]  # has no network, whose trace takes seconds
+
+
+def put(bench: Bench, **machine: Any) -> Machine:
+    """Has the commands run on an emulated machine."""
+    made = Machine(log=bench.folder / "emulated.jsonl", **machine)
+    bench.variables |= made.environment
+    return made
+
+
+def test_a_run_has_the_card_of_its_number_and_no_more_of_it_than_it_may(
+    bench: Bench, tiny: list[str]
+) -> None:
+    machine = put(bench, cards=(RTX, GT))
+    done = bench("run", *tiny, "devices=1", "device_memory_gib=1", "train.max_steps=2", "train.eval_steps=2")
+    assert done.returncode == 0, done.stderr
+    log = machine.read_log()
+    assert [row["event"] for row in log] == ["context", *["limit 0.500000 of card 0"] * (len(log) - 1)]
+    assert len(log) > 1
+    assert {tuple(row["cards"]) for row in log} == {("GPU-1030",)}
+    [record] = bench.records().values()
+    hardware: Any = record["provenance"]["hardware"]  # type: ignore[index]
+    assert (hardware["gpu"], hardware["gpu_memory_bytes"]) == (GT.name, 2 * 2**30)
+
+
+@pytest.mark.slow
+def test_a_run_that_needs_more_than_it_may_is_out_of_memory(bench: Bench, tiny: list[str]) -> None:
+    put(bench)
+    done = bench("run", *tiny, "device_memory_gib=0.01")
+    assert done.returncode == 1
+    [record] = bench.records().values()
+    assert (record["status"], record["memory"]["kind"]) == ("oom", "cuda")  # type: ignore[index]
+
+
+def test_a_sweep_uses_the_cards_that_it_is_left(bench: Bench, tiny: list[str], count: Any) -> None:
+    machine = put(
+        bench,
+        cards=tuple(Card(name=f"NVIDIA {one}", uuid=f"GPU-{one}") for one in "abc"),
+        variables={"CUDA_VISIBLE_DEVICES": "GPU-c,1"},
+    )
+    refused = bench("sweep", *tiny, "devices=0,1")
+    assert refused.returncode == 2
+    assert "CUDA_VISIBLE_DEVICES=GPU-c,1 leaves card 2" in refused.stderr
+    assert "and not card 0" in refused.stderr
+    assert not (bench.folder / "results").exists()
+    swept = bench("sweep", *tiny, "devices=1,2", "method=lora", "train.lr=1e-3,1e-4", "train.max_steps=2")
+    assert count(swept.stdout)["success"] == 2, swept.stdout
+    used = sorted(one["provenance"]["hardware"]["gpu"] for one in bench.records().values())  # type: ignore[index]
+    assert used == ["NVIDIA b", "NVIDIA c"]
+    assert {tuple(row["cards"]) for row in machine.read_log()} == {("GPU-b",), ("GPU-c",)}
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_an_old_driver_stops_what_would_train_on_the_cpu(bench: Bench, command: str) -> None:
+    put(bench, driver="570.86.10", driver_cuda=12080)
+    done = bench(command, *BASELINE)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "driver 570.86.10 runs CUDA 12.8 and older, torch" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (bench.folder / "results").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nvml", [True, False])
+def test_an_old_driver_lets_the_cpu_train_where_that_is_said(bench: Bench, nvml: bool) -> None:
+    machine = put(bench, driver="570.86.10", driver_cuda=12080, nvml=nvml)
+    assert bench("run", *BASELINE, "devices=cpu").returncode == 0
+    assert machine.read_log() == []
+    refused = bench("run", *BASELINE, "seed=1")
+    assert (refused.returncode, "too old" in refused.stderr or nvml) == (3, True)
+
+
+def test_a_plan_is_for_the_card_that_runs_get_and_names_who_holds_it(bench: Bench) -> None:
+    desktop = (Holder(1200, "/usr/lib/xorg/Xorg", 1.5), Holder(1300, "/usr/bin/gnome-shell", 0.8))
+    put(bench, cards=(GT, Card(used_gib=2.5, held_by=desktop)))
+    done = bench("plan", *BASELINE)
+    assert done.returncode == 0, done.stderr
+    held = "while Xorg (pid 1200) holds 1.5 GiB, gnome-shell (pid 1300) holds 0.8 GiB"
+    assert f"on rtx4090, 20.5 GiB usable {held}: " in done.stdout
+    assert (
+        "devices=auto takes card 1 (NVIDIA GeForce RTX 4090), of 2 the first with most memory" in done.stdout
+    )
+    machine: Any = json.loads(bench("plan", *BASELINE, "devices=0", "--json").stdout)
+    assert (machine["card"], machine["device"]["uuid"]) == (GT.name, "GPU-1030")
+
+
+def test_a_torch_for_cpus_beside_a_card_is_mentioned(bench: Bench) -> None:
+    put(bench, torch_cuda=None)
+    done = bench("plan", *BASELINE)
+    assert (done.returncode, done.stdout.count("is built without CUDA")) == (0, 1)
+    refused = bench("plan", *BASELINE, "devices=cuda")
+    assert (refused.returncode, "is built without CUDA" in refused.stderr) == (3, True)
+
+
+@pytest.mark.slow
+def test_doctor_lists_the_cards_and_marks_the_one_that_runs_get(bench: Bench) -> None:
+    put(bench, cards=(GT, Card(used_gib=2.5, held_by=(Holder(1200, "/usr/lib/xorg/Xorg", 1.5),))))
+    bench.variables |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+    told = bench("doctor").stdout
+    assert "yes  driver                driver 580.65.06 runs CUDA 13.0 and older, torch" in told
+    assert "-    card 0                NVIDIA GeForce GT 1030, 2.0 GiB, 1.9 free; not used" in told
+    assert "yes  card 1                NVIDIA GeForce RTX 4090, 23.5 GiB, 21.0 free; Xorg (pid 1200)" in told
+    assert "yes  GPU                   NVIDIA GeForce RTX 4090" in told
+    put(bench, driver="570.86.10", driver_cuda=12080)
+    done = bench("doctor")
+    assert done.returncode == 1
+    assert "NO   driver                devices=auto: torch cannot use NVIDIA GeForce RTX 4090" in done.stdout
