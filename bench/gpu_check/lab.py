@@ -43,7 +43,7 @@ class Machine:
 
     gpu: str | None = None  # as the driver calls it
     card: str | None = None  # as a plan calls it
-    uuid: str | None = None
+    uuid: str | None = None  # as the driver calls the one that runs get
     memory_bytes: int | None = None
     pages: bool = False  # whether CUDA has memory that it pages to the machine's
     provenance: dict[str, Any] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 ``python -m bench.gpu_check.trials NAME FILE`` writes each proof to the file as it is found.
 """
 
+import contextlib
 import importlib.util
 import json
 import sys
@@ -15,10 +16,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bench import provenance
+from bench import driver, provenance
 from bench.cards import recognise
 from bench.device import DTYPES, choose_precision, is_wsl
-from bench.doctor import examine_device
+from bench.doctor import examine_cards, examine_device
+from bench.errors import BenchError
 from bench.gpu_check.lab import ROOT, Proof
 from bench.measure import Meter
 
@@ -32,7 +34,7 @@ STEPS = 10
 def try_device(device: torch.device) -> Iterator[Proof]:
     """Try the driver, torch, bitsandbytes, NVML and attention: what everything else stands on."""
     yield _describe_machine(device)
-    for finding in examine_device(device):
+    for finding in (*examine_cards("auto"), *examine_device(device)):
         is_missing = finding.detail.startswith("ModuleNotFoundError")  # which is no fault of the card
         yield Proof(finding.name, None if is_missing else finding.works, finding.detail)
     yield _find_library(device)
@@ -42,25 +44,21 @@ def try_device(device: torch.device) -> Iterator[Proof]:
 
 
 def _describe_machine(device: torch.device) -> Proof:
-    facts = provenance.describe(model_revision=None)
-    machine: dict[str, Any] = {"provenance": facts}
-    if device.type == "cuda":
-        properties, gpu = torch.cuda.get_device_properties(device), torch.cuda.get_device_name(device)
-        card = recognise(gpu)
-        machine |= {
-            "gpu": gpu,
-            "card": gpu if card is None else card.name,
-            "uuid": f"GPU-{properties.uuid}",
-            "memory_bytes": properties.total_memory,
-            "pages": not is_wsl(),
-        }
-    driver = f"driver {facts['driver']}, torch's CUDA {torch.version.cuda}"
-    return Proof(
-        "driver",
-        True if device.type == "cuda" else None,
-        driver if device.type == "cuda" else "torch finds no CUDA device; what a CPU can is tried",
-        {"machine": machine},
-    )
+    """Describe the device for the parts after this one, and for the report."""
+    machine: dict[str, Any] = {"provenance": provenance.describe(model_revision=None)}
+    if device.type == "cpu":
+        detail = "finds no CUDA device; what a CPU can is tried"
+        return Proof("torch", None, detail, {"machine": machine})
+    gpu, chosen = torch.cuda.get_device_name(device), driver.choose("auto").devices
+    card = recognise(gpu)
+    machine |= {
+        "gpu": gpu,
+        "card": gpu if card is None else card.name,
+        "uuid": chosen[0].uuid if chosen else None,
+        "memory_bytes": torch.cuda.get_device_properties(device).total_memory,
+        "pages": not is_wsl(),
+    }
+    return Proof("torch", True, f"uses the {gpu} by CUDA {torch.version.cuda}", {"machine": machine})
 
 
 def _find_library(device: torch.device) -> Proof:
@@ -251,7 +249,9 @@ TRIALS = {"device": try_device, "agreement": try_agreement, "paging": try_paging
 
 
 def main(name: str, path: str) -> None:
-    """Try one thing and write down its proofs."""
+    """Try one thing on the device that runs get, and write down its proofs."""
+    with contextlib.suppress(BenchError):  # examine_cards says it
+        driver.take("auto")  # before torch looks at the cards
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with Path(path).open("w", encoding="utf-8") as file:
         for proof in TRIALS[name](device):

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -197,8 +198,9 @@ def test_a_sweeps_runs_are_told_from_its_own_processes(tmp_path: Path) -> None:
 def test_memory_that_does_not_come_back_and_a_context_too_many_are_seen(
     monkeypatch: pytest.MonkeyPatch, free: dict[int, int], users: set[int], found: list[bool | None]
 ) -> None:
-    monkeypatch.setattr(watch.Watch, "_read_free", lambda _: 100 * 2**26)
-    seen = watch.Watch(None)
+    card = SimpleNamespace(free_bytes=100 * 2**26)
+    monkeypatch.setattr(watch.Watch, "_ask", lambda _: card)
+    seen = watch.Watch("GPU-1")
     seen.own, seen.users = {1, 2}, users
     seen.free_bytes = {pid: size * 2**26 for pid, size in free.items()}
     assert [one.works for one in seen.prove()] == [True, *found]
