@@ -104,7 +104,7 @@ benchmark: $(READY) ## bench beside a naive loop, on this machine: benchmarks/RE
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # Not from .venv alone: a lent machine may have torch with CUDA and no network to install anything else from.
-gpu-check: ## prove this machine's GPU in minutes, without a hub or W&B: results/gpu/CARD.md; works on a CPU too
+gpu-check: ## prove this GPU in nine minutes, without a hub or W&B: results/gpu/CARD.md; a CPU does what it can
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m bench.gpu_check $(ARGS)
 
 format: $(READY) ## format the code and mend what lint can mend

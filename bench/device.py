@@ -12,6 +12,9 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from bench.cards import GIB
 from bench.errors import ConfigError, MissingError, first_line
 
+NO_PAGING = "this is WSL2, where CUDA has no managed memory, so that optimizer states cannot be paged"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def choose_device(devices: str) -> torch.device:
     """The device that ``devices`` (auto, cpu, cuda) means on this machine.

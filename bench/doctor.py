@@ -1,4 +1,7 @@
-"""What this machine can run, each answer found by trying it: for `bench doctor` and for a GPU's report."""
+"""What this machine can run, each answer found by trying it: for `bench doctor` and for a GPU's report.
+
+examine_device, which gpu-check calls, works where Hydra is not installed.
+"""
 
 import importlib.util
 import os
@@ -9,20 +12,19 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 from torch import nn
 
-from bench import driver, provenance, tracking
+from bench import driver, provenance
 from bench.cards import GIB
-from bench.config import Config, ModelConfig
-from bench.device import choose_device, choose_precision, is_wsl
+from bench.device import DTYPES, NO_PAGING, choose_device, choose_precision, is_wsl
 from bench.errors import BenchError
-from bench.model import DTYPES
-from bench.optimizers import NO_PAGING
-from bench.weights import locate
+
+if TYPE_CHECKING:
+    from bench.config import Config, ModelConfig
 
 HUB = "https://huggingface.co"
 NF4_ERROR = 0.12  # of normal weights, relative, root mean square; the code's own is about 0.095 (measured)
@@ -49,8 +51,10 @@ class Finding:
         return {True: "yes", False: "NO", None: "-"}[self.works]
 
 
-def examine(config: Config) -> Iterator[Finding]:
+def examine(config: "Config") -> Iterator[Finding]:
     """All findings for runs like this one: the device and what it computes, the model, hub, W&B, disk."""
+    from bench import tracking
+
     seconds = config.track.probe_seconds
     yield from examine_cards(config.devices)
     yield from examine_device(choose_device(config.devices))
@@ -197,7 +201,9 @@ def _relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.detach().cpu().float() - expected).norm() / expected.norm())
 
 
-def _find_model(model: ModelConfig) -> Finding:
+def _find_model(model: "ModelConfig") -> Finding:
+    from bench.weights import locate
+
     try:
         return Finding("default model", True, str(locate(model) or "random weights"))
     except BenchError as error:

@@ -28,13 +28,13 @@ import bench.models  # noqa: F401 (makes the Auto classes know them)
 from bench import decoder, encoder, random_weights, trained, weights
 from bench.adapter import add_adapter, starts_from_base
 from bench.config import Config, MethodConfig, ModelConfig
+from bench.device import DTYPES as DTYPES
 from bench.errors import BenchError, ConfigError, first_line
 
 HEADS = {
     "sequence_classification": AutoModelForSequenceClassification,
     "label_likelihood": AutoModelForCausalLM,
 }
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from bench.config import TrainConfig
-from bench.device import is_wsl
+from bench.device import NO_PAGING, is_wsl
 from bench.errors import ConfigError, MissingError
 
 Group = dict[str, Any]  # params, weight_decay, lr
 
-NO_PAGING = "this is WSL2, where CUDA has no managed memory, so that optimizer states cannot be paged"
 PIECE = 2**24  # weights that are updated in fp32 at a time: 64 MiB, and as much for gradient and random bits
 
 

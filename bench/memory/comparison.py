@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from bench.cards import recognise
+from bench.cards import Card, recognise
 from bench.config import Config, replace_values
 from bench.data import Dataset
 from bench.device import choose_precision
 from bench.measure import Meter
 from bench.memory import forecast
+from bench.memory.prediction import count_cost
 from bench.store import Result
 
 
@@ -38,6 +39,7 @@ def compare(result: Result, config: Config, dataset: Dataset, *, folder: Path | 
         "phases": found.phases,
         "parts": found.parts,
         "paged_bytes": found.paged_bytes,
+        "cost": dataclasses.asdict(count_cost(config, found, _recognise(device))),
     }
     reasons = dict(result.reasons)
     if measured is not None and device.type == "cuda":
@@ -47,10 +49,12 @@ def compare(result: Result, config: Config, dataset: Dataset, *, folder: Path | 
     return dataclasses.replace(result, prediction=block, reasons=reasons)
 
 
+def _recognise(device: torch.device) -> Card | None:
+    return recognise(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
 def _name_target(device: torch.device) -> str:
     """The device as a plan calls it."""
-    if device.type != "cuda":
-        return device.type
-    name = torch.cuda.get_device_name(device)
-    card = recognise(name)
-    return name if card is None else card.name
+    if (card := _recognise(device)) is not None:
+        return card.name
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

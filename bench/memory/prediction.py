@@ -45,6 +45,14 @@ _ELSEWHERE = (
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a run's time is in proportion to: seconds at a card's full speed, or operations."""
+
+    train: float
+    eval: float  # of validation each time, and of test once
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What runs of one shape take on a kind of device, and the work that they do on any card."""
 
@@ -87,8 +95,15 @@ class Prediction:
 
     def eval_seconds(self, card: Card, split: str) -> float:
         """How long the card at least evaluates one split."""
-        batches = self.eval_tokens[split] / self.eval_batch_tokens
-        return _count_seconds(self.work["eval"], card, share=1.0) * batches
+        return _count_seconds(self.work["eval"], card, share=1.0) * self._count_batches(split)
+
+    def eval_flops(self, split: str) -> float:
+        """Count the floating-point operations of evaluating one split."""
+        flops: float = sum(row[0] * row[3] for row in self.work["eval"])
+        return flops * self._count_batches(split)
+
+    def _count_batches(self, split: str) -> float:
+        return self.eval_tokens[split] / self.eval_batch_tokens
 
 
 def _count_seconds(work: Sequence[Sequence[Any]], card: Card, *, share: float) -> float:
@@ -128,6 +143,20 @@ def count_steps(config: Config, rows: int) -> int:
         return train.max_steps
     micro_batches = math.ceil(rows / train.micro_batch_size) * (train.epochs or 0)
     return max(1, math.ceil(micro_batches / train.gradient_accumulation_steps))
+
+
+def count_cost(config: Config, prediction: Prediction, card: Card | None) -> Cost:
+    """Count what the run costs: seconds at the card's full speed, or operations where no card is known."""
+    steps = count_steps(config, prediction.train_rows)
+    passes = -(-steps // config.train.eval_steps)
+    accumulation = config.train.gradient_accumulation_steps
+    if card is None:
+        train = steps * accumulation * prediction.train_flops
+        evaluated = {split: prediction.eval_flops(split) for split in ("validation", "test")}
+    else:
+        train = prediction.train_seconds(card, steps=steps, accumulation=accumulation)
+        evaluated = {split: prediction.eval_seconds(card, split) for split in ("validation", "test")}
+    return Cost(train, passes * evaluated["validation"] + evaluated["test"])
 
 
 def make_key(config: Config, *, device_type: str, fingerprint: str, revision: str) -> str:

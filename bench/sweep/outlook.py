@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from bench.calibration import FOLDER, Calibration, read_measured, tell_source
 from bench.cards import GIB
 from bench.checks import check
 from bench.config import Config, replace_values
@@ -23,7 +24,6 @@ from bench.sweep.predict import (
     FITS,
     TIGHT,
     TOO_LARGE,
-    Calibration,
     Found,
     Outlook,
     Target,
@@ -73,7 +73,8 @@ def forecast(plan: Plan, base: Config, store: Store, *, isolation: Isolation) ->
     target = find_target(base)
     found = predict_runs(plan.points, target, isolation=isolation)
     results = [one for point in plan.points if (one := store.read(point.run_id)) is not None]
-    calibrations = calibrate(results, plan.points, found, target)
+    measured = read_measured(store.folder.parent / FOLDER, target.name)
+    calibrations = measured | calibrate(results, plan.points, found, target)
     outlooks = {
         point.run_id: foresee(point.config, found.get(point.run_id), target, calibrations)
         for point in plan.points
@@ -235,10 +236,7 @@ def describe_plan(
         "usable_bytes": known.target.usable_bytes,
         "device": None if known.target.device is None else asdict(known.target.device),
         "memory_kind": "cuda_reserved" if known.target.device_type == "cuda" else "cpu_tensors",
-        "calibration": {
-            family or "all": {"ratio": one.ratio, "error": one.error, "runs": one.runs}
-            for family, one in known.calibrations.items()
-        },
+        "calibration": {family or "all": asdict(one) for family, one in known.calibrations.items()},
         "packs": [{"size": size, "count": count} for size, count in count_sizes(packs).items()],
         "packs_of_unknown_memory": len(guessed) if base.sweep.pack == "auto" else 0,
         "advice": [
@@ -374,12 +372,7 @@ def _tell_time(described: Mapping[str, Any], known: Forecast) -> str:
     bound = tell_bound(described)
     hours = [described[f"{kind}_hours"] for kind in ("total", "naive", "distinct", "halving")]
     left, naive, distinct, halving = (f"{bound} {format_hours(one)}" for one in hours)
-    one = known.calibrations.get("")
-    if one is None:
-        source = "at the card's full speed, which no run reaches; finished runs will correct it"
-    else:
-        error = "" if one.error is None else f", each within {one.error:.0%}"
-        source = f"as {one.runs} finished runs took{error}"
+    source = tell_source(known.calibrations)
     energy = "" if described["kwh"] is None else f", {bound} {described['kwh']:.1f} kWh"
     energy += "" if described["cost"] is None else f", cost {bound} {described['cost']:.2f}"
     return (

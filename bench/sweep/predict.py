@@ -13,10 +13,11 @@ from functools import partial
 import psutil
 
 from bench import driver, weights
+from bench.calibration import Calibration, name_family
 from bench.cards import CONTEXT_BYTES, GIB, Card, read_cards, recognise
 from bench.config import Config, replace_values
 from bench.driver import Device, tell_holders
-from bench.memory.prediction import Prediction, count_steps, make_key, read_cached, settle
+from bench.memory.prediction import Prediction, count_cost, make_key, read_cached, settle
 from bench.store import Result
 from bench.sweep.isolate import Isolation, ProcessError
 from bench.sweep.plan import Point
@@ -72,15 +73,6 @@ class Outlook:
     def fits(self) -> bool | None:
         """Whether it can be trained."""
         return None if self.verdict is None else self.verdict != TOO_LARGE
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How finished runs' times compare with what was predicted for them."""
-
-    ratio: float  # measured seconds by predicted ones, or by operations where no card's speed is known
-    error: float | None  # the largest deviation of a run from it; None: of a single run
-    runs: int
 
 
 def find_target(config: Config) -> Target:
@@ -176,33 +168,22 @@ def _trace_part(configs: Sequence[Config], device_type: str) -> list[Found]:
 def foresee(
     config: Config, found: Found | None, target: Target, calibrations: Mapping[str, Calibration]
 ) -> Outlook:
-    """What the prediction means for the run on the target, its time calibrated by finished runs."""
+    """What the prediction means for the run on the target, its time calibrated."""
     if found is None:
         return Outlook(None, None, None, "a baseline is fitted without training steps")
     if isinstance(found, str):
         return Outlook(None, None, None, found)
     calibration = calibrations.get(_family(config)) or calibrations.get("")
-    reason, ratio = None, 1.0
+    reason, seconds = None, None
+    cost = count_cost(config, found, target.card)
     if calibration is not None:
-        ratio = calibration.ratio
-    elif target.card is None:
+        evaluation = calibration.ratio if calibration.eval_ratio is None else calibration.eval_ratio
+        seconds = calibration.ratio * cost.train + evaluation * cost.eval
+    elif target.card is not None:
+        seconds = cost.train + cost.eval
+    else:
         reason = f"no run has finished yet that would tell how fast {target.name} is"
-    seconds = count_cost(config, found, target) * ratio if reason is None else None
     return Outlook(target.judge(found), found.peak_bytes, seconds, reason)
-
-
-def count_cost(config: Config, prediction: Prediction, target: Target) -> float:
-    """What the run's time is in proportion to: seconds at the card's best speed, else operations."""
-    steps = count_steps(config, prediction.train_rows)
-    accumulation = config.train.gradient_accumulation_steps
-    if target.card is None:
-        return steps * accumulation * prediction.train_flops
-    passes = -(-steps // config.train.eval_steps)
-    return (
-        prediction.train_seconds(target.card, steps=steps, accumulation=accumulation)
-        + passes * prediction.eval_seconds(target.card, "validation")
-        + prediction.eval_seconds(target.card, "test")
-    )
 
 
 def calibrate(
@@ -219,7 +200,8 @@ def calibrate(
             continue
         config = configs[result.run_id]
         seconds = (result.time["train_seconds"] or 0.0) + (result.time["eval_seconds"] or 0.0)
-        ratio = seconds / count_cost(config, prediction, target)
+        cost = count_cost(config, prediction, target.card)
+        ratio = seconds / (cost.train + cost.eval)
         for family in (_family(config), ""):
             ratios.setdefault(family, []).append(ratio)
     return {family: _summarise(values) for family, values in ratios.items()}
@@ -232,6 +214,7 @@ def _summarise(ratios: Sequence[float]) -> Calibration:
 
 
 def _family(config: Config) -> str:
-    """Methods whose times err alike."""
-    method = config.method
-    return f"{method.trainable} {method.quantization} {config.train.gradient_checkpointing}"
+    method, train = config.method, config.train
+    return name_family(
+        method.trainable, method.quantization, gradient_checkpointing=train.gradient_checkpointing
+    )

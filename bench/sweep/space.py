@@ -18,7 +18,7 @@ from bench.store import Result, Store
 from bench.sweep.halving import count_by_rung, group_points, rungs
 from bench.sweep.plan import Plan, Point
 from bench.sweep.predict import Found, Target
-from bench.sweep.slots import make_slots
+from bench.sweep.slots import count_slots
 
 PROCESS_BYTES = GIB  # of a run beside its tensors: Python, torch and other libraries; a CPU's has 0.35 GiB
 _RELEASED_ITEMSIZE = 2  # bytes of a weight on the hub: nearly all of them are in 16 bits
@@ -247,12 +247,7 @@ def _checkpoint_bytes(prediction: Prediction) -> int:
 
 def _add_largest(sizes: Sequence[int], base: Config) -> int:
     """The sum of as many of the sizes as there are runs at once, the largest."""
-    return sum(sorted(sizes)[-_count_slots(base) :])
-
-
-def _count_slots(base: Config) -> int:
-    """How many runs there are at the same time."""
-    return len(make_slots(base.devices))
+    return sum(sorted(sizes)[-count_slots(base.devices) :])
 
 
 def _count_tokens(points: Sequence[Point], known: Mapping[str, Prediction]) -> int:
@@ -294,7 +289,7 @@ def _group_disks(needs: Mapping[tuple[str, str], Mapping[str, int]]) -> tuple[Di
 
 def _find_host(points: Sequence[Point], known: Mapping[str, Prediction], base: Config) -> HostMemory | None:
     """The machine's memory that the most demanding run needs; None where nothing is known."""
-    memory, slots = psutil.virtual_memory(), _count_slots(base)
+    memory, slots = psutil.virtual_memory(), count_slots(base.devices)
     hosts = [
         HostMemory(
             loading_bytes=_count_loading(point.config, known[point.run_id].parameters),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 MACHINE = json.loads(os.environ.get("EMULATED_CUDA", "null"))
 GIB = 2**30
+CONTEXT_BYTES = GIB // 4
 
 
 def find_visible():
@@ -41,6 +42,14 @@ def log(event):
         row = {"event": event, "pid": os.getpid(), "parent": os.getppid(), "visible": visible}
         row["cards"] = [card["uuid"] for card in find_visible()]
         file.write(json.dumps({**row, "command": sys.argv}) + "\n")
+
+
+def find_contexts(card):
+    """The living processes that have made a context on the card."""
+    path = Path(MACHINE["log"])
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    made = {row["pid"] for row in rows if row["event"] == "context" and row["cards"][0] == card["uuid"]}
+    return [pid for pid in sorted(made) if Path(f"/proc/{pid}").exists()]
 
 
 def measure_resident():
@@ -221,9 +230,10 @@ def emulate_nvml(nvml):
         return Some(total=total, used=used, free=total - used, reserved=0)
 
     def list_processes(handle):
-        return [
-            Some(pid=one["pid"], usedGpuMemory=int(one["gib"] * GIB)) for one in handles[handle]["held_by"]
-        ]
+        card = handles[handle]
+        held = {one["pid"]: int(one["gib"] * GIB) for one in card["held_by"]}
+        held |= dict.fromkeys(find_contexts(card), CONTEXT_BYTES)
+        return [Some(pid=pid, usedGpuMemory=size) for pid, size in held.items()]
 
     def read_mig_mode(handle):
         return [1, 1] if cards[handle[0]]["instances"] else refuse()
@@ -257,7 +267,7 @@ def emulate_nvml(nvml):
         "nvmlSystemGetCudaDriverVersion": lambda: MACHINE["driver_cuda"],
         "nvmlSystemGetCudaDriverVersion_v2": lambda: MACHINE["driver_cuda"],
         "nvmlSystemGetProcessName": lambda pid: next(
-            one["name"] for card in cards for one in card["held_by"] if one["pid"] == pid
+            (one["name"] for card in cards for one in card["held_by"] if one["pid"] == pid), "python"
         ),
     }
     for name, function in replaced.items():

@@ -1,6 +1,7 @@
 """Verdicts, calibrated times and totals of a plan, from predictions that are given."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench import driver
+from bench.calibration import read_measured
 from bench.cards import GIB, read_cards
 from bench.config import Config
 from bench.driver import Device, Driver, Holder
@@ -305,3 +307,52 @@ def test_a_sweep_refuses_what_cannot_fit_unless_it_is_forced(compose: Compose, f
     assert outlook.make_refusal(known, forced, isolation=Isolation())(full, 0) is None
     on_cpu: Any = SimpleNamespace(target=CPU)
     assert outlook.make_refusal(on_cpu, full.config, isolation=Isolation())(full, 0) is None
+
+
+def write_check(folder: Path, *, card: str = "rtx4090", written_at: str = "2030-01-02T03:04:05.678") -> None:
+    """What gpu-check found of LoRA: twice the time at full speed to train, and five times to evaluate."""
+    row = {"family": "adapter none False", "ratio": 2.0, "eval_ratio": 5.0}
+    folder.mkdir(parents=True, exist_ok=True)
+    report = {"card": card, "written_at": written_at, "calibration": [row]}
+    (folder / f"{card}.json").write_text(json.dumps(report))
+
+
+@pytest.mark.usefixtures("fake")
+def test_gpu_check_tells_the_time_until_runs_have_finished(compose: Compose, tmp_path: Path) -> None:
+    plan = make_small_plan(compose, "train.micro_batch_size=8")
+    base, store = plan.points[0].config, Store(tmp_path / "results" / "mine")
+    write_check(tmp_path / "results" / "gpu", card="l4")
+    unit = 1e12 / CARD.flops_per_second["bf16"]
+    full, lora, _ = plan.points
+
+    def foresee_all() -> tuple[dict[str, float | None], str]:
+        known = outlook.forecast(plan, base, store, isolation=Isolation())
+        told = outlook.summarise(outlook.describe_plan(plan, base, store, known), known)[2]
+        return {name: one.seconds for name, one in known.outlooks.items()}, told
+
+    seconds, told = foresee_all()
+    assert seconds[lora.run_id] == pytest.approx((120 + 4) * unit)  # another card's says nothing
+    assert "at the card's full speed" in told
+    write_check(tmp_path / "results" / "gpu")
+    seconds, told = foresee_all()
+    for point in (full, lora):  # of another family the same is guessed
+        assert seconds[point.run_id] == pytest.approx((2 * 120 + 5 * 4) * unit)
+    assert "about" in told
+    assert "(as measured by gpu-check on 2030-01-02)" in told
+    store.prepare()
+    store.write(finish(plan, 0, seconds=3 * (120 + 4) * unit, target="rtx4090"))
+    seconds, told = foresee_all()
+    assert seconds[full.run_id] == pytest.approx(3 * (120 + 4) * unit)
+    assert seconds[lora.run_id] == pytest.approx((2 * 120 + 5 * 4) * unit)
+    assert "(as 1 finished run took; other methods as measured by gpu-check on 2030-01-02)" in told
+
+
+def test_a_report_that_cannot_be_read_calibrates_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_check(tmp_path)
+    assert {*read_measured(tmp_path, "rtx4090")} == {"adapter none False", ""}
+    (tmp_path / "rtx4090.json").write_text("{")
+    assert read_measured(tmp_path, "rtx4090") == {}
+    assert "rtx4090.json" in caplog.text
+    assert read_measured(tmp_path / "nowhere", "rtx4090") == {}
