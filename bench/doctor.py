@@ -22,6 +22,7 @@ from bench import driver, provenance
 from bench.cards import GIB
 from bench.device import DTYPES, NO_PAGING, choose_device, choose_precision, is_wsl
 from bench.errors import BenchError
+from bench.files import can_write
 
 if TYPE_CHECKING:
     from bench.config import Config, ModelConfig
@@ -231,6 +232,6 @@ def _find_disk(results: Path) -> Finding:
     """Whether results can be written, without making anything."""
     place = next(path for path in (results.absolute(), *results.absolute().parents) if path.exists())
     free = f"{shutil.disk_usage(place).free / GIB:.1f} GiB free"
-    if place.is_dir() and os.access(place, os.W_OK):
+    if can_write(results):
         return Finding("results", True, f"{results} can be written, {free}")
     return Finding("results", False, f"{place} cannot be written; give another folder with results_dir")

@@ -33,6 +33,12 @@ def replace_file(path: Path, body: str | bytes) -> None:
         os.close(folder)
 
 
+def can_write(folder: Path) -> bool:
+    """Return whether the folder could be made and written, without making it."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return place.is_dir() and os.access(place, os.W_OK)
+
+
 def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object that the file holds, or None where there is no such file.
 

@@ -52,4 +52,5 @@ def write(tensors: Mapping[str, torch.Tensor], path: Path, *, writes: bool = Tru
         for name in order:
             whole = parallel.whole(tensors[name])
             if file is not None:
-                file.write(whole.cpu().reshape(-1).view(torch.uint8).numpy().data)
+                # A copy, as the storage of a tensor that numpy has seen cannot be resized, which FSDP does.
+                file.write(whole.to("cpu", copy=True).reshape(-1).view(torch.uint8).numpy().data)

@@ -15,6 +15,7 @@ from bench.cards import GIB
 from bench.checks import require_valid
 from bench.config import Config, replace_values
 from bench.errors import HeldError, StoreError
+from bench.files import can_write
 from bench.identity import Identity, identify
 from bench.redaction import redact, show
 from bench.store import STARTED, STATUSES, Result, Store, start_record
@@ -163,6 +164,8 @@ class Sweep:
                 "results_dir", self.base.results_dir
             ),  # one folder for all, also where data is swept
         ]
+        if not can_write(self.store.folder):  # which is said before a plan is made
+            self.store.prepare()
         self.known = self.foresee()
         self.store.prepare()
         tracking.begin_sweep(self.store.folder)
@@ -187,6 +190,7 @@ class Sweep:
         Raises:
             StoreError: the disk refused a record.
         """
+        error = self._find_native_oom(pack[0], error)
         if not isinstance(error, StoreError):
             for point in pack:
                 self._record_end(point, error, before=self.before[point.run_id])

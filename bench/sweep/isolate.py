@@ -21,6 +21,7 @@ from typing import Any
 
 import cloudpickle
 
+from bench import driver
 from bench.errors import BenchError, ConfigError, MissingError, RunError, first_line
 
 GRACE_SECONDS = 8.0  # that a process has to write down that it was stopped
@@ -196,6 +197,7 @@ def _compute_on(devices: str) -> None:
     from bench.device import choose_device
 
     signal.alarm(PROOF_SECONDS)  # ends the process even where a driver's call hangs
+    driver.take(devices)
     try:
         if (device := choose_device(devices)).type == "cuda":
             ones = torch.ones(16, 16, device=device)

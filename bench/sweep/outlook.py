@@ -10,7 +10,7 @@ from bench.cards import GIB
 from bench.checks import check
 from bench.config import Config, replace_values
 from bench.identity import describe
-from bench.memory.prediction import Prediction, settle
+from bench.memory.prediction import Prediction
 from bench.reporting import ReportConfig
 from bench.run import halve_micro_batch
 from bench.store import Store
@@ -148,7 +148,7 @@ def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
         usable /= count_slots(base.devices)
 
     def limit(point: Point) -> int:
-        if settle(point.config, known.target.card).train.precision == "fp16":  # auto, on a card without bf16
+        if known.target.settle(point.config).train.precision == "fp16":  # auto, on a card without bf16
             return 1
         if setting != "auto":
             return int(setting)

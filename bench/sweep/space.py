@@ -118,7 +118,7 @@ def require(space: Space, base: Config) -> None:
         return
     if short := [_tell_disk(disk, space) for disk in space.disks if disk.missing_bytes > 0]:
         raise StoreError("\n".join(short))
-    if space.host is not None and space.host.needed_bytes > space.host.available_bytes:
+    if space.host is not None and space.host.needed_bytes > space.host.total_bytes:
         raise MissingError(
             f"{_tell_host(space.host)}: this machine has too little; leave out the method with paged states "
             "or an unquantised base, or train fewer runs at once (devices=); plan.force=true tries it"

@@ -62,6 +62,14 @@ def test_a_sweep_uses_the_cards_that_it_is_left(bench: Bench, tiny: list[str], c
     assert {tuple(row["cards"]) for row in machine.read_log()} == {("GPU-b",), ("GPU-c",)}
 
 
+@pytest.mark.slow
+def test_a_sweep_tries_the_card_that_it_will_use(bench: Bench, count: Any) -> None:
+    broken = Card(name=GT.name, uuid=GT.uuid, memory_gib=2.0, fault="no kernel image is available")
+    put(bench, cards=(broken, RTX), variables={"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    swept = bench("sweep", *BASELINE)
+    assert count(swept.stdout)["success"] == 1, swept.stdout + swept.stderr
+
+
 @pytest.mark.parametrize("command", ["run", "sweep"])
 def test_an_old_driver_stops_what_would_train_on_the_cpu(bench: Bench, command: str) -> None:
     put(bench, driver="570.86.10", driver_cuda=12080)

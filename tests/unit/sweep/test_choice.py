@@ -67,3 +67,14 @@ def test_a_script_reads_the_name_and_a_person_how_to_choose(
     assert "NVIDIA GeForce RTX 4090 has 24 GiB" in printed.err
     assert "EXPERIMENT=NAME chooses among article, quickstart, rtx4090, of which" in printed.err
     assert "quickstart alone needs no model hub" in printed.err
+
+
+def test_a_driver_that_is_too_old_ends_make_sweep(
+    machine: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine({"NVIDIA GeForce RTX 4090": 23.99}, torch="14.1")
+    with pytest.raises(SystemExit) as ended:
+        choice.main()
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (3, "")
+    assert "update the driver to one for CUDA 14" in printed.err

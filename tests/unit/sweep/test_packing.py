@@ -1,6 +1,5 @@
 """Runs that share all but rank, scale, dropout and rate train together, as many as memory and slots allow."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 
 from bench.cards import read_cards
 from bench.config import Config, replace_values
+from bench.driver import Device
 from bench.identity import identify
 from bench.memory.prediction import Prediction
 from bench.pack import unpack
@@ -178,12 +178,14 @@ def test_runs_train_alone_where_auto_means_fp16(
     found = {point.run_id: predict(weights=50, load=70, train=60, evaluate=55) for point in (chosen, fixed)}
     base = replace_values(compose(), {"sweep.pack": pack})
     limits = {}
-    for name in ("t4", "rtx4090"):  # the former has no bf16
-        card = dataclasses.replace(read_cards()[name], memory_bytes=100)
-        limit = limit_packs(Forecast(Target("cuda", name, 100, card), found, {}, {}, base.report), base)
-        limits[name] = [limit(chosen), limit(fixed)]
+    old = Device(0, "GPU-0", "old", 100, 100, capability=(7, 5))  # in no table of cards
+    targets = [Target("cuda", name, 100, read_cards()[name]) for name in ("t4", "rtx4090")]
+    for target in (*targets, Target("cuda", "old", 100, None, old)):
+        limit = limit_packs(Forecast(target, found, {}, {}, base.report), base)
+        limits[target.name] = [limit(chosen), limit(fixed)]
     together = 4 if pack == "auto" else 7
-    assert limits == {"t4": [1, together], "rtx4090": [together, together]}
+    without_bf16 = [1, together]
+    assert limits == {"t4": without_bf16, "old": without_bf16, "rtx4090": [together, together]}
 
 
 def test_runs_at_the_same_time_on_a_cpu_share_its_memory(
