@@ -116,10 +116,9 @@ def build_rows(results: Iterable[Result]) -> list[Row]:
 def _build_row(
     task: Task, key: MethodKey, kind: str | None, results: Sequence[Result], select_by: str
 ) -> Row:
-    selection = select_best(results, select_by=select_by)
+    selection, statuses = select_best(results, select_by=select_by), Counter(one.status for one in results)
     chosen = selection.results if selection else ()
     shown = chosen or tuple(results[:1])
-    statuses = Counter(one.status for one in results)
     status = "success" if selection else min(statuses, key=lambda one: (-statuses[one], _status_order(one)))
     alone = [one for one in chosen if stands_alone(one)]
     measured = {

@@ -266,13 +266,13 @@ def test_a_sweep_that_has_not_the_room_trains_nothing(
     plan = make(compose)
     known = Forecast(TARGET, predict(plan), {}, {}, base.report)
     monkeypatch.setattr(outlook, "forecast", lambda *_, **__: known)
-    monkeypatch.setattr(outlook, "describe_plan", lambda *_: {})
+    monkeypatch.setattr(outlook, "describe_plan", lambda *_: {"total_hours": None})
     monkeypatch.setattr(outlook, "summarise", lambda *_: [])
     monkeypatch.setattr(space.shutil, "disk_usage", lambda _: SimpleNamespace(free=GIB))
     sweeper = object.__new__(BenchSweeper)
     sweeper.worker = None
     store = Store(Path(base.results_dir))
     with pytest.raises(StoreError, match=r"1\.0 free: the disk would be full"):
-        sweeper._foresee(plan, base, store)
+        sweeper._foresee(plan, base, store, [])
     assert "GiB needed" in capsys.readouterr().out
-    sweeper._foresee(plan, replace_values(base, {"plan.force": True}), store)
+    sweeper._foresee(plan, replace_values(base, {"plan.force": True}), store, [])
