@@ -94,7 +94,7 @@ def test_a_run_over_the_time_limit_is_ended_alone(
 ) -> None:
     bench = bench_on(engine)
     bench.order({0.002: "hang"})
-    done = bench(*tiny, "sweep.time_limit_seconds=30")
+    done = bench(*tiny, "sweep.time_limit_seconds=60")
     assert (done.returncode, count(done.stdout)) == (1, {"planned": 3, "success": 2, "timeout": 1}), (
         done.stdout
     )
