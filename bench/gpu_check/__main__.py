@@ -39,9 +39,9 @@ class Part:
 PARTS = (
     Part("device", partial(Lab.try_here, name="device"), 100, TORCH),
     Part("sweep", sweeps.check_sweep, 150, BENCH),
-    Part("out of memory", sweeps.check_halving, 60, BENCH, "only a CUDA card's memory can be capped"),
+    Part("out of memory", sweeps.check_halving, 90, BENCH, "only a CUDA card's memory can be capped"),
     Part("CPU and card agree", partial(Lab.try_here, name="agreement"), 45, TORCH),
-    Part("fp16", sweeps.check_fp16, 45, BENCH, "a CPU does not train in fp16"),
+    Part("fp16", sweeps.check_fp16, 75, BENCH, "a CPU does not train in fp16"),
     Part("paged 8-bit AdamW", partial(Lab.try_here, name="paging"), 30, PAGING, "a CPU cannot page"),
     Part("killed and resumed", sweeps.check_resumption, 120, BENCH),
     Part("ChatGLM-6B", article.check_article, 300, BENCH, "the network takes a card of 8 GiB or more"),
