@@ -44,7 +44,7 @@ $(READY): pyproject.toml constraints.txt assets.txt
 	touch $@
 
 sweep: $(READY) ## plan, then train and measure every run of EXPERIMENT; the same command again resumes
-	@experiment=$(EXPERIMENT); test -n "$$experiment" || experiment=$$($(BIN)/python -m bench.sweep.choice) || exit; \
+	@experiment=$(EXPERIMENT); test -n "$$experiment" || experiment=$$($(BIN)/python -m bench.sweep.machine) || exit; \
 		$(BIN)/bench plan experiment=$$experiment $(ARGS) && exec $(BIN)/bench sweep experiment=$$experiment $(ARGS)
 
 table: $(READY) ## write table.csv, table.md and runs.csv again from the results alone
@@ -105,7 +105,7 @@ benchmark: $(READY) ## bench beside a naive loop, on this machine: benchmarks/RE
 
 # Not from .venv alone: a lent machine may have torch with CUDA and no network to install anything else from.
 gpu-check: ## prove this GPU in nine minutes, without a hub or W&B: results/gpu/CARD.md; a CPU does what it can
-	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m bench.gpu_check $(ARGS)
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m bench.extras.gpu_check $(ARGS)
 
 format: $(READY) ## format the code and mend what lint can mend
 	$(BIN)/ruff format

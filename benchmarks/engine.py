@@ -11,8 +11,8 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
-from bench import weights
-from bench.store import Result, Store
+from bench.model import weights
+from bench.results.store import Result, Store
 from benchmarks.settings import compose, environment, read_peak_bytes, table
 
 PHASES = ("load_seconds", "train_seconds", "eval_seconds")

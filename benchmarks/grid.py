@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from bench import data, tokens, weights
-from bench.device import choose_precision
-from bench.fit import tokenise
-from bench.store import Result, Store
+from bench.data import dataset, tokens
+from bench.model import weights
+from bench.results.store import Result, Store
+from bench.train.device import choose_precision
+from bench.train.fit import tokenise
 from benchmarks import machine, step
 from benchmarks.settings import answer, compose, environment, ratio, table
 
@@ -127,7 +128,7 @@ def _race(texts: Texts, folder: Path, axes: Mapping[str, Sequence[str]], *, shor
 
 def _write_texts(texts: Texts, folder: Path) -> None:
     """bench's own split, for the naive side."""
-    found = data.load(compose(*texts.overrides).data)
+    found = dataset.load(compose(*texts.overrides).data)
     for split, frame in found.splits.items():
         frame[["text", "label"]].to_csv(folder / f"{split}.csv", index=False)
 
@@ -212,7 +213,9 @@ def _bound(texts: Texts, naive: Side, folder: Path) -> str:
     config = compose("method=lora", *_overrides(texts), f"cache_dir={folder}-cache")
     train, sizes, cpu = config.train, step.settings(), torch.device("cpu")
     precision = choose_precision(train.precision, cpu)
-    splits, padding, _ = tokenise(config, data.load(config.data), model_folder=weights.locate(config.model))
+    splits, padding, _ = tokenise(
+        config, dataset.load(config.data), model_folder=weights.locate(config.model)
+    )
     trained = tokens.train_batches(
         splits["train"],
         micro_batch_size=train.micro_batch_size,

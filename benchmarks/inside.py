@@ -18,22 +18,22 @@ from unittest import mock
 
 import torch
 
-from bench import trainer
-from bench.device import keep_freed_memory
-from bench.packed import training
+from bench.packs import loop as pack_loop
+from bench.train import loop
+from bench.train.device import keep_freed_memory
 from benchmarks.settings import answer, ratio, table
 from benchmarks.step import CASES, MEMBERS, Case, make_batches, prepare, prepare_pack
 
 WARM, MEASURED = 5, 15
 # What computes a kind of work forward, and the nodes of autograd that do backward.
 KINDS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
-    "products with the base's frozen weights": (["bench.packed.frozen._Linear.forward"], ["_LinearBackward"]),
-    "attention with dropout": (["bench.packed.attention._Attention.forward"], ["_AttentionBackward"]),
+    "products with the base's frozen weights": (["bench.packs.frozen._Linear.forward"], ["_LinearBackward"]),
+    "attention with dropout": (["bench.packs.attention._Attention.forward"], ["_AttentionBackward"]),
     "GELU": (["torch.nn.functional.gelu"], ["GeluBackward0"]),
     "LayerNorm": (["torch.nn.functional.layer_norm"], ["NativeLayerNormBackward0"]),
-    "dropout of the base, its masks": (["bench.packed.dropout.draw_mask"], ["MulBackward0"]),
+    "dropout of the base, its masks": (["bench.packs.dropout.draw_mask"], ["MulBackward0"]),
     "adapters": (
-        ["bench.packed.dropout.drop_each", "bench.packed.frozen.add_product"],
+        ["bench.packs.dropout.drop_each", "bench.packs.frozen.add_product"],
         ["_MaskBackward", "_AddProductBackward", "BmmBackward0"],
     ),
     "the optimizers": (["torch.optim.AdamW.step"], []),
@@ -86,11 +86,11 @@ def measure_parts(case: Case) -> dict[str, float]:
         batches = make_batches(case, WARM + MEASURED)
         packed.model.train()
         for _ in range(WARM):
-            training.advance(packed, [next(batches)])
+            pack_loop.advance(packed, [next(batches)])
         seconds.clear()
         began = time.perf_counter()
         for batch in batches:
-            training.advance(packed, [batch])
+            pack_loop.advance(packed, [batch])
         whole = time.perf_counter() - began
     taken = {kind: seconds[kind] / whole for kind in KINDS}
     return {**taken, "else: sums, copies, embeddings, heads": 1 - sum(taken.values())}
@@ -157,7 +157,7 @@ def measure_compiled(case: Case) -> dict[str, float]:
         seconds = []
         for _ in range(count):
             began = time.perf_counter()
-            trainer.advance(solo, [next(batches)])
+            loop.advance(solo, [next(batches)])
             seconds.append(time.perf_counter() - began)
         return seconds
 

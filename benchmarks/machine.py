@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench import provenance
+from bench.run import provenance
 
 FLAGS = (
     "avx2",

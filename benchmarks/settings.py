@@ -10,9 +10,9 @@ from typing import Any
 
 import hydra
 
-from bench import config as configuration
-from bench.config import CONF_DIR, Config
-from bench.run import prepare_hydra
+from bench.config import schema
+from bench.config.schema import CONF_DIR, Config
+from bench.run.run import prepare_hydra
 
 ROOT = CONF_DIR.parent
 
@@ -22,7 +22,7 @@ def compose(*overrides: str) -> Config:
     """The configuration that override lines come to."""
     prepare_hydra()
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return configuration.from_hydra(hydra.compose("config", overrides=list(overrides)))
+        return schema.from_hydra(hydra.compose("config", overrides=list(overrides)))
 
 
 def environment() -> dict[str, str]:

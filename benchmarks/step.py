@@ -20,12 +20,15 @@ import numpy as np
 import torch
 from transformers import AutoConfig, TrainerCallback
 
-from bench import model, tokens, trainer, weights
-from bench import task as tasks
-from bench.config import Config, replace_values
-from bench.device import choose_precision, keep_freed_memory
-from bench.packed import network, training
+from bench.config.schema import Config, replace_values
+from bench.data import tokens
+from bench.model import build, weights
+from bench.packs import loop as pack_loop
+from bench.packs import network
 from bench.sweep.packing import LARGEST
+from bench.train import loop
+from bench.train import task as tasks
+from bench.train.device import choose_precision, keep_freed_memory
 from benchmarks import machine
 from benchmarks.settings import answer, compose, ratio, table
 
@@ -199,14 +202,14 @@ def measure_solo(case: Case, steps: int) -> list[float]:
     """Seconds of each step of bench's own loop, in the precision that it chooses here."""
     solo = prepare(case, steps)
     solo.model.train()
-    return _time_each(make_batches(case, steps), lambda batch: trainer.advance(solo, [batch]))
+    return _time_each(make_batches(case, steps), lambda batch: loop.advance(solo, [batch]))
 
 
 def measure_packed(case: Case, steps: int) -> list[float]:
     """Seconds of each step of a pack of adapters over one base."""
     packed = prepare_pack(case, steps)
     packed.model.train()
-    return _time_each(make_batches(case, steps), lambda batch: training.advance(packed, [batch]))
+    return _time_each(make_batches(case, steps), lambda batch: pack_loop.advance(packed, [batch]))
 
 
 def _time_each(batches: Iterator[tokens.Batch], step: Callable[[tokens.Batch], object]) -> list[float]:
@@ -218,7 +221,7 @@ def _time_each(batches: Iterator[tokens.Batch], step: Callable[[tokens.Batch], o
     return [after - before for before, after in pairwise(ends)]
 
 
-def prepare_pack(case: Case, steps: int) -> training.PackTraining:
+def prepare_pack(case: Case, steps: int) -> pack_loop.PackTraining:
     """A pack's training as its runs begin it."""
     members = [{"lora.r": (8, 16)[one % 2], "train.lr": 1e-3 * (1 + one)} for one in range(MEMBERS["packed"])]
     base = _compose(case, steps)
@@ -233,23 +236,23 @@ def prepare_pack(case: Case, steps: int) -> training.PackTraining:
         device=device,
         precision=precision,
     )
-    return training.prepare(
+    return pack_loop.prepare(
         pack,
         configs,
         task=tasks.make(None),
         steps=steps,
-        accelerator=trainer.make_accelerator(device, precision),
+        accelerator=loop.make_accelerator(device, precision),
         logs=[lambda *_: None] * len(configs),
     )
 
 
-def prepare(case: Case, steps: int) -> trainer.Training:
+def prepare(case: Case, steps: int) -> loop.Training:
     """A training as a run begins it."""
     config = _compose(case, steps)
     device = torch.device("cpu")
     precision = choose_precision(config.train.precision, device)
-    accelerator = trainer.make_accelerator(device, precision)
-    found = model.build(
+    accelerator = loop.make_accelerator(device, precision)
+    found = build.build(
         config,
         folder=weights.locate(config.model),
         labels=LABELS,
@@ -257,7 +260,7 @@ def prepare(case: Case, steps: int) -> trainer.Training:
         device=device,
         precision=precision,
     )
-    return trainer.prepare(found.model, config, task=tasks.make(None), steps=steps, accelerator=accelerator)
+    return loop.prepare(found.model, config, task=tasks.make(None), steps=steps, accelerator=accelerator)
 
 
 def make_batches(case: Case, steps: int) -> Iterator[tokens.Batch]:

@@ -16,9 +16,10 @@ ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from bench import checks, cli, config  # noqa: E402
+from bench import cli  # noqa: E402
+from bench.config import checks, schema  # noqa: E402
 
-_SOURCES = ("config.py", "cards.py", "reporting.py")  # that hold the schema
+_SOURCES = ("config/schema.py", "config/cards.py", "config/reporting.py")  # that hold the schema
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -43,7 +44,7 @@ def write_settings() -> str:
     """A table for each section: every setting with its type, its values in conf/ and what it means."""
     comments = read_comments()
     parts = []
-    for section, kind in {"": config.Config, **sections(config.Config)}.items():
+    for section, kind in {"": schema.Config, **sections(schema.Config)}.items():
         rows = [
             f"| `{section}{name}` | {_write(_name(hint))} | {describe_values(section, name)} "
             f"| {_write(explain(section + name, comments.get((kind.__name__, name), '')))} |"
@@ -60,7 +61,7 @@ def write_settings() -> str:
 
 
 def explain(path: str, comment: str) -> str:
-    """What the schema says of the setting, and the range that bench/checks.py holds it to."""
+    """What the schema says of the setting, and the range that bench/config/checks.py holds it to."""
     ranges = checks._TRAIN_RANGES | checks._OTHER_RANGES
     return "; ".join(filter(None, [comment, ranges[path][1] if path in ranges else ""]))
 

@@ -9,7 +9,7 @@ import sentencepiece
 import torch
 from safetensors.torch import save_file
 
-from bench.models.chatglm import ChatGLMConfig, ChatGLMForCausalLM
+from bench.model.chatglm.network import ChatGLMConfig, ChatGLMForCausalLM
 
 SENTENCES = [
     "股票 指数 上涨 下跌 收盘",

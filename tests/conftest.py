@@ -13,9 +13,9 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hypothesis import settings
 
-from bench import config as configuration
-from bench.config import Config
-from bench.run import PLUGINS_DIR
+from bench.config import schema
+from bench.config.schema import Config
+from bench.run.run import PLUGINS_DIR
 
 if str(PLUGINS_DIR) not in sys.path:
     sys.path.append(str(PLUGINS_DIR))
@@ -36,9 +36,9 @@ def compose() -> Callable[..., Config]:
 
     @cache
     def compose_with(*overrides: str) -> Config:
-        configuration.register_schema()
-        with initialize_config_dir(str(configuration.CONF_DIR), version_base="1.3"):
-            return configuration.from_hydra(hydra_compose("config", overrides=list(overrides)))
+        schema.register_schema()
+        with initialize_config_dir(str(schema.CONF_DIR), version_base="1.3"):
+            return schema.from_hydra(hydra_compose("config", overrides=list(overrides)))
 
     return compose_with
 

@@ -20,11 +20,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from bench import attempt, doctor, model, optimizers
-from bench.config import Config
+from bench.config.schema import Config
 from bench.errors import BenchError
-from bench.measure import Meter
-from bench.run import composing, run
+from bench.extras import doctor
+from bench.model import build as builder
+from bench.run import attempt
+from bench.run.run import composing, run
+from bench.train import optimizers
+from bench.train.meter import Meter
 
 CUDA = torch.device("cuda")
 STEPS = 20
@@ -159,9 +162,9 @@ def ask_nvml(
         return meter.peaks["train"]["nvml_peak_bytes"], reason
 
 
-def build(config: Config, place: torch.device) -> model.Network:
+def build(config: Config, place: torch.device) -> builder.Network:
     torch.manual_seed(0)
-    return model.build(
+    return builder.build(
         config,
         folder=Path(str(config.model.path)),
         labels=["a", "b", "c"],

@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 from hydra import compose, initialize_config_dir
 
-from bench.config import CONF_DIR, from_hydra, register_schema
+from bench.config.identity import hash_canonical
+from bench.config.reporting import ReportConfig
+from bench.config.schema import CONF_DIR, from_hydra, register_schema
 from bench.errors import StoreError
-from bench.identity import hash_canonical
 from bench.report.comparison import compare_methods
 from bench.report.evidence import Evidence
 from bench.report.rows import build_rows
-from bench.reporting import ReportConfig
-from bench.store import Result, Store
+from bench.results.store import Result, Store
 
 TEST_SIZE = 400
 CARD = "NVIDIA GeForce RTX 4090"

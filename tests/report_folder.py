@@ -7,7 +7,7 @@ from pathlib import Path
 
 from records import make_predictions, make_run
 
-from bench.store import Result, Store
+from bench.results.store import Result, Store
 
 HOSTILE = '</script><script>window.pwned=1</script><img src=x onerror="window.pwned=1">'
 HOSTILE_LABELS = [HOSTILE, "javascript:alert(1)", "]]>{{x}} \u202e${y} a | b <!--"]

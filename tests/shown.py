@@ -2,8 +2,8 @@
 
 import re
 
-from bench import usage
-from bench.config import CONF_DIR
+from bench.cli import help
+from bench.config.schema import CONF_DIR
 
 ROOT = CONF_DIR.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,7 +26,7 @@ SHOWN = sorted({command for page in PAGES for command in commands_of(page.read_t
 EXAMPLES = sorted(
     {
         re.split(r"\s{2,}", line)[0]
-        for text in usage.EXAMPLES.values()
+        for text in help.EXAMPLES.values()
         for line in text.splitlines()
         if line.startswith("bench ") and "COMMAND" not in line and "|" not in line
     }

@@ -8,11 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import usage
-from bench.cli import reading
+from bench.cli import help, results, winner
 from bench.errors import BenchError
 from bench.redaction import show
-from bench.winner import commands as winner
 
 _DEFAULT = ["experiment=quickstart"]  # what a sweep without any override is
 
@@ -36,17 +34,17 @@ def _call(arguments: list[str]) -> int:
     parser = make_parser()
     command, rest = "".join(arguments[:1]), arguments[1:]
     if command == "-sc":
-        passed_on = usage.complete(arguments, parser)
+        passed_on = help.complete(arguments, parser)
     elif command == "run":
         passed_on = rest
     elif command == "sweep" and not {"-h", "--help"} & set(rest):
-        usage.require_flags(rest, parser)
+        help.require_flags(rest, parser)
         passed_on = ["--multirun", *(_read_flags(rest) or _DEFAULT)]
     else:
         parsed = parser.parse_args([command, *_read_flags(rest)] if command == "plan" else arguments)
         return int(parsed.call(parsed))
     if passed_on is not None:
-        from bench import run
+        from bench.run import run
 
         run.main(passed_on)
     return 0
@@ -66,9 +64,9 @@ def _read_flags(overrides: Sequence[str]) -> list[str]:
     return lines
 
 
-def make_parser() -> usage.Parser:
+def make_parser() -> help.Parser:
     """All commands with their options and help."""
-    parser = usage.Parser(
+    parser = help.Parser(
         prog="bench", description="Full fine-tuning, LoRA or QLoRA, for your data on your card?"
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -89,17 +87,18 @@ def make_parser() -> usage.Parser:
     plan.set_defaults(call=_plan)
     doctor = commands.add_parser("doctor", help="what this machine can run: device, memory, 4-bit, hub, W&B")
     doctor.set_defaults(call=_doctor)
-    results = usage.Parser(prog="results", add_help=False)
-    results.add_argument("--results", metavar="DIR", help="default: results/quickstart or the only one there")
-    reading.add_commands(commands, results)
-    winner.add_commands(commands, results, reading.open_store)
+    where = help.Parser(prog="results", add_help=False)
+    where.add_argument("--results", metavar="DIR", help="default: results/quickstart or the only one there")
+    results.add_commands(commands, where)
+    winner.add_commands(commands, where, results.open_store)
     return parser
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from bench import display, run
-    from bench.store import Store
-    from bench.sweep import outlook, overview, space
+    from bench.cli import terminal
+    from bench.results.store import Store
+    from bench.run import run
+    from bench.sweep import forecast, overview, space
     from bench.sweep.engine import Identifier
     from bench.sweep.isolate import Isolation
     from bench.sweep.request import plan_request
@@ -108,39 +107,40 @@ def _plan(arguments: argparse.Namespace) -> int:
     with run.composing() as compose:
         base, plan = plan_request(overrides, compose=compose, identify=Identifier())
         store, isolation = Store(Path(base.results_dir)), Isolation()
-        known = outlook.forecast(plan, base, store, isolation=isolation)
-        advice = outlook.advise(plan, known, compose=compose, isolation=isolation)
+        known = forecast.forecast(plan, base, store, isolation=isolation)
+        advice = forecast.advise(plan, known, compose=compose, isolation=isolation)
     room = space.find_space(plan, base, store, found=known.found, target=known.target)
-    described = outlook.describe_plan(plan, base, store, known, advice) | space.describe(room)
+    described = forecast.describe_plan(plan, base, store, known, advice) | space.describe(room)
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False, indent=1))
         return 0
-    lines = outlook.summarise(described, known)
+    lines = forecast.summarise(described, known)
     lines += [*space.summarise(room), *overview.tell_order(plan, base.sweep)]
-    if display.is_terminal():
-        display.print_table(*overview.tabulate(plan, described))
-        display.print_lines(
+    if terminal.is_terminal():
+        terminal.print_table(*overview.tabulate(plan, described))
+        terminal.print_lines(
             [*lines, "each run in a line of its own: the same with `| cat`; for scripts: --json"]
         )
     else:
-        print(show("\n".join([*outlook.list_runs(plan, described), *lines])))
+        print(show("\n".join([*forecast.list_runs(plan, described), *lines])))
     return 0
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from bench import display, driver, run
+    from bench.cli import terminal
+    from bench.run import driver, run
 
     with run.composing() as compose:
         settings = compose(_DEFAULT)
     with contextlib.suppress(BenchError):  # doctor says it
         driver.take(settings.devices)
-    from bench import doctor  # which imports torch, for the card that runs get
+    from bench.extras import doctor  # which imports torch, for the card that runs get
 
     found = []
     for one in doctor.examine(settings):
         found.append(one)
-        if not display.is_terminal():
+        if not terminal.is_terminal():
             print(f"{one.mark:5}{one.name:22}{show(one.detail)}", flush=True)
-    if display.is_terminal():
-        display.print_table(["Works", "What", "Found"], [[one.mark, one.name, one.detail] for one in found])
+    if terminal.is_terminal():
+        terminal.print_table(["Works", "What", "Found"], [[one.mark, one.name, one.detail] for one in found])
     return 1 if any(one.works is False for one in found) else 0

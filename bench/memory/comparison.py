@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from bench.cards import Card, recognise
-from bench.config import Config, replace_values
-from bench.data import Dataset
-from bench.device import choose_precision
-from bench.measure import Meter
-from bench.memory import forecast
+from bench.config.cards import Card, recognise
+from bench.config.schema import Config, replace_values
+from bench.data.dataset import Dataset
+from bench.memory import predict
 from bench.memory.prediction import count_cost
-from bench.store import Result
+from bench.results.store import Result
+from bench.train.device import choose_precision
+from bench.train.meter import Meter
 
 
 def compare(result: Result, config: Config, dataset: Dataset, *, folder: Path | None, meter: Meter) -> Result:
@@ -26,7 +26,7 @@ def compare(result: Result, config: Config, dataset: Dataset, *, folder: Path | 
     if device.type == "cuda":  # as a plan names it, which cannot ask the device
         precision = choose_precision(config.train.precision, device)
         config = replace_values(config, {"train.precision": precision})
-    found = forecast.predict(config, dataset, None, folder=folder, device_type=device.type)
+    found = predict.predict(config, dataset, None, folder=folder, device_type=device.type)
     if isinstance(found, str):
         return dataclasses.replace(result, reasons=result.reasons | {"prediction": found})
     measured = meter.peak_bytes()

@@ -19,9 +19,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench import weights
-from bench.cards import LAUNCH_SECONDS, Card
-from bench.config import Config, replace_values, to_dict
+from bench.config.cards import LAUNCH_SECONDS, Card
+from bench.config.schema import Config, replace_values, to_dict
+from bench.model import weights
 
 VERSION = 3  # raise it when what is traced, or how, changes
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")

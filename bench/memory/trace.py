@@ -19,11 +19,12 @@ from accelerate.state import GradientState
 from accelerate.utils import DistributedType, convert_to_fp32
 from torch import nn
 
-from bench import model, optimizers, trained, trainer
-from bench.config import Config
+from bench.config.schema import Config
 from bench.memory.kernels import Kernels
 from bench.memory.recording import Recorder, Recording
-from bench.task import Task
+from bench.model import build, trained
+from bench.train import loop, optimizers
+from bench.train.task import Task
 
 META = torch.device("meta")
 STEPS = 2  # the first makes the optimizer's states
@@ -65,7 +66,7 @@ class _Accelerator:
         """Autocast as a CPU's, which leaves ``meta`` alone; Kernels does what the device's would do."""
         with torch.autocast(
             "cpu",
-            dtype=model.DTYPES[self.precision] if self.precision != "fp32" else None,
+            dtype=build.DTYPES[self.precision] if self.precision != "fp32" else None,
             enabled=self.precision != "fp32",
         ):
             yield
@@ -114,7 +115,7 @@ def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) ->
     config = _shape_only(config)
     recorder = Recorder(shapes.device_type)
     with mock.patch.dict(bitsandbytes.functional.name2qmap, dynamic=torch.empty(256, device=META)):
-        network = model.build(
+        network = build.build(
             config,
             folder=folder,
             labels=[str(number) for number in range(shapes.labels)],
@@ -136,12 +137,12 @@ def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) ->
             if parameter.requires_grad:
                 hook = _hold_gradient(recorder)
                 parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
-        training = trainer.prepare(network.model, config, task=task, steps=STEPS, accelerator=accelerator)
+        training = loop.prepare(network.model, config, task=task, steps=STEPS, accelerator=accelerator)
         _train(recorder, training, shapes)
         _hold_states(recorder, training.optimizer)
         recorder.phase = "eval"
         batches = iter([(np.arange(shapes.eval_rows), make_batch(shapes.eval_rows, shapes.eval_length))])
-        trainer.predict(training.model, batches, task=task, accelerator=accelerator)
+        loop.predict(training.model, batches, task=task, accelerator=accelerator)
     return recorder.recording
 
 
@@ -172,7 +173,7 @@ def _find_obstacle(config: Config, shapes: Shapes) -> str | None:
     return None
 
 
-def _train(recorder: Recorder, training: trainer.Training, shapes: Shapes) -> None:
+def _train(recorder: Recorder, training: loop.Training, shapes: Shapes) -> None:
     settings = training.settings
     training.model.train()
     for _ in range(STEPS):
@@ -181,7 +182,7 @@ def _train(recorder: Recorder, training: trainer.Training, shapes: Shapes) -> No
             make_batch(settings.micro_batch_size, shapes.length)
             for _ in range(min(settings.gradient_accumulation_steps, MICRO_BATCHES))
         ]
-        trainer.advance(training, batches)
+        loop.advance(training, batches)
 
 
 def make_batch(rows: int, length: int) -> dict[str, torch.Tensor]:

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
+from bench.config.reporting import ArticleAdvice
 from bench.report.cells import UNKNOWN, escape_markdown, format_gib, to_markdown
 from bench.report.contrast import Group, find_gap, read_hardware
 from bench.report.evidence import Evidence
 from bench.report.findings import join_titles, most_accurate
-from bench.report.recommendation import UNTOLD, Limits, Read, Recommendation, recommend
+from bench.report.language.text import Text, format_duration
+from bench.report.recommend import UNTOLD, Limits, Read, Recommendation, recommend
 from bench.report.rows import Row
 from bench.report.sections import bullets
 from bench.report.table import join_hyperparameters, title_tasks
-from bench.report.text import Text, format_duration
-from bench.reporting import ArticleAdvice
 
 
 def describe_advice(evidence: Evidence, read: Read, *, limits: Limits, text: Text) -> tuple[str, bool]:

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.selection import Selection, configuration_key, is_stopped, read_number
-from bench.store import Result
+from bench.results.selection import Selection, configuration_key, is_stopped, read_number
+from bench.results.store import Result
 
 
 @dataclass(frozen=True)

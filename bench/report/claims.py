@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.config.reporting import ArticleClaim, ArticleConfig
 from bench.report.cells import UNKNOWN, escape_markdown, format_count, format_gib, to_markdown
 from bench.report.contrast import (
     contrast,
@@ -16,10 +17,9 @@ from bench.report.contrast import (
     read_hardware,
 )
 from bench.report.evidence import Evidence
+from bench.report.language.text import Text, format_duration
 from bench.report.rows import Row
 from bench.report.sections import Titles, head, section
-from bench.report.text import Text, format_duration
-from bench.reporting import ArticleClaim, ArticleConfig
 
 VERDICTS = ("reproduced", "not_reproduced", "undecided", "not_comparable")
 

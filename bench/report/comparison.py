@@ -13,7 +13,7 @@ import pandas as pd
 
 from bench.errors import StoreError
 from bench.report.rows import Row, Task
-from bench.report.stats import (
+from bench.report.statistics import (
     LEVEL,
     Difference,
     Floats,
@@ -27,7 +27,7 @@ from bench.report.stats import (
     resample,
     score_f1,
 )
-from bench.selection import read_number, read_seed
+from bench.results.selection import read_number, read_seed
 
 Read = Callable[[str], pd.DataFrame]  # run_id -> its predictions; a StoreError if they cannot be read
 FEWEST_DISCORDANT = 6  # with five, McNemar's exact p is 0.06 at the least: no test can find a difference

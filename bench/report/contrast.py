@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.report.comparison import Comparison
 from bench.report.rows import PEAKS, Row, Task, stands_alone
-from bench.selection import read_number
+from bench.results.selection import read_number
 
 Group = tuple[Task, str | None]  # what can be compared: one task, measured in one kind of memory
 

@@ -4,13 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.config.reporting import ReportConfig
 from bench.errors import StoreError
 from bench.files import read_object
-from bench.imports import find_imported
 from bench.report.comparison import Comparison, LeftOut, compare_methods
 from bench.report.rows import Row, build_rows
-from bench.reporting import ReportConfig
-from bench.store import BadRecord, Result, Store
+from bench.results.store import BadRecord, Result, Store, find_imported
 
 LATENCY = "latency.json"  # in the folder of a run, from `bench latency`
 _LATENCY_NUMBERS = ("batch_size", "p50_ms", "p95_ms", "texts_per_second")

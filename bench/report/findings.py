@@ -19,9 +19,9 @@ from bench.report.contrast import (
     group_rows,
 )
 from bench.report.evidence import Evidence
+from bench.report.language.text import Text, format_duration
 from bench.report.rows import Row
 from bench.report.sections import Titles, bullets, head, section
-from bench.report.text import Text, format_duration
 
 _NEGLIGIBLE = 0.02  # a difference in memory or time that nobody chooses a method for
 

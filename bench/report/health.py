@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.selection import read_number, read_value
-from bench.store import Result
+from bench.results.selection import read_number, read_value
+from bench.results.store import Result
 
 
 @dataclass(frozen=True)

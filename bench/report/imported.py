@@ -11,9 +11,9 @@ from bench.report.cells import (
     format_number,
     to_markdown,
 )
-from bench.report.text import Text, format_duration
-from bench.selection import read_number, read_value
-from bench.store import Result
+from bench.report.language.text import Text, format_duration
+from bench.results.selection import read_number, read_value
+from bench.results.store import Result
 
 _LEFT = ("method", "model", "data", "settings", "kind", "source")
 _SETTINGS = {"r": "config.lora.r", "alpha": "config.lora.alpha", "dropout": "config.lora.dropout"}

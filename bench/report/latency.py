@@ -5,9 +5,9 @@ from typing import Any
 
 from bench.report.cells import escape_markdown, to_markdown
 from bench.report.evidence import Latency
+from bench.report.language.text import Text
 from bench.report.sections import bullets, section
-from bench.report.text import Text
-from bench.store import Result
+from bench.results.store import Result
 
 
 def describe_latencies(latencies: Sequence[tuple[Result, Latency]], *, text: Text) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 from bench.report.budget import Budget, count_budget
 from bench.report.health import Health, describe_health
-from bench.report.stats import Summary, bound_share, summarise
-from bench.selection import (
+from bench.report.statistics import Summary, bound_share, summarise
+from bench.results.selection import (
     MethodKey,
     Selection,
     configuration_key,
@@ -21,7 +21,7 @@ from bench.selection import (
     read_value,
     select_best,
 )
-from bench.store import STARTED, STATUSES, Result
+from bench.results.store import STARTED, STATUSES, Result
 
 PEAKS = {  # memory kind -> the peak the table shows; in the order of the tables
     "cuda": "memory.train.peak_reserved_bytes",

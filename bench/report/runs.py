@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from bench.report.cells import to_csv
-from bench.selection import read_seed, read_value
-from bench.store import Result
+from bench.results.selection import read_seed, read_value
+from bench.results.store import Result
 
 _MEMORY = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_resident_bytes", "nvml_peak_bytes")
 # column -> dotted path in the record

@@ -7,9 +7,9 @@ from bench.report.cells import UNKNOWN, escape_markdown, format_number, round_si
 from bench.report.comparison import FEWEST_DISCORDANT, Comparison
 from bench.report.evidence import Evidence
 from bench.report.health import Health
+from bench.report.language.text import Text, format_duration
 from bench.report.rows import Row, Task
-from bench.report.stats import Difference, expect_best
-from bench.report.text import Text, format_duration
+from bench.report.statistics import Difference, expect_best
 
 Titles = Mapping[tuple[Task, str | None], str]  # of each table, by task and kind of memory
 

@@ -14,7 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bench.cards import GIB
+from bench.config.cards import GIB
+from bench.config.reporting import ReportConfig
 from bench.report.cells import (
     UNKNOWN,
     clean,
@@ -31,6 +32,7 @@ from bench.report.claims import describe_claims
 from bench.report.evidence import Evidence, gather, price_training
 from bench.report.findings import describe_findings
 from bench.report.imported import describe_imported
+from bench.report.language.text import COLUMNS, EXTRAS, Text, format_duration, read_language
 from bench.report.latency import describe_latencies
 from bench.report.rows import FEWEST_SEEDS, Row, Task
 from bench.report.runs import render_runs
@@ -44,9 +46,7 @@ from bench.report.sections import (
     render_comparisons,
     section,
 )
-from bench.report.text import COLUMNS, EXTRAS, Text, format_duration, read_language
-from bench.reporting import ReportConfig
-from bench.store import STARTED, STATUSES, Result, Store
+from bench.results.store import STARTED, STATUSES, Result, Store
 
 _LEFT = (COLUMNS.index("method"), COLUMNS.index("hyperparameters"))  # the other columns are numbers
 _LONGEST_ERROR = 200  # characters of a message; the record has all of it

@@ -10,15 +10,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from bench import data, hub, selection, tracking, weights
-from bench.cards import GIB
-from bench.checks import require_valid
-from bench.config import Config, replace_values
+from bench.config.cards import GIB
+from bench.config.checks import require_valid
+from bench.config.identity import Identity, identify
+from bench.config.pins import find_pins
+from bench.config.schema import Config, replace_values
+from bench.data import dataset
 from bench.errors import HeldError, StoreError
 from bench.files import can_write
-from bench.identity import Identity, identify
+from bench.model import weights
 from bench.redaction import redact, show
-from bench.store import STARTED, STATUSES, Result, Store, start_record
+from bench.results import selection
+from bench.results.store import STARTED, STATUSES, Result, Store, start_record
+from bench.run import tracking
 from bench.sweep import losers
 from bench.sweep.halving import count_survivors, group_points, plan_rung, rungs, survivors
 from bench.sweep.isolate import ProcessError
@@ -60,7 +64,7 @@ class Identifier:
         """
         data_key, model_key = repr(config.data), repr(config.model)
         if data_key not in self.fingerprints:
-            self.fingerprints[data_key] = data.load(config.data).fingerprint
+            self.fingerprints[data_key] = dataset.load(config.data).fingerprint
         if model_key not in self.revisions:
             self.revisions[model_key] = weights.revision(config.model)
         return identify(
@@ -117,7 +121,7 @@ def plan_sweep(
 
 def _pin(lines: tuple[str, ...], config: Config) -> tuple[tuple[str, ...], Config]:
     """A planned run with the commits that its configuration leaves open."""
-    pins = hub.find_pins(config)
+    pins = find_pins(config)
     more = (override_line(key, commit) for key, commit in pins.items())
     return (*lines, *more), replace_values(config, pins)
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.config import replace_values
+from bench.config.schema import replace_values
 from bench.errors import ConfigError
 from bench.sweep.plan import Identify, Point, override_line
 

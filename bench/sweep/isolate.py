@@ -21,8 +21,8 @@ from typing import Any
 
 import cloudpickle
 
-from bench import driver
 from bench.errors import BenchError, ConfigError, MissingError, RunError, first_line
+from bench.run import driver
 
 GRACE_SECONDS = 8.0  # that a process has to write down that it was stopped
 PROOF_SECONDS = 120  # that one may take to compute on a card, whose driver may have to wake up
@@ -42,7 +42,7 @@ class ProcessError(RunError):
 
 def warm_up(more: Sequence[str] = ()) -> None:
     """Starts the fork server, which imports while this process plans, ``more`` modules too."""
-    preloaded = ["bench.preload", "bench.sweep.plugins", *more]
+    preloaded = ["bench.run.preload", "bench.sweep.plugins", *more]
     multiprocessing.get_context("forkserver").set_forkserver_preload(preloaded)
     forkserver.ensure_running()
 
@@ -194,7 +194,7 @@ def _compute_on(devices: str) -> None:
     """In a throw-away process: compute a product on the CUDA card that a run would get, if any."""
     import torch
 
-    from bench.device import choose_device
+    from bench.train.device import choose_device
 
     signal.alarm(PROOF_SECONDS)  # ends the process even where a driver's call hangs
     driver.take(devices)

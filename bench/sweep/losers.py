@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from bench import checkpoint, selection
-from bench.checkpoint import BEST
-from bench.selection import Selection
-from bench.store import Result, Store
+from bench.results import selection
+from bench.results.selection import Selection
+from bench.results.store import Result, Store
 from bench.sweep.plan import Point
+from bench.train import checkpoint
+from bench.train.checkpoint import BEST
 
 
 def remove(store: Store, planned: Mapping[str, Point], chosen: Sequence[Selection]) -> int:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.cards import GIB
-from bench.config import SweepConfig
-from bench.identity import describe
-from bench.sweep.outlook import format_hours, tell_bound
+from bench.config.cards import GIB
+from bench.config.identity import describe
+from bench.config.schema import SweepConfig
+from bench.sweep.forecast import format_hours, tell_bound
 from bench.sweep.plan import Plan
 
 _FEW = 24  # runs that are shown one by one

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from bench.config import Config, replace_values
+from bench.config.pack import describe_others
+from bench.config.packable import OWN, cannot_pack, shared_key
+from bench.config.schema import Config, replace_values
 from bench.memory.prediction import Prediction
-from bench.pack import describe_others
-from bench.packable import OWN, cannot_pack, shared_key
 from bench.sweep.plan import Point, override_line
 from bench.sweep.slots import count_slots
 

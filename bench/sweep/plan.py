@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.config import Config, is_field, read_field, replace_values
+from bench.config.identity import Identity
+from bench.config.schema import Config, is_field, read_field, replace_values
 from bench.errors import ConfigError
-from bench.identity import Identity
 
 GROUPS = ("method", "model", "data", "train", "track", "experiment")
 

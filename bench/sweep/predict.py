@@ -12,13 +12,14 @@ from functools import partial
 
 import psutil
 
-from bench import driver, weights
-from bench.calibration import Calibration, name_family
-from bench.cards import CONTEXT_BYTES, GIB, Card, read_cards, recognise
-from bench.config import Config, replace_values
-from bench.driver import Device, tell_holders
+from bench.config.cards import CONTEXT_BYTES, GIB, Card, read_cards, recognise
+from bench.config.schema import Config, replace_values
+from bench.memory.calibration import Calibration, name_family
 from bench.memory.prediction import Prediction, count_cost, make_key, read_cached, settle
-from bench.store import Result
+from bench.model import weights
+from bench.results.store import Result
+from bench.run import driver
+from bench.run.driver import Device, tell_holders
 from bench.sweep.isolate import Isolation, ProcessError
 from bench.sweep.plan import Point
 
@@ -160,7 +161,7 @@ def _trace(missing: Mapping[str, Config], target: Target, isolation: Isolation) 
 
 def _trace_part(configs: Sequence[Config], device_type: str) -> list[Found]:
     """In a process of its own, as torch is needed."""
-    from bench.memory.forecast import predict_all
+    from bench.memory.predict import predict_all
 
     return predict_all(configs, device_type)
 

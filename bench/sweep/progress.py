@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from bench.identity import describe
+from bench.config.identity import describe
 from bench.redaction import show
 from bench.sweep.packing import Pack
 from bench.sweep.plan import Point

@@ -10,10 +10,10 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 
-from bench.config import Config
+from bench.config.schema import Config
 from bench.errors import ConfigError
 from bench.sweep.engine import Identifier, plan_sweep
-from bench.sweep.outlook import format_hours
+from bench.sweep.forecast import format_hours
 from bench.sweep.plan import Compose, Plan, combine_axes
 
 _WHOLE_SWEEP = ("experiment", "sweep", "plan", "report", "results_dir", "track")  # one value for all runs

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from bench import driver
+from bench.run import driver
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,19 @@ from typing import Any
 
 import psutil
 
-from bench import checkpoint, selection, weights
-from bench.cards import GIB
-from bench.config import Config
+from bench.config.cards import GIB
+from bench.config.schema import Config
 from bench.errors import MissingError, StoreError
 from bench.memory.prediction import Prediction, count_steps
-from bench.selection import MethodKey
-from bench.store import Result, Store
+from bench.model import weights
+from bench.results import selection
+from bench.results.selection import MethodKey
+from bench.results.store import Result, Store
 from bench.sweep.halving import count_by_rung, group_points, rungs
 from bench.sweep.plan import Plan, Point
 from bench.sweep.predict import Found, Target
 from bench.sweep.slots import count_slots
+from bench.train import checkpoint
 
 PROCESS_BYTES = GIB  # of a run beside its tensors: Python, torch and other libraries; a CPU's has 0.35 GiB
 _RELEASED_ITEMSIZE = 2  # bytes of a weight on the hub: nearly all of them are in 16 bits

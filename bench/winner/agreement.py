@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import data, metrics
+from bench.data import dataset as datasets
 from bench.errors import ConfigError
 from bench.report.cells import to_markdown
-from bench.store import Result
+from bench.results.store import Result
+from bench.train import metrics
 from bench.winner.classifier import read_config, softmax
 
 Scores = npt.NDArray[np.float64]  # (texts, labels)
@@ -42,7 +43,7 @@ def read_test(result: Result) -> Held:
         ConfigError: the texts are no longer those of the run.
         MissingError, DataError: they are not there or cannot be read.
     """
-    dataset = data.load(read_config(result).data)
+    dataset = datasets.load(read_config(result).data)
     if dataset.fingerprint != result.data["fingerprint"]:
         raise ConfigError(
             f"{result.run_id}: its texts have changed since it was trained, so nothing can be compared on "

@@ -17,17 +17,19 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, set_seed
 
-from bench import config as configuration
-from bench import data, decoder, encoder, model, run, tokens
-from bench import prompt as prompts
-from bench import task as tasks
-from bench.config import Config
-from bench.device import choose_device, choose_precision
+from bench.config import schema
+from bench.config.schema import Config
+from bench.data import dataset, tokens
+from bench.data import prompt as prompts
+from bench.data.prompt import Prompt
 from bench.errors import ConfigError, DataError, first_line
-from bench.prompt import Prompt
-from bench.store import Result, Store
+from bench.model import build, decoder, encoder
+from bench.results.store import Result, Store
+from bench.run import run
+from bench.train import task as tasks
+from bench.train.device import choose_device, choose_precision
 from bench.winner import manifest as manifests
-from bench.winner.choice import find_weights
+from bench.winner.choose import find_weights
 from bench.winner.manifest import Base, Manifest
 from bench.winner.origin import locate
 
@@ -128,7 +130,7 @@ class Classifier:
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Computes in the classifier's precision."""
         return torch.autocast(
-            self.device.type, dtype=model.DTYPES[self.precision], enabled=self.precision != "fp32"
+            self.device.type, dtype=build.DTYPES[self.precision], enabled=self.precision != "fp32"
         )
 
 
@@ -147,7 +149,7 @@ def rebuild(store: Store, result: Result) -> Classifier:
     """
     path = find_weights(store, result)
     classifier = begin(result)
-    model.load_trained(classifier.model, path)
+    build.load_trained(classifier.model, path)
     return dataclasses.replace(classifier, model=classifier.model.requires_grad_(False).eval())
 
 
@@ -158,10 +160,10 @@ def begin(result: Result) -> Classifier:
     folder = locate(manifest.base)
     device = choose_device("auto")
     precision = manifest.precision
-    tokenizer = model.load_tokenizer(folder)
+    tokenizer = build.load_tokenizer(folder)
     with quiet():
         set_seed(config.seed)  # some adapters' starts are random, and change the base
-        network = model.build(
+        network = build.build(
             config,
             folder=folder,
             labels=result.labels,
@@ -171,7 +173,7 @@ def begin(result: Result) -> Classifier:
         )
     trained: Any = network.model
     base = trained.get_base_model() if manifest.kind == "adapter" else trained
-    unquantised = sorted({*model.head_names(base), *manifest.new_modules})
+    unquantised = sorted({*build.head_names(base), *manifest.new_modules})
     manifest = dataclasses.replace(manifest, unquantised=unquantised)
     if manifest.task == "label_likelihood":
         words = dict(zip(manifest.labels, manifest.label_words or [], strict=True))
@@ -214,7 +216,7 @@ def load(folder: str | Path, *, quantization: str | None = None, precision: str 
         raise ConfigError(
             f"{folder}: its model does not load ({first_line(error)}); export it again"
         ) from None
-    tokenizer = model.load_tokenizer(folder)
+    tokenizer = build.load_tokenizer(folder)
     return Classifier(network.requires_grad_(False).eval(), tokenizer, manifest, precision, device)
 
 
@@ -229,7 +231,7 @@ def read_config(result: Result) -> Config:
     """The run's configuration, for any device, with nothing that only training needs."""
     with run.composing() as compose:
         defaults = compose([])
-    config = configuration.from_record(
+    config = schema.from_record(
         defaults, {name: result.config[name] for name in _OF_A_RUN if name in result.config}
     )
     plain: dict[str, Any] = {"gradient_checkpointing": False, "distributed": "none", "processes": 1}
@@ -258,7 +260,7 @@ def _describe(result: Result, config: Config) -> Manifest:
         base=Base(source.name, source.source, path, source.hub_id, source.revision, content=content),
         merged_into=None,
         template=source.template if is_prompted else None,
-        label_words=list(data.name_labels(result.labels, config.data).values()) if is_prompted else None,
+        label_words=list(dataset.name_labels(result.labels, config.data).values()) if is_prompted else None,
         before=None,
         after=None,
         answers=None,
@@ -269,23 +271,23 @@ def _describe(result: Result, config: Config) -> Manifest:
 def _load_network(folder: Path, manifest: Manifest, *, device: torch.device, precision: str) -> nn.Module:
     settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     is_adapter = manifest.kind == "adapter"
-    held = model.quantization_config(manifest, model.DTYPES[precision], manifest.unquantised)
-    base = model.read_checkpoint(
-        model.HEADS[manifest.task],
+    held = build.quantization_config(manifest, build.DTYPES[precision], manifest.unquantised)
+    base = build.read_checkpoint(
+        build.HEADS[manifest.task],
         locate(manifest.base) if is_adapter else folder,
         config=settings,
-        dtype=model.DTYPES[precision] if is_adapter or held is not None else "auto",
+        dtype=build.DTYPES[precision] if is_adapter or held is not None else "auto",
         quantization_config=held,
         device_map={"": device} if held is not None and device.type == "cuda" else None,
         ignore_mismatched_sizes=is_adapter,  # the base's own head, which the adapter replaces
     )
-    model.keep_unpacked(base)
+    build.keep_unpacked(base)
     decoder.ignore_padding(base)
     encoder.read_first_token_only(base)
     for name in manifest.new_modules:  # so that what was trained is not rounded when it is put there
         base.get_submodule(name).float()
     network = peft.PeftModel.from_pretrained(base, folder) if is_adapter else base
-    cast_products(network, model.DTYPES[precision])
+    cast_products(network, build.DTYPES[precision])
     return network.to(device)
 
 

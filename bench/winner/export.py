@@ -12,12 +12,12 @@ import peft
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench import model
 from bench.errors import ConfigError, StoreError
-from bench.store import Result, Store
-from bench.winner import card, classifier
+from bench.model import build
+from bench.results.store import Result, Store
+from bench.winner import classifier, readme
 from bench.winner import manifest as manifests
-from bench.winner.choice import find_weights
+from bench.winner.choose import find_weights
 from bench.winner.classifier import Classifier
 from bench.winner.manifest import Manifest
 from bench.winner.origin import locate
@@ -52,7 +52,7 @@ def write(store: Store, result: Result, folder: Path) -> Classifier:
         )
     network: Any = found.model
     start = _remember_start(network)
-    model.load_trained(network, weights)
+    build.load_trained(network, weights)
     network.requires_grad_(False).eval()
     with classifier.quiet():
         if manifest.kind == "adapter":
@@ -67,7 +67,7 @@ def write(store: Store, result: Result, folder: Path) -> Classifier:
     found.tokenizer.save_pretrained(folder)
     manifests.write(manifest, folder)
     base = network.get_base_model() if manifest.kind == "adapter" else network
-    card.write(folder, result, manifest, network=base)
+    readme.write(folder, result, manifest, network=base)
     return found
 
 

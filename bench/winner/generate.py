@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from bench import tokens
+from bench.data import tokens
 from bench.errors import ConfigError
 from bench.winner.classifier import Classifier
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import provenance
 from bench.report.cells import to_markdown
+from bench.report.language.text import ENGLISH
 from bench.report.latency import list_forms
-from bench.report.text import ENGLISH
+from bench.run import provenance
 from bench.winner import classifier, export
 from bench.winner import manifest as manifests
 from bench.winner.classifier import Classifier

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.data.prompt import Prompt
 from bench.errors import ConfigError
-from bench.prompt import Prompt
 
 NAME = "bench.json"
 VERSION = 1

@@ -10,10 +10,10 @@ import torch
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
-from bench import model, weights
 from bench.errors import ConfigError, RunError
-from bench.store import Result, Store
-from bench.winner import agreement, card, classifier, export
+from bench.model import build, weights
+from bench.results.store import Result, Store
+from bench.winner import agreement, classifier, export, readme
 from bench.winner import manifest as manifests
 from bench.winner.agreement import Agreement, Held, Scores
 from bench.winner.classifier import Classifier
@@ -115,7 +115,7 @@ def _write(merged: Classifier, folder: Path, expected: Scores, held: Held) -> li
     rows, saved_as = [], base_type(merged.manifest)
     network: Any = merged.model
     for precision in ("fp32", "bf16"):
-        network.to(model.DTYPES[precision])
+        network.to(build.DTYPES[precision])
         scores = dataclasses.replace(merged, precision=precision).score(held.texts)
         rows.append(agreement.compare(_name_form(precision), scores, expected, held))
         if precision == saved_as:
@@ -154,4 +154,4 @@ def _describe(
         f"in {base_type(merged.manifest)}. On the {texts} texts of the test split, beside the run as it was "
         f"trained:\n\n{agreement.tabulate(rows)}"
     )
-    card.write(folder, result, merged.manifest, network=merged.model, more=section)
+    readme.write(folder, result, merged.manifest, network=merged.model, more=section)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bench import weights
-from bench.config import ModelConfig
+from bench.config.schema import ModelConfig
 from bench.errors import ConfigError, MissingError
+from bench.model import weights
 from bench.winner.manifest import Base
 
 

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from records import NO_PRICES
 from report_folder import make_hostile, make_sweep, write_results
 
-from bench.report.page import PAGE, write_report
+from bench.report.page.page import PAGE, write_report
 
 pytestmark = pytest.mark.browser
 WIDTHS = (1280, 390)

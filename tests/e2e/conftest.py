@@ -14,9 +14,9 @@ import pytest
 
 COUNT = re.compile(r"(\w+)=(\d+)")
 
-# Python runs this at its start in every process: it wraps bench.trainer.take_step and the training of packs
-# once they are imported. A run is known by its learning rate; each fault fires once, at its step, and leaves
-# a mark. What a run meets in a pack and alone are two faults; the first needs a step that is logged.
+# Python runs this at its start in every process: it wraps bench.train.loop.take_step and the training of
+# packs once they are imported. A run is known by its learning rate; each fault fires once, at its step, and
+# leaves a mark. What a run meets in a pack and alone are two faults; the first needs a step that is logged.
 INJECTOR = """
 import importlib.abc, importlib.machinery, json, os, sys, time
 
@@ -94,7 +94,7 @@ def wrap_packs(module):
     module.fit_pack = fit_pack
 
 
-WRAPPED = {"bench.trainer": wrap, "bench.packed.fit": wrap_packs}
+WRAPPED = {"bench.train.loop": wrap, "bench.packs.fit": wrap_packs}
 
 
 class Finder(importlib.abc.MetaPathFinder):

@@ -6,7 +6,7 @@ from typing import Any
 
 from records import make_peft, make_predictions, make_run
 
-from bench.store import Store
+from bench.results.store import Store
 
 Bench = Any  # tests/e2e/conftest.py
 GIB = 2**30

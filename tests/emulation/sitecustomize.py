@@ -314,7 +314,7 @@ EMULATED = {
     "torch": emulate_torch,
     "torch.nn.parallel.distributed": emulate_data_parallel,
     "torch.distributed.distributed_c10d": emulate_nccl,
-    "bench.driver": emulate_driver,
+    "bench.run.driver": emulate_driver,
     "pynvml": emulate_nvml,
     "bitsandbytes.cuda_specs": emulate_bitsandbytes,
 }
@@ -341,5 +341,5 @@ class Finder(importlib.abc.MetaPathFinder):
 
 if MACHINE is not None:
     if MACHINE["torch_cuda"] is None:  # the real torch is one for CPUs
-        EMULATED = {name: EMULATED[name] for name in ("bench.driver", "pynvml")}
+        EMULATED = {name: EMULATED[name] for name in ("bench.run.driver", "pynvml")}
     sys.meta_path.insert(0, Finder())

@@ -9,9 +9,9 @@ import pytest
 from accelerate.state import AcceleratorState
 from decoders import save_decoder
 
-from bench.config import Config
-from bench.run import run
-from bench.store import Result, Store
+from bench.config.schema import Config
+from bench.results.store import Result, Store
+from bench.run.run import run
 
 Compose = Callable[..., Config]
 

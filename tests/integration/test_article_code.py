@@ -8,8 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import BitsAndBytesConfig
 
-from bench import config, model
-from bench.config import CONF_DIR, MethodConfig
+from bench.config import schema
+from bench.config.schema import CONF_DIR, MethodConfig
+from bench.model import build
 
 ROWS, IN, OUT = 5, 24, 16
 
@@ -66,7 +67,7 @@ def test_method_qlora_is_the_articles_4_bit_setting(compute_dtype: torch.dtype) 
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,  # float16 in the article; bfloat16 where the device has it
     ).to_dict()
-    ours = model.quantization_config(compose_method("qlora"), compute_dtype, ["classifier"])
+    ours = build.quantization_config(compose_method("qlora"), compute_dtype, ["classifier"])
     assert ours is not None
     assert {name: value for name, value in ours.to_dict().items() if value != article[name]} == {
         "llm_int8_skip_modules": ["classifier"]  # the new head is trained, so it stays in full precision
@@ -75,7 +76,7 @@ def test_method_qlora_is_the_articles_4_bit_setting(compute_dtype: torch.dtype) 
 
 def test_methods_without_quantisation_have_no_4_bit_setting() -> None:
     for name in ("full", "lora"):
-        assert model.quantization_config(compose_method(name), torch.bfloat16, ["classifier"]) is None
+        assert build.quantization_config(compose_method(name), torch.bfloat16, ["classifier"]) is None
 
 
 def with_peft(base: nn.Linear, *, r: int, alpha: int) -> nn.Module:
@@ -101,6 +102,6 @@ def copy_adapter(article: LoRALayer, wrapped: nn.Module) -> dict[str, nn.Paramet
 
 
 def compose_method(name: str) -> MethodConfig:
-    config.register_schema()
+    schema.register_schema()
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return config.from_hydra(hydra.compose("config", overrides=[f"method={name}"])).method
+        return schema.from_hydra(hydra.compose("config", overrides=[f"method={name}"])).method

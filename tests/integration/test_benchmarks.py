@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from bench import encoder
+from bench.model import encoder
 from benchmarks import grid, naive, step
 from benchmarks.__main__ import parse, renew
 

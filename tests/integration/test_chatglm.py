@@ -18,9 +18,9 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from bench.config import Config, MethodConfig
-from bench.model import load_encoder, quantization_config
-from bench.models import chatglm
+from bench.config.schema import Config, MethodConfig
+from bench.model.build import load_encoder, quantization_config
+from bench.model.chatglm import network
 
 ASSETS = Path(__file__).parents[1] / "assets" / "chatglm"
 STEP = "decode_step"
@@ -88,9 +88,9 @@ def test_positions_and_masks_are_exactly_the_references(model: Any, case: str) -
     expected = read(case)
     ids = expected["input_ids"]
     mask = mask_of(case, ids)
-    assert torch.equal(chatglm.find_positions(ids, mask, model.config), expected["position_ids"])
-    start = chatglm.find_answers(ids, mask, model.config)
-    visible = chatglm.find_visible(mask, start, past=0)  # (rows, 1, length, length)
+    assert torch.equal(network.find_positions(ids, mask, model.config), expected["position_ids"])
+    start = network.find_answers(ids, mask, model.config)
+    visible = network.find_visible(mask, start, past=0)  # (rows, 1, length, length)
     if "attention_mask" in expected:
         rows, columns = mask.bool().nonzero(as_tuple=True)
         assert torch.equal(~visible[rows, 0, columns], expected["attention_mask"][rows, 0, columns])
@@ -98,9 +98,9 @@ def test_positions_and_masks_are_exactly_the_references(model: Any, case: str) -
 
 def test_a_text_without_an_answer_is_read_in_both_directions(model: Any) -> None:
     ids, mask = torch.tensor([[5, 6, 7]]), torch.ones(1, 3)
-    start = chatglm.find_answers(ids, mask, model.config)
-    assert chatglm.find_visible(mask, start, past=0).all()
-    assert chatglm.find_positions(ids, mask, model.config).tolist() == [[[0, 1, 2], [0, 0, 0]]]
+    start = network.find_answers(ids, mask, model.config)
+    assert network.find_visible(mask, start, past=0).all()
+    assert network.find_positions(ids, mask, model.config).tolist() == [[[0, 1, 2], [0, 0, 0]]]
 
 
 def test_pads_stand_nowhere_on_either_side(model: Any) -> None:
@@ -108,7 +108,7 @@ def test_pads_stand_nowhere_on_either_side(model: Any) -> None:
     places = [[0, 1, 2, 2, 2], [0, 0, 0, 1, 2]]
     for before, after in ((2, 0), (0, 2), (1, 1)):
         ids = torch.tensor([[PAD] * before + row + [PAD] * after])
-        found = chatglm.find_positions(ids, (ids != PAD).long(), model.config)
+        found = network.find_positions(ids, (ids != PAD).long(), model.config)
         assert found.tolist() == [[[0] * before + one + [0] * after for one in places]]
 
 
@@ -116,7 +116,7 @@ def test_half_precision_turns_by_the_references_tables() -> None:
     expected = read("rotary_half_dim64")
     places = expected["position_ids"].expand(1, 2, -1)
     for cosines_or_sines, name in zip(
-        chatglm.make_rotation(places, 128, torch.float16), ("cos", "sin"), strict=True
+        network.make_rotation(places, 128, torch.float16), ("cos", "sin"), strict=True
     ):
         assert cosines_or_sines.dtype == torch.float16
         for half in cosines_or_sines[0, 0].chunk(2, dim=-1):
@@ -128,7 +128,7 @@ def test_bfloat16_turns_by_exact_angles() -> None:
     expected = read("rotary_half_dim64")
     places = expected["position_ids"].expand(1, 2, -1)
     angles = expected["position_ids"][:, None].double() * expected["inv_freq"].double()
-    cosines, _ = chatglm.make_rotation(places, 128, torch.bfloat16)
+    cosines, _ = network.make_rotation(places, 128, torch.bfloat16)
     assert cosines.dtype == torch.bfloat16
     assert largest(cosines[0, 0, :, :32].double() - angles.cos()) < 2.0**-8
 
@@ -152,8 +152,8 @@ def test_a_step_with_a_cache_is_a_step_without(attention: str) -> None:
 def test_several_steps_at_once_with_a_cache_see_only_what_is_behind(model: Any) -> None:
     ids = read("single_seq2seq")["input_ids"]
     ones = torch.ones_like(ids)
-    places = chatglm.find_positions(ids, ones, model.config)
-    prompt = int(chatglm.find_answers(ids, ones, model.config)) + 1
+    places = network.find_positions(ids, ones, model.config)
+    prompt = int(network.find_answers(ids, ones, model.config)) + 1
     assert ids.shape[1] - prompt > 2
     whole = model(ids).logits[:, prompt:]
     cache = model(ids[:, :prompt], use_cache=True).cache
@@ -288,7 +288,7 @@ def test_the_official_layout_loads_without_its_code(compose: Callable[..., Confi
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     source = compose("model=chatglm-6b").model
     encoder = load_encoder(source, folder, device=torch.device("cpu"), precision="fp32")
-    assert type(encoder) is chatglm.ChatGLMModel
+    assert type(encoder) is network.ChatGLMModel
     assert torch.equal(encoder.word_embeddings.weight, load(AutoModel).word_embeddings.weight)
     _, info = AutoModelForSequenceClassification.from_pretrained(folder, **LOCAL, output_loading_info=True)
     assert info["missing_keys"] == {"score.weight"}
@@ -316,7 +316,7 @@ def test_variants_of_the_checkpoint_are_refused(tmp_path: Path, name: str, value
 def test_the_defaults_are_the_public_checkpoints_size() -> None:
     with torch.device("meta"):
         sizes = [
-            sum(parameter.numel() for parameter in kind.from_config(chatglm.ChatGLMConfig()).parameters())
+            sum(parameter.numel() for parameter in kind.from_config(network.ChatGLMConfig()).parameters())
             for kind in (AutoModel, AutoModelForCausalLM)
         ]
     assert sizes == [6_173_286_400, 6_173_286_400 + 130_528 * 4096]

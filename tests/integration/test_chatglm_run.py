@@ -11,10 +11,10 @@ import pytest
 import torch
 from chatglm_folder import save_checkpoint
 
-from bench import model
-from bench.config import Config
+from bench.config.schema import Config
 from bench.errors import ConfigError
-from bench.run import run
+from bench.model import build as builder
+from bench.run.run import run
 
 Compose = Callable[..., Config]
 
@@ -40,7 +40,7 @@ class Trap:
 
 def build(config: Config, folder: Path) -> Any:
     torch.manual_seed(0)
-    return model.build(
+    return builder.build(
         config,
         folder=folder,
         labels=["a", "b", "c"],

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench import checkpoint, fit, measure, state, trainer
-from bench.config import Config
-from bench.run import run
-from bench.store import Result
+from bench.config.schema import Config
+from bench.results.store import Result
+from bench.run.run import run
+from bench.train import checkpoint, fit, loop, meter, state
 
 Compose = Callable[..., Config]
 Interrupt = Callable[[int], None]
@@ -39,7 +39,7 @@ SPENT = {"allocated_bytes", "resident_bytes"}  # differ between two runs of anyt
 DYING = """
 import os, sys
 from pathlib import Path
-from bench import checkpoint
+from bench.train import checkpoint
 
 folder, last = Path(sys.argv[1]), int(sys.argv[2])
 flush, flushed = checkpoint._flush, []
@@ -58,15 +58,15 @@ checkpoint.write(folder, step=2, lineage={"run": "a"}, save=lambda to: (to / "da
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
     """Makes trainings end as on SIGINT when they come to the optimizer step of the number; 0 lets them be."""
-    advance = trainer.advance
+    advance = loop.advance
     place = [0]
 
-    def stop_there(training: trainer.Training, *rest: Any) -> Any:
+    def stop_there(training: loop.Training, *rest: Any) -> Any:
         if training.progress.steps + 1 == place[0]:
             raise KeyboardInterrupt
         return advance(training, *rest)
 
-    monkeypatch.setattr(trainer, "advance", stop_there)
+    monkeypatch.setattr(loop, "advance", stop_there)
     return lambda step: place.__setitem__(0, step)
 
 
@@ -175,7 +175,7 @@ def test_a_stopped_run_that_was_killed_at_its_end_is_evaluated_again(
 ) -> None:
     config = compose_tiny(*LORA, "train.stop_step=4", "train.eval_steps=100")
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "predict", lambda *_, **__: _raise(KeyboardInterrupt))
+        patch.setattr(loop, "predict", lambda *_, **__: _raise(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(config)
     again = run(config)
@@ -291,14 +291,14 @@ def test_a_success_leaves_no_checkpoints_and_while_it_trains_there_are_two(
     compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = compose_tiny(*LORA)
-    advance = trainer.advance
+    advance = loop.advance
     seen: list[list[int]] = []
 
     def watch(*arguments: Any) -> Any:
         seen.append(steps_of(only_folder(config)))
         return advance(*arguments)
 
-    monkeypatch.setattr(trainer, "advance", watch)
+    monkeypatch.setattr(loop, "advance", watch)
     assert run(config).status == "success"
     assert seen[0] == []
     assert seen[-1] == [12, 16]
@@ -329,7 +329,7 @@ def test_the_time_before_the_interruption_counts_and_that_of_saving_does_not(
     compose_tiny: Compose, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = state.save
-    take_step = trainer.take_step
+    take_step = loop.take_step
     pause, now = [0.1], [0.0]
 
     def save_slowly(*arguments: Any) -> None:
@@ -340,10 +340,10 @@ def test_the_time_before_the_interruption_counts_and_that_of_saving_does_not(
         now[0] += pause[0]
         return take_step(*arguments, **named)
 
-    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(meter, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     monkeypatch.setattr(state, "save", save_slowly)
-    monkeypatch.setattr(trainer, "take_step", step_slowly)
+    monkeypatch.setattr(loop, "take_step", step_slowly)
     config = compose_tiny(*LORA, "train.checkpoint_steps=8")
     stop_run(config, interrupt, 12)
     pause[0] = 0.0
@@ -355,7 +355,7 @@ def test_the_time_before_the_interruption_counts_and_that_of_saving_does_not(
 def test_a_disk_that_refuses_a_checkpoint_costs_no_run(
     compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: trainer.Training, folder: Path) -> None:
+    def fail(_: loop.Training, folder: Path) -> None:
         (folder / state.TENSORS).write_bytes(b"part")
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 import bench
 import bench.winner
 from bench import cli
-from bench.store import Result, Store
+from bench.results.store import Result, Store
 from bench.winner import agreement, classifier, export
 from bench.winner.generate import generate
 
@@ -219,7 +219,7 @@ def test_serving_without_its_extra_says_how_to_get_it(
     folder: Path, run_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    monkeypatch.delitem(sys.modules, "bench.winner.serve", raising=False)
+    monkeypatch.delitem(sys.modules, "bench.extras.serve", raising=False)
     monkeypatch.delattr(bench.winner, "serve", raising=False)  # where an import finds it first
     code, _, err = run_bench("serve", folder)
     assert code == 3

@@ -7,8 +7,8 @@ import datasets
 import pytest
 from datasets import ClassLabel, Features, Value
 
-from bench import data
-from bench.config import DataConfig
+from bench.config.schema import DataConfig
+from bench.data.dataset import describe, load
 from bench.errors import DataError, MissingError
 
 Configure = Callable[..., DataConfig]
@@ -59,9 +59,9 @@ def test_label_numbers_become_the_names_that_the_data_set_declares(
 ) -> None:
     write(folder / "train.parquet", [1, 1, 1, 0, 0] * 10, NAMED)
     write(folder / "test.parquet", [0, 1], NAMED)
-    dataset = data.load(configure(test="test"))
+    dataset = load(configure(test="test"))
     assert dataset.labels == ("体育", "科技")
-    assert data.describe(dataset)["label_counts"] == {
+    assert describe(dataset)["label_counts"] == {
         "train": {"体育": 16, "科技": 24},
         "validation": {"体育": 4, "科技": 6},
         "test": {"体育": 1, "科技": 1},
@@ -72,7 +72,7 @@ def test_label_numbers_become_the_names_that_the_data_set_declares(
 def test_a_csv_data_set_with_bare_numbers_works_and_can_be_folded(folder: Path, configure: Configure) -> None:
     rows = [f'"=line {number}\nof text",{number % 3}' for number in range(60)]
     (folder / "train.csv").write_text("\n".join(["headline,topic", *rows]))
-    dataset = data.load(configure(label_map={"0": "even", "1": "odd", "2": "even"}))
+    dataset = load(configure(label_map={"0": "even", "1": "odd", "2": "even"}))
     assert dataset.labels == ("even", "odd")
     assert {split: len(frame) for split, frame in dataset.splits.items()} == {
         "train": 36,
@@ -86,7 +86,7 @@ def test_secret_labels_are_missing_labels(folder: Path, configure: Configure) ->
     write(folder / "train.parquet", [0, 1] * 20, NAMED)
     write(folder / "test.parquet", [0, -1, -1], NAMED)
     with pytest.raises(DataError, match=r"split test: 2 of 3 rows have no text or no label, .*row 2"):
-        data.load(configure(test="test"))
+        load(configure(test="test"))
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,14 @@ def test_what_the_data_set_has_not_is_named(
 ) -> None:
     write(folder / "train.parquet", [0, 1] * 20, NAMED)
     with pytest.raises(DataError, match=message):
-        data.load(configure(**changed))
+        load(configure(**changed))
 
 
 def test_without_the_hub_one_message_says_what_is_missing(configure: Configure) -> None:
     with pytest.raises(
         MissingError, match=r"data\.hub_id=owner/news, data\.revision=0{40}: .*data=files"
     ) as caught:
-        data.load(configure(hub_id="owner/news"))
+        load(configure(hub_id="owner/news"))
     assert "\n" not in str(caught.value)
 
 
@@ -118,5 +118,5 @@ def test_code_that_comes_with_a_data_set_is_not_run(
 ) -> None:
     (folder / "hub.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     with pytest.raises((DataError, MissingError)):
-        data.load(configure())
+        load(configure())
     assert not (tmp_path / "ran").exists()

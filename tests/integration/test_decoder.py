@@ -13,14 +13,16 @@ from decoders import DECODERS, EOS
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 
-from bench import model, tokens, trainer
-from bench import prompt as prompts
-from bench import task as tasks
-from bench.config import Config, replace_values
-from bench.data import Dataset
+from bench.config.schema import Config, replace_values
+from bench.data import prompt as prompts
+from bench.data import tokens
+from bench.data.dataset import Dataset
 from bench.errors import ConfigError
-from bench.run import run
-from bench.store import Result
+from bench.model import build
+from bench.results.store import Result
+from bench.run.run import run
+from bench.train import loop
+from bench.train import task as tasks
 
 Compose = Callable[..., Config]
 MakeDecoder = Callable[[str], Path]
@@ -43,11 +45,11 @@ def make_dataset(texts: list[str]) -> Dataset:
 
 def load(
     config: Config, words: dict[str, str] | None = None
-) -> tuple[model.Network, tokens.TokenisedSplit, tasks.Task, tokens.Padding]:
+) -> tuple[build.Network, tokens.TokenisedSplit, tasks.Task, tokens.Padding]:
     """The run's network with fresh weights, TEXTS as its tokens, its task and the padding of its batches."""
     set_seed(0)
     folder = Path(str(config.model.path))
-    tokenizer = model.load_tokenizer(folder)
+    tokenizer = build.load_tokenizer(folder)
     prompt, side = None, "right"
     if config.task == "label_likelihood":
         words = words or {label: label for label in LABELS}
@@ -56,18 +58,18 @@ def load(
         make_dataset(TEXTS), tokenizer, max_length=64, cache_dir=config.cache_dir, prompt=prompt
     )["test"]
     padding = tokens.Padding(tokens.Padding.of(tokenizer).token_id, side)
-    network = model.build(
+    network = build.build(
         config, folder=folder, labels=LABELS, pad_token_id=padding.token_id, device=CPU, precision="fp32"
     )
     return network, split, tasks.make(prompt), padding
 
 
 def predict(
-    network: model.Network, split: tokens.TokenisedSplit, task: tasks.Task, padding: tokens.Padding, size: int
+    network: build.Network, split: tokens.TokenisedSplit, task: tasks.Task, padding: tokens.Padding, size: int
 ) -> npt.NDArray[np.float64]:
     batches = tokens.eval_batches(split, batch_size=size, padding=padding)
-    accelerator = trainer.make_accelerator(CPU, "fp32")
-    return trainer.predict(network.model, batches, task=task, accelerator=accelerator)
+    accelerator = loop.make_accelerator(CPU, "fp32")
+    return loop.predict(network.model, batches, task=task, accelerator=accelerator)
 
 
 def softmax(scores: list[list[float]]) -> npt.NDArray[np.float64]:
@@ -115,7 +117,7 @@ def test_a_labels_probability_is_that_of_its_words_after_the_prompt(
     network, split, task, padding = load(config, WORDS[words])
     found = predict(network, split, task, padding, 6)
     plain = AutoModelForCausalLM.from_pretrained(tiny_decoder(architecture))
-    tokenizer = model.load_tokenizer(tiny_decoder(architecture))
+    tokenizer = build.load_tokenizer(tiny_decoder(architecture))
     specials = "".join(DECODERS[architecture][0])
     scores = []
     for text in TEXTS:
@@ -145,11 +147,11 @@ def test_the_loss_is_that_of_transformers_on_the_answers_tokens(
     network, split, task, padding = load(config, WORDS["several"])
     assert isinstance(task, tasks.LabelLikelihood)
     ((rows, batch),) = tokens.eval_batches(split, batch_size=6, padding=padding)
-    loss, _ = trainer.take_step(
+    loss, _ = loop.take_step(
         network.model,
         [{name: one[:2] for name, one in batch.items()}, {name: one[2:] for name, one in batch.items()}],
         torch.optim.SGD(network.model.parameters(), lr=0.0),
-        trainer.make_accelerator(CPU, "fp32"),
+        loop.make_accelerator(CPU, "fp32"),
         task=task,
         max_grad_norm=None,
     )
@@ -287,7 +289,7 @@ def test_a_long_text_is_cut_and_neither_template_nor_answer(
     compose_decoder: Compose, tiny_decoder: MakeDecoder
 ) -> None:
     config = compose_decoder("llama", "task=label_likelihood")
-    tokenizer = model.load_tokenizer(tiny_decoder("llama"))
+    tokenizer = build.load_tokenizer(tiny_decoder("llama"))
     prompt = prompts.make(tokenizer, template="> {text}\nTopic: ", words=WORDS["several"])
     long = make_dataset(["国债 " * 50, "短"])
     split = tokens.tokenise(long, tokenizer, max_length=40, cache_dir=config.cache_dir, prompt=prompt)["test"]
@@ -302,7 +304,7 @@ def test_a_long_text_is_cut_and_neither_template_nor_answer(
 def test_another_template_or_longer_words_are_tokenised_anew(
     tiny_decoder: MakeDecoder, tmp_path: Path
 ) -> None:
-    tokenizer = model.load_tokenizer(tiny_decoder("llama"))
+    tokenizer = build.load_tokenizer(tiny_decoder("llama"))
     splits = [
         tokens.tokenise(make_dataset(TEXTS), tokenizer, max_length=64, cache_dir=tmp_path, prompt=prompt)
         for prompt in (
@@ -339,7 +341,7 @@ def test_what_cannot_be_asked_is_one_message(
 def test_a_pad_token_that_is_no_word_of_the_model_is_one_message(compose_decoder: Compose) -> None:
     config = compose_decoder("llama")
     with pytest.raises(ConfigError, match="pad token has the number 300, and the model has 300 words; name"):
-        model.build(
+        build.build(
             config,
             folder=Path(str(config.model.path)),
             labels=LABELS,
@@ -358,7 +360,7 @@ def test_an_encoder_is_sent_to_its_head(compose_tiny: Compose) -> None:
 
 def test_an_encoder_with_a_head_for_words_is_no_decoder(compose_tiny: Compose, tiny_bert: Path) -> None:
     with pytest.raises(ConfigError, match="bert is no decoder with a causal head in transformers; use task="):
-        model.build(
+        build.build(
             compose_tiny("task=label_likelihood"),
             folder=tiny_bert,
             labels=LABELS,
@@ -373,7 +375,7 @@ def test_a_checkpoint_without_its_head_for_words_writes_nothing(
 ) -> None:
     headless = AutoModelForSequenceClassification.from_pretrained(tiny_decoder("llama"), num_labels=3)
     headless.save_pretrained(tmp_path / "headless")
-    model.load_tokenizer(tiny_decoder("llama")).save_pretrained(tmp_path / "headless")
+    build.load_tokenizer(tiny_decoder("llama")).save_pretrained(tmp_path / "headless")
     result = run(compose_tiny(f"model.path={tmp_path}/headless", "task=label_likelihood"))
     assert result.status == "invalid"
     assert result.error is not None

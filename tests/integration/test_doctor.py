@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench import doctor, driver
-from bench.cards import GIB
-from bench.config import Config
+from bench.config.cards import GIB
+from bench.config.schema import Config
+from bench.extras import doctor
+from bench.run import driver
 
 CPU = torch.device("cpu")
 

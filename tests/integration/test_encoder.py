@@ -10,8 +10,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from bench import encoder, model
-from bench.config import Config
+from bench.config.schema import Config
+from bench.model import build, encoder
 
 Compose = Callable[..., Config]
 
@@ -66,7 +66,7 @@ def test_another_family_stays_as_it_is(family: str) -> None:
 
 
 def test_a_run_leaves_it_out(compose_tiny: Compose, tiny_bert: Path) -> None:
-    built = model.build(
+    built = build.build(
         compose_tiny("method=full"),
         folder=tiny_bert,
         labels=["a", "b", "c"],

@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 import bench
-from bench import checkpoint, data
+from bench.data import dataset
 from bench.errors import ConfigError, DataError, MissingError
-from bench.store import Result, Store
-from bench.winner import choice, classifier, export, manifest
+from bench.results.store import Result, Store
+from bench.train import checkpoint
+from bench.winner import choose, classifier, export, manifest
 
 Train = Callable[..., tuple[Store, Result]]
 RUNS = {
@@ -55,7 +56,7 @@ def exported(
             export.export(store, result, folder / name)
         found = store.read_predictions(result.run_id)
         rows = found[found["split"] == "test"].reset_index(drop=True)
-        texts = data.load(classifier.read_config(result).data).splits["test"]["text"]
+        texts = dataset.load(classifier.read_config(result).data).splits["test"]["text"]
         return folder / name, rows.assign(text=texts)
 
     return find
@@ -150,11 +151,11 @@ def test_the_best_of_a_method_is_chosen_on_validation(train: Train, tmp_path: Pa
         shutil.copytree(store.run_folder(one.run_id), alone.run_folder(one.run_id))
     scores = [one.metrics["validation"] for one in runs]
     best = max(range(3), key=lambda number: (scores[number]["accuracy"], -scores[number]["loss"]))
-    assert choice.find_run(alone, "best:lora") == runs[best]
+    assert choose.find_run(alone, "best:lora") == runs[best]
     other = train(*RUNS["llama"][0], base="llama")[1]
     shutil.copytree(store.run_folder(other.run_id), alone.run_folder(other.run_id))
     with pytest.raises(ConfigError, match=r"holds this method on 2 pairs of texts and base model"):
-        choice.find_run(alone, "best:lora")
+        choose.find_run(alone, "best:lora")
 
 
 def test_what_cannot_be_exported_says_why(train: Train, tmp_path: Path) -> None:
@@ -165,11 +166,11 @@ def test_what_cannot_be_exported_says_why(train: Train, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is not empty; give a new folder"):
         export.export(store, result, tmp_path / "full")
     with pytest.raises(ConfigError, match=r"has no such run"):
-        choice.find_run(store, "0123456789ab")
+        choose.find_run(store, "0123456789ab")
     with pytest.raises(ConfigError, match=r"must be a run_id"):
-        choice.find_run(store, "../results")
+        choose.find_run(store, "../results")
     with pytest.raises(ConfigError, match=r"has no run of it; there are .*lora"):
-        choice.find_run(store, "best:nonsense")
+        choose.find_run(store, "best:nonsense")
     store, gone = train("method=lora", "train.keep=none", "seed=5")
     with pytest.raises(
         MissingError, match=r"train\.keep=none left no weights; train again with train\.keep=best"

@@ -19,17 +19,17 @@ from emulated import ROOT
 from records import make_run
 from torch.nn import functional
 
-from bench.calibration import read_measured
-from bench.cards import GIB, read_cards
-from bench.checks import check
-from bench.config import Config, to_dict
-from bench.gpu_check import __main__ as gpu_check
-from bench.gpu_check import article, report, sweeps, trials, watch
-from bench.gpu_check.__main__ import Part
-from bench.gpu_check.lab import Ended, Lab, Late, Proof
-from bench.gpu_check.lab import Machine as Found
-from bench.gpu_check.report import Outcome
-from bench.store import Result
+from bench.config.cards import GIB, read_cards
+from bench.config.checks import check
+from bench.config.schema import Config, to_dict
+from bench.extras.gpu_check import __main__ as gpu_check
+from bench.extras.gpu_check import article, report, sweeps, trials, watch
+from bench.extras.gpu_check.__main__ import Part
+from bench.extras.gpu_check.lab import Ended, Lab, Late, Proof
+from bench.extras.gpu_check.lab import Machine as Found
+from bench.extras.gpu_check.report import Outcome
+from bench.memory.calibration import read_measured
+from bench.results.store import Result
 
 CPU = torch.device("cpu")
 CARD = Found(gpu="NVIDIA GeForce RTX 4090", card="rtx4090", uuid="1", memory_bytes=24 * GIB, pages=True)
@@ -347,7 +347,7 @@ def test_what_needs_no_hydra_is_tried_without_it(tmp_path: Path, monkeypatch: py
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({missing}))\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     code = (
-        "import sys, bench.gpu_check.__main__ as check, bench.gpu_check.trials as trials\n"
+        "import sys, bench.extras.gpu_check.__main__ as check, bench.extras.gpu_check.trials as trials\n"
         "trials.main('agreement', sys.argv[1])\n"
         "print(check.find_missing(check.BENCH))"
     )
@@ -366,7 +366,7 @@ def run_whole(
     """Each part's status and its proofs by name, on a machine of this environment, without a time limit."""
     code = (
         "import dataclasses, json, pathlib, sys, tempfile, time\n"
-        "from bench.gpu_check.__main__ import PARTS, run_parts\n"
+        "from bench.extras.gpu_check.__main__ import PARTS, run_parts\n"
         f"parts = [one for one in PARTS if one.name not in {tuple(without)}]\n"
         "parts = [dataclasses.replace(one, seconds=9999) for one in parts]\n"
         "with tempfile.TemporaryDirectory() as folder:\n"

@@ -21,12 +21,13 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from bench import attempt, cli, run
-from bench.config import Config, replace_values, to_dict
+from bench import cli
+from bench.config.identity import identify
+from bench.config.schema import Config, replace_values, to_dict
 from bench.errors import BenchError
-from bench.identity import identify
 from bench.report.table import write_tables
-from bench.store import RECORD, Result, Store
+from bench.results.store import RECORD, Result, Store
+from bench.run import attempt, run
 
 Compose = Callable[..., Config]
 Command = Callable[..., tuple[int, str, str]]

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from bench import run
-from bench.config import Config
+from bench.config.schema import Config
 from bench.errors import BenchError
+from bench.run import run
 
 Compose = Callable[..., Config]
 
@@ -144,7 +144,7 @@ def test_what_is_cached_and_checkpointed_cannot_run_code(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.model.load_trained", stop)
+        patch.setattr("bench.model.build.load_trained", stop)
         with pytest.raises(KeyboardInterrupt):
             run.run(config)
     read = [

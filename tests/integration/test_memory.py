@@ -11,18 +11,19 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bench import checkpoint, model, trainer, weights
-from bench import task as tasks
-from bench.config import Config
-from bench.measure import Meter
-from bench.memory import forecast
+from bench.config.schema import Config
+from bench.data.prompt import Prompt
 from bench.memory.allocator import replay
 from bench.memory.kernels import Kernels
+from bench.memory.predict import predict_all
 from bench.memory.prediction import Prediction
 from bench.memory.recording import Recorder, Recording
 from bench.memory.trace import Shapes, UntraceableError, hold_weights, make_batch, trace
-from bench.prompt import Prompt
-from bench.run import run
+from bench.model import build, weights
+from bench.run.run import run
+from bench.train import checkpoint, loop
+from bench.train import task as tasks
+from bench.train.meter import Meter
 
 Compose = Callable[..., Config]
 CPU = torch.device("cpu")
@@ -100,11 +101,11 @@ def find_peak(recording: Recording, phases: set[str]) -> int:
 
 def measure(config: Config, precision: str, task: tasks.Task, folder: Path | None) -> list[int]:
     """Peak bytes of all tensors in two real steps and in one real batch that is evaluated."""
-    accelerator = trainer.make_accelerator(CPU, precision)
-    network = model.build(
+    accelerator = loop.make_accelerator(CPU, precision)
+    network = build.build(
         config, folder=folder, labels=list("abcde"), pad_token_id=0, device=CPU, precision=precision
     ).model
-    training = trainer.prepare(network, config, task=task, steps=2, accelerator=accelerator)
+    training = loop.prepare(network, config, task=task, steps=2, accelerator=accelerator)
     rows = config.train.eval_batch_size
 
     def make_padded(rows: int) -> dict[str, torch.Tensor]:
@@ -116,11 +117,11 @@ def measure(config: Config, precision: str, task: tasks.Task, folder: Path | Non
         training.model.train()
         for _ in range(2):
             count = config.train.gradient_accumulation_steps
-            trainer.advance(training, [make_padded(config.train.micro_batch_size) for _ in range(count)])
+            loop.advance(training, [make_padded(config.train.micro_batch_size) for _ in range(count)])
 
     def evaluate() -> None:
         batches = iter([(np.arange(rows), make_padded(rows))])
-        trainer.predict(training.model, batches, task=task, accelerator=accelerator)
+        loop.predict(training.model, batches, task=task, accelerator=accelerator)
 
     held = sum({one.data_ptr(): one.nbytes() for one in storages(network)}.values())
     peak, kept = profile_memory(train)
@@ -148,7 +149,7 @@ def profile_memory(call: Callable[[], None]) -> tuple[int, int]:
 def test_a_run_records_what_was_predicted_of_it(compose_tiny: Compose) -> None:
     config = compose_tiny("method=lora", "train.micro_batch_size=4")
     result = run(config)
-    shared = forecast.predict_all([config], "cpu")[0]
+    shared = predict_all([config], "cpu")[0]
     assert isinstance(shared, Prediction)
     assert result.prediction["predicted_peak_bytes"] == shared.peak_bytes
     assert result.prediction["parts"] == shared.parts
@@ -172,7 +173,7 @@ def test_growth_is_above_where_the_process_began(resident: int, grown: int | Non
 def test_what_a_run_leaves_on_the_disk_is_known_before(compose_decoder: Compose, method: str) -> None:
     every = ("train.keep=all", "train.checkpoint_steps=4", "train.max_steps=5", "train.eval_steps=2")
     config = compose_decoder("llama", f"method={method}", "lora.r=64", *every)
-    [found] = forecast.predict_all([config], "cpu")
+    [found] = predict_all([config], "cpu")
     assert isinstance(found, Prediction)
     result = run(config)
     folder = Path(config.results_dir) / "runs" / result.run_id
@@ -186,7 +187,7 @@ def test_what_a_run_leaves_on_the_disk_is_known_before(compose_decoder: Compose,
 def test_a_run_says_why_nothing_was_predicted_of_it(compose_tiny: Compose) -> None:
     baseline = run(compose_tiny("method=majority"))
     assert (baseline.prediction, baseline.reasons["prediction"][:10]) == ({}, "a baseline")
-    [unknown] = forecast.predict_all([compose_tiny("method=int8_lora")], "cuda")
+    [unknown] = predict_all([compose_tiny("method=int8_lora")], "cuda")
     assert "outliers" in str(unknown)
 
 
@@ -199,7 +200,7 @@ def test_where_the_peaks_lie_follows_from_the_settings(compose: Compose, tmp_pat
         config = compose(
             *network, "train.precision=bf16", "train.eval_batch_size=2", f"cache_dir={tmp_path}", *lines
         )
-        [found] = forecast.predict_all([config], "cuda")
+        [found] = predict_all([config], "cuda")
         assert isinstance(found, Prediction)
         return found
 

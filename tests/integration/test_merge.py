@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import bench
 from bench.errors import ConfigError, RunError
-from bench.store import Result, Store
+from bench.results.store import Result, Store
 from bench.winner import agreement
 from bench.winner.merge import merge
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench import attempt
-from bench.checkpoint import BEST
-from bench.config import Config
-from bench.measure import Meter
-from bench.run import run, run_all
-from bench.store import Result, Store
+from bench.config.schema import Config
+from bench.results.store import Result, Store
+from bench.run import attempt
+from bench.run.run import run, run_all
+from bench.train.checkpoint import BEST
+from bench.train.meter import Meter
 
 Compose = Callable[..., Config]
 PACK = "pack=[{lora.r:4},{lora.r:4,train.lr:0.01}]"

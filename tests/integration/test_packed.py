@@ -10,14 +10,15 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from bench import data, fit
-from bench.checkpoint import BEST
-from bench.config import Config, replace_values
+from bench.config.packable import cannot_pack, shared_key
+from bench.config.schema import Config, replace_values
+from bench.data import dataset
 from bench.errors import RunError
-from bench.measure import Meter
-from bench.packable import cannot_pack, shared_key
-from bench.packed import network
-from bench.packed.fit import fit_pack
+from bench.packs import network
+from bench.packs.fit import fit_pack
+from bench.train import fit
+from bench.train.checkpoint import BEST
+from bench.train.meter import Meter
 
 Compose = Callable[..., Config]
 CPU = torch.device("cpu")
@@ -53,7 +54,7 @@ def train_packed(configs: Sequence[Config], folder: Path) -> list[Outcome]:
         one.mkdir(parents=True)
     fitted = fit_pack(
         configs,
-        data.load(configs[0].data),
+        dataset.load(configs[0].data),
         model_folder=Path(str(configs[0].model.path)),
         run_folders=folders,
         meter=Meter(CPU),
@@ -70,7 +71,7 @@ def train_alone(configs: Sequence[Config], folder: Path) -> Iterator[Outcome]:
         place.mkdir()
         found = fit.fit(
             config,
-            data.load(config.data),
+            dataset.load(config.data),
             model_folder=Path(str(config.model.path)),
             run_folder=place,
             meter=Meter(CPU),

@@ -12,11 +12,12 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DeepSpeedPlugin
 from safetensors.torch import load_file
 
-from bench import attempt, parallel
-from bench.config import Config
+from bench.config.schema import Config
 from bench.errors import ConfigError, MissingError
-from bench.run import run
-from bench.store import Result
+from bench.results.store import Result
+from bench.run import attempt
+from bench.run.run import run
+from bench.train import parallel
 
 Compose = Callable[..., Config]
 

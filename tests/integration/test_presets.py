@@ -14,10 +14,11 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, set_seed
 
-from bench import model, random_weights, weights
-from bench.config import CONF_DIR, Config
-from bench.measure import Meter
-from bench.run import run
+from bench.config.schema import CONF_DIR, Config
+from bench.model import build as builder
+from bench.model import random_weights, weights
+from bench.run.run import run
+from bench.train.meter import Meter
 
 Compose = Callable[..., Config]
 
@@ -70,7 +71,7 @@ def tiny(preset: str, *more: str) -> tuple[str, ...]:
 
 def build(config: Config, seed: int = 0) -> nn.Module:
     set_seed(seed)
-    return model.build(
+    return builder.build(
         config, folder=None, labels=["a", "b", "c"], pad_token_id=0, device=CPU, precision="fp32"
     ).model
 
@@ -165,7 +166,7 @@ def test_random_weights_are_quantised_as_a_checkpoint_of_them_is(
     method = ("method=qlora", f"method.quantization={quantization}", "devices=cpu")
     drawn = build(compose(*tiny(preset, *method)))
     set_seed(0)
-    saved = model.build(
+    saved = builder.build(
         compose("model=local", f"model.path={tmp_path}/saved", *method, "lora.target_modules=[q_proj,v_proj]")
         if prefix == "model."
         else compose("model=local", f"model.path={tmp_path}/saved", *method),
@@ -197,7 +198,7 @@ def test_a_quantised_model_is_built_without_its_full_precision(compose: Compose)
     build(compose(*tiny("llama-3.2-3b", "method=qlora", "devices=cpu")))  # the libraries are there then
     meter = Meter(CPU)
     with meter.phase("load"):
-        built = model.build(
+        built = builder.build(
             config, folder=None, labels=["a", "b"], pad_token_id=0, device=CPU, precision="bf16"
         )
     peak = meter.peaks["load"]["peak_resident_bytes"]

@@ -14,7 +14,7 @@ import torch
 from torch import distributed
 
 from bench.errors import ConfigError
-from bench.processes import gather
+from bench.train.processes import gather
 
 CPU = torch.device("cpu")
 # The first process of two, which tells the number of the other and waits to be killed.
@@ -22,7 +22,7 @@ FIRST = """
 import os, sys, time
 from pathlib import Path
 import torch
-from bench.processes import gather
+from bench.train.processes import gather
 
 def follow():
     Path(sys.argv[1] if len(sys.argv) > 1 else os.environ["TOLD"]).write_text(str(os.getpid()))

@@ -15,13 +15,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import DebertaV2Config
 
-from bench import attempt, checkpoint, device, measure, model, outcome, parallel, trainer
-from bench.config import Config
-from bench.device import limit_memory, require_attention
+from bench.config.identity import hash_canonical
+from bench.config.schema import Config
 from bench.errors import ConfigError, DataError, MissingError, RunError, StoreError
-from bench.identity import hash_canonical
-from bench.run import run
-from bench.store import Result, Store
+from bench.model import build, tensors
+from bench.results.store import Result, Store
+from bench.run import attempt, outcome
+from bench.run.run import run
+from bench.train import checkpoint, device, loop
+from bench.train.device import limit_memory, require_attention
+from bench.train.meter import Meter
 
 Compose = Callable[..., Config]
 
@@ -139,7 +142,7 @@ def test_an_error_in_training_is_recorded_and_a_later_success_takes_its_place(
         raise ValueError("no luck\nat all")
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "take_step", fail)
+        patch.setattr(loop, "take_step", fail)
         failed = run(config)
     assert (failed.status, failed.phase, failed.metrics) == ("failed", "train", {})
     assert failed.error is not None
@@ -158,7 +161,7 @@ def test_an_error_in_training_is_recorded_and_a_later_success_takes_its_place(
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "oom"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "oom"),
         (MemoryError(), "oom"),
-        (trainer.DivergedError("nan"), "diverged"),
+        (loop.DivergedError("nan"), "diverged"),
         (RunError("probabilities are not finite"), "diverged"),
         (KeyboardInterrupt(), "interrupted"),
         (ConfigError("x"), "invalid"),
@@ -182,7 +185,7 @@ def test_a_diverging_run_says_so(compose_tiny: Compose) -> None:
 def test_a_model_that_predicts_no_numbers_has_diverged(
     compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "predict", lambda *_, **__: np.full((18, 3), np.nan))
+    monkeypatch.setattr(loop, "predict", lambda *_, **__: np.full((18, 3), np.nan))
     result = run(compose_tiny("method=lora"))
     assert (result.status, result.phase) == ("diverged", "eval")
 
@@ -238,7 +241,7 @@ def test_a_disk_that_fills_leaves_a_failed_record_and_no_part_of_a_file(
     compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = compose_tiny("method=lora", "train.max_steps=4", "train.warmup_steps=0")
-    whole = parallel.whole
+    whole = tensors.whole
     asked: list[torch.Tensor] = []
 
     def fill(tensor: torch.Tensor) -> torch.Tensor:
@@ -247,7 +250,7 @@ def test_a_disk_that_fills_leaves_a_failed_record_and_no_part_of_a_file(
             raise OSError(errno.ENOSPC, "No space left on device")
         return whole(tensor)
 
-    monkeypatch.setattr(parallel, "whole", fill)
+    monkeypatch.setattr(tensors, "whole", fill)
 
     with pytest.raises(StoreError, match="No space left on device"):
         run(config)
@@ -278,7 +281,7 @@ def test_baselines_are_runs_too(compose_tiny: Compose, method: str) -> None:
 
 
 def test_a_phase_shows_the_memory_it_took_and_no_other() -> None:
-    meter = measure.Meter(torch.device("cpu"))
+    meter = Meter(torch.device("cpu"))
     with meter.phase("train"):
         block = torch.ones(64 * 2**20)  # 256 MiB
         del block
@@ -290,11 +293,11 @@ def test_a_phase_shows_the_memory_it_took_and_no_other() -> None:
 
 
 def test_a_run_does_not_begin_with_what_one_before_it_has_freed() -> None:
-    first = measure.Meter(torch.device("cpu"))
+    first = Meter(torch.device("cpu"))
     with first.phase("train"):
         block = torch.ones(64 * 2**20)  # 256 MiB
         del block
-    second = measure.Meter(torch.device("cpu"))
+    second = Meter(torch.device("cpu"))
     assert second.baseline_bytes - first.baseline_bytes < 64 * 2**20
 
 
@@ -328,7 +331,7 @@ def test_attention_that_is_not_there_is_refused_with_what_it_lacks(
     with pytest.raises(
         ConfigError, match="attention=sdpa: transformers' deberta-v2 does not have it; use eager"
     ):
-        model.build(
+        build.build(
             compose_tiny("train.attention=sdpa"),
             folder=Path(config.cache_dir),
             labels=["a", "b"],

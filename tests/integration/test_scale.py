@@ -8,7 +8,7 @@ import pytest
 from records import NO_PRICES, write_runs
 
 from bench.report.table import write_tables
-from bench.store import Store
+from bench.results.store import Store
 
 RUNS = 10_000
 

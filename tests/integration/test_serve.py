@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, settings
 
 import bench
 from bench.errors import DataError
-from bench.store import Result, Store
+from bench.extras.serve import Limits, make_app
+from bench.results.store import Result, Store
 from bench.winner import export
 from bench.winner.classifier import Prediction
-from bench.winner.serve import Limits, make_app
 
 LIMITS = Limits(texts=4, characters=50, waiting=16, batch=8)
 LABELS = ["good", "bad"]

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from bench import tokens
-from bench.data import Dataset
+from bench.data import tokens
+from bench.data.dataset import Dataset
 
 TEXTS = ["Ad sales boost profit", "央行下调利率", "\u00a38m deal", "word " * 600]
 

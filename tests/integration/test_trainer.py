@@ -12,11 +12,14 @@ from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, set_seed
 
-from bench import data, fit, model, tokens, trainer
-from bench.config import Config
-from bench.measure import Meter
-from bench.task import SequenceClassification
-from bench.trainer import Progress
+from bench.config.schema import Config
+from bench.data import dataset as datasets
+from bench.data import tokens
+from bench.model import build as builder
+from bench.train import fit, loop
+from bench.train.loop import Progress
+from bench.train.meter import Meter
+from bench.train.task import SequenceClassification
 
 Compose = Callable[..., Config]
 CPU = torch.device("cpu")
@@ -34,14 +37,14 @@ BF16 = (
 )
 
 
-def build(config: Config) -> tuple[model.Network, list[dict[str, torch.Tensor]]]:
+def build(config: Config) -> tuple[builder.Network, list[dict[str, torch.Tensor]]]:
     """The run's network, fresh from its seed, and the micro-batches that it is trained on."""
     set_seed(config.seed)
-    dataset = data.load(config.data)
+    dataset = datasets.load(config.data)
     folder = Path(str(config.model.path))
-    tokenizer = model.load_tokenizer(folder)
+    tokenizer = builder.load_tokenizer(folder)
     splits = tokens.tokenise(dataset, tokenizer, max_length=64, cache_dir=config.cache_dir)
-    network = model.build(
+    network = builder.build(
         config,
         folder=folder,
         labels=dataset.labels,
@@ -61,11 +64,11 @@ def build(config: Config) -> tuple[model.Network, list[dict[str, torch.Tensor]]]
     return network, list(batches)
 
 
-def train(network: model.Network, batches: Iterable[trainer.Batch], config: Config, **hooks: Any) -> Progress:
+def train(network: builder.Network, batches: Iterable[loop.Batch], config: Config, **hooks: Any) -> Progress:
     """bench's own training to its end; without ``hooks`` nothing is evaluated, saved or logged."""
     steps = fit.count_steps(config.train, rows=84)
-    accelerator = trainer.make_accelerator(CPU, config.train.precision)
-    training = trainer.prepare(network.model, config, task=CLASSIFY, steps=steps, accelerator=accelerator)
+    accelerator = loop.make_accelerator(CPU, config.train.precision)
+    training = loop.prepare(network.model, config, task=CLASSIFY, steps=steps, accelerator=accelerator)
     without: dict[str, Any] = {
         "predict": lambda: np.ones((1, 1)),
         "score": lambda _: {"accuracy": 0.0},
@@ -74,7 +77,7 @@ def train(network: model.Network, batches: Iterable[trainer.Batch], config: Conf
         "log": lambda _, __: None,
     }
     stop = config.train.stop_step or steps
-    return trainer.train(
+    return loop.train(
         training, batches, stop=stop, meter=Meter(CPU), select_by="accuracy", **(without | hooks)
     )
 
@@ -186,7 +189,7 @@ def test_in_24_gb_the_loss_curve_is_that_of_fp32(compose_tiny: Compose) -> None:
 def test_a_step_is_the_mean_over_all_rows_of_its_micro_batches(compose_tiny: Compose) -> None:
     """Also where the last micro-batch of an epoch is smaller: 84 rows are 10.5 micro-batches of 8."""
     network, _ = build(compose_tiny("method=full"))
-    accelerator = trainer.make_accelerator(CPU, "fp32")
+    accelerator = loop.make_accelerator(CPU, "fp32")
     prepared = accelerator.prepare(network.model)
     _, batches = build(compose_tiny("method=full"))
     whole_batch = next(batch for batch in batches if len(batch["labels"]) == 8)
@@ -197,7 +200,7 @@ def test_a_step_is_the_mean_over_all_rows_of_its_micro_batches(compose_tiny: Com
     ]
     frozen = torch.optim.SGD(network.model.parameters(), lr=0.0)
     whole, cut = (
-        trainer.take_step(prepared, batches, frozen, accelerator, task=CLASSIFY, max_grad_norm=None)[0]
+        loop.take_step(prepared, batches, frozen, accelerator, task=CLASSIFY, max_grad_norm=None)[0]
         for batches in ([rows], parts)
     )
     assert float(cut) == pytest.approx(float(whole), abs=1e-6)
@@ -222,7 +225,7 @@ def test_a_loss_that_is_no_number_ends_the_training_within_a_logging_interval(co
                     next(network.model.parameters()).fill_(math.nan)
             yield batch
 
-    with pytest.raises(trainer.DivergedError, match="the loss became nan by step 6"):
+    with pytest.raises(loop.DivergedError, match="the loss became nan by step 6"):
         train(network, poisoned(), config, log=lambda _, step: steps.append(step))
     assert steps == [3]
 
@@ -265,13 +268,13 @@ def test_a_training_is_evaluated_and_kept_at_these_steps(
     network, batches = build(config)
     taken: list[int] = []
     found: list[int] = []
-    advance = trainer.advance
+    advance = loop.advance
 
     def count(*arguments: Any) -> Any:
         taken.append(1)
         return advance(*arguments)
 
-    monkeypatch.setattr(trainer, "advance", count)
+    monkeypatch.setattr(loop, "advance", count)
     progress = train(network, batches, config, save_checkpoint=lambda: found.append(len(taken)))
     assert [row["step"] for row in progress.history if "validation_accuracy" in row] == evaluated
     assert progress.steps == evaluated[-1]
@@ -281,12 +284,12 @@ def test_a_training_is_evaluated_and_kept_at_these_steps(
 def test_predictions_do_not_depend_on_the_batch(compose_tiny: Compose) -> None:
     config = compose_tiny("method=lora")
     network, _ = build(config)
-    dataset = data.load(config.data)
-    tokenizer = model.load_tokenizer(Path(str(config.model.path)))
+    dataset = datasets.load(config.data)
+    tokenizer = builder.load_tokenizer(Path(str(config.model.path)))
     split = tokens.tokenise(dataset, tokenizer, max_length=64, cache_dir=config.cache_dir)["test"]
-    accelerator = trainer.make_accelerator(CPU, "fp32")
+    accelerator = loop.make_accelerator(CPU, "fp32")
     one, many = (
-        trainer.predict(
+        loop.predict(
             network.model,
             tokens.eval_batches(split, batch_size=size, padding=tokens.Padding.of(tokenizer)),
             task=CLASSIFY,

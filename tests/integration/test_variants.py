@@ -22,11 +22,13 @@ from transformers import (
     set_seed,
 )
 
-from bench import adapter, model, trainer
-from bench.config import Config
+from bench.config.schema import Config
 from bench.errors import ConfigError
-from bench.run import run
-from bench.task import SequenceClassification
+from bench.model import adapter
+from bench.model import build as builder
+from bench.run.run import run
+from bench.train import loop
+from bench.train.task import SequenceClassification
 
 Compose = Callable[..., Config]
 VARIANTS = ("dora", "rslora", "pissa", "loftq", "lora_plus", "qdora", "int8_lora", "ia3", "lora_all_linear")
@@ -66,7 +68,7 @@ def build(config: Config) -> nn.Module:
     """The run's network, fresh from its seed."""
     set_seed(config.seed)
     folder = Path(str(config.model.path))
-    network = model.build(
+    network = builder.build(
         config,
         folder=folder,
         labels=["a", "b", "c"],
@@ -168,10 +170,8 @@ def test_lora_plus_learns_b_faster_by_the_ratio_to_the_end(on: Compose) -> None:
     config = on("bert", "method=lora_plus", "train.weight_decay=0.1", "train.lr=1e-3")
     network = build(config)
     names = {parameter: name for name, parameter in network.named_parameters()}
-    accelerator = trainer.make_accelerator(torch.device("cpu"), "fp32")
-    training = trainer.prepare(
-        network, config, task=SequenceClassification(), steps=20, accelerator=accelerator
-    )
+    accelerator = loop.make_accelerator(torch.device("cpu"), "fp32")
+    training = loop.prepare(network, config, task=SequenceClassification(), steps=20, accelerator=accelerator)
     groups = training.optimizer.param_groups
     trained = sum(len(group["params"]) for group in groups)
     assert trained == sum(parameter.requires_grad for parameter in network.parameters())

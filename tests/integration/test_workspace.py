@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from bench import cli, tracking
-from bench.config import Config
+from bench import cli
+from bench.config.schema import Config
 from bench.errors import MissingError
-from bench.report import workspace
-from bench.run import run
-from bench.store import Store
-from bench.tracking import Mode
+from bench.extras import dashboard
+from bench.results.store import Store
+from bench.run import tracking
+from bench.run.run import run
+from bench.run.tracking import Mode
 
 Compose = Callable[..., Config]
 ONLINE = Mode("online", None)
@@ -103,7 +104,7 @@ def clear_wandb(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def publish(store: Store, *, mode: str = "auto") -> str:
-    return workspace.publish(store, mode=mode, project=None, entity=None, seconds=1)
+    return dashboard.publish(store, mode=mode, project=None, entity=None, seconds=1)
 
 
 def read(store: Store) -> dict[str, Any]:

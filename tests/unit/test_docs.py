@@ -11,8 +11,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from shown import EXAMPLES, PAGES, ROOT, SHOWN
 
-from bench import cli, run
-from bench.config import CONF_DIR, Config, list_paths
+from bench import cli
+from bench.config.schema import CONF_DIR, Config, list_paths
+from bench.run import run
 
 HYDRA_COMMANDS = ("run", "sweep", "plan")
 STANDS_FOR = {"OWNER/NAME": "owner/name", "COMMIT": "0" * 40}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.config import list_paths
+from bench.config.schema import list_paths
 from bench.spelling import guess
 
 

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 import hydra
 import pytest
 
-from bench import checks, config
-from bench.config import CONF_DIR, Config
+from bench.config import checks, schema
+from bench.config.schema import CONF_DIR, Config
 
 ROOT = CONF_DIR.parent
 PACKAGE = ROOT / "bench"
@@ -19,23 +20,26 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in 
 NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
 FILES = {path.relative_to(CONF_DIR).with_suffix("").as_posix(): path for path in CONF_DIR.rglob("*.yaml")}
 
-# cli -> winner -> {sweep, report} -> run -> leaves: what each room must not import. Others are leaves.
-HIGHER = {
-    "leaf": {"bench.cli", "bench.winner", "bench.sweep", "bench.report", "bench.run", "bench.plugins"},
-    "run": {"bench.cli", "bench.winner", "bench.sweep", "bench.report", "bench.plugins"},
-    "sweep": {"bench.cli", "bench.winner", "bench.report", "bench.plugins"},
-    "report": {"bench.cli", "bench.winner", "bench.sweep", "bench.plugins", "bench.run"},
-    "winner": {"bench.cli", "bench.plugins"},
-    "__init__": {"bench.cli", "bench.sweep", "bench.report", "bench.run", "bench.plugins"},  # bench.load
-    "plugins": {"bench.cli"},
-    "cli": {"bench.plugins"},
-    "__main__": set(),
-}
+# The rooms from the top down: a room may import itself and what stands in rows below its own.
+ROOMS = (
+    ("cli", "plugins"),
+    ("extras",),  # what the core never imports
+    ("sweep", "winner"),
+    ("run",),
+    ("memory", "packs"),
+    ("report", "train"),
+    ("data", "model", "results"),
+    ("config",),
+    ("ground",),  # the files in bench/ itself, and assets/
+)
+ENTRANCES = ("bench.__init__", "bench.__main__")  # bench.load and the command: they import from the top
+KNOWN_CLIMBS: dict[str, list[str]] = {}
+CROWDED: dict[str, int] = {"report": 18, "sweep": 16}  # folders with more than 15 files
 # Packages that one place owns, and the modules that make up that place.
 OWNERS = {
-    "wandb": ("bench.tracking",),
-    "wandb_workspaces": ("bench.report.workspace",),
-    "omegaconf": ("bench.config", "bench.run", "bench.plugins"),
+    "wandb": ("bench.run.tracking",),
+    "wandb_workspaces": ("bench.extras.dashboard",),
+    "omegaconf": ("bench.config.schema", "bench.run.run", "bench.plugins"),
 }
 HEAVY = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
@@ -48,13 +52,20 @@ def test_a_file_is_short_and_so_is_each_function(name: str) -> None:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
-    assert len(text.splitlines()) <= 400
+    assert len(text.splitlines()) <= 600
     assert {function: lines for function, lines in lengths.items() if lines > 60} == {}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_imports_point_one_way(name: str) -> None:
-    assert [found for found in imports_of(name) if is_within(found, HIGHER[room_of(name)])] == []
+def test_imports_point_down(name: str) -> None:
+    climbs = [found for found in imports_of(name) if found.startswith("bench.") and is_above(found, name)]
+    assert name in ENTRANCES or climbs == KNOWN_CLIMBS.get(name, [])
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=lambda path: path.name)
+def test_a_folder_holds_few_files(folder: Path) -> None:
+    files = [path for path in folder.iterdir() if path.is_file()]
+    assert len(files) <= CROWDED.get(folder.relative_to(PACKAGE).as_posix(), 15)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -69,7 +80,9 @@ def test_a_file_is_named_after_what_it_holds(name: str) -> None:
 
 
 def test_only_training_loads_torch() -> None:
-    quick = [name for name in NAMES if room_of(name) in ("cli", "sweep", "report", "run")]
+    rooms = ("cli", "config", "plugins", "report", "results", "sweep")
+    quick = [name for name in NAMES if room_of(name) in rooms and "hydra_plugins" not in name]
+    quick += ["bench.run.run", "bench.memory.prediction"]
     code = (
         "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
     )
@@ -131,15 +144,22 @@ def test_make_explains_every_target() -> None:
 
 
 def compose(*overrides: str) -> Config:
-    config.register_schema()
+    schema.register_schema()
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return config.from_hydra(hydra.compose("config", overrides=list(overrides)))
+        return schema.from_hydra(hydra.compose("config", overrides=list(overrides)))
 
 
 def room_of(name: str) -> str:
-    """Which room the module is in, a key of HIGHER."""
-    second = (*name.split("."), "")[1]
-    return second if second in HIGHER else "leaf"
+    """The room that the module, or what is imported of it, is in."""
+    second = name.split(".")[1]
+    return second if (PACKAGE / second).is_dir() and second != "assets" else "ground"
+
+
+def is_above(found: str, name: str) -> bool:
+    """Whether an import leaves the room of ``name`` for one in its own row or in a row above."""
+    rows = {room: place for place, row in enumerate(ROOMS) for room in row}
+    there, here = room_of(found), room_of(name)
+    return there != here and rows[there] <= rows[here]
 
 
 def imports_of(name: str) -> Iterator[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.cards import GIB, LAUNCH_SECONDS, Card
-from bench.config import Config
+from bench.config.cards import GIB, LAUNCH_SECONDS, Card
+from bench.config.schema import Config
 from bench.memory.prediction import (
     Prediction,
     count_steps,
@@ -156,7 +156,7 @@ def test_a_model_that_is_not_here_is_known_by_its_architecture(
     compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = {"there": False}
-    monkeypatch.setattr("bench.weights.is_downloaded", lambda _: here["there"])
+    monkeypatch.setattr("bench.model.weights.is_downloaded", lambda _: here["there"])
     config = compose("model=qwen3-0.6b", f"model.revision={'0' * 40}")
     assert settle(config, None).model.weights == "random"
     here["there"] = True

@@ -9,9 +9,9 @@ import pytest
 from records import CARD, NO_PRICES, make_evidence, make_run
 
 from bench.report.claims import Judgement, judge
+from bench.report.language.text import LANGUAGES
 from bench.report.table import render_markdown
-from bench.report.text import LANGUAGES
-from bench.store import Result
+from bench.results.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
 GIB = 2**30

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 
 from bench.report.comparison import Comparison
 from bench.report.rows import build_rows
-from bench.store import Result
+from bench.results.store import Result
 
 ROWS = 2000
 LABELS = ["a", "b", "c"]

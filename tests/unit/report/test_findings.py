@@ -7,9 +7,9 @@ import pytest
 from records import make_evidence, make_run
 
 from bench.report.findings import find_all
+from bench.report.language.text import LANGUAGES, Text
 from bench.report.table import render_markdown
-from bench.report.text import LANGUAGES, Text
-from bench.store import Result
+from bench.results.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
 GIB = 2**30

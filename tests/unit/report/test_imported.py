@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from records import make_peft
 
-from bench.imports import read_csv, read_peft
+from bench.extras.imports import read_csv, read_peft
 from bench.report.imported import describe_imported
-from bench.report.text import LANGUAGES
-from bench.store import Result
+from bench.report.language.text import LANGUAGES
+from bench.results.store import Result
 
 ENGLISH = LANGUAGES["en"]
 HOSTILE = '=HYPERLINK("http://a")|x|<script>\x1b[31m\u202e`[a](b)\ud800\n# heading'

@@ -9,9 +9,9 @@ from records import NO_PRICES, make_run
 from report_folder import write_results
 
 from bench.errors import StoreError
-from bench.report.page import PAGE, write_report
+from bench.report.page.page import PAGE, write_report
 from bench.report.table import write_tables
-from bench.store import Store
+from bench.results.store import Store
 
 FORMS = [
     {

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from records import NO_PRICES, make_evidence, make_predictions, make_run
 
-from bench.pack import describe_pack
+from bench.config.pack import describe_pack
 from bench.report.budget import count_budget
 from bench.report.evidence import price_training
+from bench.report.language.text import LANGUAGES
 from bench.report.sections import render_comparisons
 from bench.report.table import render_csv, render_markdown
-from bench.report.text import LANGUAGES
-from bench.selection import select_best
-from bench.store import Result
+from bench.results.selection import select_best
+from bench.results.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
 

@@ -14,12 +14,12 @@ from records import METHODS, NO_PRICES, make_evidence, make_run
 from report_folder import write_results
 
 from bench.errors import ConfigError
+from bench.report.language.text import COLUMNS, EXTRAS, LANGUAGES, Text, format_duration
 from bench.report.rows import build_rows
 from bench.report.runs import render_runs
 from bench.report.sections import render_comparisons
 from bench.report.table import render_csv, render_markdown, write_tables
-from bench.report.text import COLUMNS, EXTRAS, LANGUAGES, Text, format_duration
-from bench.store import STATUSES, Result, Store
+from bench.results.store import STATUSES, Result, Store
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
 
@@ -418,7 +418,8 @@ def test_durations(seconds: float, english: str, chinese: str):
 
 
 @pytest.mark.parametrize(
-    "module", ["bench.selection", "bench.report.stats", "bench.report.table", "bench.report.page"]
+    "module",
+    ["bench.results.selection", "bench.report.statistics", "bench.report.table", "bench.report.page.page"],
 )
 def test_reports_do_not_wait_for_torch(module: str):
     code = f"import sys, {module}; print(*{{'torch', 'transformers'}} & set(sys.modules))"

@@ -10,18 +10,22 @@ from typing import Any
 
 import pytest
 
-from bench import checkpoint, data, hub, tracking, weights
-from bench.checkpoint import BEST, FOLDER
-from bench.config import Config, replace_values
+from bench.config import pins
+from bench.config.identity import Identity
+from bench.config.pack import describe_pack
+from bench.config.schema import Config, replace_values
+from bench.data import dataset
 from bench.errors import ConfigError, HeldError, MissingError, StoreError
-from bench.identity import Identity
-from bench.pack import describe_pack
-from bench.store import RECORD, STARTED, STATUSES, Result, Store, start_record
+from bench.model import weights
+from bench.results.store import RECORD, STARTED, STATUSES, Result, Store, start_record
+from bench.run import tracking
 from bench.sweep import engine
 from bench.sweep.engine import Foresight, Identifier, Outcome, Sweep, plan_sweep
 from bench.sweep.isolate import ProcessError
 from bench.sweep.packing import Pack
 from bench.sweep.plan import Axes, Plan, Point
+from bench.train import checkpoint
+from bench.train.checkpoint import BEST, FOLDER
 
 Compose = Callable[..., Config]
 
@@ -409,8 +413,8 @@ def test_every_fault_of_every_run_is_found_before_any_is_identified(compose: Com
 
 def test_texts_and_weights_are_looked_at_once(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
-    load, revision = data.load, weights.revision
-    monkeypatch.setattr(engine.data, "load", lambda one: loaded.append(one.name) or load(one))
+    load, revision = dataset.load, weights.revision
+    monkeypatch.setattr(engine.dataset, "load", lambda one: loaded.append(one.name) or load(one))
     monkeypatch.setattr(engine.weights, "revision", lambda one: loaded.append(one.name) or revision(one))
     axes = {"method": ["full", "lora", "qlora"], "lora.r": [8, 16]}
     identify = Identifier()
@@ -452,7 +456,7 @@ def test_what_is_on_the_hub_is_pinned_for_every_process_of_a_sweep(
     compose: Compose, identify: Identifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights, "revision", lambda model: f"{model.hub_id}@{model.revision}")
-    monkeypatch.setattr(hub, "_find_commit", lambda *_: "a" * 40)
+    monkeypatch.setattr(pins, "_find_commit", lambda *_: "a" * 40)
     lines = ["model=hub", "model.hub_id=owner/name"]
     grids: list[Axes] = [{"method": ["full", "lora"], "seed": [0, 1]}]
     plan = plan_sweep(grids, constant=lines, compose=lambda more: compose(*more), identify=identify)

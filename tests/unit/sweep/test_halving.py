@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.config import Config
+from bench.config.identity import Identity, hash_canonical, identify
+from bench.config.schema import Config
 from bench.errors import ConfigError
-from bench.identity import Identity, hash_canonical, identify
 from bench.sweep import halving
 from bench.sweep.plan import Plan, Point, combine_axes, expand, make_plan
 

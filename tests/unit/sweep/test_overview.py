@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from bench.config import Config, replace_values
-from bench.identity import Identity
+from bench.config.identity import Identity
+from bench.config.schema import Config, replace_values
 from bench.sweep.overview import merge_settings, tabulate, tell_order
 from bench.sweep.plan import Plan, Point
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from bench.cards import read_cards
-from bench.config import Config, replace_values
-from bench.driver import Device
-from bench.identity import identify
+from bench.config.cards import read_cards
+from bench.config.identity import identify
+from bench.config.pack import unpack
+from bench.config.schema import Config, replace_values
 from bench.memory.prediction import Prediction
-from bench.pack import unpack
-from bench.sweep.outlook import Forecast, limit_packs
+from bench.run.driver import Device
+from bench.sweep.forecast import Forecast, limit_packs
 from bench.sweep.packing import (
     FEWEST,
     LARGEST,

@@ -10,9 +10,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bench.config import Config, replace_values
+from bench.config.identity import Identity, describe, identify
+from bench.config.schema import Config, replace_values
 from bench.errors import ConfigError
-from bench.identity import Identity, describe, identify
 from bench.sweep.plan import (
     Axes,
     Plan,

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from bench import driver
-from bench.calibration import read_measured
-from bench.cards import GIB, read_cards
-from bench.config import Config
-from bench.driver import Device, Driver, Holder
-from bench.identity import identify
+from bench.config.cards import GIB, read_cards
+from bench.config.identity import identify
+from bench.config.schema import Config
+from bench.memory.calibration import read_measured
 from bench.memory.prediction import Prediction
-from bench.store import Result, Store, start_record
-from bench.sweep import outlook, predict
+from bench.results.store import Result, Store, start_record
+from bench.run import driver
+from bench.run.driver import Device, Driver, Holder
+from bench.sweep import forecast, predict
 from bench.sweep.isolate import Isolation
 from bench.sweep.overview import tabulate
 from bench.sweep.plan import Plan, make_plan
@@ -164,15 +164,15 @@ def test_a_plan_and_a_refusal_name_who_holds_the_cards_memory(
     own(GT, make_device("NVIDIA GeForce RTX 4090", 23.5, index=1, held_gib=2))
     plan = make_small_plan(compose)
     base = plan.points[0].config
-    monkeypatch.setattr(outlook, "find_target", find_target)
+    monkeypatch.setattr(forecast, "find_target", find_target)
     monkeypatch.setattr(predict, "CONTEXT_BYTES", int(21.5 * GIB) - 100)
-    known = outlook.forecast(plan, base, Store(tmp_path), isolation=Isolation())
-    described = outlook.describe_plan(plan, base, Store(tmp_path), known)
-    lines = outlook.summarise(described, known)
+    known = forecast.forecast(plan, base, Store(tmp_path), isolation=Isolation())
+    described = forecast.describe_plan(plan, base, Store(tmp_path), known)
+    lines = forecast.summarise(described, known)
     assert "on rtx4090, 0.0 GiB usable while Xorg (pid 1200) holds 2.0 GiB: " in lines[1]
     assert "devices=auto takes card 1" in lines[2]
     assert described["device"]["index"] == 1
-    refuse = outlook.make_refusal(known, base, isolation=Isolation())
+    refuse = forecast.make_refusal(known, base, isolation=Isolation())
     assert "rtx4090 has 0.0 GiB usable while Xorg (pid 1200) holds 2.0 GiB;" in str(refuse(plan.points[0], 0))
 
 
@@ -231,8 +231,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
         return dataclasses.replace(prediction, parts={"weights": fixed, "activations": activations})
 
     monkeypatch.setattr(predict, "predict_each", predict_each)
-    monkeypatch.setattr(outlook, "predict_each", predict_each)
-    monkeypatch.setattr(outlook, "find_target", lambda _: TARGET)
+    monkeypatch.setattr(forecast, "predict_each", predict_each)
+    monkeypatch.setattr(forecast, "find_target", lambda _: TARGET)
     return asked
 
 
@@ -240,8 +240,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 def test_a_plan_adds_up(compose: Compose, tmp_path: Path) -> None:
     plan = make_small_plan(compose, "train.micro_batch_size=8", "report.price_per_hour=3")
     store = Store(tmp_path)
-    known = outlook.forecast(plan, plan.points[0].config, store, isolation=Isolation())
-    described = outlook.describe_plan(plan, plan.points[0].config, store, known)
+    known = forecast.forecast(plan, plan.points[0].config, store, isolation=Isolation())
+    described = forecast.describe_plan(plan, plan.points[0].config, store, known)
     hours = (120 + 3 + 1) * 1e12 / CARD.flops_per_second["bf16"] / 3600
     assert (described["combinations"], described["distinct"]) == (5, 3)
     assert described["total_hours"] == pytest.approx(3 * hours)
@@ -253,7 +253,7 @@ def test_a_plan_adds_up(compose: Compose, tmp_path: Path) -> None:
     assert described["cost"] == pytest.approx(9 * hours)
     assert [run["fits"] for run in described["runs"]] == [False, True, True]
     assert [run["predicted_peak_reserved_bytes"] for run in described["runs"]] == [122, 72, 72]
-    assert "1 do not fit, 2 fit" in outlook.summarise(described, known)[1]
+    assert "1 do not fit, 2 fit" in forecast.summarise(described, known)[1]
 
 
 @pytest.mark.usefixtures("fake")
@@ -262,16 +262,16 @@ def test_hours_energy_and_cost_are_the_least_until_a_run_has_finished(
     compose: Compose, tmp_path: Path, finished: bool
 ) -> None:
     plan = make_small_plan(compose, "train.micro_batch_size=8", "report.price_per_hour=3")
-    known = outlook.forecast(plan, plan.points[0].config, Store(tmp_path), isolation=Isolation())
+    known = forecast.forecast(plan, plan.points[0].config, Store(tmp_path), isolation=Isolation())
     if finished:
         known = dataclasses.replace(known, calibrations={"": Calibration(1.0, 0.05, 2)})
-    described = outlook.describe_plan(plan, plan.points[0].config, Store(tmp_path), known)
+    described = forecast.describe_plan(plan, plan.points[0].config, Store(tmp_path), known)
     bound, other = ("about", "at least") if finished else ("at least", "about")
-    [line] = [line for line in outlook.summarise(described, known) if line.startswith("time: ")]
+    [line] = [line for line in forecast.summarise(described, known) if line.startswith("time: ")]
     assert line.count(bound) == 6  # to go, kWh, cost, and three other ways
     assert f"cost {bound} " in line
     header, _ = tabulate(plan, described)
-    lines = [line, *outlook.list_runs(plan, described), header[-1]]
+    lines = [line, *forecast.list_runs(plan, described), header[-1]]
     assert all(bound in one and other not in one for one in lines)
 
 
@@ -282,8 +282,8 @@ def test_advice_is_tried(compose: Compose, tmp_path: Path) -> None:
     def recompose(lines: Any) -> Config:
         return compose("train.max_steps=120", "train.micro_batch_size=8", *lines)
 
-    known = outlook.forecast(plan, plan.points[0].config, Store(tmp_path), isolation=Isolation())
-    full, lora = outlook.advise(plan, known, compose=recompose, isolation=Isolation())
+    known = forecast.forecast(plan, plan.points[0].config, Store(tmp_path), isolation=Isolation())
+    full, lora = forecast.advise(plan, known, compose=recompose, isolation=Isolation())
     assert (full.method, full.largest_micro_batch) == ("full", None)  # 90 + 4 is more than 90
     assert full.remedies[0] == ("train.gradient_checkpointing=true",)
     assert ("method=qlora",) in full.remedies
@@ -297,16 +297,16 @@ def test_a_sweep_refuses_what_cannot_fit_unless_it_is_forced(compose: Compose, f
     plan = make_small_plan(compose, "train.micro_batch_size=8")
     known: Any = SimpleNamespace(target=TARGET)
     full, lora, _ = plan.points
-    refuse = outlook.make_refusal(known, full.config, isolation=Isolation())
+    refuse = forecast.make_refusal(known, full.config, isolation=Isolation())
     assert "would take 0.0 GiB with train.micro_batch_size=8" in str(refuse(full, 0))
     assert refuse(lora, 0) is None
     assert fake[-1].train.micro_batch_size == 8
     assert refuse(full, 2) is None  # 90 + 8 fits tightly
     assert fake[-1].train.micro_batch_size == 2
     forced = compose("plan.force=true")
-    assert outlook.make_refusal(known, forced, isolation=Isolation())(full, 0) is None
+    assert forecast.make_refusal(known, forced, isolation=Isolation())(full, 0) is None
     on_cpu: Any = SimpleNamespace(target=CPU)
-    assert outlook.make_refusal(on_cpu, full.config, isolation=Isolation())(full, 0) is None
+    assert forecast.make_refusal(on_cpu, full.config, isolation=Isolation())(full, 0) is None
 
 
 def write_check(folder: Path, *, card: str = "rtx4090", written_at: str = "2030-01-02T03:04:05.678") -> None:
@@ -326,8 +326,8 @@ def test_gpu_check_tells_the_time_until_runs_have_finished(compose: Compose, tmp
     full, lora, _ = plan.points
 
     def foresee_all() -> tuple[dict[str, float | None], str]:
-        known = outlook.forecast(plan, base, store, isolation=Isolation())
-        told = outlook.summarise(outlook.describe_plan(plan, base, store, known), known)[2]
+        known = forecast.forecast(plan, base, store, isolation=Isolation())
+        told = forecast.summarise(forecast.describe_plan(plan, base, store, known), known)[2]
         return {name: one.seconds for name, one in known.outlooks.items()}, told
 
     seconds, told = foresee_all()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.config import Config
+from bench.config.schema import Config
 from bench.errors import ConfigError
 from bench.sweep.request import confirm_long
 

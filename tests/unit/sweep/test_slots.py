@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench import driver
-from bench.driver import Choice
+from bench.run import driver
+from bench.run.driver import Choice
 from bench.sweep.slots import count_slots, make_slots
 
 

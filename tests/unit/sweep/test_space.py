@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from hydra_plugins.bench.sweeper import BenchSweeper
 
-from bench.cards import GIB, read_cards
-from bench.config import Config, replace_values
+from bench.config.cards import GIB, read_cards
+from bench.config.identity import identify
+from bench.config.schema import Config, replace_values
 from bench.errors import MissingError, StoreError
-from bench.identity import identify
 from bench.memory.prediction import Prediction
-from bench.store import Store, start_record
-from bench.sweep import outlook, space
-from bench.sweep.outlook import Forecast
+from bench.results.store import Store, start_record
+from bench.sweep import forecast, space
+from bench.sweep.forecast import Forecast
 from bench.sweep.plan import Plan, make_plan
 from bench.sweep.predict import Found, Target
 from bench.sweep.space import PROCESS_BYTES, Space
@@ -265,9 +265,9 @@ def test_a_sweep_that_has_not_the_room_trains_nothing(
 ) -> None:
     plan = make(compose)
     known = Forecast(TARGET, predict(plan), {}, {}, base.report)
-    monkeypatch.setattr(outlook, "forecast", lambda *_, **__: known)
-    monkeypatch.setattr(outlook, "describe_plan", lambda *_: {"total_hours": None})
-    monkeypatch.setattr(outlook, "summarise", lambda *_: [])
+    monkeypatch.setattr(forecast, "forecast", lambda *_, **__: known)
+    monkeypatch.setattr(forecast, "describe_plan", lambda *_: {"total_hours": None})
+    monkeypatch.setattr(forecast, "summarise", lambda *_: [])
     monkeypatch.setattr(space.shutil, "disk_usage", lambda _: SimpleNamespace(free=GIB))
     sweeper = object.__new__(BenchSweeper)
     sweeper.worker = None

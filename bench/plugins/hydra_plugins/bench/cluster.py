@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.bench.launcher import run_in_child
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bench.sweep.cluster import Batch, submit
+from bench.extras.cluster import Batch, submit
 from bench.sweep.isolate import GRACE_SECONDS
 
 

@@ -15,16 +15,16 @@ from hydra_plugins.bench.cluster import ClusterLauncher
 from hydra_plugins.bench.launcher import BenchLauncher
 from omegaconf import DictConfig
 
-from bench import config as configuration
-from bench import tracking
-from bench.config import Config
+from bench.config import schema
+from bench.config.identity import describe
+from bench.config.schema import Config
 from bench.errors import StoreError
-from bench.identity import describe
 from bench.redaction import show
 from bench.report.table import write_tables
-from bench.run import interrupt_code, stop_on_signals, summarise
-from bench.store import Store
-from bench.sweep import isolate, outlook, overview, space
+from bench.results.store import Store
+from bench.run import tracking
+from bench.run.run import interrupt_code, stop_on_signals, summarise
+from bench.sweep import forecast, isolate, overview, space
 from bench.sweep.engine import Foresight, Identifier, Sweep, ends_sweep
 from bench.sweep.isolate import Isolation, ProcessError
 from bench.sweep.packing import Pack
@@ -93,20 +93,20 @@ class BenchSweeper(Sweeper):
             ConfigError: it is long and was not confirmed.
         """
         isolation = self.worker.isolation if isinstance(self.worker, BenchLauncher) else Isolation()
-        known = outlook.forecast(plan, base, store, isolation=isolation)
-        described = outlook.describe_plan(plan, base, store, known)
+        known = forecast.forecast(plan, base, store, isolation=isolation)
+        described = forecast.describe_plan(plan, base, store, known)
         room = space.find_space(plan, base, store, found=known.found, target=known.target)
-        lines = outlook.summarise(described, known)
+        lines = forecast.summarise(described, known)
         lines += [*space.summarise(room), *overview.tell_order(plan, base.sweep)]
         print(show("\n".join(lines)), flush=True)
         space.require(room, base)
         confirm_long(described, base, arguments)
         return Foresight(
-            outlook.make_refusal(known, base, isolation=isolation), outlook.limit_packs(known, base)
+            forecast.make_refusal(known, base, isolation=isolation), forecast.limit_packs(known, base)
         )
 
     def _compose(self, overrides: Sequence[str]) -> Config:
-        return configuration.from_hydra(self.loader.load_sweep_config(self.composed, list(overrides)))
+        return schema.from_hydra(self.loader.load_sweep_config(self.composed, list(overrides)))
 
     def _launch(self, jobs: Sequence[tuple[Pack, Sequence[str]]]) -> list[Exception | None]:
         """The error of each job that is not in its runs' own records, or None."""

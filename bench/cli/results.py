@@ -1,0 +1,275 @@
+"""The commands that read results, and those that bring others' in or take ours to W&B."""
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.cli import help
+from bench.errors import ConfigError, StoreError
+from bench.redaction import show
+from bench.spelling import guess
+
+if TYPE_CHECKING:
+    from bench.config.schema import Config
+    from bench.results.store import Store
+
+
+def add_commands(commands: Any, results: help.Parser) -> None:
+    """Adds them to the parser of ``bench``; ``results`` is the parser of --results."""
+    table = commands.add_parser("table", parents=[results], help="tables and comparisons from results")
+    table.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="report.price_per_hour=0.5")
+    table.add_argument("--lang", choices=["en", "zh"], default="en", help="language of the table")
+    table.set_defaults(call=_table)
+    report = commands.add_parser(
+        "report", parents=[results], help="one page to look at, report.html, and its figures as SVG and PNG"
+    )
+    report.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for table")
+    report.add_argument("--lang", choices=["en", "zh"], default="en", help="language that the page opens in")
+    report.set_defaults(call=_report)
+    status = commands.add_parser("status", parents=[results], help="how many runs came to what")
+    status.set_defaults(call=_status)
+    verify = commands.add_parser("verify", parents=[results], help="check every record; bad ones are named")
+    verify.set_defaults(call=_verify)
+    sync = commands.add_parser("sync", parents=[results], help="upload offline W&B runs, each once")
+    sync.add_argument(
+        "--probe-seconds", type=float, default=5.0, help="how long the server may take to answer"
+    )
+    sync.set_defaults(call=_sync)
+    dashboard = commands.add_parser("dashboard", parents=[results], help="the W&B dashboard of these results")
+    dashboard.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="track.mode, track.project, track.entity"
+    )
+    dashboard.add_argument(
+        "--offline", action="store_true", help="wandb's view of offline runs, in this terminal"
+    )
+    dashboard.set_defaults(call=_dashboard)
+    _add_advice(commands, results)
+
+
+def _add_advice(commands: Any, results: help.Parser) -> None:
+    """The commands about what follows from the results, and about results from elsewhere."""
+    recommend = commands.add_parser(
+        "recommend", parents=[results], help="which method and settings, from your own results"
+    )
+    recommend.add_argument("--vram", type=float, required=True, metavar="GIB", help="memory that there is")
+    recommend.add_argument("--max-hours", type=float, metavar="H", help="of one training")
+    recommend.add_argument("--min-accuracy", type=float, metavar="A", help="a share, such as 0.9")
+    recommend.add_argument("--lang", choices=["en", "zh"], default="en", help="language of the advice")
+    recommend.set_defaults(call=_recommend)
+    imports = commands.add_parser(
+        "import", help="other people's results, shown in the table and never counted"
+    )
+    sources = imports.add_subparsers(metavar="SOURCE", required=True)
+    peft = sources.add_parser("peft", parents=[results], help="result files of PEFT's method_comparison")
+    peft.add_argument("path", metavar="DIR", help="a folder of *.json")
+    peft.set_defaults(call=_import, source="peft")
+    plain = sources.add_parser("csv", parents=[results], help="a plain table with a header")
+    plain.add_argument("path", metavar="FILE", help="method, peak memory, train time, accuracy and more")
+    plain.set_defaults(call=_import, source="csv")
+
+
+def find_results(given: str | None, root: Path = Path("results")) -> Path:
+    """The results folder that is meant: the one given, else results/quickstart, else the only one there.
+
+    Raises:
+        StoreError: there is none, or more than one and none was named.
+    """
+    if given is not None:
+        if not (Path(given) / "runs").is_dir():
+            near = guess(given, (str(folder.parent) for folder in root.glob("*/runs")))
+            raise StoreError(
+                f"--results {given}: holds no runs; give a folder that `bench sweep` has made{near}"
+            )
+        return Path(given)
+    found = sorted(folder.parent for folder in root.glob("*/runs"))
+    if root / "quickstart" in found:
+        return root / "quickstart"
+    if len(found) == 1:
+        return found[0]
+    there = f"there are {', '.join(map(str, found))}; name one" if found else "run `bench sweep` first"
+    raise StoreError(f"--results: no results folder is meant; {there}")
+
+
+def open_store(given: str | None) -> "Store":
+    """The records of the results folder that is meant."""
+    from bench.results.store import Store
+
+    return Store(find_results(given))
+
+
+def _read_section(overrides: Sequence[str], section: str) -> "Config":
+    """The configuration with settings of one section, report or track, from the command line.
+
+    Raises:
+        ConfigError: a setting of another section, or one that is wrong.
+    """
+    from bench.config.checks import require_valid
+    from bench.run import run
+
+    if others := [line for line in overrides if not line.startswith((f"{section}.", f"{section}="))]:
+        raise ConfigError(
+            f"{others[0]}: only {section}.* can be set here; what was trained is in the results"
+        )
+    with run.composing() as compose:
+        config = compose(overrides)
+        require_valid([config])
+        return config
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    from bench.report.table import write_tables
+    from bench.results.store import Store
+
+    report = _read_section(arguments.overrides, "report").report
+    store = Store(find_results(arguments.results))
+    written = write_tables(store, lang=arguments.lang, report=report)
+    _print_markdown((store.folder / "table.md").read_text(encoding="utf-8"))
+    print(*written, sep="\n")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from bench.report.page.images import lack_font
+    from bench.report.page.page import PAGE, write_report
+    from bench.results.store import Store
+
+    report = _read_section(arguments.overrides, "report").report
+    store = Store(find_results(arguments.results))
+    written = write_report(store, lang=arguments.lang, report=report)
+    figures = sum(path.suffix == ".png" for path in written)
+    if lack_font(written):
+        print(
+            "no font of this machine has Chinese characters, so figures/*.png cannot show them; install one "
+            "(on Debian fonts-noto-cjk) and run this again. report.html and *.svg use the reader's fonts"
+        )
+    print(show(f"{figures} figures as SVG and PNG: {store.folder / 'figures'}"))
+    print(show(f"the tables, with the figures in table.md: {store.folder / 'table.md'}"))
+    print(show(f"look at it in any browser: {store.folder / PAGE}"))
+    return 0
+
+
+def _recommend(arguments: argparse.Namespace) -> int:
+    from bench.report.advice import describe_advice
+    from bench.report.evidence import gather
+    from bench.report.language.text import read_language
+    from bench.report.recommend import Limits
+    from bench.results.store import Store
+
+    hours, accuracy = arguments.max_hours, arguments.min_accuracy
+    if not 0 < arguments.vram < math.inf:
+        raise ConfigError(f"--vram {arguments.vram:g}: must be a positive number of GiB")
+    if hours is not None and not 0 < hours < math.inf:
+        raise ConfigError(f"--max-hours {hours:g}: must be a positive number of hours")
+    if accuracy is not None and not 0 <= accuracy <= 1:
+        raise ConfigError(f"--min-accuracy {accuracy:g}: must be a share from 0 to 1, such as 0.9")
+    limits = Limits(arguments.vram, None if hours is None else 3600 * hours, accuracy)
+    report = _read_section([], "report").report
+    store = Store(find_results(arguments.results))
+    evidence, text = gather(store, report), read_language(arguments.lang)
+    advice, fits = describe_advice(evidence, store.read_predictions, limits=limits, text=text)
+    _print_markdown(advice or text.empty)
+    return 0 if fits else 1
+
+
+def _print_markdown(text: str) -> None:
+    """As it is, for a file or another program, or drawn for a person at a terminal."""
+    from bench.cli import terminal
+
+    if terminal.is_terminal():
+        terminal.print_markdown(text)
+    else:
+        print(text)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from bench.cli import terminal
+    from bench.results.store import Store
+    from bench.train import checkpoint
+
+    store = Store(find_results(arguments.results))
+    good, bad = store.read_all()
+    counts = sorted(Counter(record.status for record in good).items())
+    print(show(store.folder))
+    if terminal.is_terminal():
+        terminal.print_table(
+            ["Runs", "Status"], [[str(count), status] for status, count in counts], right=[0]
+        )
+    else:
+        print(*(f"{count:6} {status}" for status, count in counts), sep="\n")
+    if bad:
+        print(f"{len(bad):6} not readable; `bench verify` names them")
+    used = [checkpoint.measure_disk(store.run_folder(record.run_id)) for record in good]
+    parts = []
+    for kind in ("weights", "checkpoints"):
+        sizes = [one[kind] for one in used if one[kind]]
+        parts.append(f"{kind} {sum(sizes) / 2**20:.1f} MiB in {len(sizes)} runs")
+    print(f"on disk: {', '.join(parts)}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from bench.results.store import Store, find_imported
+
+    store = Store(find_results(arguments.results))
+    good, bad = store.read_all()
+    imported, bad_imported = find_imported(store).read_all()
+    for record in [*bad, *bad_imported]:
+        print(show(f"{record.path}: {record.reason}").replace("\n", "\\n"))
+    print(f"{len(good)} good, {len(bad)} bad records in {store.folder}")
+    if imported or bad_imported:
+        print(f"{len(imported)} good, {len(bad_imported)} bad records among those imported")
+    return 1 if bad or bad_imported else 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from bench.extras import imports
+    from bench.results.store import Store, find_imported
+
+    store = Store(find_results(arguments.results))
+    path, ignored = Path(arguments.path), list[str]()
+    if arguments.source == "peft":
+        records = imports.read_peft(path)
+    else:
+        records, ignored = imports.read_csv(path)
+    unchanged = imports.save(store, records)
+    if ignored:
+        print(show(f"columns that bench does not know: {', '.join(ignored)}").replace("\n", "\\n"))
+    folder = show(find_imported(store).folder)
+    print(
+        f"{len(records)} imported into {folder}, {unchanged} of them known before; `bench table` shows them"
+    )
+    return 0
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from bench.run import tracking
+
+    if not 0 < arguments.probe_seconds <= 60:
+        raise ConfigError(f"--probe-seconds {arguments.probe_seconds}: must lie in (0, 60]")
+    folder = find_results(arguments.results)
+    uploaded, failed = tracking.sync(folder, probe_seconds=arguments.probe_seconds)
+    print(f"{uploaded} uploaded, {failed} failed")
+    return 1 if failed else 0
+
+
+def _dashboard(arguments: argparse.Namespace) -> int:
+    from bench.extras import dashboard
+    from bench.results.store import Store
+
+    track = _read_section(arguments.overrides, "track").track
+    store = Store(find_results(arguments.results))
+    if arguments.offline:
+        return dashboard.browse(store.folder)
+    given = {line.partition("=")[0] for line in arguments.overrides}
+    line = dashboard.publish(
+        store,
+        mode=track.mode,
+        project=track.project if "track.project" in given else None,
+        entity=track.entity,
+        seconds=track.probe_seconds,
+    )
+    print(show(line))
+    return 0

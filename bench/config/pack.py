@@ -1,0 +1,77 @@
+"""Runs that are asked for as one: a configuration, and in ``pack`` those to be trained beside it.
+
+Also the block ``packed`` of their records, which says what all of them took together.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from bench.config.packable import OWN, cannot_pack, shared_key
+from bench.config.schema import Config, read_field, replace_values
+from bench.errors import ConfigError
+
+
+def unpack(config: Config) -> list[Config]:
+    """Each run that the configuration asks for, as it would be asked for alone; its own comes first.
+
+    Raises:
+        ConfigError: ``pack`` names a field that there is not, or a value of the wrong type.
+    """
+    alone = dataclasses.replace(config, pack=[])
+    return [alone, *(replace_values(alone, values) for values in config.pack)]
+
+
+def describe_others(first: Config, *others: Config) -> list[dict[str, Any]]:
+    """``pack`` of the first configuration that has it trained together with the others."""
+    return [
+        {path: value for path in OWN if (value := read_field(one, path)) != read_field(first, path)}
+        for one in others
+    ]
+
+
+def check_pack(config: Config) -> list[str]:
+    """Why the configuration's runs cannot be trained together, a line for each reason."""
+    if not (given := config.pack):
+        return []
+    wrong = [path for values in given for path in values if path not in OWN]
+    if wrong:
+        return [f"pack={given}: {wrong[0]} must be the same for all runs of a pack; vary {', '.join(OWN)}"]
+    try:
+        runs = unpack(config)
+    except ConfigError as error:
+        return [f"pack={given}: {error}"]
+    if len({repr(one) for one in runs}) < len(runs):
+        return [f"pack={given}: two of its runs are the same; name each once"]
+    reasons = dict.fromkeys(reason for one in runs if (reason := cannot_pack(one)) is not None)
+    if reasons:
+        return [f"pack={given}: {reason}; set pack=[]" for reason in reasons]
+    if len({shared_key(one) for one in runs}) > 1:
+        return [f"pack={given}: its runs do not share base weights, data order, steps and batch; set pack=[]"]
+    return []
+
+
+def describe_pack(
+    size: int, *, peak_bytes: int | None = None, seconds: float | None = None
+) -> dict[str, Any]:
+    """The block ``packed`` of a record: of the whole process, and none of it one run's own."""
+    return {"size": size, "pack_peak_bytes": peak_bytes, "pack_seconds": seconds}
+
+
+def find_fault(
+    packed: Mapping[str, Any] | None, *, memory: Mapping[str, Any], time: Mapping[str, Any]
+) -> str | None:
+    """What is wrong with a record of a run that was trained together with others, or None."""
+    if packed is None:
+        return None
+    if set(packed) != set(describe_pack(2)):
+        return f"its packed has other fields: {', '.join(sorted(packed))}"
+    numbers = [value for value in packed.values() if value is not None]
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) and one >= 0 for one in numbers):
+        return "its packed holds something that is not a number of at least 0"
+    if not isinstance(packed["size"], int) or packed["size"] < 2:
+        return f"was packed with a size of {packed['size']}, and a pack has at least 2 runs"
+    claimed = [memory.get(name) for name in ("load", "train", "eval")]
+    if any(one is not None for one in [*claimed, *time.values()]):
+        return "was packed and claims memory or time of its own"
+    return None

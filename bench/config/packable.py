@@ -1,0 +1,54 @@
+"""Which runs can train together in one process, over one frozen base that they share. Knows no torch."""
+
+import json
+from typing import Any
+
+from bench.config.identity import uses_lora
+from bench.config.schema import Config, read_field, to_dict
+
+OWN = ("lora.r", "lora.alpha", "lora.dropout", "train.lr")  # what each member of a pack has for itself
+_SHARED_UNSEEN = ("method.name", "method.title", "method.default_lr")  # change nothing of a training
+# What a member must be: (field, value, why anything else cannot share a pack).
+_REQUIRED = (
+    ("train.distributed", "none", "its processes train one run"),
+    ("train.optimizer", "adamw", "bitsandbytes' kernels read a weight's memory in one piece"),
+    ("train.optimizer_in_backward", False, "it has no moment at which a run's gradients are complete"),
+    ("train.stochastic_rounding", False, "it works on weights that are held apart"),
+    ("train.stop_step", None, "a pack keeps no checkpoints"),
+    ("resume_from", None, "a pack goes on from no checkpoint"),
+)
+_ADAPTER = {"peft_type", "target_modules", "use_rslora", "init_lora_weights"}  # options that a pack knows
+_STARTS = (True, "gaussian")  # drawn, so that the base stays as it is
+
+
+def cannot_pack(config: Config) -> str | None:
+    """Why the run has to train alone, or None if it can be a member of a pack."""
+    if not uses_lora(config.method):
+        return "only LoRA's matrices are batched over the members of a pack"
+    options = config.method.adapter
+    if unknown := sorted(set(options) - _ADAPTER):
+        return f"method.adapter.{unknown[0]}={options[unknown[0]]}: a pack has plain LoRA alone"
+    if (start := options.get("init_lora_weights", True)) not in _STARTS:
+        return f"method.adapter.init_lora_weights={start}: changes or reads the base, which a pack shares"
+    if config.train.precision == "fp16":
+        return "train.precision=fp16: the scale of the loss is one for all members, and so would be overflow"
+    for field, value, reason in _REQUIRED:
+        if (found := read_field(config, field)) != value:
+            return f"{field}={found}: {reason}"
+    return None
+
+
+def shared_key(config: Config) -> str:
+    """What members of one pack have in common, as a text: two runs can be in one exactly if theirs is equal.
+
+    That is all but OWN: the base weights, the data and its order, the steps, the batch, the seed.
+    """
+    values = to_dict(config)
+    for path in (*OWN, *_SHARED_UNSEEN):
+        _drop(values, path)
+    return json.dumps(values, sort_keys=True, ensure_ascii=False)
+
+
+def _drop(values: dict[str, Any], path: str) -> None:
+    section, _, name = path.partition(".")
+    del values[section][name]

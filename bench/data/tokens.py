@@ -1,0 +1,337 @@
+"""Texts as token ids, made once and kept on disk, and the batches a model is trained and evaluated on."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+import torch
+
+from bench.data.dataset import Dataset
+from bench.data.prompt import Prompt
+from bench.errors import ConfigError, DataError
+
+CACHE_VERSION = 1  # raise it when the files' layout changes
+MEGABATCH = 50  # micro-batches sorted together by length: long enough to save padding, short enough to mix
+_ARRAYS = ("ids", "offsets", "labels", "full_lengths")
+_logger = logging.getLogger(__name__)
+
+Batch = dict[str, torch.Tensor]  # input_ids, attention_mask: (rows, longest); labels: (rows,)
+Integers = npt.NDArray[Any]
+
+
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer."""
+
+    truncation_side: str
+    is_fast: bool
+
+    def __call__(self, text: list[str], **options: Any) -> Any:
+        """``input_ids`` of each text."""
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How the shorter rows of a batch are filled up."""
+
+    token_id: int
+    side: str  # left | right
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "Padding":
+        """The tokenizer's own padding.
+
+        Raises:
+            ConfigError: it has no token to pad with.
+        """
+        if tokenizer.pad_token_id is None:
+            raise ConfigError(
+                f"{type(tokenizer).__name__}: the tokenizer has no pad token; "
+                "name one as pad_token in its tokenizer_config.json"
+            )
+        return cls(tokenizer.pad_token_id, tokenizer.padding_side)
+
+
+@dataclass(frozen=True)
+class TokenisedSplit:
+    """The token ids of a split's texts, in the order of its rows."""
+
+    ids: Integers  # of all rows, one after the other: int32
+    offsets: Integers  # row i is ids[offsets[i]:offsets[i + 1]]: (rows + 1,)
+    labels: Integers  # (rows,)
+    full_lengths: Integers  # tokens before texts were cut: (rows,)
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.labels)
+
+    def row(self, index: int) -> Integers:
+        """The token ids of one row, with the tokenizer's special tokens. # (length,)"""
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> Integers:
+        """Tokens of each row. # (rows,)"""
+        return np.diff(self.offsets)
+
+    @property
+    def truncated_share(self) -> float:
+        """The share of texts that were longer than the limit and were cut."""
+        return float((self.full_lengths > self.lengths).mean())
+
+
+def tokenise(
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    cache_dir: str | Path,
+    prompt: Prompt | None = None,
+) -> dict[str, TokenisedSplit]:
+    """The splits as token ids; read from disk where the same texts met the same tokenizer and limit before.
+
+    With a prompt each row is that, up to where the answer begins; together they keep to the limit.
+
+    A damaged file is made anew, and a folder that cannot be written is done without, each with a warning.
+    Any number of processes may do this at once.
+
+    Raises:
+        DataError: a text has no tokens.
+        ConfigError: the prompt and its answers leave no room for the text.
+    """
+    facts = [CACHE_VERSION, dataset.fingerprint, identify_tokenizer(tokenizer), max_length]
+    if prompt is not None:
+        facts += [prompt.before, prompt.after, prompt.room]
+        if prompt.room >= max_length:
+            raise ConfigError(
+                f"train.max_length={max_length}: the template and the longest label's words take "
+                f"{prompt.room} tokens, so none is left for the text; raise it"
+            )
+    path = (
+        Path(cache_dir) / "tokens" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.safetensors"
+    )
+    if (cached := _read_cache(path, dataset)) is not None:
+        return cached
+    splits = {
+        split: tokenise_texts(
+            frame["text"].tolist(),
+            frame["label"].to_numpy(),
+            tokenizer,
+            max_length=max_length,
+            prompt=prompt,
+            split=split,
+        )
+        for split, frame in dataset.splits.items()
+    }
+    _write_cache(path, splits)
+    return splits
+
+
+def identify_tokenizer(tokenizer: Any) -> str:
+    """A hash of all that decides the ids: the backend's file for a fast tokenizer, else class and vocabulary.
+
+    The backend remembers how the last call truncated and padded; that is left out.
+    """
+    facts: Any
+    if tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()  # every call sets both anew
+        backend.no_padding()
+        facts = backend.to_str()
+    else:
+        kind = type(tokenizer)
+        facts = {
+            "class": f"{kind.__module__}.{kind.__qualname__}",
+            "vocabulary": tokenizer.get_vocab(),
+            "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        }
+        if (pieces := getattr(tokenizer, "sp_model", None)) is not None:  # scores and rules decide the cuts
+            facts["sentencepiece"] = hashlib.sha256(pieces.serialized_model_proto()).hexdigest()
+    text = json.dumps([facts, tokenizer.truncation_side], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def micro_batches_per_epoch(split: TokenisedSplit, micro_batch_size: int) -> int:
+    """Micro-batches that show every row once, the last one possibly smaller."""
+    return -(-len(split) // micro_batch_size)
+
+
+def train_batches(
+    split: TokenisedSplit,
+    *,
+    micro_batch_size: int,
+    micro_batches: int,
+    seed: int,
+    group_by_length: bool,
+    padding: Padding,
+    skipped: int = 0,
+) -> Iterator[Batch]:
+    """So many micro-batches, over as many epochs as they need, each padded to its own longest row.
+
+    Every epoch shows every row once, in an order of its own that the seed decides. ``group_by_length`` puts
+    rows of like length together, which saves padding; the batches still come in random order. The first
+    ``skipped`` of them are left out, at no cost, for a training that goes on from a checkpoint.
+    """
+    per_epoch = micro_batches_per_epoch(split, micro_batch_size)
+    given = skipped
+    while given < micro_batches:
+        epoch, place = divmod(given, per_epoch)
+        random = np.random.default_rng([seed, epoch])
+        order = _order_rows(split.lengths, random, micro_batch_size if group_by_length else None)
+        groups = [order[start : start + micro_batch_size] for start in range(0, len(order), micro_batch_size)]
+        if group_by_length:
+            groups = [groups[place] for place in random.permutation(len(groups))]
+        for rows in groups[place : place + micro_batches - given]:
+            yield _pad(split, rows, padding)
+        given += per_epoch - place
+
+
+def eval_batches(
+    split: TokenisedSplit, *, batch_size: int, padding: Padding
+) -> Iterator[tuple[Integers, Batch]]:
+    """Every row once, the longest first: row numbers, to put predictions back in order, and their batch."""
+    order = np.argsort(-split.lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        yield rows, _pad(split, rows, padding)
+
+
+def mean_padded_tokens(
+    split: TokenisedSplit, micro_batch_size: int, *, group_by_length: bool, seed: int
+) -> float:
+    """Tokens of an average micro-batch of the first epoch, its padding included."""
+    size = micro_batch_size if group_by_length else None
+    order = _order_rows(split.lengths, np.random.default_rng([seed, 0]), size)
+    return _count_padded(split.lengths[order], micro_batch_size) / micro_batches_per_epoch(
+        split, micro_batch_size
+    )
+
+
+def count_evaluated_tokens(split: TokenisedSplit, batch_size: int) -> int:
+    """Tokens of all batches that evaluate the split, their padding included."""
+    return _count_padded(-np.sort(-split.lengths), batch_size)
+
+
+def _count_padded(lengths: Integers, batch_size: int) -> int:
+    """Tokens of rows in this order, each as long as its batch's longest."""
+    groups = (lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size))
+    return sum(len(group) * int(group.max()) for group in groups)
+
+
+def tokenise_texts(
+    texts: list[str],
+    labels: Integers,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    prompt: Prompt | None,
+    split: str,
+) -> TokenisedSplit:
+    """Each text twice, whole and cut, as a cut text does not say how long it was."""
+    before, after, room = ((), (), 0) if prompt is None else (prompt.before, prompt.after, prompt.room)
+    options = {"add_special_tokens": prompt is None, "verbose": False}
+    whole: Sequence[list[int]] = tokenizer(texts, truncation=False, **options)["input_ids"]
+    cut: Sequence[list[int]] = tokenizer(texts, truncation=True, max_length=max_length - room, **options)[
+        "input_ids"
+    ]
+    if empty := [row for row, ids in enumerate(cut) if not ids]:
+        row = empty[0]
+        raise DataError(f"{split}, id {row}: the tokenizer finds no token in {texts[row][:40]!r}; remove it")
+    rows = [(*before, *ids, *after) for ids in cut]
+    lengths = np.array([len(ids) for ids in rows], dtype=np.int64)  # (rows,)
+    return TokenisedSplit(
+        ids=np.fromiter((token for ids in rows for token in ids), dtype=np.int32, count=int(lengths.sum())),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        labels=labels.astype(np.int64),
+        full_lengths=np.array([len(ids) for ids in whole], dtype=np.int64) + len(before) + len(after),
+    )
+
+
+def _order_rows(lengths: Integers, random: np.random.Generator, micro_batch_size: int | None) -> Integers:
+    """Row numbers shuffled; with a size, sorted by length within each run of MEGABATCH micro-batches."""
+    order: Integers = random.permutation(len(lengths))
+    if micro_batch_size is None:
+        return order
+    step = MEGABATCH * micro_batch_size
+    runs = [order[start : start + step] for start in range(0, len(order), step)]
+    return np.concatenate([run[np.argsort(-lengths[run], kind="stable")] for run in runs])
+
+
+def _pad(split: TokenisedSplit, rows: Integers, padding: Padding) -> Batch:
+    longest = int(split.lengths[rows].max())
+    ids = np.full((len(rows), longest), padding.token_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for place, index in enumerate(rows):
+        tokens = split.row(index)
+        part = slice(longest - len(tokens), None) if padding.side == "left" else slice(len(tokens))
+        ids[place, part] = tokens
+        mask[place, part] = 1
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(mask),
+        "labels": torch.from_numpy(split.labels[rows]),
+    }
+
+
+def _read_cache(path: Path, dataset: Dataset) -> dict[str, TokenisedSplit] | None:
+    """The splits in the file, or None where there is none that is whole and of this data set."""
+    try:
+        with path.open("rb"):
+            pass
+    except OSError:  # what keeps it from being read keeps it from being written, which says so
+        return None
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            digest = (file.metadata() or {}).get("sha256")
+        if digest != _hash_arrays(arrays):
+            raise ValueError("its checksum does not match")
+        splits = {
+            split: TokenisedSplit(*(arrays[f"{split}.{name}"] for name in _ARRAYS))
+            for split in dataset.splits
+        }
+        for split, frame in dataset.splits.items():
+            if not np.array_equal(splits[split].labels, frame["label"]):
+                raise ValueError(f"its labels of {split} are of other data")
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        _logger.warning("%s: damaged (%s); the texts are tokenised again", path, error)
+        return None
+    return splits
+
+
+def _write_cache(path: Path, splits: dict[str, TokenisedSplit]) -> None:
+    """Puts the file in place at once, so that no reader ever sees a part of it."""
+    arrays = {f"{split}.{name}": getattr(data, name) for split, data in splits.items() for name in _ARRAYS}
+    content = safetensors.numpy.save(arrays, metadata={"sha256": _hash_arrays(arrays)})
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        _logger.warning(
+            "cache_dir %s: cannot be written (%s); texts are tokenised anew in each run",
+            path.parent.parent,
+            error.strerror,
+        )
+
+
+def _hash_arrays(arrays: dict[str, Integers]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""The weights that a run trains: which they are, how many, and as a file."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from bench.errors import StoreError
+from bench.model import tensors
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+Trained = Mapping[str, nn.Parameter]  # by the name that a run's own network has for it
+
+
+def find(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What of the model is trained."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def hold(trained: Trained, dtype: torch.dtype) -> None:
+    """Holds it in this type, whatever it came in."""
+    for parameter in trained.values():
+        parameter.data = parameter.data.to(dtype)
+
+
+def count(trained: Trained, skeleton: nn.Module) -> tuple[int, int]:
+    """Trainable and total parameters: the base model's and the head's, plus what the adapter adds.
+
+    Args:
+        skeleton: the base model and its head, of which a 4-bit weight counts as one.
+    """
+    shapes = {name for name, _ in skeleton.named_parameters()}
+    added = [
+        value.numel()
+        for name, value in trained.items()
+        if name.removeprefix("base_model.model.").replace(".modules_to_save.default", "") not in shapes
+    ]
+    total = sum(value.numel() for value in skeleton.parameters()) + sum(added)
+    return sum(value.numel() for value in trained.values()), total
+
+
+def write(trained: Trained, path: Path, *, writes: bool = True) -> None:
+    """Write it to a safetensors file that is there as a whole or not at all, one tensor after another.
+
+    Where processes have a part of each weight, all must call this, and one of them ``writes``.
+
+    Raises:
+        StoreError: the disk refused it; a file that was there stays.
+    """
+    held = {name: value.detach() for name, value in trained.items()}
+    if not writes:
+        tensors.write(held, path, writes=False)
+        return
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".writing-{path.name}.")
+    os.close(handle)
+    try:
+        tensors.write(held, Path(temporary))
+        Path(temporary).replace(path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise StoreError(f"{path}: {error}; free space on that disk, and the same command goes on") from None
+
+
+def read(trained: Trained, path: Path) -> None:
+    """Set it to what ``write`` wrote of the same kind of network, one tensor after another."""
+    with safe_open(path, framework="pt") as file, torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(tensors.spread(file.get_tensor(name), parameter))

@@ -1,0 +1,263 @@
+"""Where a base model's files are and which revision they are. Never imports torch, so that planning is quick.
+
+Only safetensors are loaded, and no code that comes with a model: neither can run anything on this machine.
+The one exception is a model that was never released but as pickled shards; of those only tensors are read.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench.config.pins import WITHOUT_HUB
+from bench.config.schema import ModelConfig
+from bench.errors import ConfigError, MissingError
+
+_REMEMBERED_BYTES = 2**20  # a smaller file is read as quickly as what is remembered of it
+_SETTLED_NS = 2_000_000_000  # some file systems tell times of change apart by 2 s only
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_WITHOUT_CONFIG = "holds no config.json; save it with save_pretrained"
+_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_PICKLED = "pytorch_model*.bin"
+_RELEASED_PICKLED = ("chatglm",)  # model types whose official weights are pickled shards and nothing else
+
+
+def locate(model: ModelConfig) -> Path | None:
+    """The folder with config.json, weights and the tokenizer; a hub model is downloaded into its cache.
+
+    Random weights need no folder, only an architecture.
+
+    Raises:
+        MissingError: it is not on this machine, and how to get it.
+        ConfigError: the folder is there but holds no model that bench loads.
+    """
+    if model.weights == "random":
+        read_architecture(model)
+        return None
+    return _locate_saved(model)
+
+
+def _locate_saved(model: ModelConfig) -> Path:
+    if model.source == "hub":
+        folder, name = _download(model), f"model.hub_id={model.hub_id}"
+        hint = "; if it has one, this machine's copy is not complete and the hub cannot be reached"
+    else:
+        folder, name, hint = _find_folder(model), f"model.path={model.path}", ""
+    if fault := _find_fault(folder):
+        raise ConfigError(f"{name}: {fault}{hint}")
+    return folder
+
+
+def _find_folder(model: ModelConfig) -> Path:
+    """The folder that model.path means."""
+    folder = _package_folder(str(model.path)) if model.source == "package" else Path(str(model.path))
+    if not folder.is_dir():
+        raise MissingError(
+            f"model.path={model.path}: there is no such folder; give the folder of a saved model"
+        )
+    return folder
+
+
+def revision(model: ModelConfig) -> str:
+    """What identifies the weights: hub name and commit, or a hash of the files, or of the architecture.
+
+    Raises:
+        MissingError, ConfigError: as locate.
+    """
+    if model.weights == "random":
+        text = json.dumps(read_architecture(model), sort_keys=True)
+        return f"random:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if model.source == "hub":
+        return f"{model.hub_id}@{model.revision}"
+    folder = _locate_saved(model).resolve()
+    patterns = [*_WANTED, _PICKLED] if is_pickled(folder) else _WANTED
+    files = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    return _hash_files(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+def read_architecture(model: ModelConfig) -> dict[str, Any]:
+    """The architecture of random weights, in config.json's names: the one declared, else the folder's.
+
+    Raises:
+        MissingError, ConfigError: as locate.
+    """
+    if model.architecture is not None:
+        return model.architecture
+    folder = _find_folder(model)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model.path={model.path}: {_WITHOUT_CONFIG}")
+    return read_config(folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's config.json."""
+    values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return values
+
+
+def is_pickled(folder: Path) -> bool:
+    """Whether the weights are to be read from pickled shards, weights only, as there is no other release."""
+    has_safetensors = any(folder.glob("*.safetensors"))
+    return not has_safetensors and _is_released_pickled(folder) and any(folder.glob(_PICKLED))
+
+
+def _is_released_pickled(folder: Path) -> bool:
+    """Whether the model is of a type whose official weights are pickled; a damaged config.json is of none."""
+    try:
+        return read_config(folder).get("model_type") in _RELEASED_PICKLED
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _find_fault(folder: Path) -> str | None:
+    """Why the folder holds no model that bench loads, or None."""
+    if not (folder / "config.json").is_file():
+        return _WITHOUT_CONFIG
+    if is_pickled(folder):
+        return _find_missing_shard(folder)
+    if not list(folder.glob("*.safetensors")):
+        also = f" (this type of model may have {_PICKLED} instead)" if _is_released_pickled(folder) else ""
+        return (
+            f"holds no .safetensors file, the only format that cannot run code{also}; "
+            "convert it with transformers' save_pretrained"
+        )
+    return None
+
+
+def _find_missing_shard(folder: Path) -> str | None:
+    """Which pickled shard, or the index that names them, is not there or not whole, or None."""
+    if (folder / "pytorch_model.bin").is_file():
+        return None
+    index = folder / "pytorch_model.bin.index.json"
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"holds {_PICKLED} but no whole {index.name}, which says what is in them; copy it again"
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    return f"lacks {missing[0]}, which {index.name} names; copy it again" if missing else None
+
+
+def _package_folder(path: str) -> Path:
+    """The folder inside an installed package, found without importing it."""
+    package, _, inner = path.partition("/")
+    if not package.isidentifier():
+        raise ConfigError(
+            f"model.path={path}: must be an installed package and a folder in it; "
+            "for a folder of your own add model=local"
+        )
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingError(f"model.path={path}: the package {package} is not installed; run `make setup`")
+    return Path(next(iter(spec.submodule_search_locations))) / inner
+
+
+def is_downloaded(model: ModelConfig) -> bool:
+    """Whether the hub's model is in this machine's cache, weights and all."""
+    return _find_snapshot(model) is not None
+
+
+def _find_snapshot(model: ModelConfig) -> Path | None:
+    """The snapshot of the pinned commit in the cache, or None if it is not there or not whole."""
+    with contextlib.suppress(Exception):  # the hub's own errors differ by version
+        folder = _fetch(model, local_files_only=True)
+        if _find_fault(folder) is None:  # a cache may hold the tokenizer alone
+            return folder
+    return None
+
+
+def _fetch(model: ModelConfig, *more: str, local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            str(model.hub_id),
+            revision=model.revision,
+            allow_patterns=[*_WANTED, *more],
+            local_files_only=local_files_only,
+        )
+    )
+
+
+def _download(model: ModelConfig) -> Path:
+    """The snapshot of the pinned commit, from the cache where it is there."""
+    if (folder := _find_snapshot(model)) is not None:
+        return folder
+    try:
+        folder = _fetch(model, local_files_only=False)
+        if not any(folder.glob("*.safetensors")) and _is_released_pickled(folder):
+            folder = _fetch(model, _PICKLED, local_files_only=False)
+        return folder
+    except Exception as error:
+        raise MissingError(
+            f"model.hub_id={model.hub_id} model.revision={model.revision}: not on this machine and cannot be "
+            f"downloaded ({type(error).__name__}); check the name and the network, "
+            f"or use model=local model.path=DIR; {WITHOUT_HUB}"
+        ) from None
+
+
+@cache
+def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """A hash of the names and of every byte of the files."""
+    digest = hashlib.sha256()
+    for path, size, changed_ns in files:
+        digest.update(os.fsencode(path.name) + b"\0" + _hash_file(path, size, changed_ns).encode())
+    return digest.hexdigest()[:16]
+
+
+def _hash_file(path: Path, size: int, changed_ns: int) -> str:
+    """The file's SHA-256; a big one's is remembered on disk, so that 16 GB are read once and not every time.
+
+    A file that changed a moment ago may change again within the clock's resolution, so it is not remembered.
+    """
+    note = _find_note(path) if size >= _REMEMBERED_BYTES else None
+    stated = [str(path), size, changed_ns]
+    if note is not None and (found := _read_note(note, stated)):
+        return found
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    after = path.stat()
+    is_same = (after.st_size, after.st_mtime_ns) == (size, changed_ns)
+    if note is not None and is_same and time.time_ns() - changed_ns > _SETTLED_NS:
+        _write_note(note, [*stated, digest])
+    return digest
+
+
+def _find_note(path: Path) -> Path | None:
+    """Where the file's hash is remembered: one place a path, so that no old ones pile up."""
+    try:
+        cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # this user has no home
+        return None
+    return cache_home / "bench" / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
+
+
+def _read_note(note: Path, stated: list[Any]) -> str | None:
+    """The remembered hash, if it was of the file as it is stated: path, size and time of change."""
+    try:
+        values = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(values, list) or values[:-1] != stated:
+        return None
+    return values[-1] if isinstance(values[-1], str) and _SHA256.fullmatch(values[-1]) else None
+
+
+def _write_note(note: Path, values: list[Any]) -> None:
+    """Remembers the hash at once and as a whole; a cache that cannot be written is no cache."""
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=note.parent, prefix=".")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(values, file)
+            Path(temporary).replace(note)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise

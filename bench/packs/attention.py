@@ -1,0 +1,162 @@
+"""Attention on a CPU, where torch's fast kernel has no dropout and in bf16 is slow."""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from bench.packs import dropout as dropouts
+
+NAME = "sdpa_in_pack"  # as transformers knows it
+CACHE = 2**22  # bytes of scores that are worked on at a time
+
+
+def install(model: PreTrainedModel, members: Sequence[str]) -> None:
+    """Lets the model's attention drop the same for all members, if it asks transformers for it."""
+    if model._supports_attention_backend and model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, partial(_attend, members))
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.config._attn_implementation = NAME
+
+
+def _attend(
+    members: Sequence[str],
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """As sdpa_attention_forward, which does what is better done without the weights of all pairs of tokens.
+
+    Args:
+        query: (members x rows, heads, length, width); its length may be less than that of the others
+        key, value: (members x rows, heads, keys, width)
+    """
+    looks_back = getattr(module, "is_causal", True) and (attention_mask is None or dropout == 0.0)
+    is_plain = query.shape[1] == key.shape[1] and (
+        attention_mask is None or attention_mask.dtype == torch.bool
+    )
+    if looks_back or not is_plain or (dropout == 0.0 and torch.is_grad_enabled()):
+        found, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
+        )
+        return found, None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if dropout == 0.0:
+        return _look(query, key, value, attention_mask, scale), None
+    rows, heads, length, _ = query.shape
+    like = query.new_empty((rows // len(members), heads, length, key.shape[2]))
+    kept = dropouts.draw_mask(like, dropout)
+    found = _Attention.apply(query, key, value, attention_mask, kept, scale)  # type: ignore[no-untyped-call]
+    return found, None
+
+
+def _look(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """softmax(Q K' scale) V, of some rows at a time. # (members x rows, length, heads, width)"""
+    query, key, value = _scale(query, scale), key.contiguous(), value.contiguous()
+    rows, heads, length, _ = query.shape
+    found = query.new_empty((rows, length, heads, value.shape[3]))
+    for part in _divide(rows, query[0, ..., :1].nbytes * key.shape[2]):
+        seen = None if visible is None else visible[part].to(query.dtype)
+        powers = torch.matmul(query[part], key[part].transpose(2, 3))
+        sums = _raise(powers, seen)
+        torch.div(torch.matmul(powers, value[part]), sums, out=found[part].transpose(1, 2))
+    return found
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(Q K' scale) with dropout, times V, of some members at a time, so that scores stay in the cache.
+
+    With E the powers of the scores and l their sums over the keys, the weights are E / l, and it is not they
+    that are divided but what becomes of them, which is smaller. With G the gradient of the output O, that of
+    a score is E (kept (G / l) V' - sum(G O) / l), as in FlashAttention (Dao et al. 2022, appendix B.4).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        visible: torch.Tensor | None,
+        kept: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        query, key, value = _scale(query, scale), key.contiguous(), value.contiguous()
+        (_, heads, length, _), rows = query.shape, len(kept)
+        seen = None if visible is None else visible[:rows].to(query.dtype)  # the same for all members
+        found = query.new_empty((len(query), length, heads, value.shape[3]))
+        powers = query.new_empty((len(query) // rows, *kept.shape))
+        sums = query.new_empty((len(query), heads, length, 1))
+        for members in _divide(len(powers), powers[0].nbytes):
+            part, own = slice(members.start * rows, members.stop * rows), powers[members]
+            torch.matmul(query[part], key[part].transpose(2, 3), out=own.flatten(0, 1))
+            sums[part] = _raise(own, seen).flatten(0, 1)
+            product = torch.matmul((own * kept).flatten(0, 1), value[part])
+            torch.div(product, sums[part], out=found[part].transpose(1, 2))
+        ctx.save_for_backward(query, key, value, powers, sums, kept, found)
+        ctx.scale = scale
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, powers, sums, kept, found = ctx.saved_tensors
+        slopes = [one.new_empty(one.transpose(1, 2).shape).transpose(1, 2) for one in (query, key, value)]
+        of_query, of_key, of_value = slopes
+        shares = (gradients[0] * found).sum(-1, keepdim=True).transpose(1, 2).div_(sums)
+        gradient = query.new_empty(found.transpose(1, 2).shape)  # of the output, over l
+        torch.div(gradients[0].transpose(1, 2), sums, out=gradient)
+        for members in _divide(len(powers), powers[0].nbytes):
+            part = slice(members.start * len(kept), members.stop * len(kept))
+            dropped = (powers[members] * kept).flatten(0, 1)
+            of_value[part] = torch.matmul(dropped.transpose(2, 3), gradient[part])
+            of_scores = torch.matmul(gradient[part], value[part].transpose(2, 3)).mul_(dropped)
+            of_scores.addcmul_(powers[members].flatten(0, 1), shares[part], value=-1)
+            torch.mul(torch.matmul(of_scores, key[part]), ctx.scale, out=of_query[part])
+            of_key[part] = torch.matmul(of_scores.transpose(2, 3), query[part])
+        return (*slopes, None, None, None)
+
+
+def _scale(query: torch.Tensor, scale: float) -> torch.Tensor:
+    return torch.mul(query, scale, out=query.new_empty(query.shape))  # contiguous
+
+
+def _raise(scores: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+    """Makes each score its power of e, in place, and 0 where a key is not seen; gives their sums over keys.
+
+    Softmax takes off each query's largest score first; that is done only where the scores ask for it.
+
+    Args:
+        scores: (..., rows, heads, length, keys)
+        seen: (rows, 1, length or 1, keys), of zeros and ones
+    """
+    limits = torch.finfo(scores.dtype)
+    low, high = torch.aminmax(scores)
+    fits = max(-low, high) < math.log(limits.max) / 2  # with room for sums and products of powers; not if NaN
+    if not fits:
+        if seen is not None:
+            scores.masked_fill_(seen == 0, limits.min)
+        scores -= scores.amax(-1, keepdim=True)
+    scores.exp_()
+    if seen is not None:
+        scores *= seen
+    return scores.sum(-1, keepdim=True).clamp_(min=limits.tiny)  # a query that sees nothing gets zeros
+
+
+def _divide(count: int, size: int) -> Iterator[slice]:
+    """So many things of ``size`` bytes each, as many at a time as the cache holds."""
+    together = max(1, CACHE // size)
+    for start in range(0, count, together):
+        yield slice(start, min(start + together, count))

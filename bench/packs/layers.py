@@ -1,0 +1,121 @@
+"""The forward passes of a base that several adapters share: each sees its own rows of one replicated batch.
+
+A pack's batch holds the same rows once for each member, one member after the other, so that the frozen base
+computes all of it at once, and a 4-bit weight is dequantised once for all.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import bitsandbytes
+import torch
+from peft.tuners import lora
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import ModulesToSaveWrapper
+from torch import nn
+
+from bench.packs import dropout as dropouts
+from bench.packs import frozen
+
+_LINEAR: tuple[Any, ...] = tuple(
+    getattr(lora, name) for name in ("Linear", "Linear4bit", "Linear8bitLt") if hasattr(lora, name)
+)
+_SWITCHED: tuple[Any, ...] = (BaseTunerLayer, ModulesToSaveWrapper)
+_INT8: Any = bitsandbytes.nn.Linear8bitLt  # type: ignore[attr-defined]
+
+
+def pack(model: nn.Module, members: Sequence[str]) -> "list[Adapters]":
+    """Lets each of the model's adapters of these names work on its own part of every batch.
+
+    ``members`` may get shorter later, with the batches; then what comes out has to be stacked anew.
+    """
+    stacked = []
+    for name, one in model.named_modules():
+        module: Any = one  # whose forward is replaced
+        forward = module.forward
+        if isinstance(one, _LINEAR):
+            stacked.append(Adapters(module, members))
+            module.forward = stacked[-1].forward
+        elif isinstance(one, _SWITCHED):
+            module.forward = partial(_switch, module, forward, members)
+        elif isinstance(one, _INT8):  # which columns it keeps in 16 bits depends on all its rows
+            module.forward = partial(_divide, forward, members)
+        elif isinstance(one, nn.Dropout) and ".lora_dropout." not in name:
+            module.forward = partial(dropouts.share, module, members)
+        elif type(one) is nn.Linear and not one.weight.requires_grad:
+            module.forward = partial(frozen.apply, module)
+    return stacked
+
+
+class Adapters:
+    """The members' A and B of one layer, side by side, so that a product with all of them is one product.
+
+    PEFT's own weights and their gradients are views of them, and so are each member's to optimise and save.
+    """
+
+    def __init__(self, layer: Any, members: Sequence[str]) -> None:
+        self.layer = layer
+        self.members = members
+        self.stack()
+
+    def stack(self) -> None:
+        """Puts the weights of the members there are side by side; lower ranks are padded with zeros."""
+        pairs = [(self.layer.lora_A[name].weight, self.layer.lora_B[name].weight) for name in self.members]
+        rank, shape = max(len(a) for a, _ in pairs), (len(pairs[0][0][0]), len(pairs[0][1]))
+        self.down, self.up = (pairs[0][0].new_zeros((len(pairs), rank, size)) for size in shape)
+        self.down.grad, self.up.grad = torch.zeros_like(self.down), torch.zeros_like(self.up)
+        for place, (a, b) in enumerate(pairs):
+            part = (place, slice(len(a)))
+            for whole, weight, turned in ((self.down, a, False), (self.up, b, True)):
+                assert whole.grad is not None
+                view, slope = (one[part].T if turned else one[part] for one in (whole.data, whole.grad))
+                view.copy_(weight.data)
+                weight.data, weight.grad = view, slope
+        self.down.requires_grad_()
+        self.up.requires_grad_()
+        self.scales = self.down.new_tensor([self.layer.scaling[name] for name in self.members])
+
+    def weights(self) -> list[nn.Parameter]:
+        """PEFT's own, of the members there are."""
+        return [own[name].weight for own in (self.layer.lora_A, self.layer.lora_B) for name in self.members]
+
+    def clear(self) -> None:
+        """Sets the gradients to zero, in place, as the members' are views of them."""
+        for whole in (self.down, self.up):
+            assert whole.grad is not None
+            whole.grad.zero_()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """W x + B A x * scaling. # inputs: (members x rows, ..., in)"""
+        result: torch.Tensor = self.layer.base_layer(inputs)  # (members x rows, ..., out)
+        rates = [_read_rate(self.layer.lora_dropout[name]) for name in self.members]
+        kept = self.scales.new_tensor([1 - rate for rate in rates])
+        parts = inputs.reshape(len(self.members), -1, inputs.shape[-1])  # (members, rows x ..., in)
+        dtype = result.dtype if torch.is_autocast_enabled(inputs.device.type) else self.down.dtype
+        down, up = self.down.to(dtype), (self.up * (self.scales / kept)[:, None, None]).to(dtype)
+        reduced = dropouts.drop_each(parts.to(dtype), rates) @ down.transpose(1, 2)
+        return frozen.add_product(result, reduced, up)
+
+
+def _read_rate(dropout: nn.Module) -> float:
+    """The share of its inputs that a member's adapter drops now."""
+    return dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+
+
+def _switch(
+    layer: Any, forward: Callable[..., torch.Tensor], members: Sequence[str], inputs: torch.Tensor
+) -> torch.Tensor:
+    """What PEFT's layer makes of each member's rows with the member's adapter or its copy of the module."""
+    results = []
+    for name, part in zip(members, inputs.chunk(len(members)), strict=True):
+        layer._active_adapter = [name]
+        results.append(forward(part))
+    return torch.cat(results)
+
+
+def _divide(
+    forward: Callable[..., torch.Tensor], members: Sequence[str], inputs: torch.Tensor
+) -> torch.Tensor:
+    """What the layer makes of each member's rows by themselves."""
+    return torch.cat([forward(part) for part in inputs.chunk(len(members))])

@@ -1,0 +1,115 @@
+"""What each method's best run answered: confusion, F1 of each label, and texts that two methods differ in."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bench.config.schema import DataConfig
+from bench.data import dataset
+from bench.errors import BenchError, StoreError
+from bench.report.rows import Row
+from bench.results.selection import read_number, read_value
+from bench.results.store import Result
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One method's answers to the test texts."""
+
+    row: Row
+    run_id: str
+    labels: tuple[str, ...]  # in the declared order
+    test: pd.DataFrame  # label and prediction, by id
+
+
+@dataclass(frozen=True)
+class OnlyRight:
+    """The test texts that one method has right and another wrong."""
+
+    one: Answers
+    other: Answers
+    ids: tuple[Any, ...]
+
+
+def choose_run(row: Row) -> Result | None:
+    """The chosen run that is best on validation; of equals, that of the smallest seed."""
+    if row.selection is None:
+        return None
+    path = f"metrics.validation.{row.selection.select_by}"
+    return max(row.selection.results, key=lambda one: read_number(one, path) or 0.0)
+
+
+def read_answers(
+    rows: Sequence[Row], read: Callable[[str], pd.DataFrame]
+) -> tuple[list[Answers], list[tuple[Row, str]]]:
+    """The answers of each method with a success, and why those of others cannot be read."""
+    found, unread = [], []
+    for row in rows:
+        run = choose_run(row)
+        if run is None or row.has_random_weights:  # whose answers say nothing
+            continue
+        try:
+            test = read(run.run_id).query("split == 'test'").set_index("id").sort_index()
+            if unknown := sorted((set(test["label"]) | set(test["prediction"])) - set(run.labels)):
+                raise StoreError(f"runs/{run.run_id}/predictions.csv: its record has no label {unknown[0]!r}")
+        except StoreError as error:
+            unread.append((row, str(error)))
+        else:
+            found.append(Answers(row, run.run_id, tuple(run.labels), test[["label", "prediction"]]))
+    return found, unread
+
+
+def count_confusion(answers: Answers) -> Counts:
+    """How many test texts of each label got each prediction. # (labels, labels)"""
+    places = {label: place for place, label in enumerate(answers.labels)}
+    counts = np.zeros((len(places), len(places)), dtype=np.int64)
+    pairs = (answers.test[name].map(places).to_numpy(dtype=np.int64) for name in ("label", "prediction"))
+    np.add.at(counts, tuple(pairs), 1)
+    return counts
+
+
+def score_labels(counts: Counts) -> list[float | None]:
+    """F1 of each label; None for one that was neither asked for nor answered."""
+    right, both = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1)
+    return [
+        float(2 * hit / total) if total else None
+        for hit, total in zip(right.tolist(), both.tolist(), strict=True)
+    ]
+
+
+def compare_answers(one: Answers, other: Answers) -> OnlyRight | None:
+    """What one has right and the other wrong, or None where they answered other texts."""
+    if not one.test["label"].equals(other.test["label"]):
+        return None
+    right = [side.test["label"] == side.test["prediction"] for side in (one, other)]
+    return OnlyRight(one, other, tuple(one.test.index[right[0] & ~right[1]].tolist()))
+
+
+def read_texts(answers: Answers) -> Mapping[Any, str] | str:
+    """The test texts by id, read again from where the run had them, or why they cannot be.
+
+    Nothing is fetched, and only the very texts that the run saw count: the data's fingerprint tells.
+    """
+    run = choose_run(answers.row)
+    values = read_value(run, "config.data") if run else None
+    try:
+        config = DataConfig(**values) if isinstance(values, dict) else None
+    except TypeError:
+        config = None
+    if config is None:
+        return "the record does not say where they come from"
+    if config.source == "hub":
+        return "they are on a hub, and a report fetches nothing"
+    try:
+        if dataset.fingerprint(config) != answers.row.task.fingerprint:
+            return "the texts there are others by now"
+        test = dataset.load(config).splits["test"]
+    except (BenchError, TypeError, ValueError, KeyError, OSError) as error:
+        return str(error)
+    return dict(zip(test["id"].tolist(), test["text"].tolist(), strict=True))

@@ -1,0 +1,328 @@
+"""Charts as Vega-Lite, from rows of plain numbers: what each looks like, not where numbers come from.
+
+Colours are Okabe and Ito's, which people who are colour-blind tell apart, and each method has its own shape
+too; heatmaps are one blue that gets darker. Field names are bench's own, so that other people's texts are
+only ever values: Vega has expressions, and none is made from a text.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import altair as alt
+
+from bench.report.language.captions import Captions
+
+Rows = Sequence[Mapping[str, Any]]
+Spec = dict[str, Any]
+
+FONT = (
+    "system-ui, 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', 'DejaVu Sans', sans-serif"
+)
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+_PHASE_COLOURS = {"baseline": "#999999", "load": _COLOURS[4], "train": _COLOURS[0], "eval": _COLOURS[3]}
+_GREY = "#767676"  # of what is no training; 4.5 to 1 on white
+_LONGEST_LABEL = 230  # pixels; the page's script takes less on a phone
+_CONFIG: Spec = {
+    "font": FONT,
+    "background": "white",
+    "axis": {"labelLimit": _LONGEST_LABEL, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 600},
+    "legend": {"labelLimit": 260, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 600},
+    "header": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 600},
+    "view": {"stroke": "#ddd"},
+}
+
+
+class Key:
+    """The colour and the shape of each method, the same in all charts of a table."""
+
+    def __init__(self, titles: Mapping[str, bool], words: Captions) -> None:
+        """titles: method -> whether it is a baseline."""
+        trained = [title for title, is_baseline in titles.items() if not is_baseline]
+        self.titles = list(titles)
+        self.axes = words.axes
+        self.colours = [
+            _GREY if is_baseline else _COLOURS[trained.index(title) % len(_COLOURS)]
+            for title, is_baseline in titles.items()
+        ]
+        self.shapes = [_SHAPES[place % len(_SHAPES)] for place in range(len(titles))]
+
+    def colour(self, shown: Sequence[str], **more: Any) -> alt.Color:
+        domain = [title for title in self.titles if title in shown]
+        places = [self.titles.index(title) for title in domain]
+        scale = alt.Scale(domain=domain, range=[self.colours[place] for place in places])
+        return alt.Color("title:N", title=self.axes["method"], scale=scale, legend=_below(domain), **more)
+
+    def shape(self, shown: Sequence[str]) -> alt.Shape:
+        domain = [title for title in self.titles if title in shown]
+        scale = alt.Scale(domain=domain, range=[self.shapes[self.titles.index(title)] for title in domain])
+        return alt.Shape("title:N", title=self.axes["method"], scale=scale, legend=_below(domain))
+
+
+def _below(domain: Sequence[str]) -> alt.Legend:
+    """A legend under the chart, narrow enough for a phone."""
+    columns = 1 if max(map(len, domain), default=0) > 16 else 3
+    return alt.Legend(orient="bottom", direction="vertical", columns=columns)
+
+
+def draw_pareto(rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: Key, words: Captions) -> Spec:
+    """rows: kind is point, front (in order) or edge; an edge has the side that its label goes to."""
+    axes = words.axes
+    x = alt.X("memory:Q", title=axes["memory"], scale=alt.Scale(domain=domains["memory"], nice=False))
+    y = alt.Y("accuracy:Q", title=axes["accuracy"], scale=alt.Scale(domain=domains["accuracy"], nice=False))
+    shown = [row["title"] for row in rows if row["kind"] != "front"]
+    tooltip = [
+        alt.Tooltip("title:N", title=axes["method"]),
+        alt.Tooltip("memory:Q", title=axes["memory"], format=".2f"),
+        alt.Tooltip("accuracy:Q", title=axes["accuracy"], format=".1f"),
+        alt.Tooltip("interval:N", title=axes["interval"]),
+        alt.Tooltip("time:N", title=axes["train_time"]),
+    ]
+    timed = any(row.get("seconds") is not None for row in rows)
+    sizes = alt.Scale(range=[80, 500], zero=True)
+    size = alt.Size("seconds:Q", legend=None, scale=sizes) if timed else alt.value(120)
+    points = alt.Chart().transform_filter("datum.kind === 'point'")
+    edges = alt.Chart().transform_filter("datum.kind === 'edge'").encode(x=x, y=y)
+    layers = [
+        alt.Chart()
+        .transform_filter("datum.kind === 'front'")
+        .mark_line(strokeDash=[4, 4], color="#888", interpolate="step-after")
+        .encode(x=x, y=y, order="order:Q"),
+        points.transform_filter("datum.low != null")
+        .mark_rule(strokeWidth=2)
+        .encode(x=x, y=alt.Y("low:Q", title=axes["accuracy"]), y2="high:Q", color=key.colour(shown)),
+        points.mark_point(filled=True, opacity=0.85, stroke="white", strokeWidth=1).encode(
+            x=x,
+            y=y,
+            color=key.colour(shown),
+            shape=key.shape(shown),
+            size=size,
+            tooltip=tooltip,
+        ),
+        edges.mark_point(filled=True, size=90).encode(
+            color=key.colour(shown),
+            shape=key.shape(shown),
+            tooltip=alt.Tooltip("label:N", title=axes["method"]),
+        ),
+    ]
+    sides: tuple[tuple[Literal["left", "right"], int], ...] = (("left", 9), ("right", -9))
+    for side, offset in sides:
+        beside = edges.transform_filter(f"datum.side === '{side}'")
+        layers.append(
+            beside.mark_text(align=side, dx=offset, dy=-2, limit=260, color="#333").encode(text="label:N")
+        )
+    return _finish(alt.layer(*layers), rows, height=360)
+
+
+def draw_heatmap(rows: Rows, *, score: str, words: Captions) -> Spec:
+    """rows: lr, r and alpha as they are written, score in percent."""
+    axes = words.axes
+    scores = [row["score"] for row in rows]
+    middle = (min(scores) + max(scores)) / 2
+    order = {name: sorted({row[name] for row in rows}, key=float) for name in ("lr", "r", "alpha")}
+    base = alt.Chart().encode(
+        x=alt.X("alpha:N", title=axes["alpha"], sort=order["alpha"], axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("r:N", title=axes["r"], sort=order["r"]),
+        tooltip=[
+            *(alt.Tooltip(f"{name}:N", title=axes[name]) for name in ("r", "alpha", "lr")),
+            alt.Tooltip("score:Q", title=score, format=".1f"),
+        ],
+    )
+    colour = alt.Color(
+        "score:Q",
+        title=score,
+        scale=alt.Scale(scheme="blues", zero=False),
+        legend=alt.Legend(orient="bottom", gradientLength=160),
+    )
+    text = base.mark_text(fontSize=12).encode(
+        text=alt.Text("score:Q", format=".1f"), color=_on_dark("score", middle)
+    )
+    cells = alt.layer(base.mark_rect(stroke="white").encode(color=colour), text)
+    cells = cells.properties(width=alt.Step(48), height=alt.Step(34))
+    lr = alt.Facet("lr:N", title=axes["lr"], sort=order["lr"])
+    return _finish(
+        cells.facet(
+            facet=lr, columns=max(1, 5 // len(order["alpha"])), data=alt.InlineData(values=list(rows))
+        ),
+        rows,
+    )
+
+
+def draw_effect(rows: Rows, *, name: str, score: str, key: Key, words: Captions) -> Spec:
+    """rows: a configuration's value of the hyperparameter, place of the value, and score in percent."""
+    order = list(dict.fromkeys(row["value"] for row in sorted(rows, key=lambda row: row["place"])))
+    shown = [row["title"] for row in rows]
+    base = alt.Chart().encode(
+        x=alt.X("value:N", title=name, sort=order, axis=alt.Axis(labelAngle=0), scale=alt.Scale(padding=0.4)),
+        color=key.colour(shown),
+    )
+    y = alt.Scale(zero=False)
+    line = base.mark_line(strokeWidth=2).encode(y=alt.Y("mean(score):Q", title=score, scale=y))
+    points = base.mark_point(filled=True, size=70, opacity=0.75).encode(
+        y=alt.Y("score:Q", title=score, scale=y),
+        shape=key.shape(shown),
+        tooltip=[
+            alt.Tooltip("title:N", title=words.axes["method"]),
+            alt.Tooltip("value:N", title=name),
+            alt.Tooltip("score:Q", title=score, format=".1f"),
+        ],
+    )
+    return _finish(alt.layer(line, points), rows, height=260)
+
+
+def draw_curves(rows: Rows, *, measure: str, key: Key, words: Captions) -> Spec:
+    """rows: run, seed, step and value."""
+    axes = words.axes
+    shown = [row["title"] for row in rows]
+    few = len(rows) < 150
+    chart = (
+        alt.Chart()
+        .mark_line(strokeWidth=1.5, opacity=0.8, point={"size": 28, "filled": True} if few else {"size": 12})
+        .encode(
+            x=alt.X("step:Q", title=axes["step"], axis=alt.Axis(tickCount=6)),
+            y=alt.Y("value:Q", title=axes[measure], scale=alt.Scale(zero=False)),
+            color=key.colour(shown),
+            shape=key.shape(shown),
+            detail="run:N",
+            tooltip=[
+                alt.Tooltip("title:N", title=axes["method"]),
+                alt.Tooltip("seed:N", title=axes["seed"]),
+                alt.Tooltip("step:Q", title=axes["step"]),
+                alt.Tooltip("value:Q", title=axes[measure], format=".3~f"),
+            ],
+        )
+    )
+    return _finish(chart, rows, height=300)
+
+
+def draw_confusion(rows: Rows, *, labels: Sequence[str], words: Captions) -> Spec:
+    """rows: label, prediction, texts and their share of the label in percent."""
+    axes = words.axes
+    size, scale = 40 if len(labels) <= 8 else 26, alt.Scale(domain=list(labels))
+    base = alt.Chart().encode(
+        x=alt.X(
+            "prediction:N",
+            title=axes["prediction"],
+            scale=scale,
+            axis=alt.Axis(labelAngle=-45, labelLimit=90),
+        ),
+        y=alt.Y("label:N", title=axes["label"], scale=scale, axis=alt.Axis(labelLimit=90)),
+        tooltip=[
+            alt.Tooltip("label:N", title=axes["label"]),
+            alt.Tooltip("prediction:N", title=axes["prediction"]),
+            alt.Tooltip("texts:Q", title=axes["texts"]),
+            alt.Tooltip("share:Q", title=axes["share"], format=".1f"),
+        ],
+    )
+    colour = alt.Color("share:Q", scale=alt.Scale(scheme="blues", domain=[0, 100]), legend=None)
+    text = base.mark_text(fontSize=11).encode(text="texts:Q", color=_on_dark("share", 55))
+    cells = alt.layer(base.mark_rect(stroke="white").encode(color=colour), text)
+    return _finish(cells.properties(width=alt.Step(size), height=alt.Step(min(size, 32))), rows)
+
+
+def draw_f1(rows: Rows, *, labels: Sequence[str], key: Key, words: Captions) -> Spec:
+    """rows: title, label and f1 in percent."""
+    axes = words.axes
+    shown = [row["title"] for row in rows]
+    chart = (
+        alt.Chart()
+        .mark_point(filled=True, size=80, opacity=0.85)
+        .encode(
+            x=alt.X("f1:Q", title=axes["f1"], scale=alt.Scale(zero=False)),
+            y=alt.Y("label:N", title=None, sort=list(labels), axis=alt.Axis(grid=True)),
+            color=key.colour(shown),
+            shape=key.shape(shown),
+            tooltip=[
+                alt.Tooltip("title:N", title=axes["method"]),
+                alt.Tooltip("label:N", title=axes["label"]),
+                alt.Tooltip("f1:Q", title=axes["f1"], format=".1f"),
+            ],
+        )
+    )
+    return _finish(chart, rows, height=30 * len(labels))
+
+
+def draw_phases(
+    rows: Rows, *, measure: str, phases: Sequence[str], titles: Sequence[str], words: Captions
+) -> Spec:
+    """rows: title, phase, its place and value; times are stacked, peaks stand side by side."""
+    stacked = measure == "seconds"
+    colours = [_PHASE_COLOURS[phase] for phase in phases]
+    names = [words.phases[phase] for phase in phases]
+    scale = alt.Scale(domain=names, range=colours)
+    y = alt.Y("title:N", title=None, sort=list(titles))
+    name = words.axes[measure]
+    chart = (
+        alt.Chart()
+        .mark_bar()
+        .encode(
+            x=alt.X("value:Q", title=name, stack="zero" if stacked else None),
+            y=y,
+            color=alt.Color(
+                "phase:N",
+                title=words.axes["phase"],
+                scale=scale,
+                legend=alt.Legend(orient="bottom", columns=2),
+            ),
+            order="place:Q",
+            tooltip=[
+                alt.Tooltip("title:N", title=words.axes["method"]),
+                alt.Tooltip("phase:N", title=words.axes["phase"]),
+                alt.Tooltip("value:Q", title=name, format=".2f"),
+            ],
+        )
+    )
+    if not stacked:
+        chart = chart.encode(yOffset=alt.YOffset("phase:N", sort=names))
+    return _finish(chart, rows, height=len(titles) * (30 if stacked else 14 * len(phases)))
+
+
+def draw_predicted(rows: Rows, *, key: Key, words: Captions) -> Spec:
+    """rows: kind is point or diagonal; run, measured and predicted in GiB, error in words."""
+    axes = words.axes
+    shown = [row["title"] for row in rows if row["kind"] == "point"]
+    scale = alt.Scale(zero=False)
+    x, y = (
+        alt.X("measured:Q", title=axes["measured"], scale=scale),
+        alt.Y("predicted:Q", title=axes["predicted"]),
+    )
+    y = y.scale(zero=False)
+    line = (
+        alt.Chart()
+        .transform_filter("datum.kind === 'diagonal'")
+        .mark_line(strokeDash=[4, 4], color="#888")
+        .encode(x=x, y=y)
+    )
+    points = (
+        alt.Chart()
+        .transform_filter("datum.kind === 'point'")
+        .mark_point(filled=True, size=80, opacity=0.75)
+        .encode(
+            x=x,
+            y=y,
+            color=key.colour(shown),
+            shape=key.shape(shown),
+            tooltip=[
+                alt.Tooltip("title:N", title=axes["method"]),
+                alt.Tooltip("run:N", title=axes["run"]),
+                alt.Tooltip("measured:Q", title=axes["measured"], format=".2f"),
+                alt.Tooltip("predicted:Q", title=axes["predicted"], format=".2f"),
+                alt.Tooltip("error:N", title=axes["error"]),
+            ],
+        )
+    )
+    return _finish(alt.layer(line, points), rows, height=320)
+
+
+def _on_dark(field: str, middle: float) -> Any:
+    """Text that can be read on any cell of a heatmap."""
+    return alt.condition(f"datum.{field} > {middle:.6f}", alt.value("white"), alt.value("#111"))
+
+
+def _finish(chart: Any, rows: Rows, **size: Any) -> Spec:
+    """The chart as Vega-Lite with its rows; one with a height is as wide as there is room."""
+    if size:
+        chart = chart.properties(width="container", autosize=alt.AutoSizeParams(type="fit-x"), **size)
+    chart.data = alt.InlineData(values=list(rows))
+    spec: Spec = chart.configure().to_dict()
+    return spec | {"config": _CONFIG}

@@ -1,0 +1,44 @@
+"""What figures show beside the evidence: how the chosen runs went and what they answered."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.errors import StoreError
+from bench.report.evidence import Evidence
+from bench.report.page.answers import Answers, read_answers, read_texts
+from bench.report.rows import Row, Task
+from bench.results.store import Result, Store
+
+
+@dataclass(frozen=True)
+class Course:
+    """How one chosen run went."""
+
+    row: Row
+    run: Result
+    history: Sequence[Mapping[str, Any]]  # of each logged step
+
+
+@dataclass(frozen=True)
+class Details:
+    """Of the chosen runs alone: those of all runs would be thousands of files."""
+
+    courses: Sequence[Course]
+    answers: Sequence[Answers]
+    texts: Mapping[Task, Mapping[Any, str] | str]  # test texts by id, or why they cannot be read again
+    unread: Sequence[tuple[Row, str]]  # files that could not be read, and why
+
+
+def gather_details(evidence: Evidence, store: Store) -> Details:
+    """Reads history.jsonl and predictions.csv of the chosen runs, and the test texts where they still are."""
+    answers, unread = read_answers(evidence.rows, store.read_predictions)
+    courses = []
+    for row in evidence.rows:
+        for run in row.selection.results if row.selection and not row.baseline else ():
+            try:
+                courses.append(Course(row, run, store.read_history(run.run_id)))
+            except StoreError as error:
+                unread.append((row, str(error)))
+    texts = {task: read_texts(one) for task, one in {one.row.task: one for one in answers}.items()}
+    return Details(courses, answers, texts, unread)

@@ -1,0 +1,261 @@
+"""The page's lists: all runs, failures, where results come from, texts that two methods differ in."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from bench.report.cells import UNKNOWN, clean, format_count, format_gib, format_number
+from bench.report.evidence import Evidence
+from bench.report.language.text import ENGLISH, Text, format_duration
+from bench.report.page.answers import Answers, compare_answers
+from bench.report.page.details import Details
+from bench.report.page.figures import Figure
+from bench.report.rows import PEAKS, Row, flatten
+from bench.results.selection import read_number, read_seed, read_value
+from bench.results.store import Result
+
+_MOST_TEXTS = 25  # of one method right and another wrong
+_LONGEST_TEXT = 300  # characters of a text; the data has all of it
+_MOST_VALUES = 6  # of one name of the provenance
+_SETTINGS = {"r": "lora.r", "alpha": "lora.alpha", "dropout": "lora.dropout", "lr": "train.lr"}
+_SCORES = {
+    "accuracy": "metrics.test.accuracy",
+    "f1_macro": "metrics.test.f1_macro",
+    "validation": "metrics.validation.accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell that leads to a file of the results, relative to the page."""
+
+    text: str
+    href: str
+
+
+Cell = str | Link
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of a section: any of markup, figures and a table; one with a summary opens on demand."""
+
+    markup: Markup | None = None
+    figures: Sequence[Figure] = ()
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[Cell]] = ()
+    name: str = ""  # of the table, for who cannot see it
+    summary: str = ""
+
+
+def list_runs(evidence: Evidence) -> Mapping[str, Any]:
+    """Every run, in the order of runs.csv: cells with what they sort by, None where unknown."""
+    runs = [_read_run(one) for one in evidence.results]
+    runs.sort(key=lambda run: [str(run[name]["text"]) for name in ("data", "model", "method", "run_id")])
+    same = [name for name in ("data", "model") if len({run[name]["text"] for run in runs}) < 2]
+    header = [name for name in ENGLISH.captions.run_columns if name not in same]
+    return {
+        "header": header,
+        "statuses": sorted({run["status"]["status"] for run in runs}),
+        "methods": sorted({run["method"]["text"] for run in runs}),
+        "rows": [
+            {
+                "status": run["status"]["status"],
+                "method": run["method"]["text"],
+                "cells": [{"href": None, "status": None, **run[name]} for name in header],
+            }
+            for run in runs
+        ],
+    }
+
+
+def _read_run(result: Result) -> dict[str, dict[str, Any]]:
+    def cell(value: Any, text: str | None = None) -> dict[str, Any]:
+        return {"value": value, "text": UNKNOWN if value is None else text or clean(format_number(value))}
+
+    def show(value: float | None, write: Callable[[float], str]) -> dict[str, Any]:
+        return cell(value, None if value is None else write(value))
+
+    def percent(path: str) -> dict[str, Any]:
+        return show(read_number(result, path), lambda share: f"{100 * share:.1f}")
+
+    path = PEAKS.get(str(read_value(result, "memory.kind")))
+    seconds = read_number(result, "time.train_seconds")
+    title = clean(str(read_value(result, "config.method.title") or read_value(result, "config.method.name")))
+    return {
+        "run_id": cell(result.run_id) | {"href": f"runs/{result.run_id}/"},
+        "status": cell(result.status) | {"status": result.status},
+        "method": cell(title),
+        **{name: percent(path) for name, path in _SCORES.items()},
+        "memory": show(read_number(result, path) if path else None, format_gib),
+        "train_time": show(seconds, lambda seconds: f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.3f}"),
+        **{name: cell(read_value(result, f"canonical_config.{path}")) for name, path in _SETTINGS.items()},
+        "seed": cell(read_seed(result)),
+        **{name: cell(str(read_value(result, f"config.{name}.name"))) for name in ("data", "model")},
+    }
+
+
+def list_failures(evidence: Evidence, *, text: Text) -> list[Block]:
+    """Every run without success, with its cause, and the records that cannot be trusted."""
+    words = text.captions
+    failed = sorted((one for one in evidence.results if one.status != "success"), key=lambda one: one.run_id)
+    blocks = []
+    if failed:
+        header = [*words.failure_columns.values(), words.log]
+        rows = [_tell_failure(one, text) for one in failed]
+        blocks.append(Block(header=header, rows=rows, name=words.sections["failures"]))
+    elif evidence.results and not evidence.bad:
+        blocks.append(Block(markup=Markup("<p>{}</p>").format(words.none_failed)))
+    if bad := [*evidence.bad, *evidence.bad_imported]:
+        rows = [[clean(path), clean(reason)] for path, reason in bad]
+        header = [words.failure_columns["run_id"], words.failure_columns["message"]]
+        heading = Markup("<h3>{}</h3>").format(words.bad_records)
+        blocks.append(Block(markup=heading, header=header, rows=rows, name=words.bad_records))
+    return blocks
+
+
+def _tell_failure(result: Result, text: Text) -> list[Cell]:
+    folder = f"runs/{result.run_id}/"
+    error = {name: clean(str(read_value(result, f"error.{name}") or "")) for name in ("type", "message")}
+    title = read_value(result, "config.method.title") or read_value(result, "config.method.name")
+    return [
+        Link(result.run_id, folder),
+        clean(str(title)),
+        text.statuses[result.status],
+        text.captions.phases.get(result.phase, result.phase),
+        error["type"] or UNKNOWN,
+        _shorten(error["message"]) or UNKNOWN,
+        Link("log.txt", f"{folder}log.txt"),
+    ]
+
+
+def list_provenance(evidence: Evidence, *, text: Text) -> list[Block]:
+    """What the records say of machines, packages, code, model and data, and how many runs say each."""
+    words, found = text.captions, dict[str, Counter[str]]()
+    for result in sorted(evidence.results, key=lambda one: one.run_id):
+        fingerprint = read_value(result, "canonical_config.data.fingerprint")
+        leaves = flatten({"data_fingerprint": fingerprint, **result.provenance})
+        for name, value in leaves.items():
+            if value is not None:
+                found.setdefault(name, Counter())[
+                    clean(json.dumps(value) if isinstance(value, bool) else format_number(value))
+                ] += 1
+    rows = []
+    for name in sorted(found):
+        counts = sorted(found[name].items(), key=lambda pair: (-pair[1], pair[0]))
+        values = [words.of_runs.format(value=value, count=count) for value, count in counts[:_MOST_VALUES]]
+        shown = [counts[0][0]] if len(counts) == 1 else values
+        rows.append([clean(name), text.prose.semicolon.join(shown) + "…" * (len(counts) > _MOST_VALUES)])
+    if not rows:
+        return []
+    note = Markup("<p>{}</p>").format(words.how_provenance)
+    return [Block(markup=note, header=words.provenance_columns, rows=rows, name=words.sections["provenance"])]
+
+
+def list_article(evidence: Evidence, *, text: Text) -> list[Block]:
+    """The article's numbers beside these, for each of its methods that has a success."""
+    words, blocks = text.captions, list[Block]()
+    for task, kind in dict.fromkeys((row.task, row.memory_kind) for row in evidence.rows):
+        rows: list[list[Cell]] = []
+        for one in evidence.report.article.table:
+            same = [
+                row
+                for row in evidence.rows
+                if (row.task, row.memory_kind, row.method) == (task, kind, one.method) and row.selection
+            ]
+            for row in same[:1]:
+                title = clean(row.title)
+                theirs = [
+                    f"{one.memory_gb:g} GB",
+                    format_duration(3600 * one.train_hours, text),
+                    text.percent.format(100 * one.accuracy),
+                    text.percent.format(100 * one.f1_macro),
+                    format_count(one.trainable_parameters),
+                ]
+                rows.append([f"{title} ({words.article})", *theirs])
+                rows.append([f"{title} ({words.measured})", *_measure(row, text)])
+        if rows:
+            note = Markup("<p>{}</p>").format(words.how_article)
+            header, name = list(words.article_columns.values()), text.sentences.claims_heading
+            blocks.append(Block(markup=None if blocks else note, header=header, rows=rows, name=name))
+    return blocks
+
+
+def _measure(row: Row, text: Text) -> list[str]:
+    def show(value: float | None, write: Any) -> str:
+        return UNKNOWN if value is None else str(write(value))
+
+    def percent(share: float) -> str:
+        return text.percent.format(100 * share)
+
+    return [
+        show(row.peak_memory_bytes, lambda count: f"{format_gib(count)} GiB"),
+        show(row.train_seconds, lambda seconds: format_duration(seconds, text)),
+        show(row.accuracy.mean if row.accuracy else None, percent),
+        show(row.f1_macro.mean if row.f1_macro else None, percent),
+        show(row.trainable_parameters, format_count),
+    ]
+
+
+def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Block]:
+    """For every two methods that are compared: the test texts that only one of them has right."""
+    words = text.captions
+    by_row = {id(one.row): one for one in details.answers}
+    blocks = []
+    for compared in evidence.comparisons:
+        pair = [by_row.get(id(row)) for row in (compared.other, compared.one)]
+        for one, other in (pair, pair[::-1]):
+            if one and other and (block := _tell_apart(one, other, details, text)):
+                blocks.append(block)
+    unread = [
+        Block(
+            markup=Markup("<p>{}</p>").format(words.unread.format(title=clean(row.title), reason=clean(why)))
+        )
+        for row, why in details.unread
+    ]
+    if not blocks:
+        return unread
+    heading = Markup("<h3>{}</h3><p>{}</p>").format(
+        words.apart, words.how_apart.format(comparisons=text.prose.comparisons)
+    )
+    reasons = [
+        words.texts_unread.format(reason=clean(found))
+        for task in dict.fromkeys(one.row.task for one in details.answers)
+        if isinstance(found := details.texts[task], str)
+    ]
+    notes = [Block(markup=Markup("<p>{}</p>").format(one)) for one in dict.fromkeys(reasons)]
+    return [*unread, Block(markup=heading), *notes, *blocks]
+
+
+def _tell_apart(one: Answers, other: Answers, details: Details, text: Text) -> Block | None:
+    words, found = text.captions, compare_answers(one, other)
+    if found is None or not found.ids:
+        return None
+    names = [clean(side.row.title) for side in (one, other)]
+    texts = details.texts[one.row.task]
+    columns = dict(words.text_columns)
+    columns["other"] = columns["other"].format(other=names[1])
+    rows: list[list[Cell]] = []
+    for key in found.ids[:_MOST_TEXTS]:
+        cells = {
+            "id": str(key),
+            "text": UNKNOWN if isinstance(texts, str) else _shorten(clean(texts.get(key, UNKNOWN))),
+            "label": clean(one.test["label"][key]),
+            "other": clean(other.test["prediction"][key]),
+        }
+        rows.append([cells[name] for name in columns if name != "text" or not isinstance(texts, str)])
+    if isinstance(texts, str):
+        del columns["text"]
+    summary = words.only_right.format(one=names[0], other=names[1], count=len(found.ids))
+    further = len(found.ids) - len(rows)
+    if further:
+        rows.append(["…", words.further.format(count=further), *[""] * (len(columns) - 2)])
+    return Block(header=list(columns.values()), rows=rows, summary=summary, name=summary)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"

@@ -1,0 +1,258 @@
+"""report.html: one page that needs nothing else, in every language, made from the results alone.
+
+Other people's texts are inert: the template escapes them, Markdown is rendered without HTML, JSON inside the
+page cannot end its element, and the policy allows only the page's own scripts, by hash, and no request.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import vl_convert
+from markdown_it import MarkdownIt
+from markupsafe import Markup, escape
+
+from bench.config.reporting import ReportConfig
+from bench.report.cells import clean
+from bench.report.contrast import Group
+from bench.report.evidence import Evidence, gather
+from bench.report.language.text import LANGUAGES, Text, read_language
+from bench.report.page.details import Details, gather_details
+from bench.report.page.figures import Figure, draw_all
+from bench.report.page.images import render_images
+from bench.report.page.inventory import (
+    Block,
+    list_apart,
+    list_article,
+    list_failures,
+    list_provenance,
+    list_runs,
+)
+from bench.report.table import describe_sections, describe_tables, render_tables, title_tasks
+from bench.results.store import Store
+
+PAGE = "report.html"
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
+_ORDER = (
+    *("findings", "methods", "comparisons", "search", "training", "answers", "latency", "claims", "imported"),
+    *("runs", "failures", "notes", "provenance"),
+)
+# which figures stand in which section
+_PLACES = {
+    "methods": ("pareto",),
+    "search": ("effect", "heatmap"),
+    "training": ("loss", "validation", "time", "memory", "predicted"),
+    "answers": ("f1", "confusion"),
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page in one language."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+def write_report(store: Store, *, lang: str, report: ReportConfig) -> list[Path]:
+    """Writes figures/, the tables with them and report.html, which shows ``lang`` first; returns the paths.
+
+    Raises:
+        ConfigError: no such language.
+        StoreError: the folder cannot be written.
+    """
+    text, evidence = read_language(lang), gather(store, report)
+    details = gather_details(evidence, store)
+    drawn = {code: draw_all(evidence, details, text=one) for code, one in LANGUAGES.items()}
+    figures = [figure for same in drawn[lang].values() for figure in same]
+    images = render_images(figures)
+    titles = [(figure.title, f"figures/{figure.name}.png") for figure in figures]
+    files: dict[str, str | bytes] = {
+        **images,
+        **render_tables(evidence, text=text, figures=titles),
+        PAGE: render_page(evidence, details, drawn, lang=lang),
+    }
+    written = [store.write_report(name, body) for name, body in files.items()]
+    store.keep_reports("figures", [path.name for path in written])
+    return written
+
+
+def render_page(
+    evidence: Evidence, details: Details, drawn: Mapping[str, Mapping[Group, Sequence[Figure]]], *, lang: str
+) -> str:
+    """The whole page; drawn: the figures of each table, by language."""
+    parts = {code: _list_parts(evidence, details, drawn[code], text=text) for code, text in LANGUAGES.items()}
+    charts, has_charts = _pack_charts(drawn)
+    style, script, vega = (_read_asset("report.css"), _read_asset("report.js"), _bundle())
+    policy = {
+        "default-src": "'none'",
+        "script-src": " ".join(map(_hash, [script] + [vega] * has_charts)),
+        "style-src": _hash(style),
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    succeeded = sum(one.status == "success" for one in evidence.results)
+    template = _environment().from_string(_read_asset("report.html"))
+    return template.render(
+        lang=lang,
+        languages=LANGUAGES,
+        policy="; ".join(f"{name} {value}" for name, value in policy.items()),
+        style=Markup(style),
+        script=Markup(script),
+        vega=Markup(vega),
+        has_charts=has_charts,
+        charts=Markup(charts),
+        order=[name for name in _ORDER if name in parts[lang]],
+        parts=parts,
+        subtitles={
+            code: Markup(" · ").join(_read_headings(evidence, text)) for code, text in LANGUAGES.items()
+        },
+        leads={
+            code: text.captions.lead.format(runs=len(evidence.results), succeeded=succeeded)
+            for code, text in LANGUAGES.items()
+        },
+        runs=list_runs(evidence),
+    )
+
+
+def _list_parts(
+    evidence: Evidence, details: Details, drawn: Mapping[Group, Sequence[Figure]], *, text: Text
+) -> dict[str, Section]:
+    """The page's sections in one language, by their names; those with nothing to say are left out."""
+    tables, notes, titles = describe_tables(evidence, text=text)
+    described = describe_sections(evidence, titles=titles, text=text)
+    words = text.captions
+
+    def pick(place: str) -> list[Block]:
+        blocks = []
+        for group, figures in drawn.items():
+            chosen = [one for kind in _PLACES[place] for one in figures if one.kind == kind]
+            if chosen:
+                heading = Markup("<h3>{}</h3>").format(_plain(titles[group])) if len(drawn) > 1 else None
+                blocks.append(Block(markup=heading, figures=chosen))
+        return blocks
+
+    budget = Block(markup=to_html(described["budget"], deeper=True))
+    blocks: dict[str, list[Block]] = {
+        "findings": _fold_evidence(_without_heading(described["findings"]), text),
+        "methods": [Block(markup=to_html(tables, deeper=True)), *pick("methods")],
+        "comparisons": _without_heading(described["comparisons"]),
+        "search": [*pick("search"), *([budget] if described["budget"] else [])],
+        "training": [*pick("training"), *_explain_prediction(evidence, drawn, text)],
+        "answers": [*pick("answers"), *list_apart(evidence, details, text=text)],
+        "latency": _without_heading(described["latency"]),
+        "claims": [*_without_heading(described["claims"]), *list_article(evidence, text=text)],
+        "imported": _without_heading(described["imported"]),
+        "runs": [Block(markup=Markup("<p>{}</p>").format(words.sort))] if evidence.results else [],
+        "failures": list_failures(evidence, text=text),
+        "notes": _without_heading(notes),
+        "provenance": list_provenance(evidence, text=text),
+    }
+    named = {**words.sections, "findings": text.sentences.findings, "comparisons": text.prose.comparisons}
+    named |= {
+        "latency": text.prose.latency,
+        "claims": text.sentences.claims_heading,
+        "imported": text.sentences.imported,
+        "notes": text.notes,
+    }
+    if not evidence.rows:
+        blocks["findings"] = [Block(markup=to_html(text.empty))]
+    return {name: Section(named[name], found) for name, found in blocks.items() if found and any(found)}
+
+
+def _explain_prediction(
+    evidence: Evidence, drawn: Mapping[Group, Sequence[Figure]], text: Text
+) -> list[Block]:
+    """Why there is no figure of predicted against measured memory, where there is none."""
+    kinds = {figure.kind for figures in drawn.values() for figure in figures}
+    if "predicted" in kinds or not any(row.selection for row in evidence.rows):
+        return []
+    reasons = [
+        one.reasons[name] for one in evidence.results for name in ("prediction.error",) if name in one.reasons
+    ]
+    reason = f" ({clean(reasons[0])})" if reasons else ""
+    return [Block(markup=Markup("<p>{}</p>").format(text.captions.nothing_predicted.format(reason=reason)))]
+
+
+def to_html(markdown: str, *, deeper: bool = False) -> Markup:
+    """The Markdown of a table or a section; deeper: its headings one level down, below the page's own."""
+    if deeper:
+        markdown = re.sub(r"^(#+) ", r"#\1 ", markdown, flags=re.MULTILINE)
+    html = _MARKDOWN.render(markdown).replace(' style="text-align:right"', ' class="number"')
+    html = html.replace(' style="text-align:left"', "")
+    html = html.replace("<table>", '<div class="scroll" role="region" tabindex="0"><table>')
+    return Markup(html.replace("</table>", "</table></div>").replace("<th>", '<th scope="col">'))
+
+
+def _without_heading(markdown: str) -> list[Block]:
+    """A section below a heading of the page's own."""
+    body = re.sub(r"\A## .*\n", "", markdown)
+    return [Block(markup=to_html(body))] if body.strip() else []
+
+
+def _fold_evidence(blocks: Sequence[Block], text: Text) -> list[Block]:
+    """The runs below each finding, on demand."""
+    word = str(escape(text.sentences.evidence))
+    fold = rf"<ul>\n<li>{re.escape(word.strip())} *(.*)</li>\n</ul>"
+    summary = word.strip(" :：")
+    return [
+        Block(
+            markup=Markup(
+                re.sub(fold, rf"<details><summary>{summary}</summary>\1</details>", str(one.markup))
+            )
+        )
+        for one in blocks
+    ]
+
+
+def _plain(markdown: str) -> Markup:
+    """A heading of Markdown, without its paragraph."""
+    return Markup(_MARKDOWN.renderInline(markdown))
+
+
+def _read_headings(evidence: Evidence, text: Text) -> list[Markup]:
+    return [_plain(title) for title in title_tasks([row.task for row in evidence.rows], text).values()]
+
+
+def _pack_charts(drawn: Mapping[str, Mapping[Group, Sequence[Figure]]]) -> tuple[str, bool]:
+    """All charts as JSON, their rows once for all languages; whether there is any."""
+    data: dict[str, Any] = {}
+    specs: dict[str, dict[str, Any]] = {}
+    for code, groups in drawn.items():
+        specs[code] = {}
+        for figure in (one for figures in groups.values() for one in figures):
+            data |= figure.spec["datasets"]
+            specs[code][figure.name] = figure.spec | {"datasets": dict.fromkeys(figure.spec["datasets"])}
+    packed = json.dumps({"data": data, "specs": specs}, ensure_ascii=False, sort_keys=True, allow_nan=False)
+    for character in "<>&\u2028\u2029":  # so that no text ends the element that it stands in
+        packed = packed.replace(character, f"\\u{ord(character):04x}")
+    return packed, bool(data)
+
+
+@functools.cache
+def _bundle() -> str:
+    """Vega, Vega-Lite and vega-embed with its interpreter, as one script."""
+    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub asks for a snippet
+    return str(bundle).replace("</script", "<\\/script")
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
+
+
+def _read_asset(name: str) -> str:
+    return resources.files("bench.assets").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(body: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'"

@@ -1,0 +1,132 @@
+"""Where each method stands between memory and accuracy, and where a plot puts one without a place."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.config.cards import GIB
+from bench.report.cells import UNKNOWN, clean
+from bench.report.language.text import Text, format_duration
+from bench.report.rows import Row
+
+_BELOW = 10  # points of accuracy under the trained methods; what is lower would press them together
+_STEP = 0.07  # of the axis, between methods that have no number at all
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method's numbers as a plot has them: GiB and percent; None where unknown."""
+
+    title: str
+    memory: float | None
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    interval: str
+    seconds: float | None
+    time: str
+    status: str | None  # in words, where no run succeeded
+    baseline: bool
+    label: str  # at the edge
+
+
+Span = tuple[float, float]
+
+
+def place_methods(
+    rows: Sequence[Row], text: Text
+) -> tuple[list[Point], list[dict[str, Any]], dict[str, Span]]:
+    """The methods' numbers; the rows that charts.draw_pareto draws; and its two axes.
+
+    A method without a number stands at the edge: without memory on the right, without accuracy or far below
+    the trained methods at the bottom, without both one above the other in the lower right corner.
+    """
+    points = [_locate(row, text) for row in rows]
+    domains = {"memory": _span([point.memory for point in points]), "accuracy": _span_accuracy(points)}
+    (floor, top), right = domains["accuracy"], domains["memory"][1]
+    placed, edges, lost = list[Point](), list[dict[str, Any]](), 0
+    for point in points:
+        memory, accuracy = point.memory, point.accuracy
+        if memory is not None and accuracy is not None and accuracy >= floor:
+            placed.append(point)
+            continue
+        x = right if memory is None else memory
+        y = floor if accuracy is None else max(accuracy, floor)
+        if memory is accuracy is None:
+            lost += 1
+            y += (top - floor) * _STEP * lost
+        side = "left" if x < sum(domains["memory"]) / 2 else "right"
+        place = {"title": point.title, "memory": x, "accuracy": y}
+        edges.append({**place, "kind": "edge", "side": side, "label": point.label})
+    names = ("title", "memory", "accuracy", "low", "high", "interval", "seconds", "time")
+    marks = [{"kind": "point", **{name: getattr(point, name) for name in names}} for point in placed]
+    return points, [*_find_front(marks), *marks, *edges], domains
+
+
+def _locate(row: Row, text: Text) -> Point:
+    peak, status = row.peak_memory_bytes, None if row.selection else text.statuses[row.status]
+    accuracy = to_percent(row.accuracy.mean if row.accuracy else None)
+    low, high = (
+        to_percent(end) for end in ((row.interval.low, row.interval.high) if row.interval else (None,) * 2)
+    )
+    shown = UNKNOWN if accuracy is None else text.percent.format(accuracy)
+    return Point(
+        title=title_row(row),
+        memory=None if peak is None else round(peak / GIB, 4),
+        accuracy=accuracy,
+        low=low,
+        high=high,
+        interval=text.intervals[row.interval.over].format(low, high) if row.interval else UNKNOWN,
+        seconds=None if row.train_seconds is None else round(row.train_seconds, 4),
+        time=UNKNOWN if row.train_seconds is None else format_duration(row.train_seconds, text),
+        status=status,
+        baseline=row.baseline,
+        label=text.captions.at_edge.format(title=title_row(row), number=status or shown),
+    )
+
+
+def _span(values: Sequence[float | None]) -> tuple[float, float]:
+    """An axis with room for marks and for a label at its end."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return 0.0, 1.0
+    low, high = min(known), max(known)
+    room = max(0.12 * (high - low), 0.03 * high)
+    return round(max(0.0, low - room), 4), round(high + 2 * room, 4)
+
+
+def _span_accuracy(points: Sequence[Point]) -> Span:
+    """From the lowest end of a trained method's interval, and of baselines that come near it."""
+
+    def ends(some: Sequence[Point], name: str) -> list[float]:
+        found = [getattr(one, name) if getattr(one, name) is not None else one.accuracy for one in some]
+        return [end for end in found if end is not None]
+
+    known = [one for one in points if one.accuracy is not None]
+    lows = ends([one for one in known if not one.baseline], "low") or ends(known, "low")
+    if not lows:
+        return 0.0, 100.0
+    near = [one for one in known if one.accuracy is not None and one.accuracy >= min(lows) - _BELOW]
+    low, high = min(ends(near, "low")), max(ends(near, "high"))
+    room = max(0.08 * (high - low), 0.5)
+    return math.floor(max(0.0, low - room)), math.ceil(min(100.0, high + room))
+
+
+def _find_front(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Those that no other beats in memory and in accuracy, from the least memory on."""
+    front: list[dict[str, Any]] = []
+    for point in sorted(points, key=lambda one: (one["memory"], -one["accuracy"])):
+        if not front or point["accuracy"] > front[-1]["accuracy"]:
+            place = {name: point[name] for name in ("title", "memory", "accuracy")}
+            front.append({**place, "kind": "front", "order": len(front)})
+    return front
+
+
+def title_row(row: Row) -> str:
+    """The method as figures name it: plain text on one line."""
+    return clean(row.title) or row.method
+
+
+def to_percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 4)

@@ -1,0 +1,205 @@
+"""Which method and settings to take within a budget of memory and hours and above a floor of accuracy.
+
+Only a user's own results count. A configuration that used more than the budget counts as if it had failed
+there; the others compete as in the table: by validation within a method, by the paired comparison between
+methods.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from bench.config.cards import GIB
+from bench.report.cells import format_gib
+from bench.report.comparison import Comparison, compare_methods
+from bench.report.contrast import Group, find_gap, group_rows
+from bench.report.findings import most_accurate
+from bench.report.language.text import Text, format_duration
+from bench.report.rows import PEAKS, Row, build_rows, stands_alone
+from bench.results.selection import MethodKey, configuration_key, group_by_method, read_number, read_value
+from bench.results.store import Result
+
+Read = Callable[[str], pd.DataFrame]  # run_id -> its predictions
+UNTOLD = ("none", "seeds")  # verdicts of a comparison that finds no difference between two methods
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a user has, and wants."""
+
+    vram_gib: float
+    max_seconds: float | None  # of one training
+    min_accuracy: float | None  # a share
+
+    @property
+    def vram_bytes(self) -> float:
+        """The memory in the unit of the records."""
+        return self.vram_gib * GIB
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What the results of one table say within the limits."""
+
+    chosen: Row | None  # None: nothing fits
+    same: Sequence[Row]  # of those that fit, the most accurate and what nothing tells from it
+    fitting: Sequence[Row]
+    rejected: Sequence[tuple[Row, str]]  # with the reason; the nearest to the limits first
+    baseline: Row | None  # one that fits and is no less accurate, as far as can be told
+    comparisons: Sequence[Comparison]  # of those that fit
+
+
+@dataclass(frozen=True)
+class _Need:
+    """What one configuration needs, by the greediest of its seeds."""
+
+    peak_bytes: float | None  # None: no run of it says so
+    seconds: float | None
+
+
+def recommend(
+    results: Sequence[Result], read: Read, *, limits: Limits, text: Text
+) -> dict[Group, Recommendation]:
+    """For each table of the report, what to take."""
+    needs, groups = _list_needs(results), group_by_method(results)
+    within = group_rows(build_rows([_fail_outside(one, needs, limits) for one in results]))
+    found = {}
+    for group, rows in group_rows(build_rows(results)).items():
+        kept = {row.method: row for row in within[group]}
+        fitting, rejected = [], []
+        for row in rows:
+            inside = kept[row.method]
+            members = groups[MethodKey(row.task.fingerprint, row.task.revision, row.method)]
+            same_kind = [one for one in members if read_value(one, "memory.kind") == row.memory_kind]
+            of_method = list(_list_needs(same_kind).values())
+            reason = _find_reason(row, inside, of_method, limits, text)
+            if reason is None:
+                fitting.append(inside)
+            else:
+                rejected.append((_measure_excess(row, of_method, limits), row, reason))
+        rejected.sort(key=lambda one: one[0])
+        found[group] = _choose(fitting, [one[1:] for one in rejected], read)
+    return found
+
+
+def _choose(fitting: Sequence[Row], rejected: Sequence[tuple[Row, str]], read: Read) -> Recommendation:
+    """The least memory of those that nothing tells from the most accurate; trainings before baselines."""
+    comparisons, _ = compare_methods(fitting, read)
+    pool = [row for row in fitting if not row.baseline] or list(fitting)
+    best = None if any(row.has_random_weights for row in pool) else most_accurate(pool)
+    same = [best] if best else list(pool)
+    same += [row for row in pool if best and row is not best and _is_untold(best, row, comparisons)]
+    chosen = min(same, key=lambda row: (row.peak_memory_bytes or 0.0, row.train_seconds or 0.0), default=None)
+    baselines = [row for row in fitting if row.baseline and chosen and row is not chosen]
+    equal = [row for row in baselines if chosen and best and not _is_better(chosen, row, comparisons)]
+    return Recommendation(
+        chosen=chosen,
+        same=same if best else [],
+        fitting=fitting,
+        rejected=rejected,
+        baseline=most_accurate(equal),
+        comparisons=comparisons,
+    )
+
+
+def _is_untold(one: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
+    """Whether the two were compared and no difference was found."""
+    gap = find_gap(one, other, comparisons)
+    return gap is not None and gap.comparison.verdict in UNTOLD
+
+
+def _is_better(one: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
+    """Whether the first is more accurate, or that is not known."""
+    gap = find_gap(one, other, comparisons)
+    return gap is None or (gap.comparison.verdict not in UNTOLD and gap.estimate > 0)
+
+
+def _find_reason(row: Row, inside: Row, needs: Sequence[_Need], limits: Limits, text: Text) -> str | None:
+    """Why the method is out of question, in words, or None; inside: its row within the limits."""
+    reasons = text.counsel.rejections
+    if row.selection is None:
+        return reasons["none_succeeded"].format(status=text.statuses[row.status])
+    peaks = [one.peak_bytes for one in needs if one.peak_bytes is not None]
+    if not peaks:
+        return reasons["unknown_memory"]
+    if min(peaks) > limits.vram_bytes:
+        return reasons["memory"].format(needs=format_gib(min(peaks)), limit=f"{limits.vram_gib:g}")
+    times = [
+        one.seconds
+        for one in needs
+        if _divide(one.peak_bytes, limits.vram_bytes) <= 1 and one.seconds is not None
+    ]
+    if limits.max_seconds is not None and not times:
+        return reasons["unknown_time"]
+    if limits.max_seconds is not None and min(times) > limits.max_seconds:
+        durations = {
+            "needs": format_duration(min(times), text),
+            "limit": format_duration(limits.max_seconds, text),
+        }
+        return reasons["time"].format(**durations)
+    if inside.accuracy is None:
+        return reasons["unknown_accuracy"]
+    if limits.min_accuracy is not None and inside.has_random_weights:
+        return reasons["random_weights"]
+    if limits.min_accuracy is not None and inside.accuracy.mean < limits.min_accuracy:
+        shares = {"has": 100 * inside.accuracy.mean, "limit": 100 * limits.min_accuracy}
+        return reasons["accuracy"].format(**shares)
+    return None
+
+
+def _measure_excess(row: Row, needs: Sequence[_Need], limits: Limits) -> float:
+    """How many times the limit that it misses the most the method needs, for an order of what is out."""
+    ratios = [
+        max(_divide(one.peak_bytes, limits.vram_bytes), _divide(one.seconds, limits.max_seconds))
+        for one in needs
+    ]
+    short = 0.0
+    if limits.min_accuracy:
+        short = limits.min_accuracy / row.accuracy.mean if row.accuracy and row.accuracy.mean else math.inf
+    return max(min(ratios, default=math.inf), short)
+
+
+def _divide(value: float | None, limit: float | None) -> float:
+    """How many times the limit the value is: infinite where it is unknown, 0 where there is no limit."""
+    if limit is None:
+        return 0.0
+    return math.inf if value is None else value / limit
+
+
+def _list_needs(results: Sequence[Result]) -> dict[str, _Need]:
+    """What each configuration needs, by its key; only runs that stood alone tell."""
+    members: dict[str, list[Result]] = defaultdict(list)
+    for one in results:
+        if one.status == "success" and stands_alone(one):
+            members[_key(one)].append(one)
+    return {
+        key: _Need(
+            _largest([PEAKS.get(str(read_value(one, "memory.kind")), "memory.kind") for one in some], some),
+            _largest(["time.train_seconds"] * len(some), some),
+        )
+        for key, some in members.items()
+    }
+
+
+def _largest(paths: Sequence[str], results: Sequence[Result]) -> float | None:
+    """The largest number, or None if any run lacks it."""
+    values = [read_number(one, path) for one, path in zip(results, paths, strict=True)]
+    known = [value for value in values if value is not None]
+    return max(known) if known and len(known) == len(values) else None
+
+
+def _key(result: Result) -> str:
+    return f"{read_value(result, 'memory.kind')} {configuration_key(result)}"
+
+
+def _fail_outside(result: Result, needs: Mapping[str, _Need], limits: Limits) -> Result:
+    """The run as it would have ended within the limits."""
+    if result.status != "success":
+        return result
+    need = needs.get(_key(result), _Need(None, None))
+    if _divide(need.peak_bytes, limits.vram_bytes) > 1:
+        return replace(result, status="oom")
+    return replace(result, status="timeout") if _divide(need.seconds, limits.max_seconds) > 1 else result

@@ -1,0 +1,161 @@
+"""Which configuration of a method is its best, by validation alone.
+
+The sweep asks, to train that configuration with more seeds; the table asks, to report it. Nothing here
+reads a test metric, so no report can have been chosen on the split it reports.
+"""
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+from bench.results.store import Result
+
+CRITERIA = ("accuracy", "f1_macro")
+
+
+class MethodKey(NamedTuple):
+    """A method on a task; a task is some data and a base model, both by content."""
+
+    data_fingerprint: str
+    model_revision: str | None  # None: no result of these data has a base model
+    method: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A method's best configuration on one task."""
+
+    results: tuple[Result, ...]  # its successes, by seed
+    seed: int | None  # at which configurations were compared; None: the method has no randomness
+    select_by: str  # one of CRITERIA, on validation
+    candidates: tuple[Result, ...]  # the run at that seed of each configuration that has one; best first
+    scores: tuple[float, ...]  # theirs, of the metric
+    configurations: int  # tried, with or without success
+    failed_runs: int  # all runs of the method that are not a success
+
+
+def read_value(result: Result, path: str) -> Any:
+    """The value at a dotted path of a record, such as ``metrics.test.accuracy``, or None if it has none."""
+    name, *rest = _split(path)
+    value = getattr(result, name)
+    for part in rest:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+@cache
+def _split(path: str) -> list[str]:
+    return path.split(".")
+
+
+def read_number(result: Result, path: str) -> int | float | None:
+    """The number at a dotted path of a record, or None if there is none that is finite."""
+    value = read_value(result, path)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and math.isfinite(value) else None
+
+
+def read_score(result: Result, name: str) -> int | float | None:
+    """The validation score that the run competes with: of its first success, or None if it has none."""
+    earlier = [one for one in result.attempts if one.get("status") == "success" and one.get("validation")]
+    return (
+        earlier[0]["validation"].get(name) if earlier else read_number(result, f"metrics.validation.{name}")
+    )
+
+
+def configuration_key(result: Result) -> str:
+    """One hyperparameter configuration: equal for runs that differ in nothing but seed and halving's rung."""
+    canonical = {name: value for name, value in result.canonical_config.items() if name != "seed"}
+    if "train" in canonical:
+        canonical["train"] = {key: one for key, one in canonical["train"].items() if key != "stop_step"}
+    return json.dumps(canonical, sort_keys=True, ensure_ascii=False)
+
+
+def method_key(result: Result) -> MethodKey:
+    """The method and the task a run belongs to."""
+    revision = read_value(result, "canonical_config.model.revision")
+    return MethodKey(
+        data_fingerprint=str(read_value(result, "canonical_config.data.fingerprint")),
+        model_revision=None if revision is None else str(revision),
+        method=str(read_value(result, "config.method.name")),
+    )
+
+
+def group_by_method(results: Iterable[Result]) -> dict[MethodKey, list[Result]]:
+    """The runs of each method on each task, both in a fixed order.
+
+    A baseline without a base model belongs to every task with the same data.
+    """
+    keyed = [(method_key(result), result) for result in sorted(results, key=lambda one: one.run_id)]
+    revisions = defaultdict(set)
+    for key, _ in keyed:
+        if key.model_revision is not None:
+            revisions[key.data_fingerprint].add(key.model_revision)
+    groups = defaultdict(list)
+    for key, result in keyed:
+        shared = revisions[key.data_fingerprint] if key.model_revision is None else ()
+        for revision in shared or [key.model_revision]:
+            groups[key._replace(model_revision=revision)].append(result)
+    return {key: groups[key] for key in sorted(groups, key=lambda one: (one[0], one[1] or "", one[2]))}
+
+
+def read_criterion(results: Iterable[Result]) -> str:
+    """The validation metric that most of the runs were to be selected by, so that table and sweep agree."""
+    counts = Counter(read_value(result, "config.sweep.select_by") for result in results)
+    return max(CRITERIA, key=lambda name: counts[name])  # max keeps the first of equals
+
+
+def select_best(results: Sequence[Result], *, select_by: str = "accuracy") -> Selection | None:
+    """The best configuration among the runs of one method on one task; None if no run can be compared.
+
+    Configurations may have different numbers of seeds, and a mean over three seeds is not to be compared with
+    one lucky seed. So they compete at one seed, the one that the most of them have a success for (of equals,
+    the smallest). The highest validation metric wins; ties go to the lower validation loss, then to the
+    configuration's key, which is arbitrary but fixed. A training that was stopped halfway, as a rung of
+    halving is, is no candidate. A run that was measured alone after a success in a pack competes with its
+    scores of the pack, so that measuring the best does not change which it is.
+    """
+    key_of = {result.run_id: configuration_key(result) for result in results}
+    successes = [result for result in results if result.status == "success" and not is_stopped(result)]
+    scored = [one for one in successes if read_score(one, select_by) is not None]
+    if not scored:
+        return None
+    pairs = {(key_of[one.run_id], read_seed(one)) for one in scored}
+    seeds = Counter(seed for _, seed in pairs)
+    seed = min(seeds, key=lambda one: (-seeds[one], _seed_order(one)))
+
+    def rank(one: Result) -> tuple[float, float, str]:
+        score, loss = (read_score(one, name) for name in (select_by, "loss"))
+        return -(score or 0.0), math.inf if loss is None else loss, key_of[one.run_id]
+
+    candidates = sorted((one for one in scored if read_seed(one) == seed), key=rank)
+    best = candidates[0]
+    chosen = [one for one in successes if key_of[one.run_id] == key_of[best.run_id]]
+    return Selection(
+        results=tuple(sorted(chosen, key=lambda one: _seed_order(read_seed(one)))),
+        seed=seed,
+        select_by=select_by,
+        candidates=tuple(candidates),
+        scores=tuple(-rank(one)[0] for one in candidates),
+        configurations=len(set(key_of.values())),
+        failed_runs=sum(result.status != "success" for result in results),
+    )
+
+
+def is_stopped(result: Result) -> bool:
+    """Whether the run is a rung of halving: a training that was stopped before its schedule ended."""
+    return read_value(result, "canonical_config.train.stop_step") is not None
+
+
+def read_seed(result: Result) -> int | None:
+    """The run's seed, or None where the seed cannot matter."""
+    seed = result.canonical_config.get("seed")
+    return seed if isinstance(seed, int) else None
+
+
+def _seed_order(seed: int | None) -> int:
+    return -1 if seed is None else seed

@@ -1,0 +1,60 @@
+"""What every run's process needs and none should make anew: imported by the fork server, for its effect.
+
+Imports alone, tables that libraries make at their first use, and the 2,225 files of the default texts.
+Nothing here may compute with torch, make a CUDA context or start a thread, which a forked process would
+inherit half.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"  # torch's own name
+
+
+@contextlib.contextmanager
+def ask_nvml() -> Iterator[None]:
+    """Have torch ask the driver's NVML about the cards, as no process forked after a CUDA call can use one.
+
+    Libraries ask as they are imported: bitsandbytes, which PEFT imports, for each card's compute capability.
+    Where there is no NVML torch asks CUDA all the same, and a sweep starts its runs without the fork server.
+    """
+    checked, read_by_cuda = os.environ.get(_CHECK), torch.cuda.get_device_capability
+    os.environ[_CHECK] = "1"
+    torch.cuda.get_device_capability = _read_capability
+    try:
+        yield
+    finally:
+        torch.cuda.get_device_capability = read_by_cuda
+        del os.environ[_CHECK]
+        if checked is not None:
+            os.environ[_CHECK] = checked
+
+
+def _read_capability(device: Any = None) -> tuple[int, int]:
+    """Return what torch.cuda.get_device_capability would, as the driver's NVML says it."""
+    import pynvml
+
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(torch.cuda._get_pynvml_handler(device))
+    return int(major), int(minor)
+
+
+with ask_nvml():
+    import peft.tuners.lora.bnb  # noqa: F401 (PEFT imports it with the first adapter)
+    from transformers import conversion_mapping
+
+    import bench.run.attempt  # noqa: F401
+    from bench.config import cards
+    from bench.data import sources
+    from bench.run import provenance
+
+conversion_mapping.get_checkpoint_conversion_mapping(
+    "bert"
+)  # 1,000 patterns, for the first model of a process
+cards.read_cards()
+with contextlib.suppress(OSError):  # a run that needs them says so itself
+    sources.hold_bbc()
+provenance.describe_code()  # of the code that is imported here, whatever becomes of the checkout meanwhile

@@ -1,0 +1,94 @@
+"""What a fine-tuned model has to beat: the most frequent label, TF-IDF, and the base model left as it is."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from bench.data.dataset import Dataset
+
+INVERSE_PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # scikit-learn's C; of equally good ones the first
+MAX_ITERATIONS = 10_000  # never reached in practice, so that a fit ends because it converged
+CHARACTER_SHARE = 0.25  # of letters in scripts without spaces; from here on n-grams are of characters
+_EVALUATED = ("validation", "test")
+# Thai, Lao, Myanmar, Khmer, Japanese kana, Chinese characters: words are not separated by spaces.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_LETTER = re.compile(r"[^\W\d_]")
+_WORD = re.compile(r"\b\w\w+\b")  # as TfidfVectorizer sees one
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a baseline says of each row that is scored."""
+
+    probabilities: dict[str, npt.NDArray[np.float64]]  # validation, test: (rows, labels)
+    parameters: int  # of the logistic regression: coefficients and intercepts; 0 without one
+
+
+def fit_majority(dataset: Dataset) -> Fitted:
+    """The share of each label in train, for every row: the score of a model that does not read.
+
+    Of equally frequent labels the first declared wins. Counting trains nothing: 0 parameters.
+    """
+    counts = np.bincount(dataset.splits["train"]["label"], minlength=len(dataset.labels))
+    shares = counts / counts.sum()  # (labels,)
+    return Fitted({split: np.tile(shares, (len(dataset.splits[split]), 1)) for split in _EVALUATED}, 0)
+
+
+def fit_tfidf(dataset: Dataset) -> Fitted:
+    """Logistic regression on TF-IDF of the texts: what can be had without a pretrained model.
+
+    Features are words and pairs of words; where the train texts are written without spaces (see
+    :func:`uses_characters`), single characters and pairs of characters.
+    """
+    texts = {split: frame["text"].tolist() for split, frame in dataset.splits.items()}
+    unit = {"analyzer": "char"} if uses_characters(texts["train"]) else {"analyzer": "word"}
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, **unit)
+    features = {"train": vectorizer.fit_transform(texts["train"])}  # (rows, terms), sparse
+    features |= {split: vectorizer.transform(texts[split]) for split in _EVALUATED}
+    return _fit_regression(features, dataset)
+
+
+def fit_frozen(features: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> Fitted:
+    """Logistic regression on a frozen encoder's features: what fine-tuning adds to the base model.
+
+    Each feature is first scaled to mean 0 and variance 1 over train, which changes no information and lets
+    the fit converge for encoders of any scale.
+
+    Args:
+        features: of train, validation and test, in the order of their rows. # (rows, features)
+    """
+    scaler = StandardScaler().fit(features["train"].astype(np.float64))
+    scaled = {split: scaler.transform(values.astype(np.float64)) for split, values in features.items()}
+    return _fit_regression(scaled, dataset)
+
+
+def uses_characters(texts: list[str]) -> bool:
+    """Whether TF-IDF reads characters, not words: at least a quarter of all letters are of a script without
+    spaces (Chinese, Japanese, Thai, ...), or there is no word at all."""
+    letters = sum(len(_LETTER.findall(text)) for text in texts)
+    unspaced = sum(len(_UNSPACED.findall(text)) for text in texts)
+    if unspaced and unspaced >= CHARACTER_SHARE * letters:
+        return True
+    return not any(_WORD.search(text) for text in texts)
+
+
+def _fit_regression(features: Mapping[str, Any], dataset: Dataset) -> Fitted:
+    """Multinomial logistic regression to convergence, its L2 penalty chosen by accuracy on validation.
+
+    A baseline whose penalty nobody chose would flatter what it is compared with.
+    """
+    labels = {split: frame["label"].to_numpy() for split, frame in dataset.splits.items()}
+    models = [
+        LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS).fit(features["train"], labels["train"])
+        for inverse_penalty in INVERSE_PENALTIES
+    ]
+    best = max(models, key=lambda model: model.score(features["validation"], labels["validation"]))
+    probabilities = {split: best.predict_proba(features[split]) for split in _EVALUATED}
+    return Fitted(probabilities, best.coef_.size + best.intercept_.size)

@@ -1,0 +1,125 @@
+"""The state of a training as files, and back: weights, optimizer, schedule, random numbers and progress.
+
+Only safetensors and JSON, so that reading a file from elsewhere cannot run code.
+"""
+
+import dataclasses
+import json
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from bench.model import build, tensors
+from bench.results.store import finite
+from bench.train import loop
+
+WEIGHTS = "weights.safetensors"  # what is trained, as in a run's best.safetensors
+TENSORS = "state.safetensors"
+VALUES = "state.json"
+
+
+def save(training: loop.Training, folder: Path) -> None:
+    """Writes all that the training needs to go on from here; tensors as safetensors, the rest as JSON.
+
+    Raises:
+        DivergedError: the loss is NaN or infinite; there is nothing to go on from.
+    """
+    progress = training.progress
+    if progress.steps > progress.logged:
+        training.mean_loss()
+    build.save_trained(training.model, folder / WEIGHTS)
+    held, plain = _split_optimizer(training.optimizer.optimizer)
+    held["random.torch"] = torch.get_rng_state()
+    if training.accelerator.device.type == "cuda":
+        held["random.cuda"] = torch.cuda.get_rng_state(training.accelerator.device)
+    tensors.write(held, folder / TENSORS)
+    scaler = training.accelerator.scaler
+    values = {
+        "progress": dataclasses.asdict(progress),
+        "losses": float(training.losses),
+        "schedule": training.schedule.state_dict(),
+        "optimizer": plain,
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "random": {"python": random.getstate(), "numpy": np.random.get_state(legacy=False)},
+    }
+    text = json.dumps(finite(values), allow_nan=False, default=np.ndarray.tolist)
+    (folder / VALUES).write_text(text, encoding="utf-8")
+
+
+def load(training: loop.Training, folder: Path) -> None:
+    """Puts the training where it was when save wrote the folder; nothing that is read can run code."""
+    values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
+    held = load_file(folder / TENSORS)  # which maps the file, and reads of it what is used
+    build.load_trained(training.model, folder / WEIGHTS)
+    _join_optimizer(training.optimizer.optimizer, held, values["optimizer"])
+    training.schedule.load_state_dict(values["schedule"])
+    for group, rate in zip(training.optimizer.param_groups, training.schedule.get_last_lr(), strict=True):
+        group["lr"] = rate
+    if training.accelerator.scaler is not None:
+        training.accelerator.scaler.load_state_dict(values["scaler"])
+    best = values["progress"].pop("best_score")
+    training.progress = loop.Progress(**values["progress"], best_score=-math.inf if best is None else best)
+    training.losses.fill_(values["losses"])
+    version, state, gauss = values["random"]["python"]
+    random.setstate((version, tuple(state), gauss))
+    np.random.set_state(values["random"]["numpy"])
+    torch.set_rng_state(held["random.torch"])
+    if training.accelerator.device.type == "cuda":
+        torch.cuda.set_rng_state(held["random.cuda"], training.accelerator.device)
+
+
+def _split_optimizer(
+    optimizer: torch.optim.Optimizer,
+) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
+    """The optimizer's tensors, where they are, as ``<number of the parameter>.<name>``; its plain values."""
+    held: dict[str, torch.Tensor] = {}
+    values: dict[str, dict[str, Any]] = {}
+    for number, _, parameter in _enumerate(optimizer):
+        values[number] = {}
+        for name, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, torch.Tensor):
+                held[f"{number}.{name}"] = value.detach()
+            else:
+                values[number][name] = value
+    return held, values
+
+
+def _join_optimizer(
+    optimizer: torch.optim.Optimizer,
+    held: Mapping[str, torch.Tensor],
+    values: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Gives the optimizer the state that _split_optimizer took from one like it."""
+    found: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+    for key, tensor in held.items():
+        number, _, name = key.partition(".")
+        found[number][name] = tensor
+    for number, place, parameter in _enumerate(optimizer):
+        if number not in found:
+            continue  # it never had a gradient
+        state = optimizer.state[parameter]
+        if hasattr(optimizer, "init_state"):  # bitsandbytes makes its own memory, which may be paged
+            optimizer.init_state(optimizer.param_groups[place[0]], parameter, *place)
+            for name, tensor in found[number].items():
+                state[name].copy_(tensor)
+        else:
+            for name, tensor in found[number].items():
+                state[name] = tensor.to(parameter.device, copy=True)
+        state.update(values[number])
+
+
+def _enumerate(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, tuple[int, int], nn.Parameter]]:
+    """Each parameter with its number, as text, and its group and place in that."""
+    number = 0
+    for group, settings in enumerate(optimizer.param_groups):
+        for place, parameter in enumerate(settings["params"]):
+            yield str(number), (group, place), parameter
+            number += 1

@@ -1,0 +1,101 @@
+"""Which run is meant, by its id or as the best of a method; found in the records alone, without torch."""
+
+import re
+import shlex
+from pathlib import Path
+
+from bench.errors import ConfigError, MissingError
+from bench.results.selection import group_by_method, read_criterion, read_value, select_best
+from bench.results.store import Result, Store
+from bench.train import checkpoint
+from bench.train.checkpoint import BEST
+
+_BEST = "best:"
+_RUN_ID = re.compile(r"[0-9a-f]{12}")
+
+
+def names_run(text: str) -> bool:
+    """Whether this is how a run is named, as opposed to a folder."""
+    return text.startswith(_BEST) or (bool(_RUN_ID.fullmatch(text)) and not Path(text).is_dir())
+
+
+def find_run(store: Store, name: str) -> Result:
+    """The run RUN_ID, or for ``best:METHOD`` the one that the table reports of a method.
+
+    Of that configuration's seeds it is the one at which configurations were compared on validation.
+
+    Raises:
+        ConfigError: there is no such run or method, it is no success, or it is not clear which is meant.
+    """
+    if name.startswith(_BEST):
+        return _find_best(store, name)
+    if not _RUN_ID.fullmatch(name):
+        raise ConfigError(f"{name}: must be a run_id of 12 hexadecimal digits, or best:METHOD")
+    result = store.read(name)
+    if result is None:
+        raise ConfigError(
+            f"{name}: {store.folder} has no such run with a whole record; its runs are the folders of "
+            f"{store.folder / 'runs'}, and `bench verify` checks them"
+        )
+    if result.status != "success":
+        raise ConfigError(
+            f"{name}: this run is {result.status}; only a success can be used, so train it again"
+        )
+    return result
+
+
+def find_weights(store: Store, result: Result) -> Path:
+    """The file with what the run trained.
+
+    Raises:
+        ConfigError: its kind of method leaves none, or they belong to random base weights.
+        MissingError: it was not kept.
+    """
+    method, base = result.config["method"], result.config["model"]
+    if method["estimator"] != "network":
+        raise ConfigError(
+            f"{result.run_id}: method {method['name']} is a baseline without a trained network; choose a "
+            "method that fine-tunes, such as best:lora"
+        )
+    if base.get("weights", "saved") == "random":
+        raise ConfigError(
+            f"{result.run_id}: its base weights were random (model.weights=random), so it can be measured "
+            "but not used; train it on saved weights"
+        )
+    path = store.run_folder(result.run_id) / BEST
+    if path.is_file():
+        return path
+    raise MissingError(
+        f"{result.run_id}: {_explain_missing(result, path)}; train again with train.keep=best and another "
+        f"results_dir, or first remove the run's folder, rm -r {shlex.quote(str(path.parent))}"
+    )
+
+
+def _explain_missing(result: Result, path: Path) -> str:
+    """Why the run has no weights."""
+    train, method = result.config["train"], result.config["method"]
+    keep, itemsize = train.get("keep", "best"), 2 if train.get("weights") == "bf16" else 4
+    size = itemsize * (result.parameters.get("trainable") or 0)
+    if keep == "none":
+        return "train.keep=none left no weights"
+    if checkpoint.is_for_chosen(keep, trainable=method["trainable"], weights_bytes=size):
+        return f"train.keep={keep} kept the weights of its method's best alone ({_BEST}{method['name']})"
+    return f"its weights, {path}, are gone"
+
+
+def _find_best(store: Store, name: str) -> Result:
+    method = name.removeprefix(_BEST)
+    results, _ = store.read_all()
+    groups = {key: runs for key, runs in group_by_method(results).items() if key.method == method}
+    if not groups:
+        known = sorted({str(read_value(one, "config.method.name")) for one in results})
+        raise ConfigError(f"{name}: {store.folder} has no run of it; there are {', '.join(known) or 'none'}")
+    if len(groups) > 1:
+        raise ConfigError(
+            f"{name}: {store.folder} holds this method on {len(groups)} pairs of texts and base model; "
+            "give the run_id of one, as table.md and runs.csv list them"
+        )
+    selection = select_best(next(iter(groups.values())), select_by=read_criterion(results))
+    if selection is None:
+        raise ConfigError(f"{name}: none of its runs is a success; `bench status` counts them")
+    return selection.candidates[0]

@@ -1,0 +1,85 @@
+"""Which runs may share a pack: by their fields alone."""
+
+from collections.abc import Callable
+
+import pytest
+
+from bench.config.packable import OWN, cannot_pack, shared_key
+from bench.config.schema import Config
+
+Compose = Callable[..., Config]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["method=lora"],
+        ["method=qlora"],
+        ["method=rslora"],
+        ["method=lora_plus"],
+        ["method=int8_lora"],
+        ["method=lora_all_linear"],
+        ["method=lora", "train.gradient_checkpointing=true"],
+        ["method=lora", "task=label_likelihood"],
+    ],
+)
+def test_plain_lora_can_be_packed(compose: Compose, lines: list[str]) -> None:
+    assert cannot_pack(compose(*lines)) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["method=full"], "only LoRA's"),
+        (["method=tfidf"], "only LoRA's"),
+        (["method=head"], "only LoRA's"),
+        (["method=ia3"], "only LoRA's"),
+        (["method=dora"], "method.adapter.use_dora=True"),
+        (["method=pissa"], "method.adapter.init_lora_weights=pissa"),
+        (["method=loftq"], "method.adapter.init_lora_weights=loftq"),
+        (["train.precision=fp16"], "train.precision=fp16"),
+        (["train.distributed=ddp", "train.processes=2"], "train.distributed=ddp"),
+        (["train.optimizer=adamw_8bit"], "train.optimizer=adamw_8bit"),
+        (["train.optimizer_in_backward=true"], "train.optimizer_in_backward=True"),
+        (["train.stochastic_rounding=true"], "train.stochastic_rounding=True"),
+        (["train.stop_step=10"], "train.stop_step=10"),
+        (["resume_from=0123456789ab"], "resume_from=0123456789ab"),
+    ],
+)
+def test_what_needs_a_base_or_a_loop_of_its_own_cannot(
+    compose: Compose, lines: list[str], reason: str
+) -> None:
+    assert str(cannot_pack(compose("method=lora", *lines))).startswith(reason)
+
+
+def test_members_differ_in_the_adapter_and_its_rate_alone(compose: Compose) -> None:
+    values = {"lora.r": 64, "lora.alpha": 3, "lora.dropout": 0.5, "train.lr": 0.1}
+    assert set(values) == set(OWN)
+    changed = compose(*(f"{name}={value}" for name, value in values.items()))
+    assert shared_key(changed) == shared_key(compose())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "seed=1",
+        "method=qlora",
+        "method=lora_plus",
+        "model=bert-base-chinese",
+        "data=bbc_news",
+        "train.max_steps=301",
+        "train.micro_batch_size=8",
+        "train.eval_steps=25",
+        "train.max_grad_norm=null",
+        "lora.target_modules=all-linear",
+        "results_dir=elsewhere",
+        "oom_halvings=1",
+    ],
+)
+def test_all_else_is_shared(compose: Compose, line: str) -> None:
+    assert shared_key(compose(line)) != shared_key(compose())
+
+
+def test_a_methods_name_is_not_what_it_does(compose: Compose) -> None:
+    named = compose("method.name=other", "method.title=Other", "method.default_lr=1.0", "train.lr=1e-3")
+    assert shared_key(named) == shared_key(compose())

@@ -1,0 +1,106 @@
+"""Prompts and answers in token ids, for tokenizers that put their special tokens in different places."""
+
+from typing import Any
+
+import pytest
+
+from bench.data import prompt as prompts
+from bench.data.prompt import Prompt
+from bench.errors import ConfigError
+
+BEGIN, EOS, MASK, START = 1, 2, 3, 4
+
+
+class CharacterTokenizer:
+    """Each character's number, with the special tokens of one call around them; spaces have no token."""
+
+    def __init__(self, *, first: list[int], last: list[int], eos_token_id: int | None = EOS) -> None:
+        self.first, self.last, self.eos_token_id = first, last, eos_token_id
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Any:
+        ids = [ord(character) for character in text if character != " "]
+        return {"input_ids": [*self.first, *ids, *self.last] if add_special_tokens else ids}
+
+
+class Joining(CharacterTokenizer):
+    """Joins the first special token with the first of the text, so that no text's tokens stay as they are."""
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Any:
+        ids = super().__call__(text, add_special_tokens=False)["input_ids"]
+        return {"input_ids": [1000 + ids[0], *ids[1:]] if add_special_tokens else ids}
+
+
+def make(tokenizer: CharacterTokenizer, words: dict[str, str] | None = None) -> Prompt:
+    return prompts.make(tokenizer, template=">{text}:", words=words or {"x": "a", "y": "bc"})
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "before", "after"),
+    [
+        ([], [], [], []),  # Qwen
+        ([BEGIN], [], [BEGIN], []),  # Llama
+        ([BEGIN], [EOS], [BEGIN], []),  # an eos there would be the end before the answer
+        ([MASK, START], [], [MASK, START], []),  # GLM-4
+        ([], [MASK, START], [], [MASK, START]),  # ChatGLM
+    ],
+)
+def test_special_tokens_stand_where_the_tokenizer_puts_them(
+    first: list[int], last: list[int], before: list[int], after: list[int]
+) -> None:
+    prompt = make(CharacterTokenizer(first=first, last=last))
+    assert prompt.before == (*before, ord(">"))
+    assert prompt.after == (ord(":"), *after)
+    assert prompt.answers == ((ord("a"), EOS), (ord("b"), ord("c"), EOS))
+
+
+def test_the_room_is_for_all_but_the_text_and_the_last_token_that_is_only_predicted() -> None:
+    assert make(CharacterTokenizer(first=[BEGIN], last=[MASK, START])).room == 2 + 3 + 2
+
+
+@pytest.mark.parametrize(
+    ("words", "has_end"),
+    [
+        (["a", "b"], False),
+        (["ab", "ac"], False),
+        (["a", "ab"], True),
+        (["b", "abc", "ab"], True),
+        (["ab", "b"], False),  # ends with it, which is no matter
+    ],
+)
+def test_the_end_is_compared_only_where_words_begin_other_words(words: list[str], has_end: bool) -> None:
+    prompt = make(CharacterTokenizer(first=[], last=[]), {word: word for word in words})
+    expected = [tuple(map(ord, word)) + (EOS,) * has_end for word in words]
+    assert list(prompt.scored) == expected
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "words", "message"),
+    [
+        (
+            CharacterTokenizer(first=[], last=[], eos_token_id=None),
+            {"x": "a"},
+            "CharacterTokenizer: the tokenizer has no eos token, which ends an answer",
+        ),
+        (
+            CharacterTokenizer(first=[], last=[]),
+            {"x": "a", "y": " "},
+            "data.label_words: ' ' of the label 'y' has no token in CharacterTokenizer; give it other words",
+        ),
+        (
+            CharacterTokenizer(first=[], last=[]),
+            {"x": "a", "y": "b", "z": " a"},
+            "data.label_words: ' a' of the label 'z' has the same tokens in CharacterTokenizer as 'a' of 'x'",
+        ),
+        (
+            Joining(first=[], last=[]),
+            {"x": "a", "y": "b"},
+            "Joining: the tokens of 'a' differ with and without special tokens",
+        ),
+    ],
+)
+def test_a_tokenizer_that_cannot_write_the_labels_is_one_message(
+    tokenizer: CharacterTokenizer, words: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(tokenizer, words)
+    assert str(caught.value).startswith(message)

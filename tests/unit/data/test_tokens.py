@@ -1,0 +1,290 @@
+"""Every row once an epoch, padded where it should be; token caches that survive damage and company."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.data import tokens
+from bench.data.dataset import Dataset
+from bench.data.tokens import Padding, TokenisedSplit
+from bench.errors import ConfigError, DataError
+
+START, END = 1, 2
+
+
+class CharacterTokenizer:
+    """Each character's number between a start and an end; counts its calls."""
+
+    is_fast = False
+    truncation_side = "right"
+    special_tokens_map = {"cls_token": "[CLS]"}  # noqa: RUF012 (as in transformers)
+
+    def __init__(self, *, vocabulary: int = 9, specials: bool = True) -> None:
+        self.vocabulary = vocabulary
+        self.ends = 1 if specials else 0
+        self.calls = 0
+
+    def get_vocab(self) -> dict[str, int]:
+        return {str(number): number for number in range(self.vocabulary)}
+
+    def __call__(self, text: list[str], *, truncation: bool, max_length: int = 10**9, **_: Any) -> Any:
+        self.calls += 1
+        keep = max_length - 2 * self.ends if truncation else 10**9
+        rows = [[ord(character) for character in one.strip("\x00")][:keep] for one in text]
+        return {"input_ids": [[START] * self.ends + row + [END] * self.ends for row in rows]}
+
+
+def make_dataset(fingerprint: str = "f", labels: tuple[int, int, int] = (0, 1, 1)) -> Dataset:
+    frame = pd.DataFrame({"id": range(3), "text": ["abc", "央行", "abcdefgh"], "label": labels})
+    return Dataset(dict.fromkeys(("train", "validation", "test"), frame), ("x", "y"), fingerprint, 0)
+
+
+def make_split(lengths: list[int]) -> TokenisedSplit:
+    """Rows whose tokens are the row's number, 100 and up, so that a batch shows which rows it holds."""
+    sizes = np.array(lengths)
+    return TokenisedSplit(
+        ids=np.repeat(np.arange(len(sizes)) + 100, sizes).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(sizes)]),
+        labels=np.arange(len(sizes)) % 3,
+        full_lengths=sizes,
+    )
+
+
+def rows_of(batch: tokens.Batch) -> list[int]:
+    return [
+        int(ids[mask.bool()][0]) - 100
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+
+
+def take(split: TokenisedSplit, count: int, **changed: Any) -> list[tokens.Batch]:
+    settings = {"micro_batch_size": 4, "seed": 0, "group_by_length": False, "padding": Padding(0, "right")}
+    return list(tokens.train_batches(split, micro_batches=count, **{**settings, **changed}))
+
+
+def assert_same(one: dict[str, TokenisedSplit], other: dict[str, TokenisedSplit]) -> None:
+    assert set(one) == set(other)
+    for split, values in one.items():
+        for field in dataclasses.fields(values):
+            np.testing.assert_array_equal(getattr(values, field.name), getattr(other[split], field.name))
+
+
+def test_rows_have_their_tokens_cut_at_the_limit(tmp_path: Path) -> None:
+    split = tokens.tokenise(make_dataset(), CharacterTokenizer(), max_length=6, cache_dir=tmp_path)["test"]
+    assert [split.row(row).tolist() for row in range(len(split))] == [
+        [START, 97, 98, 99, END],
+        [START, ord("央"), ord("行"), END],
+        [START, 97, 98, 99, 100, END],
+    ]
+    assert split.lengths.tolist() == [5, 4, 6]
+    assert split.labels.tolist() == [0, 1, 1]
+    assert split.truncated_share == pytest.approx(1 / 3)
+
+
+def test_a_text_just_as_long_as_the_limit_is_not_cut(tmp_path: Path) -> None:
+    split = tokens.tokenise(make_dataset(), CharacterTokenizer(), max_length=10, cache_dir=tmp_path)["train"]
+    assert split.truncated_share == 0
+
+
+def test_texts_are_tokenised_once(tmp_path: Path) -> None:
+    tokenizer = CharacterTokenizer()
+    made = tokens.tokenise(make_dataset(), tokenizer, max_length=6, cache_dir=tmp_path)
+    calls = tokenizer.calls
+    read = tokens.tokenise(make_dataset(), tokenizer, max_length=6, cache_dir=str(tmp_path))
+    assert tokenizer.calls == calls
+    assert_same(made, read)
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "vocabulary", "max_length"), [("g", 9, 6), ("f", 10, 6), ("f", 9, 7)]
+)
+def test_other_data_another_tokenizer_or_limit_is_tokenised_anew(
+    fingerprint: str, vocabulary: int, max_length: int, tmp_path: Path
+) -> None:
+    tokens.tokenise(make_dataset(), CharacterTokenizer(), max_length=6, cache_dir=tmp_path)
+    other = CharacterTokenizer(vocabulary=vocabulary)
+    tokens.tokenise(make_dataset(fingerprint), other, max_length=max_length, cache_dir=tmp_path)
+    assert other.calls > 0
+
+
+@pytest.mark.parametrize("damage", ["cut short", "one byte", "empty", "other labels", "a folder"])
+def test_a_damaged_cache_is_made_anew_with_a_warning(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = tokens.tokenise(make_dataset(), CharacterTokenizer(), max_length=6, cache_dir=tmp_path)
+    (path,) = tmp_path.rglob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    dataset = make_dataset()
+    match damage:
+        case "cut short":
+            path.write_bytes(content[:-9])
+        case "one byte":
+            content[-9] ^= 1
+            path.write_bytes(content)
+        case "empty":
+            path.write_bytes(b"")
+        case "other labels":
+            dataset = make_dataset(labels=(1, 0, 1))
+        case "a folder":
+            path.unlink()
+            path.mkdir()
+    again = tokens.tokenise(dataset, CharacterTokenizer(), max_length=6, cache_dir=tmp_path)
+    if damage == "other labels":
+        assert again["train"].labels.tolist() == [1, 0, 1]
+    else:
+        assert_same(made, again)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    if damage != "a folder":  # that one cannot be replaced
+        caplog.clear()
+        tokenizer = CharacterTokenizer()
+        tokens.tokenise(dataset, tokenizer, max_length=6, cache_dir=tmp_path)
+        assert (tokenizer.calls, caplog.records) == (0, [])
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    made = tokens.tokenise(make_dataset(), CharacterTokenizer(), max_length=6, cache_dir=blocked)
+    assert made["test"].row(0).tolist() == [START, 97, 98, 99, END]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"cache_dir {blocked}: cannot be written" in caplog.text
+
+
+def test_a_full_disk_leaves_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    tokens.tokenise(make_dataset(), CharacterTokenizer(), max_length=6, cache_dir=tmp_path)
+    assert "No space left on device" in caplog.text
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def tokenise_often(folder: str) -> None:
+    for fingerprint in map(str, range(20)):
+        dataset = make_dataset(fingerprint)
+        split = tokens.tokenise(dataset, CharacterTokenizer(), max_length=6, cache_dir=folder)["test"]
+        assert split.row(1).tolist() == [START, ord("央"), ord("行"), END]
+
+
+def test_two_processes_may_fill_one_cache(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", __file__, str(tmp_path)]  # runs tokenise_often
+    workers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for worker in workers:
+        assert worker.communicate()[1] == ""  # no warning of a damaged file either
+        assert worker.returncode == 0
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 20
+
+
+def test_a_text_without_tokens_is_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"id": [0, 1], "text": ["a", "\x00"], "label": [0, 1]})
+    dataset = Dataset({"test": frame}, ("x", "y"), "f", 0)
+    with pytest.raises(DataError, match=r"test, id 1: the tokenizer finds no token"):
+        tokens.tokenise(dataset, CharacterTokenizer(specials=False), max_length=6, cache_dir=tmp_path)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=60),
+    size=st.integers(1, 9),
+    epochs=st.integers(1, 3),
+    seed=st.integers(0, 2**32 - 1),
+    grouped=st.booleans(),
+    side=st.sampled_from(["left", "right"]),
+)
+def test_every_epoch_shows_every_row_once_and_pads_only_its_own_side(
+    lengths: list[int], size: int, epochs: int, seed: int, grouped: bool, side: str
+) -> None:
+    split = make_split(lengths)
+    count = tokens.micro_batches_per_epoch(split, size)
+    batches = take(
+        split,
+        epochs * count,
+        micro_batch_size=size,
+        seed=seed,
+        group_by_length=grouped,
+        padding=Padding(7, side),
+    )
+    assert len(batches) == epochs * count
+    for epoch in range(epochs):
+        shown = batches[epoch * count : (epoch + 1) * count]
+        assert sorted(row for batch in shown for row in rows_of(batch)) == list(range(len(lengths)))
+        assert sorted(len(batch["labels"]) for batch in shown)[1:] == [size] * (count - 1)
+    for batch in batches:
+        rows = rows_of(batch)
+        assert batch["labels"].tolist() == [row % 3 for row in rows]
+        assert batch["input_ids"].shape == (len(rows), max(lengths[row] for row in rows))
+        for row, ids, mask in zip(rows, batch["input_ids"], batch["attention_mask"], strict=True):
+            pad = len(ids) - lengths[row]
+            real, padding = [row + 100] * lengths[row], [7] * pad
+            assert ids.tolist() == (padding + real if side == "left" else real + padding)
+            assert mask.tolist() == (
+                [0] * pad + [1] * len(real) if side == "left" else [1] * len(real) + [0] * pad
+            )
+        assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_seed_decides_the_order_and_each_epoch_has_its_own(grouped: bool) -> None:
+    split = make_split([3] * 40)
+    orders = [
+        [rows_of(batch) for batch in take(split, 20, seed=seed, group_by_length=grouped)]
+        for seed in (0, 0, 1)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0][:10] != orders[0][10:]
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 25])
+def test_there_are_as_many_micro_batches_as_asked_for_and_more_only_add(count: int) -> None:
+    split = make_split([3] * 39)
+    batches = [rows_of(batch) for batch in take(split, count)]
+    assert batches == [rows_of(batch) for batch in take(split, 30)][:count]
+    assert len(batches) == count
+
+
+def test_grouping_by_length_saves_padding_and_still_mixes() -> None:
+    lengths = np.random.default_rng(0).integers(1, 64, size=400).tolist()
+    split = make_split(lengths)
+    shown = {grouped: take(split, 100, group_by_length=grouped) for grouped in (False, True)}
+    cells = {grouped: sum(batch["input_ids"].numel() for batch in shown[grouped]) for grouped in shown}
+    assert cells[True] < 1.1 * sum(lengths) < 1.4 * sum(lengths) < cells[False]
+    widths = [batch["input_ids"].shape[1] for batch in shown[True]]
+    assert abs(np.corrcoef(np.arange(100), widths)[0, 1]) < 0.3
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=60), size=st.integers(1, 9))
+def test_evaluation_sees_every_row_once_and_says_which(lengths: list[int], size: int) -> None:
+    split = make_split(lengths)
+    seen = []
+    for rows, batch in tokens.eval_batches(split, batch_size=size, padding=Padding(0, "left")):
+        assert rows.tolist() == rows_of(batch)
+        assert batch["labels"].tolist() == split.labels[rows].tolist()
+        seen += rows.tolist()
+    assert sorted(seen) == list(range(len(lengths)))
+    assert [lengths[row] for row in seen] == sorted(lengths, reverse=True)
+
+
+def test_padding_is_the_tokenizers_own() -> None:
+    tokenizer = type("Tokenizer", (), {"pad_token_id": 5, "padding_side": "left"})()
+    assert Padding.of(tokenizer) == Padding(5, "left")
+    tokenizer.pad_token_id = None
+    with pytest.raises(ConfigError, match="no pad token"):
+        Padding.of(tokenizer)
+
+
+if __name__ == "__main__":
+    tokenise_often(sys.argv[1])

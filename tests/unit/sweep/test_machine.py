@@ -1,0 +1,80 @@
+"""What make sweep runs follows from the machine's cards, as the driver tells them."""
+
+from collections.abc import Callable
+
+import pytest
+
+from bench.run import driver
+from bench.run.driver import Device, Driver
+from bench.sweep.machine import choose_experiment, main
+
+GIB = 2**30
+Cards = dict[str, float]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A machine with these cards (name, GiB), or without a driver."""
+
+    def make(cards: Cards | None, *, torch: str | None = "13.0", visible: str | None = None) -> None:
+        sizes = {name: int(gib * GIB) for name, gib in (cards or {}).items()}
+        devices = [Device(n, f"GPU-{n}", name, size, size) for n, (name, size) in enumerate(sizes.items())]
+        found = None if cards is None else Driver("580.65.06", (13, 0), tuple(devices))
+        monkeypatch.setattr(driver, "ask", lambda: found)
+        monkeypatch.setattr(driver, "read_torch_cuda", lambda: torch)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("cards", "experiment"),
+    [
+        (None, "quickstart"),
+        ({}, "quickstart"),
+        ({"NVIDIA GeForce RTX 4080": 16.0}, "quickstart"),
+        ({"card": 19.99}, "quickstart"),
+        ({"card": 20.0}, "rtx4090"),
+        ({"NVIDIA GeForce RTX 4090": 23.99}, "rtx4090"),
+        ({"small": 8.0, "NVIDIA GeForce RTX 4090": 23.99}, "rtx4090"),
+        ({"NVIDIA GeForce RTX 4090": 23.99, "small": 8.0}, "rtx4090"),
+    ],
+)
+def test_a_card_of_20_gib_runs_ten_runs_and_never_the_articles_grid(
+    machine: Callable[..., None], cards: Cards | None, experiment: str
+) -> None:
+    machine(cards)
+    assert choose_experiment()[0] == experiment
+
+
+@pytest.mark.parametrize("how", [{"torch": None}, {"visible": ""}, {"visible": "-1"}])
+def test_a_card_that_torch_cannot_use_is_none(
+    machine: Callable[..., None], how: dict[str, str | None]
+) -> None:
+    machine({"NVIDIA GeForce RTX 4090": 23.99}, **how)
+    assert choose_experiment()[0] == "quickstart"
+
+
+def test_a_script_reads_the_name_and_a_person_how_to_choose(
+    machine: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine({"NVIDIA GeForce RTX 4090": 23.99})
+    main()
+    printed = capsys.readouterr()
+    assert printed.out == "rtx4090\n"
+    assert "NVIDIA GeForce RTX 4090 has 24 GiB" in printed.err
+    assert "EXPERIMENT=NAME chooses among article, quickstart, rtx4090, of which" in printed.err
+    assert "quickstart alone needs no model hub" in printed.err
+
+
+def test_a_driver_that_is_too_old_ends_make_sweep(
+    machine: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine({"NVIDIA GeForce RTX 4090": 23.99}, torch="14.1")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (3, "")
+    assert "update the driver to one for CUDA 14" in printed.err

@@ -1,0 +1,118 @@
+"""Baselines are as strong as they should be, the same each time, and read Chinese."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench.config.schema import DataConfig
+from bench.data import dataset as datasets
+from bench.data.dataset import Dataset
+from bench.train import baselines, metrics
+
+NOTHING = dict.fromkeys(
+    ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map", "label_words"]
+)
+HEADLINES = DataConfig(
+    **NOTHING,
+    name="bbc_headlines",
+    source="bbc_headlines",
+    text_column="text",
+    label_column="label",
+    train_size=None,
+    validation_size=400,
+    test_size=400,
+    split_seed=0,
+    noise=None,
+)
+FINANCE = dataclasses.replace(
+    HEADLINES, source="finance8_synthetic", train_size=400, validation_size=80, test_size=400, noise=0.0
+)
+
+
+def make_dataset(texts: list[str], labels: list[int]) -> Dataset:
+    frame = pd.DataFrame({"id": range(len(texts)), "text": texts, "label": labels})
+    names = tuple("abcdefgh"[: max(labels) + 1])
+    return Dataset(dict.fromkeys(("train", "validation", "test"), frame), names, "f", 0)
+
+
+def score(fitted: baselines.Fitted, dataset: Dataset) -> dict[str, float]:
+    return metrics.score(fitted.probabilities["test"], dataset.splits["test"]["label"].to_numpy())
+
+
+def test_majority_is_the_most_frequent_label_with_trains_shares() -> None:
+    dataset = make_dataset(["w", "x", "y", "z"], [2, 1, 1, 0])
+    fitted = baselines.fit_majority(dataset)
+    assert fitted.parameters == 0
+    assert set(fitted.probabilities) == {"validation", "test"}
+    assert fitted.probabilities["test"].tolist() == [[0.25, 0.5, 0.25]] * 4
+    assert score(fitted, dataset)["accuracy"] == 0.5
+
+
+def test_tfidf_on_headlines_is_a_real_opponent() -> None:
+    dataset = datasets.load(HEADLINES)
+    fitted = baselines.fit_tfidf(dataset)
+    assert 0.72 < score(fitted, dataset)["accuracy"] < 0.78
+    assert fitted.probabilities["validation"].shape == (400, 5)
+    assert fitted.parameters % 5 == 0
+
+
+def test_tfidf_reads_chinese() -> None:
+    dataset = datasets.load(FINANCE)
+    fitted, again = baselines.fit_tfidf(dataset), baselines.fit_tfidf(dataset)
+    assert score(fitted, dataset)["accuracy"] > 0.6  # whole sentences as words: about 1 in 8
+    for split, values in fitted.probabilities.items():
+        np.testing.assert_array_equal(values, again.probabilities[split])
+
+
+@pytest.mark.parametrize(
+    ("texts", "characters"),
+    [
+        (["央行下调利率", "股市上涨"], True),
+        (["苹果发布 iPhone 15 Pro", "A股 CSI300 指数上涨"], True),
+        (["トヨタの利益", "ราคาน้ำมัน"], True),
+        (["Shares rise in London", "the 上海 index of Chinese shares falls again"], False),
+        (["주가가 크게 올랐다", "환율이 내렸다"], False),
+        (["Акции растут", "рубль падает"], False),
+        (["!!", "a", "?"], True),
+        (["12 34", "56"], False),
+    ],
+)
+def test_characters_are_read_where_words_have_no_spaces(texts: list[str], characters: bool) -> None:
+    assert baselines.uses_characters(texts) is characters
+
+
+def test_tfidf_tells_texts_apart_that_have_no_words() -> None:
+    dataset = make_dataset(["!!", "!", "?", "??"] * 5, [0, 0, 1, 1] * 5)
+    assert score(baselines.fit_tfidf(dataset), dataset)["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_frozen_features_are_separated_whatever_their_scale(scale: float) -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    dataset = make_dataset(["x"] * 90, labels.tolist())
+    features = np.eye(3, 40)[labels] * 4 + random.normal(size=(90, 40)) + 7
+    given = dict.fromkeys(("train", "validation", "test"), (scale * features).astype(np.float32))
+    fitted = baselines.fit_frozen(given, dataset)
+    assert score(fitted, dataset)["accuracy"] == 1.0
+    assert fitted.parameters == 3 * 40 + 3
+    assert set(fitted.probabilities) == {"validation", "test"}
+
+
+def test_train_is_learnt_from_and_validation_only_chooses_the_penalty() -> None:
+    random = np.random.default_rng(0)
+    labels = np.array([0, 1] * 20)
+    noise = random.normal(size=(40, 30))
+    train = noise + labels[:, None] * np.eye(1, 30)
+    dataset = make_dataset(["x"] * 40, labels.tolist())
+    fresh = random.normal(size=(40, 30)) + labels[:, None] * np.eye(1, 30)
+    strict = baselines.fit_frozen({"train": train, "validation": fresh, "test": fresh}, dataset)
+    loose = baselines.fit_frozen({"train": train, "validation": train, "test": fresh}, dataset)
+    strict_margin, loose_margin = (np.abs(one.probabilities["test"] - 0.5).mean() for one in (strict, loose))
+    assert strict_margin < loose_margin
+    other = {"train": train, "validation": fresh, "test": -fresh}
+    same = baselines.fit_frozen(other, dataset).probabilities["validation"]
+    np.testing.assert_array_equal(same, strict.probabilities["validation"])
+    assert strict.parameters == 31  # two labels need one set of coefficients

@@ -1,0 +1,99 @@
+"""Scores equal an independent count, and predictions.csv gives each row its own probabilities."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from bench.data.dataset import Dataset
+from bench.errors import RunError
+from bench.train import metrics
+
+
+def count_scores(predicted: list[int], labels: list[int], declared: int) -> tuple[float, float]:
+    """Accuracy and macro F1 from their definitions."""
+    pairs = list(zip(predicted, labels, strict=True))
+    f1 = []
+    for label in range(declared):
+        right = pairs.count((label, label))
+        f1.append(2 * right / max(predicted.count(label) + labels.count(label), 1))
+    return sum(one == other for one, other in pairs) / len(pairs), sum(f1) / declared
+
+
+def test_scores_of_a_split_counted_by_hand() -> None:
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.2, 0.6, 0.2]])
+    scores = metrics.score(probabilities, np.array([0, 1, 1, 1]))
+    assert scores == {
+        "accuracy": 0.75,
+        "f1_macro": pytest.approx((2 / 3 + 4 / 5 + 0) / 3),  # the third label counts, with 0
+        "loss": pytest.approx(-(math.log(0.7) + math.log(0.3) + math.log(0.8) + math.log(0.6)) / 4),
+    }
+    assert {type(value) for value in scores.values()} == {float}
+
+
+@given(
+    arrays.arrays(np.float64, (17, 4), elements=st.floats(0.001, 1)),
+    st.lists(st.integers(0, 3), min_size=17, max_size=17),
+)
+def test_scores_follow_their_definitions(weights: np.ndarray, labels: list[int]) -> None:
+    probabilities = weights / weights.sum(axis=1, keepdims=True)
+    scores = metrics.score(probabilities, np.array(labels))
+    accuracy, f1_macro = count_scores(probabilities.argmax(axis=1).tolist(), labels, 4)
+    assert scores["accuracy"] == pytest.approx(accuracy)
+    assert scores["f1_macro"] == pytest.approx(f1_macro)
+    assert scores["loss"] == pytest.approx(-np.log(probabilities[range(17), labels]).mean())
+
+
+def test_a_certain_wrong_answer_has_a_finite_loss() -> None:
+    scores = metrics.score(np.array([[1.0, 0.0]], dtype=np.float16), np.array([1]))
+    assert scores == {"accuracy": 0.0, "f1_macro": 0.0, "loss": pytest.approx(34.5, abs=0.1)}
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels"),
+    [
+        (np.zeros((0, 2)), np.zeros(0, dtype=int)),
+        (np.full((2, 2), 0.5), np.array([0])),
+        (np.full(2, 0.5), np.array([0, 1])),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(probabilities: np.ndarray, labels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="cannot score"):
+        metrics.score(probabilities, labels)
+
+
+def test_probabilities_that_are_no_numbers_are_not_scored() -> None:
+    with pytest.raises(RunError, match="the model diverged"):
+        metrics.score(np.array([[np.nan, np.nan]]), np.array([0]))
+
+
+def make_dataset() -> Dataset:
+    frame = pd.DataFrame({"id": [0, 1], "text": ["x", "y"], "label": [1, 0]})
+    return Dataset({"train": frame, "validation": frame, "test": frame}, ("宏观", "=1"), "f", 0)
+
+
+def test_predictions_name_labels_and_keep_rows_in_order(tmp_path: Path) -> None:
+    probabilities = {
+        "validation": np.array([[0.25, 0.75], [0.5, 0.5]]),
+        "test": np.array([[1, 0], [0.125, 0.875]]),
+    }
+    frame = metrics.predictions_frame(probabilities, make_dataset())
+    path = tmp_path / "predictions.csv"
+    frame.to_csv(path, index=False)
+    assert path.read_text(encoding="utf-8").splitlines() == [
+        "split,id,label,prediction,probability_宏观,probability_=1",
+        "validation,0,=1,=1,0.25,0.75",
+        "validation,1,宏观,宏观,0.5,0.5",
+        "test,0,=1,宏观,1.0,0.0",
+        "test,1,宏观,=1,0.125,0.875",
+    ]
+
+
+def test_predictions_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="test: probabilities of shape"):
+        metrics.predictions_frame({"test": np.full((3, 2), 0.5)}, make_dataset())

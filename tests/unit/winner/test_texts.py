@@ -1,0 +1,74 @@
+"""Texts from files and lines, and what is written beside them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bench.errors import ConfigError, DataError, MissingError
+from bench.winner import texts
+
+
+@dataclass(frozen=True)
+class Prediction:
+    label: str
+    probabilities: dict[str, float]
+
+
+SURE: Any = [Prediction("a", {"a": 0.75, "b": 0.25}), Prediction("b", {"a": 0.1234567, "b": 0.8765433})]
+
+
+def test_a_file_keeps_its_columns_as_text(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text('id,text\n007,"one, two"\nNA,null\n', encoding="utf-8-sig")
+    frame = texts.read_file(tmp_path / "in.csv", "text")
+    assert frame.to_dict("list") == {"id": ["007", "NA"], "text": ["one, two", "null"]}
+    (tmp_path / "in.jsonl").write_text('{"id": 7, "text": "é"}\n\n{"id": null, "text": "x", "more": [1]}\n')
+    rows = texts.read_file(tmp_path / "in.jsonl", "text")
+    assert rows["text"].tolist() == ["é", "x"]
+    assert rows["id"].tolist()[0] == 7
+
+
+def test_what_was_read_is_written_with_the_predictions(tmp_path: Path) -> None:
+    frame = texts.add_predictions(pd.DataFrame({"id": ["007", "8"]}), SURE)
+    assert list(frame) == ["id", "prediction", "probability_a", "probability_b"]
+    texts.write_file(frame, tmp_path / "out.csv")
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines == ["id,prediction,probability_a,probability_b", "007,a,0.75,0.25", "8,b,0.123457,0.876543"]
+    texts.write_file(frame, tmp_path / "out.jsonl")
+    assert [json.loads(one)["prediction"] for one in (tmp_path / "out.jsonl").read_text().splitlines()] == [
+        "a",
+        "b",
+    ]
+    with pytest.raises(ConfigError, match="has a column prediction already; rename it"):
+        texts.add_predictions(frame, SURE)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        ("in.csv", "id\n1\n", ConfigError, "--column text: .* has no such column; there are id"),
+        ("in.csv", "", DataError, "cannot be read"),
+        ("in.csv", "text,id\nx,1\n ,2\n", DataError, "row 2 has no text in text"),
+        ("in.jsonl", "[1", DataError, "cannot be read"),
+        ("in.jsonl", '{"text": 3}\n', DataError, "row 1 has no text in text"),
+        ("in.xlsx", "", ConfigError, r"must end in \.csv or \.jsonl"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_explained(
+    tmp_path: Path, name: str, content: str, error: type[Exception], message: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(error, match=message):
+        texts.read_file(tmp_path / name, "text")
+    with pytest.raises(MissingError, match="there is no such file"):
+        texts.read_file(tmp_path / "other.csv", "text")
+
+
+def test_lines_are_texts_and_none_is_empty() -> None:
+    assert texts.read_lines(["a b\r\n", "c"]) == ["a b", "c"]
+    for lines, message in (([], "no text"), (["a\n", " \n"], "line 2 is empty")):
+        with pytest.raises(DataError, match=message):
+            texts.read_lines(lines)
