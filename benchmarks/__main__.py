@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import engine, grid, inside, machine, scale, step
+from benchmarks import engine, grid, inside, machine, scale, step, studies
 from benchmarks.settings import table
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -21,6 +21,7 @@ SECTIONS: Mapping[str, Section] = {
     "grid": lambda folder, short, whole: grid.report(folder, short=short, whole=whole),
     "engine": lambda folder, short, _: engine.report(folder, short=short),
     "scale": lambda folder, short, _: scale.report(folder, short=short),
+    "statistics": lambda _, short, __: studies.report(short=short),
 }
 
 
@@ -53,7 +54,9 @@ def renew(written: str, parts: Sequence[str], described: Sequence[tuple[str, str
         heading, _, body = part.partition("\n")
         section = f"{heading}\n\nMeasured again, without the other sections: {shown}.\n{body}\n\n"
         old = re.compile(rf"^{re.escape(heading)}$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-        written = old.sub(section.replace("\\", r"\\"), written)
+        written, found = old.subn(section.replace("\\", r"\\"), written)
+        if not found:
+            written = f"{written.rstrip()}\n\n{section}"
     return written.rstrip() + "\n"
 
 

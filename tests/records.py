@@ -160,8 +160,7 @@ def make_evidence(
             raise StoreError(f"runs/{run_id}/predictions.csv: No such file")
         return predictions[run_id]
 
-    rows = build_rows(results)
-    comparisons, left_out = compare_methods(rows, read)
+    rows, comparisons, left_out = compare_methods(build_rows(results), read)
     return Evidence(
         results=results,
         bad=bad,

@@ -8,7 +8,7 @@ from bench.report.contrast import Group, find_gap, read_hardware
 from bench.report.evidence import Evidence
 from bench.report.findings import join_titles, most_accurate
 from bench.report.language.text import Text, format_duration
-from bench.report.recommend import UNTOLD, Limits, Read, Recommendation, recommend
+from bench.report.recommend import Limits, Read, Recommendation, recommend
 from bench.report.rows import Row
 from bench.report.sections import bullets
 from bench.report.table import join_hyperparameters, title_tasks
@@ -76,7 +76,7 @@ def _say_why(found: Recommendation, text: Text) -> str:
         names = {"best": escape_markdown(best.title), "title": title}
         return words["same"].format(titles=join_titles(others, text), **names)
     gaps = [find_gap(chosen, row, found.comparisons) for row in others]
-    if all(gap and gap.comparison.verdict not in UNTOLD for gap in gaps):
+    if all(gap and gap.comparison.verdict != "none" for gap in gaps):
         return words["more_accurate"].format(title=title, titles=join_titles(others, text))
     return words["not_compared"].format(title=title, titles=join_titles(others, text))
 
@@ -170,7 +170,7 @@ def _answer(
     if best is None:
         return words["unknown"]
     gaps = [find_gap(best, row, evidence.comparisons) for row in trained if row is not best]
-    same = [gap.other for gap in gaps if gap and gap.comparison.verdict in UNTOLD]
+    same = [gap.other for gap in gaps if gap and gap.comparison.verdict == "none"]
     said = words["take"].format(title=escape_markdown(best.title), numbers=_say_numbers(best, text))
     if same:
         said += words["same"].format(titles=join_titles(same, text))

@@ -88,6 +88,8 @@ def judge(claim: ArticleClaim, rows: Sequence[Row], evidence: Evidence, text: Te
     high = math.inf if claim.bounds == "low" else claim.says + claim.tolerance
     if claim.measure == "train_time" and min(len(method.run_ids), len(against.run_ids)) < 2:
         return Judgement(claim, "undecided", measured, [words.reasons["one_run"]])
+    if claim.measure == "accuracy" and 1 in (len(method.seeds), len(against.seeds)):
+        return Judgement(claim, "undecided", measured, [words.reasons["one_seed"]])
     if low <= measured.low and measured.high <= high:
         return Judgement(claim, "reproduced", measured, [])
     if measured.high < low or high < measured.low:

@@ -33,7 +33,7 @@ class AccuracyGap:
     one: Row
     other: Row
     estimate: float
-    low: float | None  # of the 95 % interval over texts
+    low: float | None  # of the 95 % interval over texts and seeds
     high: float | None
     comparison: Comparison
 

@@ -36,8 +36,7 @@ class Evidence:
 def gather(store: Store, report: ReportConfig) -> Evidence:
     """Reads the records, and the predictions of the chosen runs alone."""
     results, bad = store.read_all()
-    rows = build_rows(results)
-    comparisons, left_out = compare_methods(rows, store.read_predictions)
+    rows, comparisons, left_out = compare_methods(build_rows(results), store.read_predictions)
     imported, bad_imported = find_imported(store).read_all()
 
     def name(records: Sequence[BadRecord]) -> list[tuple[str, str]]:

@@ -78,7 +78,7 @@ def _find_accuracy(rows: Sequence[Row], comparisons: Sequence[Comparison], text:
     """What the paired comparisons with the most accurate method say."""
     words, best = text.sentences, most_accurate(rows)
     gaps = [gap for row in rows if best and row is not best and (gap := find_gap(best, row, comparisons))]
-    for gap in (one for one in gaps if one.comparison.verdict in ("difference", "seeds", "one_seed")):
+    for gap in (one for one in gaps if one.comparison.verdict != "none"):
         if gap.low is None or gap.high is None:
             continue
         numbers = {"points": 100 * gap.estimate, "low": 100 * gap.low, "high": 100 * gap.high}
@@ -194,7 +194,7 @@ def _find_cheapest(rows: Sequence[Row], comparisons: Sequence[Comparison], text:
     if best is None:
         return
     gaps = [find_gap(best, row, comparisons) for row in rows if row is not best]
-    same = [best, *(gap.other for gap in gaps if gap and gap.comparison.verdict in ("none", "seeds"))]
+    same = [best, *(gap.other for gap in gaps if gap and gap.comparison.verdict == "none")]
     known = [row for row in same if row.peak_memory_bytes is not None]
     if len(known) < 2 or len(known) < len(same):
         return

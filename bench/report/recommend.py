@@ -23,7 +23,6 @@ from bench.results.selection import MethodKey, configuration_key, group_by_metho
 from bench.results.store import Result
 
 Read = Callable[[str], pd.DataFrame]  # run_id -> its predictions
-UNTOLD = ("none", "seeds")  # verdicts of a comparison that finds no difference between two methods
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def recommend(
 
 def _choose(fitting: Sequence[Row], rejected: Sequence[tuple[Row, str]], read: Read) -> Recommendation:
     """The least memory of those that nothing tells from the most accurate; trainings before baselines."""
-    comparisons, _ = compare_methods(fitting, read)
+    fitting, comparisons, _ = compare_methods(fitting, read)
     pool = [row for row in fitting if not row.baseline] or list(fitting)
     best = None if any(row.has_random_weights for row in pool) else most_accurate(pool)
     same = [best] if best else list(pool)
@@ -108,13 +107,13 @@ def _choose(fitting: Sequence[Row], rejected: Sequence[tuple[Row, str]], read: R
 def _is_untold(one: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
     """Whether the two were compared and no difference was found."""
     gap = find_gap(one, other, comparisons)
-    return gap is not None and gap.comparison.verdict in UNTOLD
+    return gap is not None and gap.comparison.verdict == "none"
 
 
 def _is_better(one: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
     """Whether the first is more accurate, or that is not known."""
     gap = find_gap(one, other, comparisons)
-    return gap is None or (gap.comparison.verdict not in UNTOLD and gap.estimate > 0)
+    return gap is None or (gap.comparison.verdict != "none" and gap.estimate > 0)
 
 
 def _find_reason(row: Row, inside: Row, needs: Sequence[_Need], limits: Limits, text: Text) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.report.budget import Budget, count_budget
 from bench.report.health import Health, describe_health
-from bench.report.statistics import Summary, bound_share, summarise
+from bench.report.statistics import Summary, summarise
 from bench.results.selection import (
     MethodKey,
     Selection,
@@ -27,8 +27,13 @@ PEAKS = {  # memory kind -> the peak the table shows; in the order of the tables
     "cuda": "memory.train.peak_reserved_bytes",
     "cpu_resident": "memory.train.peak_resident_bytes",
 }
+OVER = (
+    "seeds_and_texts",
+    "other_seeds_and_texts",  # the seeds as those of the table's other methods vary: it has too few
+    "texts",  # all there is for a method without randomness
+    "texts_alone",  # nothing is known of how the seeds vary
+)
 PAGED = "memory.train.paged_bytes"
-FEWEST_SEEDS = 3  # for an interval over seeds: Student's t of two is 4 times as wide as of three
 # Shown wherever they count.
 _USUAL = ("lora.r", "lora.alpha", "lora.dropout", "train.lr", "method.loraplus_lr_ratio")
 
@@ -47,11 +52,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Interval:
-    """Where the accuracy lies with 95 % confidence, and over what it was taken to vary."""
+    """Where a score lies with 95 % confidence, and over what it was taken to vary."""
 
     low: float
     high: float
-    over: str  # seeds | texts
+    over: str  # one of OVER
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,10 @@ class Row:
     train_seconds: float | None  # mean
     joules: float | None  # mean, of the GPU while training
     accuracy: Summary | None  # on the test split
-    interval: Interval | None  # of the accuracy: over three seeds or more, else over texts
-    texts_interval: Interval | None  # of the accuracy, over texts, whatever the number of seeds
     f1_macro: Summary | None  # on the test split
+    interval: Interval | None  # of the accuracy; all three from scores.bound_rows
+    texts_interval: Interval | None  # of the accuracy of these trained models, over texts alone
+    f1_interval: Interval | None
     trainable_parameters: float | None
     total_parameters: float | None
     seeds: tuple[int, ...]  # empty: the method has no randomness, or no run succeeded
@@ -134,8 +140,6 @@ def _build_row(
     }
     known = {name: _read_known(alone, path) for name, path in measured.items()}
     known |= {name: _read_known(chosen, path) for name, path in scored.items()}
-    accuracy = summarise(known["accuracy"]) if known["accuracy"] else None
-    over_texts = _bound_over_texts(accuracy, task.test_size)
     return Row(
         task=task,
         memory_kind=kind,
@@ -152,10 +156,11 @@ def _build_row(
         paged_bytes=max(_read_known(alone, PAGED), default=None),
         train_seconds=_mean(known["train_time"]),
         joules=_mean(known["energy"]),
-        accuracy=accuracy,
-        interval=_bound_over_seeds(accuracy) or over_texts,
-        texts_interval=over_texts,
+        accuracy=summarise(known["accuracy"]) if known["accuracy"] else None,
         f1_macro=summarise(known["f1_macro"]) if known["f1_macro"] else None,
+        interval=None,
+        texts_interval=None,
+        f1_interval=None,
         trainable_parameters=max(known["trainable"], default=None),
         total_parameters=max(known["total"], default=None),
         seeds=tuple(seed for one in chosen if (seed := read_seed(one)) is not None),
@@ -237,19 +242,6 @@ def _mean(values: Sequence[float]) -> float | None:
 def stands_alone(result: Result) -> bool:
     """Whether the run's memory and time are those of one whole training, with nothing beside it."""
     return result.packed is None and read_value(result, "model.resumed_from_step") is None
-
-
-def _bound_over_seeds(accuracy: Summary | None) -> Interval | None:
-    """Student's t interval, cut to what an accuracy can be, which costs no coverage."""
-    if accuracy is None or accuracy.n < FEWEST_SEEDS or accuracy.low is None or accuracy.high is None:
-        return None
-    return Interval(max(0.0, accuracy.low), min(1.0, accuracy.high), over="seeds")
-
-
-def _bound_over_texts(accuracy: Summary | None, test_size: int | None) -> Interval | None:
-    if accuracy is None or not test_size or not 0 <= accuracy.mean <= 1:
-        return None
-    return Interval(*bound_share(accuracy.mean, rows=test_size), over="texts")
 
 
 def _find_reason(results: Iterable[Result], path: str) -> str:

@@ -19,8 +19,8 @@ _COMPARISON_COLUMNS = (
     *("data", "model", "memory_kind", "method", "other_method", "test_texts"),
     *("accuracy_difference", "accuracy_low", "accuracy_high"),
     *("f1_macro_difference", "f1_macro_low", "f1_macro_high"),
-    *("texts_told_apart", "discordant_share", "mcnemar_p_by_seed"),
-    *("p_texts", "p_texts_holm", "p_seeds", "p_seeds_holm", "detectable_difference", "verdict"),
+    *("texts_told_apart", "discordant_share", "standard_error_texts", "standard_error_seeds"),
+    *("p", "p_holm", "detectable_difference", "verdict"),
 )
 
 
@@ -130,18 +130,16 @@ def render_comparisons(comparisons: Sequence[Comparison]) -> str:
     """comparisons.csv: every comparison and all that its verdict rests on; columns are names for machines."""
     lines = []
     for one in comparisons:
-        by_seed = " ".join(
-            f"{'any' if seed is None else seed}:{p_value:.4g}" for seed, p_value in one.mcnemar.items()
-        )
         lines.append(
             [
                 *(one.one.task.data, one.one.task.model, one.one.memory_kind),
                 *(one.one.title, one.other.title, one.rows),
                 *map(round_six, (one.accuracy.estimate, one.accuracy.low, one.accuracy.high)),
                 *map(round_six, (one.f1_macro.estimate, one.f1_macro.low, one.f1_macro.high)),
-                *(one.told_apart, round_six(one.discordant), by_seed),
-                *map(round_six, (one.p_texts, one.adjusted_p_texts, one.p_seeds, one.adjusted_p_seeds)),
-                *(round_six(one.detectable), one.verdict),
+                one.told_apart,
+                *map(round_six, (one.discordant, one.error_texts, one.error_seeds)),
+                *map(round_six, (one.p_value, one.adjusted_p, one.detectable)),
+                one.verdict,
             ]
         )
     return to_csv(_COMPARISON_COLUMNS, lines)

@@ -1,7 +1,8 @@
 """How sure a number is, and a difference between two methods; pure: arrays in, numbers out.
 
-Everything is a closed form but the spread of macro F1, which is resampled from a fixed seed: the same input
-gives the same bytes in every report.
+A score is that of one method's seeds on some texts, and another would come out with other seeds and with
+other texts: both sources are in every interval and every test. Everything is a closed form but the spread of
+macro F1, which is resampled from a fixed seed: the same input gives the same bytes in every report.
 """
 
 import math
@@ -11,12 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr, ndtri, stdtr, stdtrit
+from scipy.special import gammaincinv, ndtr, ndtri, stdtrit
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 LEVEL = 0.95
+_LEAST_P = 1e-12  # a smaller p says no more
+_NODES = 24  # of the integral over one method's error
 _RESAMPLES = 1000  # a standard error from so many is 2 % exact
 _LARGEST_CHUNK = 4_000_000  # weights in memory at once
 
@@ -28,116 +31,205 @@ class Summary:
     n: int
     mean: float
     sd: float | None  # of the sample, n - 1 in the denominator; None for n = 1
-    low: float | None  # of the interval for the mean; None for n = 1
-    high: float | None
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """How far a method's mean over its seeds may be off as these seeds were drawn: variances of the mean."""
+
+    error: float  # the variance between the scores of the seeds, over their number
+    residual: float  # the part of it that is chance on these texts, and less on more of them
+    freedom: float  # degrees of freedom of the error
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a method's runs came to on the texts, and what another choice of texts or seeds would change."""
+
+    mean: float  # over the seeds
+    spread: Floats  # of each text or each resample of them; what is paired in it cancels in a difference
+    scale: float  # the mean's variance over texts is that of the spread, times this
+    seeds: tuple[Seeds, ...]  # empty: one trained model alone
+
+    @property
+    def error(self) -> float:
+        """The variance of the mean over texts, for these trained models."""
+        return _vary(self.spread) * self.scale
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One number less another of the same rows, and its 95 % interval over rows."""
+    """One method's score less another's on the same texts, and its 95 % interval over texts and seeds."""
 
     estimate: float
-    low: float | None  # None: too few rows tell the two apart
+    low: float | None  # None: too few texts tell the two apart
     high: float | None
 
 
-def summarise(values: Sequence[float], *, level: float = LEVEL) -> Summary:
-    """Mean, sample standard deviation and Student's t interval: mean -+ t(n - 1) sd / sqrt(n).
-
-    The interval is for the mean over all seeds that could have been drawn; it holds at its level if the
-    numbers are about normal. It says nothing of other texts: every seed shares one test split. Sums are
-    exact, so that the order of the values cannot show.
+def summarise(values: Sequence[float]) -> Summary:
+    """Mean and sample standard deviation. Sums are exact, so that the order of the values cannot show.
 
     Raises:
         ValueError: no values.
-
-    Source: Student, "The probable error of a mean", Biometrika 6 (1908).
     """
     if not values:
         raise ValueError("values=[]: a mean needs at least one value")
-    n, mean = len(values), statistics.fmean(values)
-    if n == 1:
-        return Summary(n, mean, sd=None, low=None, high=None)
-    sd = statistics.stdev(values)
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * sd / math.sqrt(n)
-    return Summary(n, mean, sd=sd, low=mean - half, high=mean + half)
+    n = len(values)
+    return Summary(n, statistics.fmean(values), sd=statistics.stdev(values) if n > 1 else None)
 
 
-def bound_share(share: float, *, rows: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's interval for the share of all texts that would be right, given the share of ``rows`` texts.
+def score_answers(right: npt.NDArray[np.bool_]) -> Score:
+    """The accuracy: the share of the seeds' answers that are right.
 
-    It stays within 0 to 1 and holds near both ends. A mean over seeds varies less than one seed's share, so
-    that the interval is then too wide rather than too narrow.
+    Args:
+        right: whether a seed's answer to a text is right. # (seeds, rows)
+    """
+    rows = right.shape[1]
+    shares, scores = right.mean(axis=0), right.mean(axis=1)
+    errors = scores * (1 - scores) / (rows - 1)
+    seeds = measure_seeds(scores, errors, error=_vary(shares) / rows)
+    return Score(float(scores.mean()), shares, 1 / rows, seeds)
+
+
+def score_resamples(scores: Floats, resampled: Floats, *, rows: int) -> Score:
+    """Any other score, from its values on resampled texts, whose variance is (rows - 1) / rows too small.
+
+    Args:
+        scores: of each seed. # (seeds,)
+        resampled: of each seed on each resample of the texts. # (seeds, samples)
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 6.
+    """
+    scale, spread = rows / max(1, rows - 1), resampled.mean(axis=0)
+    errors = resampled.var(axis=1, ddof=1) * scale
+    return Score(
+        float(scores.mean()), spread, scale, measure_seeds(scores, errors, error=_vary(spread) * scale)
+    )
+
+
+def measure_seeds(scores: Floats, errors: Floats, *, error: float) -> tuple[Seeds, ...]:
+    """What the seeds add to the error of their mean; nothing for one seed, which shows nothing of others.
+
+    The scores of the seeds differ by what the seed changes and by chance on these texts, the residual: as
+    much as one seed's score varies more over texts than the mean of the seeds does.
+
+    Args:
+        scores: of each seed. # (seeds,)
+        errors: variance, over texts, of each seed's score. # (seeds,)
+        error: variance, over texts, of their mean.
+
+    Source: the two-way crossed design without replication; Searle, Casella and McCulloch, Variance Components
+    (1992), chapter 4.
+    """
+    count = len(scores)
+    if count < 2:
+        return ()
+    residual = max(0.0, float(errors.mean()) - error) / (count - 1)
+    return (Seeds(_vary(scores) / count, residual, freedom=count - 1),)
+
+
+def pool_seeds(members: Sequence[tuple[Seeds, int]], *, count: int) -> Seeds:
+    """What so many seeds add to the error of their mean, if they vary as those of other methods do.
+
+    Args:
+        members: the seeds of each method, and how many they are.
+    """
+    freedom = sum(one.freedom for one, _ in members)
+    error, residual = (
+        sum(getattr(one, name) * seeds * one.freedom for one, seeds in members) / freedom / count
+        for name in ("error", "residual")
+    )
+    return Seeds(error, residual, freedom)
+
+
+def subtract(one: Score, other: Score) -> tuple[float, float, tuple[Seeds, ...]]:
+    """The difference of two scores on the same texts, its variance over these, and the seeds of both."""
+    return one.mean - other.mean, _vary(one.spread - other.spread) * one.scale, (*one.seeds, *other.seeds)
+
+
+def _vary(values: Floats) -> float:
+    return float(values.var(ddof=1)) if len(values) > 1 else 0.0
+
+
+def find_margin(texts: float, seeds: Sequence[Seeds], *, rows: int | None, level: float = LEVEL) -> float:
+    """Half the width of the interval for a mean, or for a difference of two, over all seeds and all texts.
+
+    The margins of the two sources, squared and added: z^2 times the variance over texts, and t^2 times that
+    over seeds, as these are few. Both variances hold the residual: half of it is taken from each. The margin
+    is never less than that of texts alone. With two methods each one's degrees of freedom are multiplied by
+    the number of methods that count, from 1 to 2: (w1 + w2)^2 / (w1^2 + w2^2) with w = error / freedom.
+
+    Satterthwaite's one t for the sum would be too narrow: where three seeds lie together by chance, he takes
+    the variance over seeds for small and for well known.
+
+    Args:
+        texts: variance over texts of the mean over seeds, or of the difference.
+        seeds: of each method that has several; none for one trained model.
+        rows: how many texts, for Student's t; None: the normal quantile.
+
+    Source: quantiles weighted by the variances, Cochran and Cox, Experimental Designs (1957), section 4.14;
+    that it holds here is by simulation, docs/statistics.md.
+    """
+    errors = np.array([[one.error for one in seeds]])
+    return float(_find_margins((1 - level) / 2, texts, seeds, errors, rows=rows)[0])
+
+
+def _find_margins(
+    tail: float, texts: float, seeds: Sequence[Seeds], errors: Floats, *, rows: int | None
+) -> Floats:
+    """The margin for each case of what the methods' seeds may show. # errors: (cases, methods) -> (cases,)"""
+    freedom = np.array([one.freedom for one in seeds], dtype=np.float64)
+    halves = np.array([one.residual / 2 for one in seeds], dtype=np.float64)
+    weights = errors / freedom
+    squares = np.square(weights).sum(axis=1)
+    counting = np.divide(weights.sum(axis=1) ** 2, squares, out=np.ones(len(errors)), where=squares > 0)
+    student = stdtrit(freedom * counting[:, None], tail)  # (cases, methods)
+    normal = ndtri(tail) if rows is None else stdtrit(rows - 1, tail)
+    over_seeds = (np.square(student) * np.maximum(errors - halves, 0)).sum(axis=1)
+    over_both = normal**2 * (texts - halves.sum()) + over_seeds
+    margins: Floats = np.sqrt(np.maximum(over_both, normal**2 * texts))
+    return margins
+
+
+def find_p(estimate: float, texts: float, seeds: Sequence[Seeds], *, rows: int) -> float:
+    """Two-sided p that there is no difference: at 1 - p the interval of find_margin begins at 0."""
+    errors = np.array([[one.error for one in seeds]])
+    low, high = math.log(_LEAST_P), 0.0
+    for _ in range(50):
+        p_value = math.exp((low + high) / 2)
+        if _find_margins(p_value / 2, texts, seeds, errors, rows=rows)[0] < abs(estimate):
+            high = (low + high) / 2
+        else:
+            low = (low + high) / 2
+    return math.exp(high)
+
+
+def bound_difference(one: Score, other: Score, *, rows: int) -> Difference:
+    """The difference with its interval, which says nothing that a share cannot be."""
+    estimate, texts, seeds = subtract(one, other)
+    margin = find_margin(texts, seeds, rows=rows)
+    return Difference(estimate, max(-1.0, estimate - margin), min(1.0, estimate + margin))
+
+
+def bound_share(
+    share: float, *, rows: int, texts: float | None = None, seeds: Sequence[Seeds] = ()
+) -> tuple[float, float]:
+    """The interval for the share of all texts that all seeds would have right; it stays within 0 to 1.
+
+    Wilson's, with margin^2 / (share (1 - share)) in the place of z^2 / rows. For one trained model the two
+    are the same, and so they are taken to be where all is right or all is wrong and nothing varies.
+
+    Args:
+        texts: variance of the share over texts; None: that of one trained model, the most that it can be.
 
     Source: Wilson, "Probable inference", JASA 22 (1927); its coverage: Brown, Cai and DasGupta (2001).
     """
-    z = float(ndtri((1 + level) / 2))
-    centre = (share + z * z / (2 * rows)) / (1 + z * z / rows)
-    half = z / (1 + z * z / rows) * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
+    spread = share * (1 - share)
+    margin = find_margin(spread / rows if texts is None else texts, seeds, rows=None)
+    square = margin**2 / spread if margin > 0 < spread else float(ndtri((1 - LEVEL) / 2)) ** 2 / rows
+    centre = (share + square / 2) / (1 + square)
+    half = math.sqrt(square * spread + square**2 / 4) / (1 + square)
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def mcnemar(only_one: int, only_other: int) -> float:
-    """Exact two-sided p of McNemar's test: texts that only one and only the other of two models has right.
-
-    Source: McNemar, Psychometrika 12 (1947); exact as a binomial test at 1/2.
-    """
-    discordant = only_one + only_other
-    return min(1.0, 2 * float(bdtr(min(only_one, only_other), discordant, 0.5)))
-
-
-def flip_signs(differences: Integers) -> float:
-    """Exact two-sided p that rows' differences sum to so much or more when each could have either sign.
-
-    The test for means over several seeds: a row's difference is that of the seeds that have it right, in
-    whole numbers. For one seed each it is McNemar's. The sum's distribution is a product of binomial
-    generating functions, one for each size of difference, multiplied as Fourier transforms.
-
-    Args:
-        differences: one method less the other. # (rows,)
-
-    Source: Fisher's randomisation test for pairs, The Design of Experiments (1935), section 21.
-    """
-    sizes = np.abs(differences[differences != 0])
-    if not len(sizes):
-        return 1.0
-    step = int(np.gcd.reduce(sizes))
-    sizes //= step
-    total = int(sizes.sum())
-    length = 2 * total + 1  # sums from -total to total
-    angles = 2 * np.pi * np.arange(length) / length
-    spectrum = np.ones(length)
-    for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
-        spectrum *= np.cos(size * angles) ** count
-    masses = np.fft.ifft(spectrum).real  # of each sum, cyclically: 0, 1, ..., total, -total, ..., -1
-    sums = np.concatenate([np.arange(total + 1), np.arange(-total, 0)])
-    observed = abs(int(differences.sum()) // step)
-    return float(np.clip(masses[np.abs(sums) >= observed].sum(), 0.0, 1.0))
-
-
-def compare_seeds(one: Sequence[float] | float, other: Sequence[float] | float) -> float | None:
-    """Welch's two-sided p that two methods have the same mean over all seeds that could have been drawn.
-
-    A method without randomness is one number. None if one with randomness has but one seed: then nothing is
-    known of its others.
-
-    Source: Welch, "The generalization of 'Student's' problem", Biometrika 34 (1947).
-    """
-    sides: list[tuple[float, float, int]] = []  # mean, its squared error, degrees of freedom
-    for values in (one, other):
-        if isinstance(values, float | int):
-            mean, error, freedom = float(values), 0.0, 1
-        elif len(values) < 2:
-            return None
-        else:
-            mean, freedom = statistics.fmean(values), len(values) - 1
-            error = statistics.variance(values) / len(values)
-        sides.append((mean, error, freedom))
-    gap, total = abs(sides[0][0] - sides[1][0]), sum(error for _, error, _ in sides)
-    if total == 0:
-        return 1.0 if gap == 0 else 0.0
-    welch = total**2 / sum(error**2 / free for _, error, free in sides)
-    return 2 * float(stdtr(welch, -gap / math.sqrt(total)))
 
 
 def adjust_holm(p_values: Sequence[float]) -> list[float]:
@@ -152,33 +244,43 @@ def adjust_holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def find_detectable(*, rows: int, discordant: float, level: float, power: float = 0.8) -> float | None:
-    """The smallest true difference in accuracy that a test of so many texts would detect with that power.
+def find_detectable(
+    texts: float, seeds: Sequence[Seeds], *, rows: int, level: float, power: float = 0.8
+) -> float | None:
+    """The smallest true difference that find_p puts below 1 - level with that power.
 
-    With a share ``discordant`` of the rows told apart, McNemar's test needs a difference d with
-    sqrt(rows) d = a sqrt(discordant) + b sqrt(discordant - d^2), a and b being the normal quantiles of
-    1 - level / 2 and of the power; solved for d. A difference of d needs at least the share d, so that
-    discordant is d where it would be less. None: not even a difference of all rows.
-
-    Source: Connor, "Sample size for testing differences in proportions for the paired-sample design",
-    Biometrics 43 (1987).
+    The estimate is normal about the true difference, and the error that a method's seeds show is its true one
+    times chi squared over its degrees of freedom; the power is the mean over what they may show. What is true
+    is taken to be as found. None: nothing varies, or not even a difference of all texts.
     """
-    a, b = float(ndtri(1 - level / 2)), float(ndtri(power))
-    root = math.sqrt(max(0.0, rows + b * b - a * a))
-    found = math.sqrt(discordant) * (a * math.sqrt(rows) + b * root) / (rows + b * b)
-    if found > discordant:
-        for _ in range(100):  # rows d = (a + b sqrt(1 - d))^2; each step is nearer
-            found = (a + b * math.sqrt(max(0.0, 1 - found))) ** 2 / rows
-    return found if found <= 1 else None
+    variance = texts + sum(max(0.0, one.error - one.residual) for one in seeds)
+    if not variance:
+        return None
+    errors, weights = np.zeros((1, 0)), np.ones(1)
+    for one in seeds:
+        nodes, shares = _spread_error(one)
+        errors = np.hstack([np.repeat(errors, _NODES, axis=0), np.tile(nodes, len(errors))[:, None]])
+        weights = np.outer(weights, shares).ravel()
+    margins = _find_margins((1 - level) / 2, texts, seeds, errors, rows=rows)  # (cases,)
+
+    def detect(difference: float) -> float:
+        ends = (difference - margins) / math.sqrt(variance), (-difference - margins) / math.sqrt(variance)
+        return float(weights @ (ndtr(ends[0]) + ndtr(ends[1])))
+
+    low, high = 0.0, 1.0
+    if detect(high) < power:
+        return None
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if detect(middle) < power else (low, middle)
+    return high
 
 
-def bound_difference(estimate: float, *, error: float, rows: int, level: float = LEVEL) -> Difference:
-    """The difference with its interval: estimate -+ t(rows - 1) times the bootstrap's standard error.
-
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 12.
-    """
-    half = float(stdtrit(rows - 1, (1 + level) / 2)) * error
-    return Difference(estimate, max(-1.0, estimate - half), min(1.0, estimate + half))
+def _spread_error(seeds: Seeds) -> tuple[Floats, Floats]:
+    """Errors that such seeds may show, and how likely each is: nodes of a quadrature. # (_NODES,) each"""
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    chi_squared = 2 * gammaincinv(seeds.freedom / 2, (nodes + 1) / 2)
+    return max(seeds.error, seeds.residual) * chi_squared / seeds.freedom, weights / 2
 
 
 def resample(rows: int) -> Iterator[npt.NDArray[np.float32]]:

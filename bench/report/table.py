@@ -34,7 +34,7 @@ from bench.report.findings import describe_findings
 from bench.report.imported import describe_imported
 from bench.report.language.text import COLUMNS, EXTRAS, Text, format_duration, read_language
 from bench.report.latency import describe_latencies
-from bench.report.rows import FEWEST_SEEDS, Row, Task
+from bench.report.rows import OVER, Row, Task
 from bench.report.runs import render_runs
 from bench.report.sections import (
     Titles,
@@ -196,8 +196,7 @@ def _to_cells(row: Row, *, report: ReportConfig, text: Text, notes: list[str]) -
 def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
     """The row's cells of table.csv: numbers as numbers."""
     peak, accuracy, f1_macro = row.peak_memory_bytes, row.accuracy, row.f1_macro
-    interval, texts = row.interval, row.texts_interval
-    over_seeds = f1_macro if f1_macro and f1_macro.n >= FEWEST_SEEDS else None
+    interval, texts, f1_interval = row.interval, row.texts_interval, row.f1_interval
     return {
         "method": row.title,
         "memory": round_six(None if peak is None else peak / GIB),
@@ -224,8 +223,8 @@ def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
         "texts_low": round_six(texts.low if texts else None),
         "texts_high": round_six(texts.high if texts else None),
         "accuracy_sd": round_six(accuracy.sd if accuracy else None),
-        "f1_macro_low": round_six(over_seeds.low if over_seeds else None),
-        "f1_macro_high": round_six(over_seeds.high if over_seeds else None),
+        "f1_macro_low": round_six(f1_interval.low if f1_interval else None),
+        "f1_macro_high": round_six(f1_interval.high if f1_interval else None),
         "f1_macro_sd": round_six(f1_macro.sd if f1_macro else None),
         "total": row.total_parameters,
         "weights": "random" if row.has_random_weights else "saved",
@@ -279,6 +278,8 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
         figures = {"median": statistics.median(errors), "worst": max(errors), "runs": len(errors)}
         notes.append(text.prose.how_predicted.format(**figures))
     notes.append(text.spread)
+    marked = {row.interval.over for row in rows if row.interval}
+    notes += [text.spreads[over] for over in OVER if over in marked and over in text.spreads]
     if any(row.selection and not row.seeds for row in rows):
         notes.append(text.any_seed_note)
     prices = {name: getattr(evidence.report, name) for name in text.prose.priced}

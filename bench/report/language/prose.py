@@ -61,7 +61,6 @@ ENGLISH = Prose(
     points_between="{estimate} points (95 % {low} to {high})",
     verdicts={
         "difference": "a difference at n={rows}",
-        "seeds": "a difference at n={rows}, but no larger than seeds alone can make",
         "one_seed": "a difference at n={rows} between these trained models; one seed says no more",
         "none": "no detectable difference at n={rows}",
     },
@@ -69,14 +68,12 @@ ENGLISH = Prose(
     further="{count} further comparisons are in comparisons.csv; here are those with the method that is best "
     "on validation.",
     left_out="{title} is not compared ({reason}).",
-    how_compared="Points are of test accuracy, means over the seeds; n is the number of test texts, and the "
-    "interval is over texts, for these trained models. A difference is one that holds for other texts (exact "
-    "paired sign-flip test; for one seed it is McNemar's) and for other seeds (Welch's test), both at 5 % by "
-    "Holm over all comparisons ({count}). F1 (macro), p values and McNemar's test of each seed are in "
-    "comparisons.csv.",
-    detectable="With these test texts, only a true difference of about {points} points or more would be "
-    "found with 80 % power: (a √(ψn) + b √(ψ(n + b² - a²))) / (n + b²), where ψ is the share of texts that "
-    "tells two methods apart, and a and b are the normal quantiles of the test and of the power.",
+    how_compared="Points are of test accuracy, means over the seeds, and n is the number of test texts. The "
+    "interval is over texts and seeds, and so is the test: a difference is one that other texts and other "
+    "seeds would show as well, at 5 % by Holm over all comparisons ({count}). With one seed both are over "
+    "texts alone. F1 (macro) and p values are in comparisons.csv.",
+    detectable="With these texts and seeds, a true difference is found in four of five such studies if it is "
+    "about {points} points or more.",
     budget="Budget",
     how_drawn="What the choice had to choose from. k: the validation {metric} to expect of the best of k "
     "configurations drawn from those tried, so that many draws are not taken for a better method; the common "
@@ -128,20 +125,16 @@ CHINESE = Prose(
     points_between="{estimate} 个百分点（95% 区间 {low} 至 {high}）",
     verdicts={
         "difference": "n={rows} 时存在差异",
-        "seeds": "n={rows} 时存在差异，但不超过随机种子本身造成的波动",
         "one_seed": "n={rows} 时这两个训练好的模型存在差异；单个种子无法说明方法本身",
         "none": "n={rows} 时未检出差异",
     },
     few_told_apart="：仅 {count} 条文本能区分二者，任何检验都不够",
     further="另有 {count} 组比较见 comparisons.csv；此处列出与验证集上最佳方法的比较。",
     left_out="{title} 未参与比较（{reason}）。",
-    how_compared="百分点指测试集准确率之差，取各随机种子的平均值；n 为测试文本数，区间针对测试文本的抽样，"
-    "限于这些已训练的模型。差异须对其他文本成立（精确配对符号翻转检验；单个种子时即 McNemar 检验），也须对"
-    "其他种子成立（Welch 检验），两者均对全部 {count} 组比较作 Holm 校正，水平 5%。F1 分数、p 值及各种子的 "
-    "McNemar 检验见 comparisons.csv。",
-    detectable="以这些测试文本，真实差异约达 {points} 个百分点才有 80% 的功效被检出："
-    "(a √(ψn) + b √(ψ(n + b² - a²))) / (n + b²)，其中 ψ 为能区分两种方法的文本比例，"
-    "a、b 为检验水平和功效对应的正态分位数。",
+    how_compared="百分点指测试集准确率之差，取各随机种子的平均值；n 为测试文本数。区间和检验都同时针对文本与"
+    "随机种子：差异须在其他文本和其他种子上同样成立，对全部 {count} 组比较作 Holm 校正，水平 5%。只有一个种子"
+    "时，两者仅针对文本。F1 分数和 p 值见 comparisons.csv。",
+    detectable="以这些文本和种子，真实差异约达 {points} 个百分点时，五次此类研究中有四次能检出。",
     budget="搜索预算",
     how_drawn="选择时有多少可选。k：从已尝试的配置中抽取 k 个，其最佳验证集{metric}的期望值，"
     "以免把抽取次数多误认为方法更好；“共有”的 k 是所有训练方法都能比较的最大值。",

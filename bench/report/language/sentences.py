@@ -81,10 +81,7 @@ ENGLISH = Sentences(
     "accuracy and F1 say nothing.",
     accuracy={
         "difference": "{one} is more accurate than {other}: {points:+.1f} points (95 % {low:+.1f} to "
-        "{high:+.1f}) on {texts} test texts, and more than seeds alone make.",
-        "seeds": "{one} had {points:+.1f} points of accuracy against {other} (95 % {low:+.1f} to "
-        "{high:+.1f}, {texts} test texts), but seeds alone make as much: no difference between the methods "
-        "is shown.",
+        "{high:+.1f}) on {texts} test texts, more than the choice of texts and seeds makes.",
         "one_seed": "{one} had {points:+.1f} points of accuracy against {other} (95 % {low:+.1f} to "
         "{high:+.1f}, {texts} test texts); with one seed it is unknown whether that is the methods or the "
         "seeds.",
@@ -100,8 +97,6 @@ ENGLISH = Sentences(
         "{one} ({there:.1f} % against {here:.1f} %, {texts} test texts).",
         "none": "No gain of training is detectable: {one} has {here:.1f} %, the best baseline, {other}, has "
         "{there:.1f} % ({texts} test texts).",
-        "seeds": "Whether training pays is open: {one} has {here:.1f} %, the best baseline, {other}, has "
-        "{there:.1f} % ({texts} test texts), and seeds alone make as much.",
         "one_seed": "Whether training pays is open: {one} has {here:.1f} %, the best baseline, {other}, has "
         "{there:.1f} % ({texts} test texts), with one seed.",
     },
@@ -135,8 +130,8 @@ ENGLISH = Sentences(
     claims_heading="The article's claims",
     claims_rule="A claim is reproduced if all that the measurement allows counts as such, not reproduced if "
     "none of it does, and else undecided. A measurement of memory or time allows what all pairs of seeds "
-    "came to; one of accuracy, the paired 95 % interval over the test texts. The figures and what counts are "
-    "in conf/report/article.yaml.",
+    "came to; one of accuracy, the paired 95 % interval over texts and seeds. The figures and what counts "
+    "are in conf/report/article.yaml.",
     claim_columns=("Article", "Measured", "Holds?", "Why"),
     claims={
         "memory": "{one}: {says:+.0f} % peak memory against {other} ({here} against {there} GB); reproduced "
@@ -172,6 +167,7 @@ ENGLISH = Sentences(
         "not_gpu_memory": "CPU resident memory is not GPU memory",
         "random_weights": "the weights are random, so that accuracy says nothing",
         "one_run": "one run of a method does not say how far its time varies",
+        "one_seed": "one seed of a method does not say how far its accuracy varies",
         "model": "other model ({here}, not {there})",
         "data": "other data ({here})",
         "card": "other hardware ({here}, not {there})",
@@ -219,9 +215,7 @@ CHINESE = Sentences(
     "分数没有意义。",
     accuracy={
         "difference": "{one} 的准确率高于 {other}：{points:+.1f} 个百分点（95% 区间 {low:+.1f} 至 "
-        "{high:+.1f}，{texts} 条测试文本），且超过随机种子本身的波动。",
-        "seeds": "{one} 的准确率比 {other} 为 {points:+.1f} 个百分点（95% 区间 {low:+.1f} 至 {high:+.1f}，"
-        "{texts} 条测试文本），但随机种子本身也会造成同样的波动：未显示方法之间有差异。",
+        "{high:+.1f}，{texts} 条测试文本），超过文本和随机种子的选取所造成的波动。",
         "one_seed": "{one} 的准确率比 {other} 为 {points:+.1f} 个百分点（95% 区间 {low:+.1f} 至 {high:+.1f}，"
         "{texts} 条测试文本）；只有一个种子，无法知道差异来自方法还是种子。",
         "none": "{one} 的准确率最高，但与 {titles} 未检出差异（{texts} 条测试文本）。",
@@ -235,8 +229,6 @@ CHINESE = Sentences(
         "{here:.1f}%，{texts} 条测试文本）。",
         "none": "未检出训练的收益：{one} 为 {here:.1f}%，最佳基线 {other} 为 {there:.1f}%（{texts} "
         "条测试文本）。",
-        "seeds": "训练是否有收益尚无定论：{one} 为 {here:.1f}%，最佳基线 {other} 为 {there:.1f}%（{texts} "
-        "条测试文本），随机种子本身也会造成同样的波动。",
         "one_seed": "训练是否有收益尚无定论：{one} 为 {here:.1f}%，最佳基线 {other} 为 {there:.1f}%（{texts} "
         "条测试文本），只有一个种子。",
     },
@@ -263,8 +255,8 @@ CHINESE = Sentences(
     none_succeeded="{title}：{runs} 次运行均未成功，其分数未知。",
     claims_heading="原文的论断",
     claims_rule="测量结果所容许的全部数值都符合，则论断得到复现；全部不符合，则未复现；否则无定论。"
-    "显存和时间的测量容许所有种子组合的结果，准确率的测量容许测试文本上的配对 95% 区间。各数值及符合的标准见 "
-    "conf/report/article.yaml。",
+    "显存和时间的测量容许所有种子组合的结果，准确率的测量容许文本和种子上的配对 95% 区间。"
+    "各数值及符合的标准见 conf/report/article.yaml。",
     claim_columns=("原文", "测量", "是否成立", "原因"),
     claims={
         "memory": "{one}：峰值显存比 {other} {says:+.0f}%（{here} 对 {there} GB）；{counts}% 为复现",
@@ -298,6 +290,7 @@ CHINESE = Sentences(
         "not_gpu_memory": "CPU 进程常驻内存不是 GPU 显存",
         "random_weights": "权重为随机值，准确率没有意义",
         "one_run": "某方法只有一次运行，时间的波动未知",
+        "one_seed": "某方法只有一个种子，准确率的波动未知",
         "model": "模型不同（{here}，不是 {there}）",
         "data": "数据不同（{here}）",
         "card": "硬件不同（{here}，不是 {there}）",

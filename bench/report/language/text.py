@@ -79,6 +79,7 @@ class Text:
     numbers: str
     memory_notes: Mapping[str, str]
     spread: str
+    spreads: Mapping[str, str]  # what an interval's mark means
     any_seed_note: str
     unsuccessful: str
     unfinished: str
@@ -127,8 +128,8 @@ ENGLISH = Text(
         "texts_low": "Accuracy interval over texts low",
         "texts_high": "Accuracy interval over texts high",
         "accuracy_sd": "Accuracy standard deviation",
-        "f1_macro_low": "F1 interval over seeds low",
-        "f1_macro_high": "F1 interval over seeds high",
+        "f1_macro_low": "F1 interval low",
+        "f1_macro_high": "F1 interval high",
         "f1_macro_sd": "F1 standard deviation",
         "total": "Total parameters",
         "weights": "Base weights",
@@ -160,7 +161,12 @@ ENGLISH = Text(
     test_size="{heading}: {size} test texts",
     durations=("{seconds:.3f} s", "{seconds:.1f} s", "{minutes} min {rest:02d} s", "{hours:.1f} h"),
     percent="{:.1f} %",
-    intervals={"seeds": "{:.1f}–{:.1f} %", "texts": "{:.1f}–{:.1f} % (texts)"},
+    intervals={
+        "seeds_and_texts": "{:.1f}–{:.1f} %",
+        "other_seeds_and_texts": "{:.1f}–{:.1f} % (others' seeds)",
+        "texts": "{:.1f}–{:.1f} %",
+        "texts_alone": "{:.1f}–{:.1f} % (texts alone)",
+    },
     any_seed="any",
     nothing="none",
     counted="{count} {status}",
@@ -180,9 +186,14 @@ ENGLISH = Text(
         "cpu_resident": "CPU resident: memory of the whole process, Python and its libraries included; "
         "not to be compared with GPU memory.",
     },
-    spread="The interval is Student's t over the seeds where there are three or more: it says how much the "
-    "seed matters, not how much the choice of test texts does. Marked “texts” it is the reverse: Wilson's "
-    "interval over test texts, as fewer seeds show no spread.",
+    spread="The interval is for the method's accuracy on other texts of this kind and with other seeds: what "
+    "both make uncertain is in it.",
+    spreads={
+        "other_seeds_and_texts": "Marked “others' seeds”: fewer than three seeds show little, so they are "
+        "taken to vary as those of all methods of the table do.",
+        "texts_alone": "Marked “texts alone”: nothing is known of other seeds, and the interval does not "
+        "count them. It is for the trained models, and too narrow for the method.",
+    },
     any_seed_note="Seeds “any”: the method has no randomness, so that every seed gives the same numbers.",
     unsuccessful="Runs without success: {counts}.",
     unfinished="An unfinished run has started and not ended: it is still at work, or its process has "
@@ -234,8 +245,8 @@ CHINESE = Text(
         "texts_low": "准确率文本区间下限",
         "texts_high": "准确率文本区间上限",
         "accuracy_sd": "准确率标准差",
-        "f1_macro_low": "F1 种子区间下限",
-        "f1_macro_high": "F1 种子区间上限",
+        "f1_macro_low": "F1 区间下限",
+        "f1_macro_high": "F1 区间上限",
         "f1_macro_sd": "F1 标准差",
         "total": "总参数",
         "weights": "基座权重",
@@ -266,7 +277,12 @@ CHINESE = Text(
     test_size="{heading}：{size} 条测试文本",
     durations=("{seconds:.3f} 秒", "{seconds:.1f} 秒", "{minutes} 分 {rest:02d} 秒", "{hours:.1f} 小时"),
     percent="{:.1f}%",
-    intervals={"seeds": "{:.1f}–{:.1f}%", "texts": "{:.1f}–{:.1f}%（文本）"},
+    intervals={
+        "seeds_and_texts": "{:.1f}–{:.1f}%",
+        "other_seeds_and_texts": "{:.1f}–{:.1f}%（借用种子）",
+        "texts": "{:.1f}–{:.1f}%",
+        "texts_alone": "{:.1f}–{:.1f}%（仅文本）",
+    },
     any_seed="任意",
     nothing="无",
     counted="{status} {count} 次",
@@ -284,8 +300,13 @@ CHINESE = Text(
         "cuda": "CUDA 预留：PyTorch 分配器在 GPU 上占有的显存。",
         "cpu_resident": "CPU 进程常驻内存：整个进程的内存，包括 Python 及其库；不能与 GPU 显存比较。",
     },
-    spread="有三个及以上种子时，区间为各随机种子上的学生 t 区间：表示随机种子的影响，不表示测试文本抽样的"
-    "影响。标有“文本”者相反，为测试文本抽样的 Wilson 区间，因为种子过少看不出波动。",
+    spread="区间针对该方法在其他同类文本上、使用其他随机种子时的准确率：两种来源的不确定性均已计入。",
+    spreads={
+        "other_seeds_and_texts": "标有“借用种子”：不足三个种子看不出波动，因此假定其随机种子的波动与本表"
+        "各方法相同。",
+        "texts_alone": "标有“仅文本”：其他种子的情况未知，区间未计入种子的影响；它只针对已训练的模型，"
+        "对方法本身而言过窄。",
+    },
     any_seed_note="种子数“任意”：该方法没有随机性，任何种子的结果都相同。",
     unsuccessful="未成功的运行：{counts}。",
     unfinished="未完成的运行已开始而没有结束：或仍在进行，或进程已消失；计为失败。",

@@ -41,10 +41,10 @@ def test_a_comparison_reads_as_a_sentence_in_both_languages() -> None:
     assert re.search(
         r"- LoRA 对比 Full fine-tuning：\+15\.0 个百分点（95% 区间 \+[\d.]+ 至 \+[\d.]+）", chinese
     )
-    same = [make_run("full", test=0.885), make_run("lora", test=0.8825)]
+    same = [make_run("full", test=0.885), make_run("lora", test=0.88)]
     sentence = read_section(same, "Comparisons").strip().splitlines()[0]
     assert re.fullmatch(
-        r"- LoRA vs Full fine-tuning: -0\.2 points \(95 % -\d\.\d to \+\d\.\d\), "
+        r"- LoRA vs Full fine-tuning: -0\.5 points \(95 % -\d\.\d to \+\d\.\d\), "
         r"no detectable difference at n=400\.",
         sentence,
     )
@@ -94,8 +94,19 @@ def test_comparisons_csv_has_what_a_verdict_rests_on() -> None:
     assert (row["method"], row["other_method"], row["test_texts"]) == ("LoRA", "Full fine-tuning", "400")
     assert float(row["accuracy_difference"]) == pytest.approx(-0.085)
     assert float(row["accuracy_low"]) < -0.085 < float(row["accuracy_high"])
-    assert re.fullmatch(r"0:[\d.e-]+", row["mcnemar_p_by_seed"])
-    assert (row["p_seeds"], row["verdict"]) == ("", "one_seed")
+    assert float(row["p"]) == float(row["p_holm"]) < 0.01
+    assert 0.01 < float(row["standard_error_texts"]) < 0.03
+    assert (row["standard_error_seeds"], row["verdict"]) == ("", "one_seed")
+
+
+def test_what_would_be_detected_is_said_and_is_more_than_was_found() -> None:
+    runs = [make_run(name, seed=seed, test=0.88) for name in ("full", "lora") for seed in range(3)]
+    section = read_section(runs, "Comparisons")
+    (points,) = re.findall(r"found in four of five such studies if it is about ([\d.]+) points or", section)
+    (found,) = make_evidence(runs).comparisons
+    assert found.detectable == pytest.approx(float(points) / 100, abs=0.0005)
+    assert found.accuracy.high is not None
+    assert found.detectable > found.accuracy.high  # more than twice the standard error
 
 
 def test_the_budget_says_what_was_tried_and_what_equally_many_draws_would_give() -> None:

@@ -1,6 +1,5 @@
 import math
-import statistics
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,38 +9,32 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from bench.report.statistics import (
+    Score,
+    Seeds,
     adjust_holm,
     bound_difference,
     bound_share,
-    compare_seeds,
     expect_best,
     find_detectable,
-    flip_signs,
-    mcnemar,
+    find_margin,
+    find_p,
+    pool_seeds,
     resample,
+    score_answers,
     score_f1,
+    score_resamples,
     summarise,
 )
 
 shares = st.lists(st.floats(0, 1), min_size=2, max_size=8)
 
 
-@given(shares, st.sampled_from([0.5, 0.95, 0.99]))
-def test_the_interval_is_scipys(values: list[float], level: float):
-    found = summarise(values, level=level)
+@given(shares)
+def test_mean_and_deviation_are_numpys(values: list[float]):
+    found = summarise(values)
     assert found.n == len(values)
     assert found.mean == pytest.approx(np.mean(values))
-    assert found.sd == pytest.approx(statistics.stdev(values))
-    if found.sd > 1e-9:
-        expected = stats.t.interval(level, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
-        assert (found.low, found.high) == pytest.approx(expected)
-
-
-def test_a_worked_example():
-    found = summarise([0.88, 0.89, 0.90])
-    # t(0.975, 2) = 4.302653; sd = 0.01; half width = 4.302653 x 0.01 / sqrt(3) = 0.0248414
-    assert (found.mean, found.sd) == pytest.approx((0.89, 0.01))
-    assert (found.low, found.high) == pytest.approx((0.8651586, 0.9148414), abs=1e-7)
+    assert found.sd == pytest.approx(np.std(values, ddof=1))
 
 
 @given(st.permutations([0.1, 0.2, 0.3, 0.7, 1e-17]))
@@ -51,29 +44,12 @@ def test_the_order_of_the_values_does_not_show(values: list[float]):
 
 def test_one_value_has_no_spread():
     found = summarise([0.5])
-    assert (found.n, found.mean, found.sd, found.low, found.high) == (1, 0.5, None, None, None)
+    assert (found.n, found.mean, found.sd) == (1, 0.5, None)
 
 
 def test_no_values_are_refused():
     with pytest.raises(ValueError, match="at least one value"):
         summarise([])
-
-
-def test_95_percent_of_intervals_over_three_seeds_hold_the_true_mean():
-    draws = np.random.default_rng(0).normal(0.9, 0.02, size=(4000, 3))  # (experiments, seeds)
-    held = [found.low <= 0.9 <= found.high for found in map(summarise, draws.tolist())]
-    # the standard error of the share is 0.0034; a normal interval would hold 0.81 of the time
-    assert np.mean(held) == pytest.approx(0.95, abs=0.012)
-
-
-@pytest.mark.parametrize("rows", [20, 200, 2000])
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_the_interval_over_seeds_covers_whatever_the_number_of_texts(rows: int, seeds: int):
-    random = np.random.default_rng(1)
-    chances = random.normal(0.85, 0.02, size=(4000, seeds)).clip(0, 1)  # of a right answer, by seed
-    shares = random.binomial(rows, chances) / rows
-    found = [summarise(values) for values in shares.tolist()]
-    assert 0.93 <= np.mean([one.low <= 0.85 <= one.high for one in found]) <= 0.97
 
 
 @given(st.integers(0, 300), st.integers(1, 300))
@@ -92,50 +68,107 @@ def test_the_interval_over_texts_covers(rows: int):
     assert 0.93 <= np.mean((ends[:, 0] <= chances) & (chances <= ends[:, 1])) <= 0.97
 
 
-@pytest.mark.parametrize("rows", [20, 200, 2000])
-@pytest.mark.parametrize(("accurate", "shared"), [((0.8, 0.7), 0.0), ((0.7, 0.6), 0.3), ((0.65, 0.65), 0.2)])
-def test_the_intervals_of_differences_cover(rows: int, accurate: tuple[float, float], shared: float):
-    """Two models that find the same texts hard, as far as ``shared``; accuracy and macro F1 of both."""
-    classes, experiments = 3, 500
-    random = np.random.default_rng(0)
-
-    def draw(size: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        labels, ease = random.integers(classes, size=size), random.standard_normal(size)
-        models = []
-        for chance in accurate:
-            skill = math.sqrt(shared) * ease + math.sqrt(1 - shared) * random.standard_normal(size)
-            wrong = (labels + random.integers(1, classes, size=size)) % classes
-            models.append(np.where(skill < stats.norm.ppf(chance), labels, wrong))
-        return labels, models
-
-    everything = np.ones((1, 400_000), dtype=np.float32)
-    labels, models = draw(400_000)
-    true_f1 = np.subtract(*(score_f1(everything, labels, one, classes=classes)[0] for one in models))
-    weights = np.concatenate(list(resample(rows)))[:: 1 if rows < 2000 else 4]  # (samples, rows)
-    whole, scale = np.ones((1, rows), dtype=np.float32), math.sqrt(rows / (rows - 1))
-    held, held_f1 = [], []
-    for _ in range(experiments if rows < 2000 else 250):
-        labels, models = draw(rows)
-        right = np.subtract(*((one == labels).astype(float) for one in models))
-        if np.count_nonzero(right) < 6:
-            continue
-        error = right.std(ddof=1) / math.sqrt(rows)
-        found = bound_difference(right.mean(), error=error, rows=rows)
-        held.append(found.low <= accurate[0] - accurate[1] <= found.high)
-        scores = np.subtract(*(score_f1(weights, labels, one, classes=classes) for one in models))
-        estimate = np.subtract(*(score_f1(whole, labels, one, classes=classes)[0] for one in models))
-        found = bound_difference(estimate, error=scores.std(ddof=1) * scale, rows=rows)
-        held_f1.append(found.low <= true_f1 <= found.high)
-    assert 0.93 <= np.mean(held) <= 0.97
-    assert 0.93 <= np.mean(held_f1) <= 0.97
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_the_parts_of_an_accuracys_error_are_those_of_an_analysis_of_variance(seeds: int):
+    right = np.random.default_rng(0).random((seeds, 60)) < np.linspace(0.5, 1, 60)
+    found = score_answers(right)
+    means = [right.mean(axis=axis, keepdims=True) for axis in (0, 1)]  # of each text, of each seed
+    rest = right - means[0] - means[1] + right.mean()
+    residual = np.square(rest).sum() / ((seeds - 1) * 59)  # mean square
+    assert found.mean == right.mean()
+    assert found.error == pytest.approx(np.var(means[0], ddof=1) / 60)
+    (part,) = found.seeds
+    assert part.error == pytest.approx(np.var(means[1], ddof=1) / seeds)
+    assert part.residual == pytest.approx(residual / (seeds * 60))
+    assert part.freedom == seeds - 1
 
 
-def test_what_the_bootstrap_would_give_for_an_accuracy_has_a_closed_form():
-    right = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], size=200, p=[0.1, 0.8, 0.1])
-    means = np.concatenate([weights @ right / 200 for weights in resample(200)])
-    assert means.std(ddof=1) * math.sqrt(200 / 199) == pytest.approx(
-        right.std(ddof=1) / math.sqrt(200), rel=0.05
-    )
+def test_one_seed_shows_nothing_of_others():
+    assert score_answers(np.array([[True, False, True]])).seeds == ()
+
+
+def test_resampled_texts_show_what_an_accuracy_has_as_a_closed_form():
+    right = np.random.default_rng(0).random((3, 200)) < np.linspace(0.5, 1, 200)
+    exact = score_answers(right)
+    weights = np.concatenate(list(resample(200)))  # (samples, rows)
+    found = score_resamples(right.mean(axis=1), right @ weights.T / 200, rows=200)
+    assert (found.mean, found.seeds[0].error) == (exact.mean, exact.seeds[0].error)
+    assert found.error == pytest.approx(exact.error, rel=0.1)
+    assert found.seeds[0].residual == pytest.approx(exact.seeds[0].residual, rel=0.2)
+
+
+def test_without_seeds_the_interval_and_the_p_of_a_difference_are_those_of_a_paired_t_test():
+    one, other = np.random.default_rng(0).random((2, 80)) < [[0.9], [0.7]]
+    scores = [score_answers(side[None]) for side in (one, other)]
+    expected = stats.ttest_rel(one.astype(float), other.astype(float))
+    found = bound_difference(*scores, rows=80)
+    interval = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    error = scores[0].spread - scores[1].spread
+    p_value = find_p(found.estimate, error.var(ddof=1) / 80, (), rows=80)
+    assert p_value == pytest.approx(expected.pvalue, rel=1e-6)
+
+
+def test_a_difference_stays_within_what_shares_can_differ_by():
+    sides = [Score(mean, np.array([mean, 1 - mean]), 1.0, ()) for mean in (0.99, 0.02)]
+    assert bound_difference(*sides, rows=2).high == 1.0
+
+
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=8).filter(lambda values: np.std(values) > 1e-3))
+def test_without_chance_on_texts_the_interval_is_students_over_the_seeds(values: list[float]):
+    error = np.var(values, ddof=1) / len(values)
+    found = find_margin(0.0, [Seeds(error, 0.0, len(values) - 1)], rows=400)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=0, scale=math.sqrt(error))
+    assert (-found, found) == pytest.approx((low, high))
+    expected = stats.ttest_1samp(values, 0.0).pvalue
+    p_value = find_p(float(np.mean(values)), 0.0, [Seeds(error, 0.0, len(values) - 1)], rows=400)
+    assert p_value == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_seeds_and_texts_are_margins_at_a_right_angle_and_share_the_residual():
+    texts, seeds = 4e-5, Seeds(3e-5, 1e-5, 2)
+    t, z = stats.t.ppf(0.975, 2), stats.norm.ppf(0.975)
+    assert find_margin(texts, [seeds], rows=None) == pytest.approx(math.sqrt(z**2 * 3.5e-5 + t**2 * 2.5e-5))
+    lucky = Seeds(2e-6, 1e-5, 2)  # that vary less than chance on the texts alone would make them
+    assert find_margin(texts, [lucky], rows=None) == pytest.approx(math.sqrt(z**2 * texts))
+
+
+@pytest.mark.parametrize(
+    ("other", "freedom"),
+    [
+        (Seeds(1e-4, 0, 2), (4, 4)),  # as Welch has it for equals
+        (Seeds(1e-12, 0, 2), (2, 2)),
+        (Seeds(1e-3, 0, 20), (4, 40)),  # few seeds that vary little may vary much: they are not drowned
+    ],
+)
+def test_two_methods_seeds_count_together_as_far_as_both_vary(other: Seeds, freedom: tuple[int, int]):
+    one = Seeds(1e-4, 0, 2)
+    quantiles = stats.t.ppf(0.975, freedom)
+    expected = math.sqrt(quantiles[0] ** 2 * one.error + quantiles[1] ** 2 * other.error)
+    assert find_margin(0.0, [one, other], rows=400) == pytest.approx(expected, rel=1e-5)
+
+
+@given(st.floats(0.001, 0.2), st.floats(1e-6, 1e-3), st.floats(0, 1e-3), st.floats(0, 1e-4))
+def test_p_is_the_level_at_which_the_interval_begins_at_no_difference(
+    estimate: float, texts: float, error: float, residual: float
+):
+    seeds = [Seeds(error, residual, 2), Seeds(error / 2, residual, 4)]
+    p_value = find_p(estimate, texts, seeds, rows=400)
+    if p_value > 1e-9:
+        assert find_margin(texts, seeds, rows=400, level=1 - p_value) == pytest.approx(estimate, rel=1e-4)
+
+
+def test_no_difference_has_no_small_p():
+    assert find_p(0.0, 1e-4, [], rows=400) == pytest.approx(1.0)
+    assert find_p(0.0, 0.0, [], rows=400) == pytest.approx(1.0)
+
+
+def test_pooled_seeds_are_those_of_all_methods_for_as_many_as_a_method_has():
+    # of one seed: 3 x 1e-4 with 2 degrees of freedom, 5 x 4e-4 with 4
+    found = pool_seeds([(Seeds(1e-4, 3e-5, 2), 3), (Seeds(4e-4, 0.0, 4), 5)], count=2)
+    assert found.error == pytest.approx((2 * 3e-4 + 4 * 20e-4) / 6 / 2)
+    assert found.residual == pytest.approx(2 * 9e-5 / 6 / 2)
+    assert found.freedom == 6
 
 
 def test_resampled_rows_are_always_the_same_and_as_many():
@@ -161,39 +194,6 @@ def test_macro_f1_of_resampled_rows_is_scikit_learns(seed: int, classes: int):
     assert found == pytest.approx([expected])
 
 
-@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 50), st.sampled_from([1, 2, 6]))
-def test_mcnemar_is_the_exact_binomial_test(one: int, other: int, same: int, size: int):
-    expected = stats.binomtest(one, one + other).pvalue if one + other else 1.0
-    assert mcnemar(one, other) == pytest.approx(expected)
-    rows = np.array([size] * one + [-size] * other + [0] * same, dtype=np.int64)
-    assert flip_signs(rows) == pytest.approx(expected, abs=1e-9)  # one seed each: the same test
-
-
-@given(st.lists(st.integers(-9, 9), min_size=1, max_size=8))
-def test_the_sign_flip_test_counts_all_signs(differences: list[int]):
-    sums = [abs(np.dot(signs, differences)) for signs in product((1, -1), repeat=len(differences))]
-    expected = np.mean(np.array(sums) >= abs(sum(differences)))
-    assert flip_signs(np.array(differences, dtype=np.int64)) == pytest.approx(expected, abs=1e-9)
-
-
-varied = shares.filter(lambda values: statistics.stdev(values) > 1e-3)
-
-
-@given(varied, varied)
-def test_seeds_are_compared_as_by_scipys_welch(one: list[float], other: list[float]):
-    found = compare_seeds(one, other)
-    assert found == pytest.approx(stats.ttest_ind(one, other, equal_var=False).pvalue, abs=1e-9)
-
-
-def test_a_method_without_randomness_is_a_number_that_seeds_are_held_against():
-    seeds = [0.86, 0.88, 0.9]
-    expected = stats.ttest_1samp(seeds, 0.8).pvalue
-    assert compare_seeds(seeds, 0.8) == pytest.approx(expected)
-    assert compare_seeds(0.8, seeds) == pytest.approx(expected)
-    assert compare_seeds([0.8], seeds) is None
-    assert (compare_seeds(0.8, 0.8), compare_seeds(0.8, 0.7)) == (1.0, 0.0)
-
-
 def test_holm_by_hand():
     # in order of size: 0.01 x 4, 0.02 x 3 = 0.06, 0.03 x 2 = 0.06, 0.5 x 1
     assert adjust_holm([0.5, 0.01, 0.03, 0.02]) == pytest.approx([0.5, 0.04, 0.06, 0.06])
@@ -207,24 +207,43 @@ def test_holm_keeps_false_alarms_of_a_whole_report_to_5_percent():
     assert np.mean(alarms) == pytest.approx(0.05, abs=0.012)
 
 
-@pytest.mark.parametrize(("rows", "discordant"), [(400, 0.1), (2000, 0.05), (2000, 0.2), (400, 0.01)])
-def test_the_detectable_difference_is_detected_four_times_of_five(rows: int, discordant: float):
-    difference = find_detectable(rows=rows, discordant=discordant, level=0.05)
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        [],
+        [Seeds(1e-5, 1e-5, 9)],
+        [Seeds(9e-5, 2e-5, 2), Seeds(9e-5, 2e-5, 2)],
+        [Seeds(3e-4, 1e-5, 2), Seeds(1e-5, 1e-5, 4)],
+    ],
+)
+def test_the_detectable_difference_is_detected_four_times_of_five(seeds: list[Seeds]):
+    texts, level, studies = 1e-4, 1 - 0.05 / 3, 4000
+    difference = find_detectable(texts, seeds, rows=400, level=level)
     assert difference is not None
-    share = max(discordant, difference)
     random = np.random.default_rng(0)
-    cells = [(share + difference) / 2, (share - difference) / 2, 1 - share]
-    counts = random.multinomial(rows, np.clip(cells, 0, 1), size=4000)
-    power = np.mean([mcnemar(one, other) < 0.05 for one, other, _ in counts.tolist()])
-    assert 0.7 <= power <= 0.85  # the exact test is a little more careful than the formula's
+    error = texts + sum(one.error - one.residual for one in seeds)
+    estimates = random.normal(difference, math.sqrt(error), size=studies)
+    shown = [one.error * random.chisquare(one.freedom, size=studies) / one.freedom for one in seeds]
+    margins = [
+        find_margin(
+            texts,
+            [Seeds(some[study], one.residual, one.freedom) for one, some in zip(seeds, shown, strict=True)],
+            rows=400,
+            level=level,
+        )
+        for study in range(studies)
+    ]
+    assert np.mean(np.abs(estimates) > margins) == pytest.approx(0.8, abs=0.02)
 
 
-def test_the_detectable_difference_solves_connors_equation():
-    found = find_detectable(rows=2000, discordant=0.1, level=0.05)
-    a, b = stats.norm.ppf([0.975, 0.8])
-    needed = ((a * math.sqrt(0.1) + b * math.sqrt(0.1 - found**2)) / found) ** 2
-    assert needed == pytest.approx(2000)
-    assert find_detectable(rows=2, discordant=0.5, level=0.05) is None
+def test_without_seeds_the_detectable_difference_is_the_textbooks():
+    found = find_detectable(1e-4, [], rows=10**6, level=0.95)
+    assert found == pytest.approx(0.01 * (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)), rel=1e-4)
+
+
+def test_where_nothing_varies_or_nothing_could_be_found_no_difference_is_detectable():
+    assert find_detectable(0.0, [], rows=400, level=0.95) is None
+    assert find_detectable(1.0, [], rows=400, level=0.95) is None
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.integers(1, 7))

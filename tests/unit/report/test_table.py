@@ -15,7 +15,7 @@ from report_folder import write_results
 
 from bench.errors import ConfigError
 from bench.report.language.text import COLUMNS, EXTRAS, LANGUAGES, Text, format_duration
-from bench.report.rows import build_rows
+from bench.report.rows import Interval, build_rows
 from bench.report.runs import render_runs
 from bench.report.sections import render_comparisons
 from bench.report.table import render_csv, render_markdown, write_tables
@@ -59,8 +59,8 @@ def test_the_english_table():
 
 | Method | Peak memory (GiB, CPU resident) | Train time |       Accuracy | F1 (macro) | Trainable parameters | Seeds | 95 % interval (accuracy) | Chosen hyperparameters                 | Runs tried/failed |
 | ------ | ------------------------------: | ---------: | -------------: | ---------: | -------------------: | ----: | -----------------------: | -------------------------------------- | ----------------: |
-| TF-IDF |                            0.50 |    0.012 s |         74.5 % |     74.5 % |                73.7K |   any |      70.0–78.5 % (texts) | none                                   |               1/0 |
-| LoRA   |                            1.50 |     12.1 s |         89.0 % |     89.0 % |                73.7K |     3 |              86.5–91.5 % | r=16, alpha=16, dropout=0.05, lr=0.001 |               4/0 |
+| TF-IDF |                            0.50 |    0.012 s |         74.5 % |     74.5 % |                73.7K |   any |              70.0–78.5 % | none                                   |               1/0 |
+| LoRA   |                            1.50 |     12.1 s |         89.0 % |     89.0 % |                73.7K |     3 |              87.1–90.6 % | r=16, alpha=16, dropout=0.05, lr=0.001 |               4/0 |
 | QLoRA  |                               – |          – | out of memory¹ |          – |                    – |     – |                        – | –                                      |               2/2 |
 
 ## Notes
@@ -68,7 +68,7 @@ def test_the_english_table():
 - A method's best configuration is the one with the highest validation accuracy at seed 0; ties go to the lower validation loss. The test split has no part in the choice.
 - Accuracy and F1 (macro) are from the test split, and means over the seeds, as is the train time, which excludes evaluation. Peak memory is the highest of the seeds while training.
 - CPU resident: memory of the whole process, Python and its libraries included; not to be compared with GPU memory.
-- The interval is Student's t over the seeds where there are three or more: it says how much the seed matters, not how much the choice of test texts does. Marked “texts” it is the reverse: Wilson's interval over test texts, as fewer seeds show no spread.
+- The interval is for the method's accuracy on other texts of this kind and with other seeds: what both make uncertain is in it.
 - Seeds “any”: the method has no randomness, so that every seed gives the same numbers.
 - Runs without success: 1 out of memory, 1 crashed.
 - ¹ QLoRA: no run has succeeded (1 out of memory, 1 crashed). The first message: CUDA out of memory
@@ -84,8 +84,8 @@ def test_the_chinese_table():
 
 | 方法   | 显存占用 (GiB，CPU 进程常驻内存) | 训练时间 |    准确率 | F1分数 | 可训练参数 | 种子数 | 95% 区间（准确率） | 选定的超参数                           | 运行数/失败数 |
 | ------ | -------------------------------: | -------: | --------: | -----: | ---------: | -----: | -----------------: | -------------------------------------- | ------------: |
-| TF-IDF |                             0.50 | 0.012 秒 |     74.5% |  74.5% |      73.7K |   任意 | 70.0–78.5%（文本） | 无                                     |           1/0 |
-| LoRA   |                             1.50 |  12.1 秒 |     89.0% |  89.0% |      73.7K |      3 |         86.5–91.5% | r=16, alpha=16, dropout=0.05, lr=0.001 |           4/0 |
+| TF-IDF |                             0.50 | 0.012 秒 |     74.5% |  74.5% |      73.7K |   任意 |         70.0–78.5% | 无                                     |           1/0 |
+| LoRA   |                             1.50 |  12.1 秒 |     89.0% |  89.0% |      73.7K |      3 |         87.1–90.6% | r=16, alpha=16, dropout=0.05, lr=0.001 |           4/0 |
 | QLoRA  |                                – |        – | 内存不足¹ |      – |          – |      – |                  – | –                                      |           2/2 |
 
 ## 说明
@@ -93,7 +93,7 @@ def test_the_chinese_table():
 - 每种方法的最佳配置按验证集准确率最高选出（随机种子 0），相同时取验证集损失较低者；选择不使用测试集。
 - 准确率和 F1 分数（宏平均）来自测试集，取各随机种子的平均值；训练时间同样取平均值，不含评估。显存占用是各随机种子训练阶段的最高峰值。
 - CPU 进程常驻内存：整个进程的内存，包括 Python 及其库；不能与 GPU 显存比较。
-- 有三个及以上种子时，区间为各随机种子上的学生 t 区间：表示随机种子的影响，不表示测试文本抽样的影响。标有“文本”者相反，为测试文本抽样的 Wilson 区间，因为种子过少看不出波动。
+- 区间针对该方法在其他同类文本上、使用其他随机种子时的准确率：两种来源的不确定性均已计入。
 - 种子数“任意”：该方法没有随机性，任何种子的结果都相同。
 - 未成功的运行：内存不足 1 次，崩溃 1 次。
 - ¹ QLoRA：没有成功的运行（内存不足 1 次，崩溃 1 次）。首条信息：CUDA out of memory
@@ -113,12 +113,17 @@ def test_table_csv_has_the_headers_of_table_md_and_plain_numbers():
     assert lora["Peak memory (bytes)"] == str(3 * 2**29)
     assert lora["Memory kind"] == "cpu_resident"
     assert float(lora["Accuracy"]) == pytest.approx(0.89)
-    assert float(lora["Accuracy interval low"]) == pytest.approx(0.865159)
+    low, high = (float(lora[f"Accuracy interval {end}"]) for end in ("low", "high"))
+    assert f"{100 * low:.1f}–{100 * high:.1f} %" == lora["95 % interval (accuracy)"]
+    # these seeds err on texts of their own and differ by chance alone: the texts have nearly all of it
+    assert low == float(lora["Accuracy interval over texts low"])
+    assert float(lora["F1 interval low"]) == pytest.approx(low, abs=0.005)
     assert lora["Trainable parameters"] == "73728"
     assert lora["Runs tried/failed"] == "4 tried, 0 failed"
     assert len(lora["Run ids"].split()) == 3
-    assert (lora["Accuracy interval over"], lora["Accuracy interval over texts low"]) == ("seeds", "0.855549")
-    assert (tfidf["Seeds"], tfidf["95 % interval (accuracy)"]) == ("any", "70.0–78.5 % (texts)")
+    assert lora["Accuracy interval over"] == "seeds_and_texts"
+    assert (tfidf["Seeds"], tfidf["95 % interval (accuracy)"]) == ("any", "70.0–78.5 %")  # Wilson's for 298
+    assert tfidf["Accuracy interval over"] == "texts"
     assert (qlora["Status"], qlora["Accuracy"], qlora["Peak memory (bytes)"]) == ("oom", "", "")
 
 
@@ -243,19 +248,61 @@ def test_titles_that_two_methods_share_are_told_apart():
     assert [row.title for row in build_rows(results)] == ["Same (lora)", "Same (dora)"]
 
 
-def test_two_seeds_are_too_few_for_an_interval_over_seeds():
-    runs = [make_run(seed=seed, test=test) for seed, test in enumerate((0.85, 0.95, 0.9))]
-    two, three = (build_rows(runs[:count])[0].interval for count in (2, 3))
-    assert two is not None
-    assert three is not None
-    assert (two.over, three.over) == ("texts", "seeds")
-    assert two.low == pytest.approx(0.866689, abs=1e-6)  # Wilson's for 360 of 400
+def test_few_seeds_borrow_the_spread_of_the_other_methods_or_are_said_not_to_count():
+    full = [make_run("full", seed=seed, test=test) for seed, test in enumerate((0.85, 0.95, 0.9))]
+    lora = [make_run("lora", seed=seed, test=0.9) for seed in range(2)]
+
+    def bound(results: list[Result], method: str) -> Interval | None:
+        return next(row.interval for row in make_evidence(results).rows if row.method == method)
+
+    alone = bound(lora[:1], "lora")
+    assert alone is not None
+    assert (alone.over, alone.low) == (
+        "texts_alone",
+        pytest.approx(0.866689, abs=1e-6),
+    )  # Wilson's for 360 of 400
+    for count in (1, 2):
+        borrowed = bound([*full, *lora[:count]], "lora")
+        assert borrowed is not None
+        assert borrowed.over == "other_seeds_and_texts"
+        assert borrowed.low < 0.8  # full's seeds vary by 5 points
+    markdown = read_markdown([*full, *lora[:1]])
+    assert re.search(r"\| +\d\d\.\d–\d\d\.\d % \(others' seeds\) \| r=8", markdown)
+    assert "- Marked “others' seeds”: fewer than three seeds show little" in markdown
+    assert "- Marked “texts alone”" not in markdown
+    assert "86.7–92.6 % (texts alone)" in read_markdown(lora[:1])
+    assert "- 标有“仅文本”" in read_markdown(lora[:1], CHINESE)
+
+
+def test_seeds_that_vary_widen_the_interval_and_its_texts_part_stays():
+    same, varied = (
+        make_evidence([make_run(seed=seed, test=test) for seed, test in enumerate(tests)]).rows[0]
+        for tests in ((0.9, 0.9, 0.9), (0.85, 0.9, 0.95))
+    )
+    assert same.interval is not None
+    assert same.texts_interval is not None
+    assert varied.interval is not None
+    assert varied.texts_interval is not None
+    assert same.interval.high - same.interval.low < 0.06 < varied.interval.high - varied.interval.low
+    assert varied.texts_interval.low == pytest.approx(same.texts_interval.low, abs=0.005)
+
+
+def test_without_predictions_the_interval_is_as_wide_as_the_records_allow():
+    runs = [make_run(seed=seed, test=test) for seed, test in enumerate((0.88, 0.89, 0.90))]
+    known, unknown = (make_evidence(runs, **more).rows[0] for more in ({}, {"predictions": {}}))
+    assert known.interval is not None
+    assert unknown.interval is not None
+    assert unknown.interval.low < known.interval.low
+    assert unknown.interval.high > known.interval.high
+    assert (unknown.interval.over, unknown.f1_interval) == ("seeds_and_texts", None)
 
 
 def test_the_interval_stays_within_what_an_accuracy_can_be():
-    runs = [make_run(seed=seed, test=test) for seed, test in enumerate((0.97, 0.98, 1.0))]
-    assert read_cells(read_markdown(runs))[2][7].endswith("–100.0 %")
-    assert read_cells(read_markdown([make_run(test=1.0)]))[2][7] == "99.0–100.0 % (texts)"
+    (row,) = make_evidence([make_run(seed=seed, test=test) for seed, test in enumerate((0.5, 1.0, 1.0))]).rows
+    assert row.interval is not None
+    assert 0 <= row.interval.low < 0.5
+    assert 0.99 < row.interval.high <= 1
+    assert read_cells(read_markdown([make_run(test=1.0)]))[2][7] == "99.0–100.0 % (texts alone)"
 
 
 records = st.lists(

@@ -1,0 +1,137 @@
+"""What the chosen runs answered to the test texts, and where each score lies for all texts and seeds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bench.errors import StoreError
+from bench.report.rows import Interval, Row
+from bench.report.statistics import (
+    Integers,
+    Score,
+    Seeds,
+    bound_share,
+    pool_seeds,
+    resample,
+    score_answers,
+    score_f1,
+    score_resamples,
+)
+from bench.results.selection import read_number
+
+Read = Callable[[str], pd.DataFrame]  # run_id -> its predictions; a StoreError if they cannot be read
+FEWEST_SEEDS = 3  # of which a method's own spread is taken: Student's t of two is 4 times as wide as of three
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One method's test scores, from what its chosen runs predicted."""
+
+    row: Row
+    texts: tuple[Any, ...]  # ids, true labels, all classes; equal for methods that can be compared
+    accuracy: Score
+    f1_macro: Score
+
+    @property
+    def rows(self) -> int:
+        """How many texts."""
+        return len(self.accuracy.spread)
+
+
+def score_method(row: Row, read: Read) -> Scored:
+    """The scores of the method's chosen runs.
+
+    Raises:
+        StoreError: their predictions cannot be read, are not of one test split, or are not those that were
+            scored.
+    """
+    results = row.selection.results if row.selection else ()
+    classes = {label: index for index, label in enumerate(results[0].labels)}
+    texts, predictions = set(), []
+    for result in results:
+        test = read(result.run_id).query("split == 'test'").sort_values("id", kind="stable")
+        labels, predicted = (test[name].map(classes) for name in ("label", "prediction"))
+        if labels.isna().any() or predicted.isna().any():
+            raise StoreError(f"run {result.run_id}: its predictions hold a label that its record does not")
+        share, recorded = float((labels == predicted).mean()), read_number(result, "metrics.test.accuracy")
+        if recorded is None or not abs(share - recorded) < _ROUNDING:
+            raise StoreError(
+                f"run {result.run_id}: its predictions have an accuracy of {share:.6g}, "
+                f"its record says {recorded}"
+            )
+        texts.add((tuple(test["id"]), tuple(labels), tuple(classes)))
+        predictions.append(predicted.to_numpy(dtype=np.int64))
+    if len(texts) > 1:
+        raise StoreError("its seeds have other test texts")
+    same = texts.pop()
+    answers: Integers = np.stack(predictions)  # (seeds, rows)
+    truth = np.array(same[1], dtype=np.int64)
+    return Scored(row, same, score_answers(answers == truth), _score_f1(answers, truth, len(classes)))
+
+
+def _score_f1(predictions: Integers, labels: Integers, classes: int) -> Score:
+    """The macro F1 of each seed, and of each on the same resampled texts. # predictions: (seeds, rows)"""
+    rows = len(labels)
+
+    def score(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        return np.stack([score_f1(weights, labels, one, classes=classes) for one in predictions])
+
+    resampled = np.concatenate([score(weights) for weights in resample(rows)], axis=1)  # (seeds, samples)
+    whole = score(np.ones((1, rows), dtype=np.float32))[:, 0]  # (seeds,)
+    return score_resamples(whole, resampled, rows=rows)
+
+
+def bound_rows(rows: Sequence[Row], scored: Sequence[Scored | None]) -> list[Row]:
+    """The rows of one table with their intervals; scored: None where the predictions could not be read.
+
+    The interval of the accuracy then holds the most that texts can add to what the recorded accuracies of the
+    seeds show; macro F1 has none.
+    """
+    accuracies = [
+        one.accuracy.seeds if one else _read_seeds(row) for row, one in zip(rows, scored, strict=True)
+    ]
+    f1_macros = [one.f1_macro.seeds if one else () for one in scored]
+    found = []
+    for place, (row, one) in enumerate(zip(rows, scored, strict=True)):
+        size, several = one.rows if one else row.task.test_size, len(row.run_ids) > 1
+        interval = texts_interval = f1_interval = None
+        if row.accuracy and size and 0 <= row.accuracy.mean <= 1:
+            share, error = row.accuracy.mean, one.accuracy.error if one and several else None
+            interval = _bound(share, size, error, *_choose_seeds(place, rows, accuracies))
+            texts_interval = _bound(share, size, error, (), "texts")
+        if one:
+            f1_macro, chosen = one.f1_macro, _choose_seeds(place, rows, f1_macros)
+            f1_interval = _bound(f1_macro.mean, one.rows, f1_macro.error, *chosen)
+        found.append(replace(row, interval=interval, texts_interval=texts_interval, f1_interval=f1_interval))
+    return found
+
+
+def _bound(share: float, rows: int, error: float | None, seeds: tuple[Seeds, ...], over: str) -> Interval:
+    return Interval(*bound_share(share, rows=rows, texts=error, seeds=seeds), over=over)
+
+
+def _choose_seeds(
+    place: int, rows: Sequence[Row], seeds: Sequence[tuple[Seeds, ...]]
+) -> tuple[tuple[Seeds, ...], str]:
+    """The seeds that the interval of the row at this place counts, and what that makes it be over."""
+    count = len(rows[place].seeds)
+    members = [(one, len(row.seeds)) for row, some in zip(rows, seeds, strict=True) for one in some]
+    if count == 0:
+        return (), "texts"
+    if count >= FEWEST_SEEDS:
+        return seeds[place], "seeds_and_texts"
+    if sum(one.freedom for one, _ in members) < FEWEST_SEEDS - 1:
+        return (), "texts_alone"
+    return (pool_seeds(members, count=count),), "other_seeds_and_texts"
+
+
+def _read_seeds(row: Row) -> tuple[Seeds, ...]:
+    """What the recorded accuracies of the seeds show; how much of it is chance on these texts is unknown."""
+    if row.accuracy is None or row.accuracy.sd is None:
+        return ()
+    return (Seeds(row.accuracy.sd**2 / row.accuracy.n, 0.0, freedom=row.accuracy.n - 1),)

@@ -1,0 +1,222 @@
+"""Simulated studies whose truth is known: do the intervals hold it, are the verdicts right, and how often?"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations, product
+from multiprocessing import get_context
+
+import numpy as np
+from scipy.special import ndtri
+
+from bench.report.statistics import (
+    LEVEL,
+    Score,
+    bound_share,
+    find_detectable,
+    find_margin,
+    score_answers,
+    subtract,
+)
+from benchmarks.settings import ROOT, table
+
+DOCS = ROOT / "docs" / "statistics.md"
+STUDIES = 2000
+ACCURACY = 0.87
+# Of the variance behind an answer: what the text is to all methods, to one of them, and to one of its seeds.
+# Two seeds of a method then differ in whether 5 % of the texts are right, two methods in 8 %.
+PARTS = (0.89, 0.065, 0.045)
+TEXTS, SEEDS, DEVIATIONS = (200, 400, 2000, 5000), (3, 5, 10, 20), (0.002, 0.01, 0.04)
+METHODS = (2, 4, 8)
+_MOST = max(METHODS)
+HEAD = ["texts", "seeds", "deviation", "accuracy held", "difference held"]
+HEAD += [f"false difference of {methods}" for methods in METHODS]
+FOUND_HEAD = ["seeds", "deviation", "methods", "true difference", "found", "found, variance known"]
+FOUND_HEAD += ["said to be detected", "found"]
+_LARGEST_SHIFT = 3  # deviations, to both sides: the mean over seeds stays what it is
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Studies of one kind: methods of one accuracy, but for the last, on the same texts."""
+
+    texts: int
+    seeds: Sequence[int]  # of each method; 0: it has no randomness
+    deviations: Sequence[float]  # of each method's accuracy over its seeds
+    worse: float = 0.0  # by which the last method is less accurate
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A setting and its first cells in a table."""
+
+    setting: Setting
+    names: Sequence[str]
+
+
+def draw(setting: Setting, random: np.random.Generator) -> list[Score]:
+    """One study: texts, methods and seeds are drawn anew, and scored as bench does."""
+    common, own, single = (math.sqrt(part) for part in PARTS)
+    size, scores = setting.texts, list[Score]()
+    ease = common * random.standard_normal(size, dtype=np.float32)
+    for place, (seeds, deviation) in enumerate(zip(setting.seeds, setting.deviations, strict=True), start=1):
+        shifts = random.standard_normal(max(1, seeds)).clip(-_LARGEST_SHIFT, _LARGEST_SHIFT)
+        accuracies = (
+            ACCURACY - setting.worse * (place == len(setting.seeds)) + shifts * deviation * bool(seeds)
+        )
+        skill = ease + own * random.standard_normal(size, dtype=np.float32)
+        skill = skill + single * random.standard_normal((len(shifts), size), dtype=np.float32)
+        scores.append(score_answers(skill < ndtri(accuracies)[:, None]))
+    return scores
+
+
+def hold(setting: Setting, studies: int = STUDIES) -> list[float]:
+    """How often the intervals hold the truth, and how often there is a false difference.
+
+    Returns:
+        Shares of the studies: the last method's accuracy is in its interval; the difference of the first and
+        the last is in its; and for each of METHODS, two of so many methods are said to differ.
+    """
+    random, texts = np.random.default_rng(0), setting.texts
+    held = np.zeros((studies, 2 + len(METHODS)))
+    for study in range(studies):
+        scores = draw(setting, random)
+        last = scores[-1]
+        low, high = bound_share(last.mean, rows=texts, texts=last.error, seeds=last.seeds)
+        wrong = [
+            any(is_found(*pair, texts, among) for pair in combinations(scores[:among], 2))
+            for among in METHODS
+        ]
+        held[study] = low <= ACCURACY <= high, not is_found(scores[0], last, texts, 2), *wrong
+    shares: list[float] = held.mean(axis=0).tolist()
+    return shares
+
+
+def find(setting: Setting, among: int, studies: int = STUDIES) -> list[float]:
+    """How often a true difference of two methods among so many is found, and by whom.
+
+    Returns:
+        The difference; the share of the studies that find it; that of a test as strict to which the variance
+        is known; the difference that bench says to find in four of five studies, as the median of them says;
+        and the share of studies of such a difference that find it.
+    """
+    random, level = np.random.default_rng(1), raise_level(among)
+    quantile = -float(ndtri((1 - level) / 2))
+    same = [subtract(*draw(setting, random)) for _ in range(studies)]
+    worse = (quantile - float(ndtri(0.2))) * statistics.stdev(estimate for estimate, *_ in same)
+    stated = [
+        find_detectable(texts, seeds, rows=setting.texts, level=level) or 1.0
+        for _, texts, seeds in same[: studies // 4]
+    ]
+    promised = statistics.median(stated)
+    found = []
+    for true in (worse, promised):
+        pairs = [draw(replace(setting, worse=true), random) for _ in range(studies)]
+        estimates = np.array([one.mean - other.mean for one, other in pairs])
+        known = np.abs(estimates) > quantile * estimates.std()
+        tested = [is_found(*pair, setting.texts, among) for pair in pairs]
+        found.append((float(np.mean(tested)), float(np.mean(known))))
+    return [worse, *found[0], promised, found[1][0]]
+
+
+def is_found(one: Score, other: Score, texts: int, among: int) -> bool:
+    """Whether the verdict on two of so many methods is a difference, at Holm's first step."""
+    estimate, error, seeds = subtract(one, other)
+    return abs(estimate) > find_margin(error, seeds, rows=texts, level=raise_level(among))
+
+
+def raise_level(among: int) -> float:
+    """The level of one comparison among those of so many methods."""
+    return 1 - (1 - LEVEL) / math.comb(among, 2)
+
+
+def report(*, short: bool) -> str:
+    """The section; a run that is not short writes the tables into docs/statistics.md, which explains them."""
+    studies = STUDIES // 20 if short else STUDIES
+    alike, unlike = _list_alike(), _list_unlike()
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        held = list(pool.map(partial(hold, studies=studies), [one.setting for one in (*alike, *unlike)]))
+        parts = {
+            "alike": _tabulate_holding(alike, held[: len(alike)]),
+            "unlike": _tabulate_holding(unlike, held[len(alike) :]),
+            "power": _tabulate_finding(pool, studies),
+        }
+    if not short:
+        page = DOCS.read_text(encoding="utf-8")
+        for name, part in parts.items():
+            page = fill(page, name, part)
+        DOCS.write_text(page, encoding="utf-8")
+    said = [f"{studies:,} studies of each of {len(held)} kinds; docs/statistics.md has them all. In percent:"]
+    rows = [
+        [name, f"{100 * min(some):.1f}", f"{100 * max(some):.1f}"]
+        for name, some in zip(HEAD[3:], zip(*held, strict=True), strict=True)
+    ]
+    said.append(table(["", "least", "most"], rows))
+    return "\n\n".join(["## Intervals and verdicts", *said, *(parts.values() if short else ())])
+
+
+def fill(page: str, name: str, part: str) -> str:
+    """The page with the part between the comments of this name."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, begun, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not begun or not ended:
+        raise SystemExit(f"docs/statistics.md: has no {begin} ... {end} to write between")
+    return f"{before}{begin}\n{part}\n{end}{after}"
+
+
+def _list_alike() -> list[Kind]:
+    """Studies whose methods have as many seeds, which vary as much."""
+    return [
+        Kind(
+            Setting(texts, [seeds] * _MOST, [deviation] * _MOST),
+            [f"{texts:,}", str(seeds), f"{100 * deviation:.1f}"],
+        )
+        for texts, seeds, deviation in product(TEXTS, SEEDS, DEVIATIONS)
+    ]
+
+
+def _list_unlike() -> list[Kind]:
+    """Studies whose methods differ in their seeds, or how much these vary."""
+    half, (low, middle, high) = _MOST // 2, DEVIATIONS
+    designs: Sequence[tuple[str, str, Sequence[int], Sequence[float]]] = [
+        ("3", "0.2, 4.0, ...", [3] * _MOST, [low, high] * half),
+        ("3", "0.5, 1.5, ...", [3] * _MOST, [0.005, 0.015] * half),
+        ("3", "1.0, ..., 3.0", [3] * _MOST, [middle] * (_MOST - 1) + [0.03]),
+        ("10", "0.2, 4.0, ...", [10] * _MOST, [low, high] * half),
+        ("3, 20, ...", "1.0", [3, 20] * half, [middle] * _MOST),
+        ("3, 20, ...", "4.0", [3, 20] * half, [high] * _MOST),
+        ("20, 3, ...", "0.2, 4.0, ...", [20, 3] * half, [low, high] * half),
+        ("any, 3, ..., 3", "1.0", [0] + [3] * (_MOST - 1), [middle] * _MOST),
+        ("any, 3, ..., 3", "4.0", [0] + [3] * (_MOST - 1), [high] * _MOST),
+    ]
+    return [
+        Kind(Setting(texts, seeds, deviations), [f"{texts:,}", said, varying])
+        for texts in (200, 2000)
+        for said, varying, seeds, deviations in designs
+    ]
+
+
+def _tabulate_holding(kinds: Sequence[Kind], held: Sequence[Sequence[float]]) -> str:
+    rows = [
+        [*kind.names, *(f"{100 * share:.1f}" for share in shares)]
+        for kind, shares in zip(kinds, held, strict=True)
+    ]
+    return table(HEAD, rows)
+
+
+def _tabulate_finding(pool: ProcessPoolExecutor, studies: int) -> str:
+    kinds = list(product(SEEDS, DEVIATIONS, METHODS))
+    settings = [Setting(1000, [seeds] * 2, [deviation] * 2) for seeds, deviation, _ in kinds]
+    found = pool.map(partial(find, studies=studies), settings, [among for *_, among in kinds])
+    rows = [
+        [
+            *(str(seeds), f"{100 * deviation:.1f}", str(among)),
+            *(f"{100 * number:.{digits}f}" for number, digits in zip(numbers, (1, 0, 0, 1, 0), strict=True)),
+        ]
+        for (seeds, deviation, among), numbers in zip(kinds, found, strict=True)
+    ]
+    return table(FOUND_HEAD, rows)
