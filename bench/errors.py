@@ -1,7 +1,7 @@
 """Every error a user can cause, each with the exit code of the command that raises it.
 
 Message form: what failed, the value, what was expected, what to do, for example
-``lora.r=0: rank must be at least 1; use method=full to train without an adapter``.
+``lora.r=0: must be at least 1; use method=full to train without an adapter``.
 """
 
 

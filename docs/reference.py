@@ -1,11 +1,13 @@
-"""A hook of MkDocs: fills the marks ``settings``, ``commands`` and ``quickstart`` of pages from the code and
-the README, so that nothing stands twice and nothing ages.
+"""Pages that are made from the code, so that nothing stands twice and nothing ages.
+
+``python docs/reference.py`` writes docs/settings.md from the schema. As a hook of MkDocs this fills the marks
+``commands`` and ``quickstart`` of other pages, from the commands' help and from the README.
 """
 
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,57 +19,81 @@ if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
 from bench import cli  # noqa: E402
-from bench.config import checks, schema  # noqa: E402
+from bench.config import fields, schema  # noqa: E402
 
-_SOURCES = ("config/schema.py", "config/cards.py", "config/reporting.py")  # that hold the schema
+_SOURCES = ("config/schema.py", "config/reporting.py")  # that hold the schema
+
+
+SETTINGS = ROOT / "docs" / "settings.md"
+_INTRODUCTION = """# Settings
+
+Every setting can be given on the command line: `bench run lora.r=16 train.lr=1e-3`. Values live in `conf/`,
+in the files named here; `bench run --cfg job` prints what a command comes to.
+
+The last column says what is part of a run_id. A setting that is not (*no*) cannot change a result. Settings
+of texts and models count *by content*: the same files under another name are the same run. A setting that
+counts *unless* it has some value is off at that value, and runs from before it was there keep their ids.
+
+`python docs/reference.py` writes this page from `bench/config/schema.py`; a test says when it is stale.
+"""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """The page with what comes from the code in place of its marks."""
-    for name, write in (
-        ("settings", write_settings),
-        ("commands", write_commands),
-        ("quickstart", read_table),
-    ):
+    """Put what comes from the code in place of a page's marks."""
+    for name, write in (("commands", write_commands), ("quickstart", read_table)):
         if (mark := f"<!-- {name} -->") in markdown:
             markdown = markdown.replace(mark, write())
     return markdown
 
 
 def read_table() -> str:
-    """The quickstart's table and what it shows, from the README."""
+    """Read the quickstart's table and what it shows from the README."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     return text[text.index("| Method ") : text.index("Beside it lie")]
 
 
 def write_settings() -> str:
-    """A table for each section: every setting with its type, its values in conf/ and what it means."""
-    comments = read_comments()
-    parts = []
+    """Write docs/settings.md: a table for each section of the schema."""
+    comments, marks = read_comments(), fields.read_marks(schema.Config)
+    parts = [_INTRODUCTION.strip()]
     for section, kind in {"": schema.Config, **sections(schema.Config)}.items():
         rows = [
-            f"| `{section}{name}` | {_write(_name(hint))} | {describe_values(section, name)} "
-            f"| {_write(explain(section + name, comments.get((kind.__name__, name), '')))} |"
+            [
+                f"`{section}{name}`",
+                _write(_name(hint)),
+                describe_values(section, name),
+                _write(explain(comments.get((kind.__name__, name), ""), marks[section + name])),
+                tell_counting(section, name, marks),
+            ]
             for name, hint in get_type_hints(kind).items()
             if not is_dataclass(hint)
         ]
-        title = f"## {section.rstrip('.') or 'The whole run'}\n\n{(kind.__doc__ or '').splitlines()[0]}\n\n"
-        parts.append(
-            title
-            + "| Setting | Type | Values in conf/ | Meaning and range |\n| --- | --- | --- | --- |\n"
-            + "\n".join(rows)
-        )
-    return "\n\n".join(parts)
+        heading = f"## {section.rstrip('.') or 'The whole run'}\n\n{(kind.__doc__ or '').splitlines()[0]}"
+        header = "| Setting | Type | Values in conf/ | Meaning and range | Part of the run_id |\n"
+        lines = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        parts.append(f"{heading}\n\n{header}|{' --- |' * 5}\n{lines}".strip())
+    return "\n\n".join(parts) + "\n"
 
 
-def explain(path: str, comment: str) -> str:
-    """What the schema says of the setting, and the range that bench/config/checks.py holds it to."""
-    ranges = checks._TRAIN_RANGES | checks._OTHER_RANGES
-    return "; ".join(filter(None, [comment, ranges[path][1] if path in ranges else ""]))
+def explain(comment: str, marks: Sequence[Any]) -> str:
+    """Join what the schema says of a setting and the rules for its value."""
+    return "; ".join(
+        filter(None, [comment, *(one.expected for one in marks if isinstance(one, fields.Rule))])
+    )
+
+
+def tell_counting(section: str, name: str, marks: Mapping[str, Sequence[Any]]) -> str:
+    """Say whether a setting is part of the run_id, as far as its own declaration decides it."""
+    if fields.UNCOUNTED in (*marks.get(section.rstrip("."), ()), *marks[section + name]):
+        return "no"
+    if section in ("model.", "data.") and name not in ("template", "label_words"):
+        return "by content"
+    off = [one.value for one in marks[section + name] if isinstance(one, fields.Off)]
+    return f"unless `{fields.write(off[0])}`" if off else "yes"
 
 
 def sections(schema: type, before: str = "") -> dict[str, type]:
-    """Every part of the configuration that is a dataclass itself, by its path with a dot at the end."""
+    """Return every section of the configuration, by its path with a dot at the end."""
     found: dict[str, type] = {}
     for name, hint in get_type_hints(schema).items():
         if is_dataclass(hint):
@@ -76,7 +102,7 @@ def sections(schema: type, before: str = "") -> dict[str, type]:
 
 
 def describe_values(section: str, name: str) -> str:
-    """The value in each file that sets it: one where all agree, else each with the files' names."""
+    """Return the value in each file that sets it: one where all agree, else each with the files' names."""
     by_value: dict[str, list[str]] = {}
     for file, value in find_values(section, name):
         by_value.setdefault(_shorten(value), []).append(file)
@@ -90,7 +116,7 @@ def describe_values(section: str, name: str) -> str:
 
 
 def find_values(section: str, name: str) -> Iterator[tuple[str, Any]]:
-    """Where conf/ gives the setting a value: in config.yaml, or in a file of its group."""
+    """Find where conf/ gives the setting a value: in config.yaml, or in a file of its group."""
     group, *inner = section.rstrip(".").split(".")
     for path in [ROOT / "conf/config.yaml", *sorted((ROOT / "conf" / (group or "-")).glob("*.yaml"))]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -106,7 +132,7 @@ def find_values(section: str, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def read_comments() -> dict[tuple[str, str], str]:
-    """What the schema's source says behind each field, by class and field."""
+    """Read what the schema's source says behind or above each field, by class and field."""
     found = {}
     for file in _SOURCES:
         text = (ROOT / "bench" / file).read_text(encoding="utf-8")
@@ -116,13 +142,14 @@ def read_comments() -> dict[tuple[str, str], str]:
                 for field in node.body:
                     if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
                         source = "\n".join(lines[field.lineno - 1 : field.end_lineno])
-                        note = re.search(r"  # (.*)", source)
+                        above = re.match(r" +# (.*)", lines[field.lineno - 2])
+                        note = re.search(r"  # (.*)", source) or above
                         found[node.name, field.target.id] = note[1] if note else ""
     return found
 
 
 def write_commands() -> str:
-    """Every command with its help, as the terminal has it."""
+    """Write every command with its help, as the terminal has it."""
     parser = cli.make_parser()
     parts = []
     for name, one in parser.list_commands():
@@ -132,7 +159,7 @@ def write_commands() -> str:
 
 
 def _read_run_help() -> str:
-    """The part of Hydra's help for ``bench run`` that is bench's own."""
+    """Read the part of Hydra's help for ``bench run`` that is bench's own."""
     values = yaml.safe_load((ROOT / "conf/config.yaml").read_text(encoding="utf-8"))
     return str(values["hydra"]["help"]["header"])
 
@@ -156,5 +183,9 @@ def _code(text: str) -> str:
 
 
 def _write(text: str) -> str:
-    """The text in a cell of a table."""
+    """Escape the text for a cell of a table."""
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+if __name__ == "__main__":
+    SETTINGS.write_text(write_settings(), encoding="utf-8")

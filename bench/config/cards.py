@@ -12,16 +12,6 @@ LAUNCH_SECONDS = 5e-6  # that an operation takes at least, however small: Python
 
 
 @dataclass(frozen=True)
-class PlanConfig:
-    """What runs are planned for, and what follows from it."""
-
-    card: str | None  # a name in assets/cards.yaml; null: this machine's own
-    force: (
-        bool  # start runs that cannot fit the card, the disk or the machine's memory; never ask about hours
-    )
-
-
-@dataclass(frozen=True)
 class Card:
     """One kind of card; speeds are what its maker says, and never reached."""
 

@@ -1,13 +1,14 @@
 """Which runs can train together in one process, over one frozen base that they share. Knows no torch."""
 
 import json
-from typing import Any
 
-from bench.config.identity import uses_lora
+from bench.config import fields
+from bench.config.fields import list_marked
+from bench.config.identity import UNCOUNTED, uses_lora
 from bench.config.schema import Config, read_field, to_dict
 
-OWN = ("lora.r", "lora.alpha", "lora.dropout", "train.lr")  # what each member of a pack has for itself
-_SHARED_UNSEEN = ("method.name", "method.title", "method.default_lr")  # change nothing of a training
+OWN = list_marked(Config, fields.OWN)  # what each member of a pack has for itself
+_UNSEEN = tuple(path for path in UNCOUNTED if path.startswith("method."))  # change nothing of a training
 # What a member must be: (field, value, why anything else cannot share a pack).
 _REQUIRED = (
     ("train.distributed", "none", "its processes train one run"),
@@ -22,7 +23,7 @@ _STARTS = (True, "gaussian")  # drawn, so that the base stays as it is
 
 
 def cannot_pack(config: Config) -> str | None:
-    """Why the run has to train alone, or None if it can be a member of a pack."""
+    """Say why the run has to train alone, or return None if it can be a member of a pack."""
     if not uses_lora(config.method):
         return "only LoRA's matrices are batched over the members of a pack"
     options = config.method.adapter
@@ -39,16 +40,9 @@ def cannot_pack(config: Config) -> str | None:
 
 
 def shared_key(config: Config) -> str:
-    """What members of one pack have in common, as a text: two runs can be in one exactly if theirs is equal.
+    """Write what members of one pack have in common: two runs can be in one exactly if theirs is equal.
 
     That is all but OWN: the base weights, the data and its order, the steps, the batch, the seed.
     """
-    values = to_dict(config)
-    for path in (*OWN, *_SHARED_UNSEEN):
-        _drop(values, path)
+    values = to_dict(config, without=[*OWN, *_UNSEEN])
     return json.dumps(values, sort_keys=True, ensure_ascii=False)
-
-
-def _drop(values: dict[str, Any], path: str) -> None:
-    section, _, name = path.partition(".")
-    del values[section][name]

@@ -1,7 +1,9 @@
 """The schema of conf/report/, and its rules: what the tables take into account beside the results."""
 
-import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from bench.config.fields import at_least, one_of, some_of
 
 
 @dataclass(frozen=True)
@@ -20,20 +22,22 @@ class ArticleMethod:
 class ArticleClaim:
     """A sentence of the article; reproduced if what was measured lies within ``says`` -+ ``tolerance``."""
 
-    measure: str  # memory, train_time: method / against - 1 | accuracy: method - against | trainable: a share
+    # memory, train_time: method / against - 1; accuracy: method - against; trainable: a share
+    measure: Annotated[str, one_of("memory", "accuracy", "train_time", "trainable")]
     method: str
     against: str | None  # None: trainable is a share of the method's own weights
     says: float
     tolerance: float
-    bounds: str  # which deviation counts: both | low | high
-    needs: list[str]  # what has to be the article's for a comparison: model | data | card
+    bounds: Annotated[str, one_of("both", "low", "high")]  # which deviation counts
+    needs: Annotated[list[str], some_of("model", "data", "card")]  # that have to be the article's own
 
 
 @dataclass(frozen=True)
 class ArticleAdvice:
     """A line of the article's recommendation table."""
 
-    case: str  # above | below: a card with more, or less, than memory_gb | quality | speed
+    # above, below: a card with more, or less, than memory_gb
+    case: Annotated[str, one_of("above", "below", "quality", "speed")]
     memory_gb: float | None
     method: str
 
@@ -54,46 +58,26 @@ class ArticleConfig:
 class ReportConfig:
     """What the tables take into account beside the results; no run depends on it."""
 
-    price_per_hour: float | None  # of the machine, in any currency; null: no cost is shown for it
-    price_per_kwh: float | None  # of the electricity that the GPU used while training
+    # of the machine, in any currency
+    price_per_hour: Annotated[float | None, at_least(0, ", or null to show no cost")]
+    # of the electricity that the GPU used while training
+    price_per_kwh: Annotated[float | None, at_least(0, ", or null to show no cost")]
     article: ArticleConfig
 
 
-def check_report(report: ReportConfig) -> list[str]:
-    """What a report could not be made with, a message each."""
-    return [*_check_prices(report), *_check_article(report.article)]
-
-
-def _check_prices(report: ReportConfig) -> list[str]:
-    return [
-        f"report.{name}={value}: must be 0 or more, or null to show no cost"
-        for name in ("price_per_hour", "price_per_kwh")
-        if (value := getattr(report, name)) is not None and not 0 <= value < math.inf
-    ]
-
-
-def _check_article(article: ArticleConfig) -> list[str]:
-    """What a report can read of the article's claims and advice."""
-    methods = [one.method for one in article.table]
-    values = [
-        *(
-            ("claims.measure", one.measure, ("memory", "accuracy", "train_time", "trainable"))
-            for one in article.claims
-        ),
-        *(("claims.bounds", one.bounds, ("both", "low", "high")) for one in article.claims),
-        *(("claims.needs", need, ("model", "data", "card")) for one in article.claims for need in one.needs),
-        *(("claims.method", one.method, methods) for one in article.claims),
-        *(("claims.against", one.against, methods) for one in article.claims if one.measure != "trainable"),
-        *(("advice.case", one.case, ("above", "below", "quality", "speed")) for one in article.advice),
-    ]
+def check_article(article: ArticleConfig) -> list[str]:
+    """Name what a report could not judge of the article's claims and advice, a message each."""
+    known = one_of(*(row.method for row in article.table))
+    named = [("method", claim.method) for claim in article.claims]
+    named += [("against", str(claim.against)) for claim in article.claims if claim.measure != "trainable"]
     faults = [
-        f"report.article.{name}={value}: must be one of {', '.join(choices)}"
-        for name, value, choices in values
-        if value not in choices
+        f"report.article.claims.{name}={method}: {known.expected}"
+        for name, method in named
+        if not known.holds(method)
     ]
-    for one in article.advice:
-        if (one.memory_gb is not None) != (one.case in ("above", "below")):
+    for advice in article.advice:
+        if (advice.memory_gb is not None) != (advice.case in ("above", "below")):
             faults.append(
-                f"report.article.advice.memory_gb={one.memory_gb}: belongs to the cases above and below"
+                f"report.article.advice.memory_gb={advice.memory_gb}: belongs to the cases above and below"
             )
     return faults

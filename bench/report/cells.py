@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.config.cards import GIB
+from bench.redaction import clean as clean
 
 UNKNOWN = "–"
-_ESCAPE_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\].*?(?:\x07|\x1b\\)|[@-Z\\^_])", re.DOTALL)
-_TURNS_TEXT = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _FORMULA_STARTS = tuple("=+-@＝＋－＠")  # spreadsheets read the wide ones too
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -49,19 +48,6 @@ def format_number(value: Any) -> str:
 def superscript(number: int) -> str:
     """The number as a mark of a note."""
     return str(number).translate(_SUPERSCRIPTS)
-
-
-def clean(text: str) -> str:
-    """The text on one line, without terminal escapes, control characters or marks that turn its direction."""
-    if text.isprintable():  # nearly all; what is taken out below is not printable
-        return " ".join(text.split())
-    text = _ESCAPE_SEQUENCES.sub("", text)
-    kept = (
-        " " if one.isspace() else one
-        for one in text
-        if one.isspace() or (unicodedata.category(one) not in ("Cc", "Cs") and one not in _TURNS_TEXT)
-    )
-    return " ".join("".join(kept).split())
 
 
 def escape_markdown(text: str) -> str:

@@ -77,7 +77,7 @@ def test_ones_own_chinese_texts_train(bench: Bench, my_csv: Path, tmp_path: Path
     ("wrong", "message"),
     [
         (["data.text_column=body"], r"body.*标题, 类别"),
-        (["lora.r=0"], r"^lora\.r=0: rank must be at least 1; use method=full to train without an adapter$"),
+        (["lora.r=0"], r"^lora\.r=0: must be at least 1; use method=full to train without an adapter$"),
         (["train.lr=nan"], r"^train\.lr=nan: must be a positive number"),
         (["lora.r=0", "train.lr=-1"], r"^train\.lr=-1\.0: .*\nlora\.r=0: "),
         (["method=lroa"], "^method=lroa: there is no such method; did you mean lora"),

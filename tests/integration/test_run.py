@@ -204,7 +204,7 @@ def test_a_baseline_without_a_network_is_measured_on_the_cpu_where_it_runs(
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
-        (["lora.r=0"], ConfigError, r"lora\.r=0: rank must be at least 1; use method=full"),
+        (["lora.r=0"], ConfigError, r"lora\.r=0: must be at least 1; use method=full"),
         (["data.text_column=body"], DataError, "body.*text, label"),
         (["train.optimizer=paged_adamw"], ConfigError, "needs a CUDA device"),
         (["train.precision=fp16"], ConfigError, "needs a CUDA device"),

@@ -87,13 +87,22 @@ def test_every_page_is_in_the_navigation() -> None:
     assert sorted(shown) == sorted(page.name for page in PAGES if page.parent == ROOT / "docs")
 
 
+def test_the_page_of_settings_is_not_stale(reference: ModuleType) -> None:
+    written = reference.SETTINGS.read_text(encoding="utf-8")
+    renew = "docs/settings.md is stale; renew it with: .venv/bin/python docs/reference.py"
+    assert written == reference.write_settings(), renew
+
+
 def test_no_setting_is_missing(reference: ModuleType) -> None:
     rows = dict(re.findall(r"^\| `(\S+)` \| (.+) \|$", reference.write_settings(), flags=re.MULTILINE))
     assert set(rows) == set(list_paths())
     assert rows["lora.alpha"].startswith("float | `16` |")
     assert "(article)" in rows["train.lr"]
-    assert "must be" in rows["train.lr"]
+    assert "must be a positive number" in rows["train.lr"]
     assert all(row.split(" | ")[1] for row in rows.values())
+    counted = {path: row.split(" | ")[-1] for path, row in rows.items()}
+    assert (counted["train.lr"], counted["train.log_steps"], counted["track.mode"]) == ("yes", "no", "no")
+    assert counted["train.weights"] == "unless `fp32`"
 
 
 def test_every_command_is_in_the_reference(reference: ModuleType) -> None:

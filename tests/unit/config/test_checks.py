@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from bench.config.checks import RETRIED, check, require_valid
-from bench.config.schema import Config, replace_values
+from bench.config.checks import check, require_valid
+from bench.config.fields import write
+from bench.config.schema import RETRIED, Config, replace_values
 from bench.errors import ConfigError
 
 Compose = Callable[..., Config]
@@ -40,7 +41,7 @@ SIZE = "must be a share in (0, 1) or a number of rows"
 SEED = "must lie in [0, 2**32)"
 # field: values just outside, values just inside, the message
 RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
-    "lora.r": ([0, -8], [1], "rank must be at least 1; use method=full to train without an adapter"),
+    "lora.r": ([0, -8], [1], "must be at least 1; use method=full to train without an adapter"),
     "lora.alpha": ([0.0, -1.0, inf, nan], [0.5], POSITIVE),
     "method.loraplus_lr_ratio": (
         [0.0, -1.0, inf, nan],
@@ -71,7 +72,7 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
     "data.train_size": (
         [0.0, -5.0, 10.5, inf, nan],
         [None, 0.5, 1.0, 100.0],
-        "must be null, a share in (0, 1) or a number of rows",
+        f"{SIZE}, or null for the rest",
     ),
     "data.validation_size": ([0.0, 10.5, inf, nan], [0.5, 100.0], SIZE),
     "data.test_size": ([0.0, 10.5, inf, nan], [0.5, 100.0], SIZE),
@@ -214,7 +215,7 @@ def test_a_word_that_is_no_choice_names_the_choices(compose: Compose, path: str)
 )
 def test_a_number_out_of_range_is_named_with_its_range(compose: Compose, path: str, value: Any) -> None:
     faults = check(replace_values(compose(), {path: value}))
-    assert f"{path}={value}: {RANGES[path][2]}" in faults
+    assert f"{path}={write(value)}: {RANGES[path][2]}" in faults
     assert {fault.partition("=")[0] for fault in faults} <= {path, "train.max_steps", "train.warmup_steps"}
 
 
@@ -347,7 +348,7 @@ def test_settings_that_do_not_go_together(compose: Compose, values: dict[str, An
         ({"method": "dora"}, "claims.method=dora: must be one of full, lora, qlora"),
         ({"against": None}, "claims.against=None: must be one of full, lora, qlora"),
         ({"bounds": "left"}, "claims.bounds=left: must be one of both, low, high"),
-        ({"needs": ["luck"]}, "claims.needs=luck: must be one of model, data, card"),
+        ({"needs": ["luck"]}, "claims.needs=['luck']: must list some of model, data, card"),
     ],
 )
 def test_a_claim_of_the_article_must_be_one_that_can_be_judged(
@@ -409,8 +410,8 @@ def test_every_fault_of_every_run_is_said_once(compose: Compose) -> None:
     with pytest.raises(ConfigError) as caught:
         require_valid([compose(), first, second])
     assert str(caught.value).splitlines() == [
+        "lora.r=0: must be at least 1; use method=full to train without an adapter",
         "train.lr=-1.0: must be a positive number, for example 1e-4",
-        "lora.r=0: rank must be at least 1; use method=full to train without an adapter",
         f"devices=tpu: {DEVICES}",
         "train.max_steps=null and train.epochs=null: set one of them",
     ]

@@ -173,6 +173,19 @@ def test_a_run_keeps_the_id_that_its_records_have(compose: Compose) -> None:
     assert ids == ["580f1350437b", "e35d791c503e", "7a9a60be0802", "723711a831f2", "ff995e630978"]
 
 
+@pytest.mark.parametrize(
+    ("experiment", "ids"),
+    [
+        ("quickstart", ["580f1350437b", "e35d791c503e", "7a9a60be0802", "0a12cc4465a7", "723711a831f2"]),
+        ("rtx4090", ["452ed497afb1", "a2ee7ab370c5", "44f2ad8e0dd6", "0d035896adb9", "1de57c6b9a0a"]),
+        ("article", ["5177b8d44ff1", "02204ad70898", "2cc837ef779c", "defd5f18e095", "1de57c6b9a0a"]),
+    ],
+)
+def test_an_experiments_runs_keep_their_ids(compose: Compose, experiment: str, ids: list[str]) -> None:
+    methods = ("full", "lora", "qlora", "dora", "head")
+    assert [run_id(compose(f"experiment={experiment}", f"method={one}")) for one in methods] == ids
+
+
 def test_what_is_declared_not_to_count_exists() -> None:
     conditional = [(field, *paths) for field, _, paths in UNCOUNTED_WHEN]
     declared = {*UNCOUNTED, *(path for paths in conditional for path in paths)}
