@@ -29,7 +29,7 @@ def count_budget(results: Sequence[Result], selection: Selection | None) -> Budg
     for one in results:
         key = configuration_key(one)
         tried.add(key)
-        if one.status == "success":
+        if one.is_success:
             (stopped if is_stopped(one) else succeeded).add(key)
     times = [read_number(one, "time.total_seconds") for one in results]
     known = [seconds for seconds in times if seconds is not None]

@@ -83,7 +83,7 @@ def _to_cells(result: Result, text: Text) -> dict[str, str]:
         "memory": show("memory", format_gib),
         "kind": read_text("memory.kind"),
         "train_time": show("train_time", lambda seconds: format_duration(seconds, text)),
-        "accuracy": show("accuracy", percent) if result.status == "success" else text.statuses[result.status],
+        "accuracy": show("accuracy", percent) if result.is_success else text.statuses[result.status],
         "f1_macro": show("f1_macro", percent),
         "trainable": show("trainable", format_count),
         "source": f"{read_text('provenance.source')}: "

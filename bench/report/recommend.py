@@ -172,7 +172,7 @@ def _list_needs(results: Sequence[Result]) -> dict[str, _Need]:
     """What each configuration needs, by its key; only runs that stood alone tell."""
     members: dict[str, list[Result]] = defaultdict(list)
     for one in results:
-        if one.status == "success" and stands_alone(one):
+        if one.is_success and stands_alone(one):
             members[_key(one)].append(one)
     return {
         key: _Need(
@@ -196,7 +196,7 @@ def _key(result: Result) -> str:
 
 def _fail_outside(result: Result, needs: Mapping[str, _Need], limits: Limits) -> Result:
     """The run as it would have ended within the limits."""
-    if result.status != "success":
+    if not result.is_success:
         return result
     need = needs.get(_key(result), _Need(None, None))
     if _divide(need.peak_bytes, limits.vram_bytes) > 1:

@@ -260,7 +260,7 @@ def _count_lost_seeds(chosen: Sequence[Result], results: Iterable[Result]) -> Co
     if not chosen:
         return Counter()
     key = configuration_key(chosen[0])
-    return Counter(one.status for one in results if one.status != "success" and configuration_key(one) == key)
+    return Counter(one.status for one in results if not one.is_success and configuration_key(one) == key)
 
 
 def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result]) -> dict[str, Any]:

@@ -295,7 +295,7 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
 
 def _count_unsuccessful(results: Sequence[Result], bad: Sequence[tuple[str, str]], text: Text) -> list[str]:
     """What is not in the numbers: runs by status, and records that cannot be trusted by name."""
-    statuses = Counter(one.status for one in results if one.status != "success")
+    statuses = Counter(one.status for one in results if not one.is_success)
     notes = [text.unsuccessful.format(counts=_join_counts(statuses, text))] if statuses else []
     if statuses[STARTED]:
         notes.append(text.unfinished)

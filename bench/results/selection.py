@@ -120,7 +120,7 @@ def select_best(results: Sequence[Result], *, select_by: str = "accuracy") -> Se
     scores of the pack, so that measuring the best does not change which it is.
     """
     key_of = {result.run_id: configuration_key(result) for result in results}
-    successes = [result for result in results if result.status == "success" and not is_stopped(result)]
+    successes = [result for result in results if result.is_success and not is_stopped(result)]
     scored = [one for one in successes if read_score(one, select_by) is not None]
     if not scored:
         return None
@@ -142,7 +142,7 @@ def select_best(results: Sequence[Result], *, select_by: str = "accuracy") -> Se
         candidates=tuple(candidates),
         scores=tuple(-rank(one)[0] for one in candidates),
         configurations=len(set(key_of.values())),
-        failed_runs=sum(result.status != "success" for result in results),
+        failed_runs=sum(not result.is_success for result in results),
     )
 
 

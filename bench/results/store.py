@@ -66,6 +66,11 @@ class Result:
     attempts: list[dict[str, Any]] = field(default_factory=list)  # those before this one, in short
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def is_success(self) -> bool:
+        """Whether the run counts as done."""
+        return self.status == "success"
+
 
 _KINDS = get_type_hints(Result)  # once: a report reads thousands of records
 
@@ -223,7 +228,7 @@ class Store:
             StoreError: the disk refused it.
         """
         folder = self.run_folder(result.run_id)
-        if result.status != "success" and self._is_success(result.run_id):
+        if not result.is_success and self._is_success(result.run_id):
             return
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -310,7 +315,7 @@ class Store:
 
     def _is_success(self, run_id: str) -> bool:
         found = self.read(run_id)
-        return found is not None and found.status == "success"
+        return found is not None and found.is_success
 
     def _write_file(self, run_id: str, name: str, text: str) -> None:
         path = self.run_folder(run_id) / name

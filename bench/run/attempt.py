@@ -225,7 +225,7 @@ def _take_from_aside(folder: Path) -> None:
 
 def _has_success(run_id: str, store: Store) -> bool:
     found = store.read(run_id)
-    return found is not None and found.status == "success"
+    return found is not None and found.is_success
 
 
 def _record(
@@ -263,7 +263,7 @@ def _record(
     if alone and (error is None or result.status == "oom"):
         result = comparison.compare(result, config, dataset, folder=folder, meter=meter)
         store.write(result)
-    if result.status == "success":
+    if result.is_success:
         stopped = config.train.stop_step is not None
         checkpoint.tidy(store.run_folder(run_id), policy=config.train.keep, stopped=stopped)
     return _Recorded(result, predictions, error)

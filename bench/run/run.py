@@ -136,7 +136,7 @@ def _train(
 
 def _is_done(found: Result, *, alone: bool) -> bool:
     """Whether the record makes a training needless; a run alone is also there to measure what it takes."""
-    return found.status == "success" and not (alone and found.packed is not None)
+    return found.is_success and not (alone and found.packed is not None)
 
 
 def prepare(config: Config) -> Prepared:
@@ -288,7 +288,7 @@ def task(composed: DictConfig) -> list[Result]:
     if alone:
         for one, result in zip(unpack(config), results, strict=True):
             print(summarise(one, result), flush=True)
-        if any(result.status != "success" for result in results):
+        if any(not result.is_success for result in results):
             sys.exit(1)
     return results
 
@@ -296,7 +296,7 @@ def task(composed: DictConfig) -> list[Result]:
 def summarise(config: Config, result: Result) -> str:
     """One line for a person: what was run and what it came to."""
     name = f"{result.run_id} {show(describe(config))}"
-    if result.status != "success":
+    if not result.is_success:
         message = (result.error or {}).get("message", "no message")
         return show(f"{name}: {result.status} ({message})").replace("\n", " ")
     test, packed = result.metrics["test"], result.packed

@@ -242,7 +242,7 @@ class Sweep:
     def _read_validation(self, run: Point, name: str) -> float | None:
         """The run's score on validation, or None without a success."""
         found = self.store.read(run.run_id)
-        done = found is not None and found.status == "success"
+        done = found is not None and found.is_success
         return found.metrics["validation"][name] if found is not None and done else None
 
     def _train(self, points: Iterable[Point], *, packed: bool = False) -> bool:
@@ -328,7 +328,7 @@ class Sweep:
     def _is_packed(self, point: Point) -> bool:
         """Whether the run has a success, and that in a pack."""
         found = self.store.read(point.run_id)
-        return found is not None and found.status == "success" and found.packed is not None
+        return found is not None and found.is_success and found.packed is not None
 
     def _can_halve(self, point: Point, halvings: int) -> bool:
         """Whether the run was out of memory and a smaller micro-batch may still be tried."""

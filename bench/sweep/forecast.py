@@ -306,7 +306,7 @@ def _count_halving(points: Sequence[Point], known: Forecast) -> float | None:
 
 def _is_done(store: Store, run_id: str) -> bool:
     found = store.read(run_id)
-    return found is not None and found.status == "success"
+    return found is not None and found.is_success
 
 
 def list_runs(plan: Plan, described: Mapping[str, Any]) -> Iterable[str]:

@@ -25,7 +25,7 @@ def remove(store: Store, planned: Mapping[str, Point], chosen: Sequence[Selectio
         winners = [*best.results, *(overall.results if overall else ())]
         kept = {one.run_id for one in winners}
         for one in rivals:
-            lost = one.status == "success" and one.run_id not in kept and _gives_way(store, one, planned)
+            lost = one.is_success and one.run_id not in kept and _gives_way(store, one, planned)
             if lost and not store.is_held(one.run_id):
                 freed += _count_disk(store, one)
                 checkpoint.tidy(store.run_folder(one.run_id), policy="none", stopped=False)

@@ -195,7 +195,7 @@ def calibrate(
     ratios: dict[str, list[float]] = {}
     for result in results:
         prediction = found.get(result.run_id)
-        alone = result.status == "success" and result.packed is None
+        alone = result.is_success and result.packed is None
         on_target = alone and result.prediction.get("target") == target.name
         if not isinstance(prediction, Prediction) or not on_target:
             continue

@@ -37,7 +37,7 @@ def find_run(store: Store, name: str) -> Result:
             f"{name}: {store.folder} has no such run with a whole record; its runs are the folders of "
             f"{store.folder / 'runs'}, and `bench verify` checks them"
         )
-    if result.status != "success":
+    if not result.is_success:
         raise ConfigError(
             f"{name}: this run is {result.status}; only a success can be used, so train it again"
         )

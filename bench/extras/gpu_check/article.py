@@ -113,7 +113,7 @@ def compare(
             None,
             f"left out: would take {predicted / GIB:.1f} GiB, and there are {usable_bytes / GIB:.1f}",
         )
-    if result.status != "success":
+    if not result.is_success:
         return Proof(name, False, f"{result.status}: {(result.error or {}).get('message')}")
     if predicted is None or measured is None:
         return Proof(name, False, f"nothing was predicted of it: {result.reasons.get('prediction')}")

@@ -98,7 +98,7 @@ def check_sweep(lab: Lab) -> Iterator[Proof]:
     swept = sweep(lab, f"sweep.grids=[{','.join(grids)}]", "sweep.pack=2", look=watch)
     yield _prove_success(swept, runs=4)
     for result in swept.results:
-        if result.status == "success":
+        if result.is_success:
             yield prove_fall(swept, result)
     packed = [one for one in swept.results if one.packed or any(each["packed"] for each in one.attempts)]
     works = None if _lacks_bf16(swept) else len(packed) == 2
@@ -114,7 +114,7 @@ def _lacks_bf16(swept: Swept) -> bool:
 
 def _prove_success(swept: Swept, *, runs: int) -> Proof:
     """Whether the sweep has so many runs and each has succeeded."""
-    good = [one for one in swept.results if one.status == "success"]
+    good = [one for one in swept.results if one.is_success]
     works = swept.fault is None and len(good) == runs
     return Proof("sweep", works, swept.fault or f"{len(good)} of {runs} runs succeeded")
 
@@ -143,10 +143,10 @@ def check_halving(lab: Lab) -> Iterator[Proof]:
         halvings = result.config["oom_halvings"]
         yield Proof(
             "halving",
-            result.status == "success" and halvings > 0 and set(statuses) == {"oom"},
+            result.is_success and halvings > 0 and set(statuses) == {"oom"},
             f"{', '.join([*statuses, result.status])}; 64 texts at once became {64 // 2**halvings}",
         )
-        if result.status == "success":
+        if result.is_success:
             peak = max(result.memory[phase]["peak_reserved_bytes"] for phase in ("load", "train", "eval"))
             yield Proof("cap", peak <= CAP_GIB * GIB, f"{peak / GIB:.3f} of {CAP_GIB:g} GiB were reserved")
 
@@ -157,7 +157,7 @@ def check_fp16(lab: Lab) -> Iterator[Proof]:
     swept = sweep(lab, "method=full", "train.lr=1e-3", "train.precision=fp16", *steps)
     yield _prove_success(swept, runs=1)
     for result in swept.results:
-        if result.status == "success":
+        if result.is_success:
             yield prove_fall(swept, result)
             skipped = result.model.get("skipped_steps")
             counted = "the record does not say how many" if skipped is None else f"{skipped} of 80"
@@ -186,7 +186,7 @@ def check_resumption(lab: Lab) -> Iterator[Proof]:
     yield _prove_success(swept, runs=1)
     for result in swept.results:
         step: Any = result.model.get("resumed_from_step")
-        works = result.status == "success" and bool(step) and len(swept.read_losses(result.run_id)) == 200
+        works = result.is_success and bool(step) and len(swept.read_losses(result.run_id)) == 200
         yield Proof("resumed", works, f"from step {step} on, to step {result.model.get('steps')}")
 
 
@@ -200,7 +200,7 @@ def check_pack(lab: Lab) -> Iterator[Proof]:
     )
     yield _prove_success(swept, runs=4)
     packed = next((one.packed for one in swept.results if one.packed is not None), None)
-    alone = next((one for one in swept.results if one.packed is None and one.status == "success"), None)
+    alone = next((one for one in swept.results if one.packed is None and one.is_success), None)
     if packed is None or alone is None:
         yield Proof(
             "pack", None if _lacks_bf16(swept) else False, "no run was trained in a pack and another alone"

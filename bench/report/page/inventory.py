@@ -102,7 +102,7 @@ def _read_run(result: Result) -> dict[str, dict[str, Any]]:
 def list_failures(evidence: Evidence, *, text: Text) -> list[Block]:
     """Every run without success, with its cause, and the records that cannot be trusted."""
     words = text.captions
-    failed = sorted((one for one in evidence.results if one.status != "success"), key=lambda one: one.run_id)
+    failed = sorted((one for one in evidence.results if not one.is_success), key=lambda one: one.run_id)
     blocks = []
     if failed:
         header = [*words.failure_columns.values(), words.log]

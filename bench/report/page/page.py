@@ -100,7 +100,7 @@ def render_page(
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    succeeded = sum(one.status == "success" for one in evidence.results)
+    succeeded = sum(one.is_success for one in evidence.results)
     template = _environment().from_string(_read_asset("report.html"))
     return template.render(
         lang=lang,
