@@ -44,9 +44,9 @@ def _call(arguments: list[str]) -> int:
         parsed = parser.parse_args([command, *_read_flags(rest)] if command == "plan" else arguments)
         return int(parsed.call(parsed))
     if passed_on is not None:
-        from bench.run import run
+        from bench.run import app
 
-        run.main(passed_on)
+        app.main(passed_on)
     return 0
 
 
@@ -97,14 +97,14 @@ def make_parser() -> help.Parser:
 def _plan(arguments: argparse.Namespace) -> int:
     from bench.cli import terminal
     from bench.results.store import Store
-    from bench.run import run
+    from bench.run import app
     from bench.sweep import forecast, overview, space
     from bench.sweep.engine import Identifier
     from bench.sweep.isolate import Isolation
     from bench.sweep.request import plan_request
 
-    overrides = [run.quote_text(line) for line in arguments.overrides or _DEFAULT]
-    with run.composing() as compose:
+    overrides = [app.quote_text(line) for line in arguments.overrides or _DEFAULT]
+    with app.composing() as compose:
         base, plan = plan_request(overrides, compose=compose, identify=Identifier())
         store, isolation = Store(Path(base.results_dir)), Isolation()
         known = forecast.forecast(plan, base, store, isolation=isolation)
@@ -128,9 +128,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _doctor(_: argparse.Namespace) -> int:
     from bench.cli import terminal
-    from bench.run import driver, run
+    from bench.run import app, driver
 
-    with run.composing() as compose:
+    with app.composing() as compose:
         settings = compose(_DEFAULT)
     with contextlib.suppress(BenchError):  # doctor says it
         driver.take(settings.devices)

@@ -1,5 +1,5 @@
 """``python -m bench.run`` is the same as ``bench run``, as a plain Hydra app."""
 
-from bench.run.run import main
+from bench.run.app import main
 
 main()

@@ -46,7 +46,7 @@ with ask_nvml():
     import peft.tuners.lora.bnb  # noqa: F401 (PEFT imports it with the first adapter)
     from transformers import conversion_mapping
 
-    import bench.run.attempt  # noqa: F401
+    import bench.run.record  # noqa: F401 (and with it all that trains)
     from bench.config import cards
     from bench.data import sources
     from bench.run import provenance

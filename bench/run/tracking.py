@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 
+from bench.config.schema import TrackConfig
 from bench.errors import BenchError, ConfigError, MissingError
 from bench.run.probe import probe
 
@@ -84,6 +85,17 @@ def resolve(mode: str, *, probe_seconds: float) -> Mode:
         _require_server("track.mode=online", probe_seconds)
         return Mode("online", None)
     return Mode(mode, f"track.mode={mode}" + (f"; {_LATER}" if mode == "offline" else ""))
+
+
+def decide(settings: TrackConfig) -> Mode:
+    """Return W&B's mode for a run: found out here, unless a sweep has done so for all its runs.
+
+    Raises:
+        ConfigError, MissingError: as resolve.
+    """
+    if settings.reason is not None:
+        return Mode(settings.mode, settings.reason)
+    return resolve(settings.mode, probe_seconds=settings.probe_seconds)
 
 
 def start(

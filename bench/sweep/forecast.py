@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from bench.config.batch import halve_micro_batch
 from bench.config.cards import GIB
 from bench.config.checks import check
 from bench.config.identity import describe
@@ -13,7 +14,6 @@ from bench.config.schema import Config, replace_values
 from bench.memory.calibration import FOLDER, Calibration, read_measured, tell_source
 from bench.memory.prediction import Prediction
 from bench.results.store import Store
-from bench.run.run import halve_micro_batch
 from bench.sweep.engine import Refuse
 from bench.sweep.halving import budget, count_by_rung, group_points, rungs
 from bench.sweep.isolate import Isolation

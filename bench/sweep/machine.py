@@ -8,7 +8,7 @@ import sys
 from bench.config.cards import GIB
 from bench.config.schema import CONF_DIR
 from bench.run import driver
-from bench.run.run import explained_errors
+from bench.run.app import explained_errors
 
 CARD_BYTES = 20 * GIB  # of a card for experiment=rtx4090: 24 GB ones have it, 16 GB ones do not
 

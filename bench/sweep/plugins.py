@@ -2,7 +2,7 @@
 
 from hydra.core.plugins import Plugins
 
-from bench.run.run import prepare_hydra
+from bench.run.app import prepare_hydra
 
 prepare_hydra()
 Plugins.instance()

@@ -23,7 +23,7 @@ from bench.redaction import show
 from bench.report.table import write_tables
 from bench.results.store import Store
 from bench.run import tracking
-from bench.run.run import interrupt_code, stop_on_signals, summarise
+from bench.run.app import interrupt_code, stop_on_signals, summarise
 from bench.sweep import forecast, isolate, overview, space
 from bench.sweep.engine import Foresight, Identifier, Sweep, ends_sweep
 from bench.sweep.isolate import Isolation, ProcessError
