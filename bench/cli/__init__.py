@@ -3,30 +3,27 @@
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.cli import help, results, winner
 from bench.errors import BenchError
+from bench.process import guarded
 from bench.redaction import show
 
 _DEFAULT = ["experiment=quickstart"]  # what a sweep without any override is
 
 
 def main() -> None:
-    """The console script; a user's error is one message and its exit code."""
-    try:
-        code = _call(sys.argv[1:])
-        sys.stdout.flush()
-    except BenchError as error:
-        print(show(error), file=sys.stderr)
-        code = error.exit_code
-    except BrokenPipeError:  # the reader, `head` say, has seen enough; nothing may be written at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    sys.exit(code)
+    """Run the console script; a user's error is one message and its exit code."""
+    with guarded():
+        try:
+            code = _call(sys.argv[1:])
+        except BenchError as error:
+            print(show(error), file=sys.stderr)
+            code = error.exit_code
+        sys.exit(code)
 
 
 def _call(arguments: list[str]) -> int:
@@ -99,9 +96,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     from bench.results.store import Store
     from bench.run import app
     from bench.sweep import forecast, overview, space
-    from bench.sweep.engine import Identifier
     from bench.sweep.isolate import Isolation
-    from bench.sweep.request import plan_request
+    from bench.sweep.request import Identifier, plan_request
 
     overrides = [app.quote_text(line) for line in arguments.overrides or _DEFAULT]
     with app.composing() as compose:
@@ -114,7 +110,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False, indent=1))
         return 0
-    lines = forecast.summarise(described, known)
+    lines = overview.summarise(described, known)
     lines += [*space.summarise(room), *overview.tell_order(plan, base.sweep)]
     if terminal.is_terminal():
         terminal.print_table(*overview.tabulate(plan, described))
@@ -122,7 +118,7 @@ def _plan(arguments: argparse.Namespace) -> int:
             [*lines, "each run in a line of its own: the same with `| cat`; for scripts: --json"]
         )
     else:
-        print(show("\n".join([*forecast.list_runs(plan, described), *lines])))
+        print(show("\n".join([*overview.list_runs(plan, described), *lines])))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The Hydra app of one run: its command line, exit codes, messages and signals.
+"""The Hydra app of one run: its command line, its exit codes and its messages.
 
 ``python -m bench.run`` and ``bench run`` are this app; ``bench sweep`` is its multirun.
 """
@@ -6,11 +6,9 @@
 import contextlib
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 import hydra
 import yaml
@@ -25,6 +23,7 @@ from bench.config.identity import describe
 from bench.config.pack import unpack
 from bench.config.schema import Config
 from bench.errors import BenchError
+from bench.process import interrupt_code, stop_on_signals
 from bench.redaction import show
 from bench.results.store import Result
 from bench.run import driver, tracking
@@ -32,13 +31,8 @@ from bench.run.run import run_all
 from bench.spelling import guess
 
 PLUGINS_DIR = Path(__file__).parents[1] / "plugins"
-INTERRUPTED, TERMINATED = 130, 143  # exit codes
 _BEYOND_ASCII = re.compile(r"[^,\[\]()]*[^\x00-\x7f][^,\[\]()]*")  # one value of a list or a sweep
 _NO_TEXT = re.compile(r"null|true|false|[+-]?[0-9.]+", re.IGNORECASE)  # to Hydra
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a run as an interrupt does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -85,11 +79,6 @@ def composing() -> Iterator[Callable[[Sequence[str]], Config]]:
             yield lambda lines: schema.from_hydra(hydra.compose("config", overrides=list(lines)))
 
 
-def interrupt_code(interrupt: KeyboardInterrupt) -> int:
-    """Return the exit code after SIGINT or SIGTERM."""
-    return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
-
-
 def quote_text(argument: str) -> str:
     """Return the override with quotes around what Hydra's grammar would refuse or Hydra not take for a text.
 
@@ -101,21 +90,6 @@ def quote_text(argument: str) -> str:
     if argument.startswith("-") or not equals or any(mark in value for mark in "'\"{"):
         return argument
     return key + equals + _BEYOND_ASCII.sub(lambda found: f"'{found[0]}'", value)
-
-
-def stop_on_signals(again: Callable[[], None] | None = None) -> None:
-    """Raise KeyboardInterrupt at the first SIGINT or SIGTERM, and let the record be written in peace.
-
-    A second signal calls ``again``; without that it is ignored.
-    """
-
-    def stop(number: int, _: FrameType | None) -> None:
-        for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, signal.SIG_IGN if again is None else lambda *_: again())
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, stop)
 
 
 def task(composed: DictConfig) -> list[Result]:

@@ -1,4 +1,4 @@
-"""What is written down of a run while it trains: its started record, its log, its history, its W&B run."""
+"""The notes of a run while it trains: its started record, its log, its history, its W&B run."""
 
 import contextlib
 import logging
@@ -29,7 +29,7 @@ _log = logging.getLogger("bench")
 
 @dataclass(frozen=True)
 class Journal:
-    """What is written down of one run while it trains, alone or with others."""
+    """The notes of one run while it trains, alone or with others."""
 
     config: Config  # as it is trained here
     started: Result

@@ -1,4 +1,4 @@
-"""What a run needs, found before anything is written: its configuration, texts, model and identity."""
+"""The needs of a run, checked before anything is written: configuration, texts, model, identity."""
 
 import dataclasses
 from collections.abc import Container

@@ -1,4 +1,4 @@
-"""The record of a run that ended: its status, its scores, what it took of memory and time."""
+"""The record of a run that ended: its status, its scores, its memory and its time."""
 
 import contextlib
 import dataclasses
