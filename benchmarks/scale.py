@@ -8,7 +8,7 @@ from pathlib import Path
 from unittest import mock
 
 from bench.results.store import Store
-from bench.run.run import prepare_hydra
+from bench.run.app import prepare_hydra
 from benchmarks.settings import ROOT, environment, read_peak_bytes, table
 
 PLANS = {

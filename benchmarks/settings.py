@@ -12,7 +12,7 @@ import hydra
 
 from bench.config import schema
 from bench.config.schema import CONF_DIR, Config
-from bench.run.run import prepare_hydra
+from bench.run.app import prepare_hydra
 
 ROOT = CONF_DIR.parent
 

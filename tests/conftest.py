@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from bench.config import schema
 from bench.config.schema import Config
-from bench.run.run import PLUGINS_DIR
+from bench.run.app import PLUGINS_DIR
 
 if str(PLUGINS_DIR) not in sys.path:
     sys.path.append(str(PLUGINS_DIR))

@@ -24,8 +24,9 @@ from bench.config.schema import Config
 from bench.errors import BenchError
 from bench.extras import doctor
 from bench.model import build as builder
-from bench.run import attempt
-from bench.run.run import composing, run
+from bench.run.app import composing
+from bench.run.fitting import require_device
+from bench.run.run import run
 from bench.train import optimizers
 from bench.train.meter import Meter
 
@@ -232,9 +233,9 @@ def refuse_on_wsl(base: str, texts: str, folder: str) -> dict[str, Any]:
 def refuse_pack(base: str, texts: str) -> dict[str, Any]:
     """A pack where train.precision=auto is fp16, as the card has no bf16."""
     config = compose_short(base, texts, "method=lora", "train.precision=auto", "pack=[{lora.r: 4}]")
-    attempt.require_device(config)
+    require_device(config)
     with mock.patch.object(torch.cuda, "is_bf16_supported", return_value=False):
-        return catch(lambda: attempt.require_device(config))
+        return catch(lambda: require_device(config))
 
 
 def catch(call: Callable[[], Any]) -> dict[str, Any]:

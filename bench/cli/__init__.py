@@ -3,30 +3,27 @@
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.cli import help, results, winner
 from bench.errors import BenchError
+from bench.process import guarded
 from bench.redaction import show
 
 _DEFAULT = ["experiment=quickstart"]  # what a sweep without any override is
 
 
 def main() -> None:
-    """The console script; a user's error is one message and its exit code."""
-    try:
-        code = _call(sys.argv[1:])
-        sys.stdout.flush()
-    except BenchError as error:
-        print(show(error), file=sys.stderr)
-        code = error.exit_code
-    except BrokenPipeError:  # the reader, `head` say, has seen enough; nothing may be written at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    sys.exit(code)
+    """Run the console script; a user's error is one message and its exit code."""
+    with guarded():
+        try:
+            code = _call(sys.argv[1:])
+        except BenchError as error:
+            print(show(error), file=sys.stderr)
+            code = error.exit_code
+        sys.exit(code)
 
 
 def _call(arguments: list[str]) -> int:
@@ -44,9 +41,9 @@ def _call(arguments: list[str]) -> int:
         parsed = parser.parse_args([command, *_read_flags(rest)] if command == "plan" else arguments)
         return int(parsed.call(parsed))
     if passed_on is not None:
-        from bench.run import run
+        from bench.run import app
 
-        run.main(passed_on)
+        app.main(passed_on)
     return 0
 
 
@@ -97,14 +94,13 @@ def make_parser() -> help.Parser:
 def _plan(arguments: argparse.Namespace) -> int:
     from bench.cli import terminal
     from bench.results.store import Store
-    from bench.run import run
+    from bench.run import app
     from bench.sweep import forecast, overview, space
-    from bench.sweep.engine import Identifier
     from bench.sweep.isolate import Isolation
-    from bench.sweep.request import plan_request
+    from bench.sweep.request import Identifier, plan_request
 
-    overrides = [run.quote_text(line) for line in arguments.overrides or _DEFAULT]
-    with run.composing() as compose:
+    overrides = [app.quote_text(line) for line in arguments.overrides or _DEFAULT]
+    with app.composing() as compose:
         base, plan = plan_request(overrides, compose=compose, identify=Identifier())
         store, isolation = Store(Path(base.results_dir)), Isolation()
         known = forecast.forecast(plan, base, store, isolation=isolation)
@@ -114,7 +110,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False, indent=1))
         return 0
-    lines = forecast.summarise(described, known)
+    lines = overview.summarise(described, known)
     lines += [*space.summarise(room), *overview.tell_order(plan, base.sweep)]
     if terminal.is_terminal():
         terminal.print_table(*overview.tabulate(plan, described))
@@ -122,15 +118,15 @@ def _plan(arguments: argparse.Namespace) -> int:
             [*lines, "each run in a line of its own: the same with `| cat`; for scripts: --json"]
         )
     else:
-        print(show("\n".join([*forecast.list_runs(plan, described), *lines])))
+        print(show("\n".join([*overview.list_runs(plan, described), *lines])))
     return 0
 
 
 def _doctor(_: argparse.Namespace) -> int:
     from bench.cli import terminal
-    from bench.run import driver, run
+    from bench.run import app, driver
 
-    with run.composing() as compose:
+    with app.composing() as compose:
         settings = compose(_DEFAULT)
     with contextlib.suppress(BenchError):  # doctor says it
         driver.take(settings.devices)

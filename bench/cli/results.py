@@ -107,13 +107,13 @@ def _read_section(overrides: Sequence[str], section: str) -> "Config":
         ConfigError: a setting of another section, or one that is wrong.
     """
     from bench.config.checks import require_valid
-    from bench.run import run
+    from bench.run import app
 
     if others := [line for line in overrides if not line.startswith((f"{section}.", f"{section}="))]:
         raise ConfigError(
             f"{others[0]}: only {section}.* can be set here; what was trained is in the results"
         )
-    with run.composing() as compose:
+    with app.composing() as compose:
         config = compose(overrides)
         require_valid([config])
         return config

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import cloudpickle
 
 from bench.errors import ConfigError, MissingError
-from bench.run.run import PLUGINS_DIR
+from bench.run.app import PLUGINS_DIR
 from bench.sweep.isolate import Isolation, ProcessError
 
 CONNECT_SECONDS = 5.0  # that a Ray cluster may take to answer

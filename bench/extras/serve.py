@@ -211,10 +211,7 @@ def run(app: FastAPI, *, host: str, port: int) -> int:
     name = f"[{host}]" if ":" in host else host
     print(f"serving at http://{name}:{listener.getsockname()[1]}/classify", flush=True)
     settings = uvicorn.Config(app, log_level="warning", access_log=False)
-    try:
-        uvicorn.Server(settings).run(sockets=[listener])
-    except KeyboardInterrupt:
-        return 130
+    uvicorn.Server(settings).run(sockets=[listener])
     return 0
 
 

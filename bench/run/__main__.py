@@ -1,5 +1,8 @@
 """``python -m bench.run`` is the same as ``bench run``, as a plain Hydra app."""
 
-from bench.run.run import main
+from bench.process import guarded
 
-main()
+with guarded():
+    from bench.run.app import main
+
+    main()

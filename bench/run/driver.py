@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says of this machine's cards, through NVML, and which of them runs get.
+"""The machine's cards, as NVIDIA's driver describes them through NVML, and which of them runs get.
 
 Cards have nvidia-smi's numbers, which are CUDA's under CUDA_DEVICE_ORDER=PCI_BUS_ID. Never imports torch.
 """
@@ -39,25 +39,25 @@ class Holder:
 
 @dataclass(frozen=True)
 class Device:
-    """What CUDA sees as one device: a card, or an instance of a card that MIG divides."""
+    """One device to CUDA: a card, or an instance of a card that MIG divides."""
 
     index: int  # of the card
     uuid: str  # GPU-..., or MIG-...
     name: str
     total_bytes: int
     free_bytes: int
-    holders: tuple[Holder, ...] = ()  # but for this process; the one with the most first
+    holders: tuple[Holder, ...] = ()  # without this process; the one with the most memory first
     capability: tuple[int, int] | None = None  # of computing, by which NVIDIA numbers its architectures
 
     @property
     def visible_name(self) -> str:
-        """What CUDA_VISIBLE_DEVICES calls it."""
+        """The device's name in CUDA_VISIBLE_DEVICES."""
         return self.uuid if self.uuid.startswith("MIG-") else str(self.index)
 
 
 @dataclass(frozen=True)
 class Driver:
-    """The driver and all devices that it lets this process see, in nvidia-smi's order."""
+    """The driver and all devices that it shows this process, in nvidia-smi's order."""
 
     version: str
     cuda: tuple[int, int]  # the newest CUDA that it runs
@@ -70,7 +70,7 @@ class Choice:
 
     names: tuple[str, ...] = ()  # for CUDA_VISIBLE_DEVICES; none: torch finds out for itself
     devices: tuple[Device, ...] = ()  # none: the CPU, or the driver cannot be asked
-    note: str | None = None  # what a person should know of it
+    note: str | None = None  # for the person who started the runs
 
 
 def ask() -> Driver | None:
@@ -99,7 +99,7 @@ def ask() -> Driver | None:
 
 
 def _divide(nvml: Any, handle: Any) -> Iterator[Any]:
-    """Return the card, or its instances where MIG is on: then CUDA cannot use it as a whole."""
+    """Yield the card, or its instances where MIG is on, as CUDA cannot use it as a whole then."""
     try:
         if not nvml.nvmlDeviceGetMigMode(handle)[0]:
             yield handle
@@ -135,7 +135,7 @@ def _read_device(nvml: Any, index: int, handle: Any) -> Device:
 
 
 def _find_holders(nvml: Any, handle: Any) -> list[Holder]:
-    """Return the processes that hold memory of the card, but for this one, the one with the most first."""
+    """Return the other processes that hold memory of the card, the one with the most first."""
     used: dict[int, int | None] = {}
     for ask_for in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
         with suppress(nvml.NVMLError):
@@ -146,7 +146,7 @@ def _find_holders(nvml: Any, handle: Any) -> list[Holder]:
 
 
 def _name_process(nvml: Any, pid: int) -> str:
-    """Return the program's name, by the driver: psutil knows other numbers in a container."""
+    """Return the program's name from the driver, as psutil knows other process numbers in a container."""
     try:
         words = str(nvml.nvmlSystemGetProcessName(pid)).split()
     except nvml.NVMLError:
@@ -221,7 +221,7 @@ def choose(devices: str, count: int = 1) -> Choice:
 
 
 def _choose_unseen(devices: str, numbers: Sequence[str], listed: str | None) -> Choice:
-    """Return the choice where the driver names no device; torch may find some still, in a container say."""
+    """Return the choice where the driver names no device; torch may still find one, in a container say."""
     if devices != "auto" and read_torch_cuda() is None:
         raise ConfigError(
             f"devices={devices}: this machine has no CUDA device that torch can use: no NVIDIA driver "
@@ -243,7 +243,7 @@ def _pick(
     """Return the visible devices with these numbers.
 
     Raises:
-        ConfigError: one is not among them, or none is visible at all.
+        ConfigError: a number is not among them, or no device is visible.
     """
     by_number = {str(one.index): one for one in reversed(visible)}  # of a divided card its first instance
     missing = [f"card {number}" for number in numbers if str(int(number)) not in by_number]
@@ -258,7 +258,7 @@ def _pick(
 
 
 def take(devices: str, count: int = 1) -> None:
-    """Hide all CUDA devices but those that the run gets from this process and those that it starts.
+    """Hide the CUDA devices that the run does not get from this process and from those that it starts.
 
     Call it before torch begins to use CUDA, which reads the variables once.
 
@@ -314,7 +314,7 @@ def tell_driver(found: Driver) -> str:
 
 
 def _tell_remedies(found: Driver, major: int) -> str:
-    """Return what makes driver and torch fit: a driver for this CUDA, a torch for the driver's."""
+    """Return remedies: a driver for torch's CUDA, or a torch for the driver's."""
     remedies = []
     if found.cuda[0] < major:
         remedies.append(

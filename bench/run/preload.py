@@ -1,6 +1,7 @@
-"""What every run's process needs and none should make anew: imported by the fork server, for its effect.
+"""Loads what every run's process needs and none should make anew; the fork server imports this.
 
-Imports alone, tables that libraries make at their first use, and the 2,225 files of the default texts.
+Imports alone, tables that libraries make at their first use, Hydra's scan for plugins (0.2 s), and the 2,225
+files of the default texts.
 Nothing here may compute with torch, make a CUDA context or start a thread, which a forked process would
 inherit half.
 """
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from hydra.core.plugins import Plugins
 
 _CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"  # torch's own name
 
@@ -46,15 +48,17 @@ with ask_nvml():
     import peft.tuners.lora.bnb  # noqa: F401 (PEFT imports it with the first adapter)
     from transformers import conversion_mapping
 
-    import bench.run.attempt  # noqa: F401
+    import bench.run.record  # noqa: F401 (and with it all that trains)
     from bench.config import cards
     from bench.data import sources
-    from bench.run import provenance
+    from bench.run import app, provenance
 
 conversion_mapping.get_checkpoint_conversion_mapping(
     "bert"
 )  # 1,000 patterns, for the first model of a process
 cards.read_cards()
+app.prepare_hydra()
+Plugins.instance()
 with contextlib.suppress(OSError):  # a run that needs them says so itself
     sources.hold_bbc()
 provenance.describe_code()  # of the code that is imported here, whatever becomes of the checkout meanwhile

@@ -1,4 +1,4 @@
-"""Whether a server answers, asked once and within a time that nothing exceeds."""
+"""Asks once whether a server answers, within a time that nothing exceeds."""
 
 import queue
 import threading
@@ -7,9 +7,9 @@ import urllib.request
 
 
 def probe(url: str, seconds: float) -> str | None:
-    """None if the server answers in time, else what it did.
+    """Return None if the server answers in time, else what it did.
 
-    A thread keeps the deadline: looking up a name, or an answer that drips in, knows no timeout.
+    A thread keeps the deadline, as looking up a name, or an answer that drips in, has no timeout.
     """
     answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=lambda: answers.put(_ask(url, 2 * seconds)), daemon=True).start()
@@ -20,7 +20,7 @@ def probe(url: str, seconds: float) -> str | None:
 
 
 def _ask(url: str, timeout: float) -> str | None:
-    """None if the server gives any HTTP answer below 500, else what it did."""
+    """Return None if the server gives any HTTP answer below 500, else what it did."""
     try:
         with urllib.request.urlopen(url, timeout=timeout):
             return None

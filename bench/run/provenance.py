@@ -1,4 +1,4 @@
-"""What a number was measured with: code, packages, Python, machine and driver."""
+"""The provenance of a number: code, packages, Python, machine and driver."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def describe(*, model_revision: str | None) -> dict[str, Any]:
-    """The block ``provenance`` of a record; what is not there is None."""
+    """Return the block ``provenance`` of a record; what is missing is None."""
     import torch
 
     cuda = torch.cuda.is_available()
@@ -50,7 +50,7 @@ def describe(*, model_revision: str | None) -> dict[str, Any]:
 
 @cache
 def describe_code() -> dict[str, Any]:
-    """The commit and the packages, looked up once: a process goes on with what it has imported."""
+    """Look up the commit and the packages once, as a process goes on with what it has imported."""
     changes = _git("status", "--porcelain")
     return {
         "git_commit": _git("rev-parse", "HEAD"),
@@ -60,7 +60,7 @@ def describe_code() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the checkout that bench runs from, or None where it is none."""
+    """Return git's answer about the checkout that bench runs from, or None if there is no checkout."""
     command = ["git", "-C", str(Path(__file__).parents[2]), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 
+from bench.config.schema import TrackConfig
 from bench.errors import BenchError, ConfigError, MissingError
 from bench.run.probe import probe
 
@@ -46,28 +47,28 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Mode:
-    """What tracking will do, and in one line why; the reason is None only for online."""
+    """The mode of tracking and its reason in one line, which is None only for online."""
 
     mode: str  # online | offline | disabled
     reason: str | None
 
 
 class Tracker(Protocol):
-    """Where a run's numbers go besides results/; ``mode`` and ``reason`` say what really happened."""
+    """A mirror of a run's numbers; ``mode`` and ``reason`` say what really happened."""
 
     mode: str  # online | offline | disabled
     reason: str | None
     wandb_run_id: str | None
 
     def log(self, row: Row, *, step: int) -> None:
-        """Records one row of the run's history at an optimizer step; None is left out."""
+        """Record one row of the run's history at an optimizer step; None is left out."""
 
     def finish(self, *, summary: Summary, predictions: pd.DataFrame | None, success: bool) -> None:
-        """Records what the run came to, with flat keys, its predictions and its outcome; None is left out."""
+        """Record the summary with flat keys, the predictions and the success; None is left out."""
 
 
 def resolve(mode: str, *, probe_seconds: float) -> Mode:
-    """What track.mode (auto, online, offline, disabled) comes to here: asked once per sweep, before any run.
+    """Decide what track.mode (auto, online, offline, disabled) means here, once per sweep, before any run.
 
     auto is online where an API key is configured and the server answers within ``probe_seconds``, else
     offline; W&B's own mode (WANDB_MODE, `wandb offline`) goes first.
@@ -86,6 +87,17 @@ def resolve(mode: str, *, probe_seconds: float) -> Mode:
     return Mode(mode, f"track.mode={mode}" + (f"; {_LATER}" if mode == "offline" else ""))
 
 
+def decide(settings: TrackConfig) -> Mode:
+    """Return W&B's mode for a run: found out here, unless a sweep has done so for all its runs.
+
+    Raises:
+        ConfigError, MissingError: as resolve.
+    """
+    if settings.reason is not None:
+        return Mode(settings.mode, settings.reason)
+    return resolve(settings.mode, probe_seconds=settings.probe_seconds)
+
+
 def start(
     mode: Mode,
     *,
@@ -98,7 +110,7 @@ def start(
     tags: Sequence[str],
     config: Mapping[str, object],
 ) -> Tracker:
-    """A tracker for one attempt at a run; its W&B id is the run_id and a random suffix.
+    """Start a tracker for one attempt at a run; its W&B id is the run_id and a random suffix.
 
     W&B's files go to ``folder``/wandb. If wandb fails, the tracker is disabled and its reason says why.
     """
@@ -131,7 +143,7 @@ def start(
 
 
 def begin_run() -> None:
-    """Starts W&B's service in the background, so that it is there once an offline run has its texts."""
+    """Start W&B's service in the background, so that it is ready once an offline run has its texts."""
 
     def start_service() -> None:
         with contextlib.suppress(Exception):  # what fails here fails again in start, which says so
@@ -141,28 +153,28 @@ def begin_run() -> None:
 
 
 def begin_sweep(folder: Path) -> None:
-    """Forgets that an earlier sweep lost the server."""
+    """Forget that an earlier sweep lost the server."""
     _lost_mark(folder).unlink(missing_ok=True)
 
 
 @dataclass
 class NullTracker:
-    """Tracks nothing: W&B is disabled, or it could not start."""
+    """A tracker that records nothing, as W&B is disabled or could not start."""
 
     reason: str | None
     mode: str = "disabled"
     wandb_run_id: str | None = None
 
     def log(self, row: Row, *, step: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def finish(self, *, summary: Summary, predictions: pd.DataFrame | None, success: bool) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @dataclass
 class WandbTracker:
-    """One W&B run. wandb's first error is a warning and becomes the reason; nothing is logged after it."""
+    """One W&B run; wandb's first error is a warning and the reason, and nothing is logged after it."""
 
     run: Any
     mode: str
@@ -172,12 +184,12 @@ class WandbTracker:
     failed: bool = False
 
     def log(self, row: Row, *, step: int) -> None:
-        """One history row; W&B draws every metric over ``step``, as its own counter only counts rows."""
+        """Log a row of the history with its ``step``, as W&B's own counter only counts rows."""
         if present := _present(row):
             self._attempt(f"log step {step}", lambda: self.run.log({**present, "step": step}))
 
     def finish(self, *, summary: Summary, predictions: pd.DataFrame | None, success: bool) -> None:
-        """The summary, the table ``predictions``, then exit code 0 or 1; the wait for uploads is bounded."""
+        """Write the summary, the table ``predictions`` and exit code 0 or 1, and wait briefly for uploads."""
         self._attempt("write the summary", lambda: self.run.summary.update(_present(summary)))
         if predictions is not None:
             self._attempt("log the predictions", lambda: _log_predictions(self.run, predictions))
@@ -191,7 +203,7 @@ class WandbTracker:
             _mark_lost(self.folder)
 
     def _attempt(self, action: str, call: Callable[[], object], *, always: bool = False) -> None:
-        """Calls wandb, unless it failed before; its errors are reported once and never raised."""
+        """Call wandb, unless it failed before; its errors are reported once and never raised."""
         if self.failed and not always:
             return
         try:
@@ -204,19 +216,19 @@ class WandbTracker:
 
 
 def default_entity() -> str | None:
-    """Whose projects runs without track.entity go to: the API key's owner, as W&B says."""
+    """Return the entity of runs without track.entity: the API key's owner, as W&B says."""
     entity: str | None = _import().Api(timeout=INIT_SECONDS).default_entity
     return entity
 
 
 def offline_folders(results_dir: Path) -> list[Path]:
-    """The W&B folders of offline runs in ``results_dir``/wandb that were not uploaded yet, oldest first."""
+    """List the W&B folders of offline runs in ``results_dir``/wandb that are not uploaded, oldest first."""
     folders = (results_dir / "wandb").glob("offline-run-*")  # then the time of the start: names sort by age
     return sorted(folder for folder in folders if _is_pending(folder))
 
 
 def sync(results_dir: Path, *, probe_seconds: float) -> tuple[int, int]:
-    """Uploads each offline run once; comes back with how many were uploaded and how many failed.
+    """Upload each offline run once; return how many were uploaded and how many failed.
 
     An uploaded run is marked by wandb and not taken again. A run that is still being written would be marked
     too, half uploaded, so no sweep may be at work in ``results_dir``.
@@ -231,7 +243,7 @@ def sync(results_dir: Path, *, probe_seconds: float) -> tuple[int, int]:
 
 
 def _lost_mark(folder: Path) -> Path:
-    """The file whose presence tells the other runs of a sweep not to wait for the server again."""
+    """Return the file whose presence tells the other runs of a sweep not to wait for the server again."""
     return folder / "wandb" / ".server-lost"
 
 
@@ -242,9 +254,9 @@ def _mark_lost(folder: Path) -> None:
 
 
 def _import() -> Any:
-    """wandb, told to be quiet and to post no telemetry: a run would wait 10 s at its end if a server died.
+    """Import wandb without output and telemetry, for which a run would wait 10 s at its end if a server died.
 
-    And to look often for its service, which is there in 0.05 s: it sleeps 0.2 s before it looks again.
+    Have it look often for its service, which starts in 0.05 s: by default it sleeps 0.2 s between looks.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -258,7 +270,7 @@ def _import() -> Any:
 
 
 def _init(**described: Any) -> Any:
-    """A fresh wandb run that prints nothing and captures neither console, code, git nor the command line."""
+    """Start a wandb run that prints nothing and captures neither console, code, git nor the command line."""
     wandb = _import()
     settings = wandb.Settings(
         silent=True,
@@ -280,7 +292,7 @@ def _init(**described: Any) -> Any:
 
 
 def _log_predictions(run: Any, predictions: pd.DataFrame) -> None:
-    """Logs the frame as a table; offline it lies in the run's own folder and is cut after 10,000 rows.
+    """Log the frame as a table; offline it lies in the run's own folder and is cut after 10,000 rows.
 
     A table that is bound to its run before it is logged stays a file of the run. Otherwise wandb makes it an
     artifact, which offline waits in the user's home folder and is lost when results/ moves to be uploaded.
@@ -294,12 +306,12 @@ def _log_predictions(run: Any, predictions: pd.DataFrame) -> None:
 
 
 def _present(values: Mapping[str, object]) -> dict[str, object]:
-    """The values without None, which W&B would draw as text."""
+    """Leave out None, which W&B would draw as text."""
     return {key: value for key, value in values.items() if value is not None}
 
 
 def _resolve_auto(probe_seconds: float) -> Mode:
-    """W&B's own mode if that forbids uploading, else online unless something is in the way."""
+    """Return W&B's own mode if that forbids uploading, else online unless something is in the way."""
     try:
         settings = _read_settings()
         if settings.mode == "disabled":
@@ -313,7 +325,7 @@ def _resolve_auto(probe_seconds: float) -> Mode:
 
 
 def _require_server(what: str, probe_seconds: float) -> None:
-    """Raises whatever is in the way of an upload, with the remedy."""
+    """Raise the error that is in the way of an upload, with the remedy."""
     try:
         _check_server(_read_settings(), probe_seconds)
     except ConfigError as error:
@@ -323,7 +335,7 @@ def _require_server(what: str, probe_seconds: float) -> None:
 
 
 def _read_settings() -> Any:
-    """wandb's settings as wandb.init will find them: its default server, settings files, then WANDB_*."""
+    """Read wandb's settings as wandb.init will: its default server, settings files, then WANDB_*."""
     folder = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser()
     try:
         settings = _import().Settings(silent=True, settings_system=str(folder / "settings"))
@@ -335,7 +347,7 @@ def _read_settings() -> Any:
 
 
 def _check_server(settings: Any, probe_seconds: float) -> None:
-    """Raises ConfigError without a key for the server, MissingError without an answer from it."""
+    """Raise ConfigError without a key for the server, MissingError without an answer from it."""
     url = urlsplit(settings.base_url)
     host = url.netloc.rpartition("@")[2]
     if not (settings.api_key or settings.identity_token_file or _has_netrc_key(host)):
@@ -345,7 +357,7 @@ def _check_server(settings: Any, probe_seconds: float) -> None:
 
 
 def _has_netrc_key(host: str) -> bool:
-    """Whether the netrc file that wandb reads has a password for the server."""
+    """Return whether the netrc file that wandb reads has a password for the server."""
     named = os.environ.get("NETRC")
     paths = [Path(path).expanduser() for path in ([named] if named else ["~/.netrc", "~/_netrc"])]
     try:
@@ -357,18 +369,18 @@ def _has_netrc_key(host: str) -> bool:
 
 
 def describe_error(error: Exception) -> str:
-    """The error's kind and first line without anything that could be a key or a password."""
+    """Return the error's type and first line without anything that could be a key or a password."""
     line = next(iter(str(error).splitlines()), "no message")
     return _SECRET.sub("***", f"{type(error).__name__}: {line}")
 
 
 def _is_pending(folder: Path) -> bool:
-    """Whether the folder holds a run's file without the mark that wandb leaves once it is uploaded."""
+    """Return whether the folder holds a run's file without wandb's mark of an upload."""
     return any(not file.with_suffix(".wandb.synced").exists() for file in folder.glob("*.wandb"))
 
 
 def _upload(folder: Path) -> bool:
-    """Whether `wandb sync` uploaded the folder: the mark says so, the exit code is 0 even when refused."""
+    """Upload the folder; return whether wandb left its mark, as it exits with 0 even when refused."""
     command = [sys.executable, "-m", "wandb", "sync", str(folder.resolve())]
     home = folder.parents[1]  # wandb keeps its logs in wandb/ of the working directory
     quiet = subprocess.DEVNULL

@@ -1,28 +1,26 @@
-"""What a whole plan comes to before it runs: which runs fit, how long they take, what would make them fit."""
+"""The forecast of a plan: which runs fit, how long they take, what would make the others fit."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from bench.config.batch import halve_micro_batch
 from bench.config.cards import GIB
 from bench.config.checks import check
-from bench.config.identity import describe
 from bench.config.reporting import ReportConfig
 from bench.config.schema import Config, replace_values
-from bench.memory.calibration import FOLDER, Calibration, read_measured, tell_source
+from bench.memory.calibration import FOLDER, Calibration, read_measured
 from bench.memory.prediction import Prediction
 from bench.results.store import Store
-from bench.run.run import halve_micro_batch
 from bench.sweep.engine import Refuse
 from bench.sweep.halving import budget, count_by_rung, group_points, rungs
 from bench.sweep.isolate import Isolation
-from bench.sweep.packing import UNKNOWN, bound_size, count_sizes, form_packs
+from bench.sweep.machine import count_slots
+from bench.sweep.packing import bound_size, count_sizes, form_packs
 from bench.sweep.plan import Compose, Plan, Point
 from bench.sweep.predict import (
     COMFORTABLE,
     FITS,
-    TIGHT,
     TOO_LARGE,
     Found,
     Outlook,
@@ -33,10 +31,8 @@ from bench.sweep.predict import (
     predict_each,
     predict_runs,
 )
-from bench.sweep.slots import count_slots
 
-_HOUR, _DAY = 3600.0, 24.0
-_WORDS = {FITS: "fit", TIGHT: "fit tightly", TOO_LARGE: "do not fit", None: "unknown"}
+_HOUR = 3600.0
 # What may make a run fit, tried in this order on top of its own settings.
 _REMEDIES = (
     ("train.gradient_checkpointing=true",),
@@ -50,7 +46,7 @@ _REMEDIES = (
 
 @dataclass(frozen=True)
 class Forecast:
-    """All that is known of a plan's runs before they run, by run_id."""
+    """Predictions for a plan's runs, by run_id."""
 
     target: Target
     found: Mapping[str, Found]
@@ -61,7 +57,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Advice:
-    """For a method's largest run: how far its micro-batch can go, what makes it fit if it does not."""
+    """Advice for a method's largest run: its largest micro-batch, and what makes it fit."""
 
     method: str
     largest_micro_batch: int | None  # None: not even one text fits
@@ -69,7 +65,7 @@ class Advice:
 
 
 def forecast(plan: Plan, base: Config, store: Store, *, isolation: Isolation) -> Forecast:
-    """Predictions of every run of the plan, on the card that it is for."""
+    """Predict every run of the plan, on the card that the plan is for."""
     target = find_target(base)
     found = predict_runs(plan.points, target, isolation=isolation)
     results = [one for point in plan.points if (one := store.read(point.run_id)) is not None]
@@ -83,9 +79,9 @@ def forecast(plan: Plan, base: Config, store: Store, *, isolation: Isolation) ->
 
 
 def advise(plan: Plan, known: Forecast, *, compose: Compose, isolation: Isolation) -> list[Advice]:
-    """For each method that could be predicted: the largest micro-batch and, where it is needed, remedies.
+    """Find the largest micro-batch of each method that could be predicted, and remedies if it does not fit.
 
-    Nothing for a CPU, whose memory is the machine's, and where larger batches gain no speed.
+    A CPU gets no advice: its memory is the machine's, and larger batches gain no speed there.
     """
     if known.target.device_type == "cpu":
         return []
@@ -113,9 +109,9 @@ def advise(plan: Plan, known: Forecast, *, compose: Compose, isolation: Isolatio
 
 
 def make_refusal(known: Forecast, base: Config, *, isolation: Isolation) -> Refuse:
-    """Says why a run cannot fit its card, so that a sweep need not find out; never with plan.force=true.
+    """Return a function that says why a run cannot fit its card, so that a sweep does not start it.
 
-    A CPU's memory is the machine's, which lets a run begin and then swaps: there nothing is refused.
+    Nothing is refused with plan.force=true, nor on a CPU, whose memory is the machine's: that swaps.
     """
 
     def refuse(point: Point, halvings: int) -> str | None:
@@ -136,9 +132,10 @@ def make_refusal(known: Forecast, base: Config, *, isolation: Isolation) -> Refu
 
 
 def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
-    """How many runs may train together with a point: as sweep.pack says, under auto as memory allows.
+    """Return a function that says how many runs may train together: sweep.pack, or what memory allows.
 
-    Halving trains each run alone, as its runs go on from checkpoints, and a pack keeps none; so does fp16.
+    Halving trains each run alone, as its runs go on from checkpoints, which a pack does not keep. So does
+    fp16.
     """
     setting = base.sweep.pack
     if setting in ("off", False) or base.sweep.strategy == "halving":
@@ -161,9 +158,9 @@ def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
 def _find_micro_batches(
     largest: Mapping[str, tuple[Point, Prediction]], target: Target, isolation: Isolation
 ) -> dict[str, int | None]:
-    """For each run the largest power of two, of texts at once, that fits with room to spare.
+    """Find for each run the largest micro-batch, a power of two, that fits with room to spare.
 
-    What grows with it is guessed from one trace; the guess is traced, and halved until it holds.
+    A first guess comes from one trace; it is traced too, and halved until it fits.
     """
     sizes: dict[str, int | None] = {}
     guesses = {name: _guess_micro_batch(found, point, target) for name, (point, found) in largest.items()}
@@ -186,7 +183,7 @@ def _find_micro_batches(
 
 
 def _guess_micro_batch(found: Prediction, point: Point, target: Target) -> int:
-    """The largest power of two that would fit if activations alone grew with it, and at least 1."""
+    """Return the largest power of two that would fit if only activations grew with it, and at least 1."""
     each = found.parts.get("activations", 0) / point.config.train.micro_batch_size
     room = COMFORTABLE * target.usable_bytes - (found.peak_bytes - found.parts.get("activations", 0))
     guess = 1
@@ -196,7 +193,7 @@ def _guess_micro_batch(found: Prediction, point: Point, target: Target) -> int:
 
 
 def _compose_remedies(point: Point, compose: Compose) -> Iterable[tuple[tuple[str, ...], Config]]:
-    """Each of _REMEDIES with the run's configuration under it, where that is another one and valid."""
+    """Yield each of _REMEDIES that changes the run's configuration into a valid one, with the result."""
     for lines in _REMEDIES:
         config = compose([*_without(point.overrides, lines), *lines])
         if config != point.config and not check(config):
@@ -211,7 +208,7 @@ def _without(overrides: Sequence[str], lines: Sequence[str]) -> list[str]:
 def describe_plan(
     plan: Plan, base: Config, store: Store, known: Forecast, advice: Sequence[Advice] = ()
 ) -> dict[str, Any]:
-    """What ``bench plan --json`` prints; what is not known is null, with the reason."""
+    """Return what ``bench plan --json`` prints; an unknown value is null and has a reason."""
     done = {point.run_id for point in plan.points if _is_done(store, point.run_id)}
     runs = [_describe_run(point, known, is_done=point.run_id in done) for point in plan.points]
     left = [point for point in plan.points if point.run_id not in done]
@@ -269,12 +266,12 @@ def _describe_run(point: Point, known: Forecast, *, is_done: bool) -> dict[str, 
 
 
 def count_hours(points: Iterable[Point], known: Forecast) -> float | None:
-    """Hours of all these runs, one after the other; None if no run's time is known."""
+    """Add up the hours of these runs, one after the other; None if no run's time is known."""
     return _add(known.outlooks[point.run_id].seconds for point in points)
 
 
 def _price(hours: float | None, kwh: float | None, prices: ReportConfig) -> float | None:
-    """What the hours and the energy come to at these prices; None without a price or a number."""
+    """Return the cost of the hours and the energy; None without a price or a number."""
     parts = [(hours, prices.price_per_hour), (kwh, prices.price_per_kwh)]
     costs = [amount * price for amount, price in parts if amount is not None and price is not None]
     return sum(costs) if costs else None
@@ -290,7 +287,7 @@ def _repeat(plan: Plan) -> list[str]:
 
 
 def _count_halving(points: Sequence[Point], known: Forecast) -> float | None:
-    """Hours with sweep.strategy=halving, where most runs end early."""
+    """Return the hours with sweep.strategy=halving, where most runs end early."""
     hours = []
     for group in group_points(points):
         whole = count_hours(group, known)
@@ -309,86 +306,5 @@ def _is_done(store: Store, run_id: str) -> bool:
     return found is not None and found.is_success
 
 
-def list_runs(plan: Plan, described: Mapping[str, Any]) -> Iterable[str]:
-    """A line for each run."""
-    bound = tell_bound(described)
-    for point, run in zip(plan.points, described["runs"], strict=True):
-        memory, hours = run["predicted_peak_reserved_bytes"], run["predicted_hours"]
-        yield (
-            f"{point.run_id} {run['state']:8}"
-            f"{'-' if memory is None else f'{memory / GIB:.2f} GiB':>11} {run['verdict'] or 'unknown':13}"
-            f"{'-' if hours is None else f'{bound} {format_hours(hours)}':>18}  {describe(point.config)}"
-        )
-
-
-def summarise(described: Mapping[str, Any], known: Forecast) -> list[str]:
-    """The totals, for a person."""
-    runs = described["runs"]
-    verdicts = Counter(run["verdict"] for run in runs)
-    kind = "reserved by torch" if known.target.device_type == "cuda" else "tensors alone"
-    lines = [
-        f"{described['combinations']} combinations are {described['distinct']} distinct runs: "
-        f"{described['done']} done, {described['remaining']} to train",
-        f"memory ({kind}) on {known.target.name}, {known.target.tell_room()}: "
-        + ", ".join(f"{count} {_WORDS[verdict]}" for verdict, count in verdicts.items()),
-    ]
-    if known.target.note is not None:
-        lines.append(known.target.note)
-    if described["total_hours"] is not None:
-        lines += [_tell_time(described, known)]
-    lines += _tell_packs(described)
-    for reason in dict.fromkeys(run["reason"] for run in runs if run["reason"]):
-        lines.append(f"not known of {sum(run['reason'] == reason for run in runs)} runs: {reason}")
-    for one in described["advice"]:
-        size = one["largest_micro_batch"]
-        lines.append(
-            f"{one['method']}: "
-            + (f"micro-batches of up to {size} fit" if size else "not even a micro-batch of one text fits")
-        )
-        lines += [f"  would fit with {' '.join(remedy)}" for remedy in one["remedies"]]
-    return lines
-
-
-def _tell_packs(described: Mapping[str, Any]) -> list[str]:
-    """How many processes the runs take where some of them share one."""
-    packs = {one["size"]: one["count"] for one in described["packs"] if one["size"] > 1}
-    if not packs:
-        return []
-    alone = described["remaining"] - sum(size * count for size, count in packs.items())
-    sizes = ", ".join(f"{count} x {size} together" for size, count in packs.items())
-    guessed = described["packs_of_unknown_memory"]
-    return [
-        f"processes: {sizes}, {alone} x 1; what is chosen once more alone (times are of all runs alone)"
-        + (f"; the memory of {guessed} is unknown, so they have at most {UNKNOWN} runs" if guessed else "")
-    ]
-
-
 def _is_predicted(point: Point, known: Forecast) -> bool:
     return isinstance(known.found.get(point.run_id), Prediction)
-
-
-def _tell_time(described: Mapping[str, Any], known: Forecast) -> str:
-    """Hours, where they come from, and what they would be another way."""
-    bound = tell_bound(described)
-    hours = [described[f"{kind}_hours"] for kind in ("total", "naive", "distinct", "halving")]
-    left, naive, distinct, halving = (f"{bound} {format_hours(one)}" for one in hours)
-    source = tell_source(known.calibrations)
-    energy = "" if described["kwh"] is None else f", {bound} {described['kwh']:.1f} kWh"
-    energy += "" if described["cost"] is None else f", cost {bound} {described['cost']:.2f}"
-    return (
-        f"time: {left} to go{energy} ({source}); every combination {naive}, distinct runs {distinct}, "
-        f"sweep.strategy=halving {halving}"
-    )
-
-
-def tell_bound(described: Mapping[str, Any]) -> str:
-    """Return the words before hours, energy and cost, which are the least until a run has finished."""
-    return "about" if described["calibration"] else "at least"
-
-
-def format_hours(hours: float) -> str:
-    """Seconds, minutes, hours or days, whichever reads best."""
-    for unit, size, limit in (("s", 1 / _HOUR, 2 / 60), ("min", 1 / 60, 2.0), ("h", 1.0, 2 * _DAY)):
-        if hours < limit:
-            return f"{hours / size:.1f} {unit}"
-    return f"{hours / _DAY:.1f} d"

@@ -1,7 +1,7 @@
 """Successive halving: all configurations for a few steps, the better half for more, and so on. Pure.
 
-A configuration is named by the run_id of its whole training; each rung of it is a run of its own, which
-resumes the one before and so pays only the difference. Source: Jamieson and Talwalkar, arXiv:1502.07943.
+A configuration is named by the run_id of its whole training. Each of its rungs is a run of its own, which
+resumes the rung before and so trains only the difference. Source: Jamieson and Talwalkar, arXiv:1502.07943.
 """
 
 import math
@@ -17,7 +17,7 @@ FIRST_SHARE = 6  # the first rung is the total steps over this
 
 
 def rungs(total_steps: int, *, eta: int = ETA, first_steps: int | None = None) -> list[int]:
-    """The step at which each rung ends, the last at ``total_steps``: 300 steps are 50, 100, 200, 300.
+    """Return the step at which each rung ends, the last at ``total_steps``: 50, 100, 200, 300 for 300.
 
     ``first_steps`` is a sixth of the total unless it is given.
 
@@ -36,7 +36,7 @@ def rungs(total_steps: int, *, eta: int = ETA, first_steps: int | None = None) -
 
 
 def group_points(points: Sequence[Point]) -> list[list[Point]]:
-    """The points that compete: those of one method on one task, so that each method keeps a survivor.
+    """Group the points that compete: those of one method on one task, so that each method keeps a survivor.
 
     Seeds do not compete, as the luckiest would win, nor do trainings of different lengths, which share no
     last rung. A baseline has no steps to halve: it is a group of its own, and a group of one goes straight to
@@ -49,17 +49,17 @@ def group_points(points: Sequence[Point]) -> list[list[Point]]:
 
 
 def count_survivors(count: int, *, eta: int = ETA) -> int:
-    """How many of so many go on to the next rung: one in ``eta``, rounded up."""
+    """Return how many of ``count`` go on to the next rung: one in ``eta``, rounded up."""
     return math.ceil(count / eta)
 
 
 def survivors(
     scores: Mapping[str, float | None], *, keep: int, losses: Mapping[str, float | None] | None = None
 ) -> list[str]:
-    """The keys with the highest validation scores, best first; ties go to the lower loss, then to the key.
+    """Return the keys with the highest validation scores, best first; ties go to the lower loss, then key.
 
-    A score of None is a run that failed and never survives. Of those that did not fail one always does, so
-    that no method is lost.
+    A run that failed has the score None and never survives. At least one other does, so that no method is
+    lost.
     """
     losses = losses or {}
 
@@ -79,9 +79,9 @@ def plan_rung(
     previous: Mapping[str, str],
     identify: Identify,
 ) -> list[Point]:
-    """The points as runs that end at ``steps``, each from where its run of the rung before stopped.
+    """Plan the points as runs that end at ``steps``, each from where its run of the rung before stopped.
 
-    ``previous`` maps a point's run_id to that run's; a point that is not in it starts anew. The last rung's
+    ``previous`` maps a point's run_id to that run's; a point that it lacks starts anew. The last rung's
     runs have the points' own run_ids: resumed or not, it is the same training.
     """
     stop = steps if steps < total_steps else None
@@ -98,7 +98,7 @@ def plan_rung(
 
 
 def count_by_rung(count: int, *, rungs: Sequence[int], eta: int = ETA) -> list[int]:
-    """How many of so many configurations train in each rung, if none fails."""
+    """Return how many of ``count`` configurations train in each rung, if none fails."""
     counts = [count]
     while len(counts) < len(rungs):
         counts.append(count_survivors(counts[-1], eta=eta))
@@ -106,13 +106,13 @@ def count_by_rung(count: int, *, rungs: Sequence[int], eta: int = ETA) -> list[i
 
 
 def budget(rungs: Sequence[int], counts: Sequence[int]) -> int:
-    """The training steps spent when so many runs train in each rung: one that resumes pays the difference."""
+    """Count the training steps of all rungs with ``counts`` runs; a resumed run trains the difference."""
     starts = [0, *rungs[:-1]]
     return sum(count * (end - start) for count, start, end in zip(counts, starts, rungs, strict=True))
 
 
 def _rivals(point: Point) -> tuple[Any, ...]:
-    """What the points of a group have in common."""
+    """Return what the points of a group have in common."""
     config, canonical = point.config, point.identity.canonical
     if config.method.estimator != "network":
         return (point.run_id,)

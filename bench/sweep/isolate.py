@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -25,11 +25,13 @@ from bench.errors import BenchError, ConfigError, MissingError, RunError, first_
 from bench.run import driver
 
 GRACE_SECONDS = 8.0  # that a process has to write down that it was stopped
+PRELOADED = ("bench.run.preload",)  # modules that the fork server imports
+DEFERRED = (signal.SIGINT, signal.SIGHUP)  # signals that a terminal sends to all of its processes
 PROOF_SECONDS = 120  # that one may take to compute on a card, whose driver may have to wake up
 
 
 class ProcessError(RunError):
-    """A process ended without an answer; ``status`` is what its run came to."""
+    """A process ended without an answer; ``status`` is the status of its run."""
 
     def __init__(
         self, message: str, *, status: str, killed_by: str | None = None, ended_with: int | None = None
@@ -41,15 +43,23 @@ class ProcessError(RunError):
 
 
 def warm_up(more: Sequence[str] = ()) -> None:
-    """Starts the fork server, which imports while this process plans, ``more`` modules too."""
-    preloaded = ["bench.run.preload", "bench.sweep.plugins", *more]
-    multiprocessing.get_context("forkserver").set_forkserver_preload(preloaded)
-    forkserver.ensure_running()
+    """Start the fork server, which imports what runs need, and ``more`` modules, while this process plans.
+
+    Ctrl-C and a lost terminal reach all processes of a terminal at once; the fork server ignores them, as it
+    ends with this process.
+    """
+    resource_tracker.ensure_running()  # which would unblock SIGINT again
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOADED, *more])
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, DEFERRED)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @dataclass
 class Isolation:
-    """Processes that run one call each; any number of threads may call at once, and stop ends them all."""
+    """Processes that run one call each; any number of threads may call at once."""
 
     alive: set[Any] = field(default_factory=set)
     stopped: bool = False
@@ -64,7 +74,7 @@ class Isolation:
         environment: Mapping[str, str] | None = None,
         threads: int | None = None,
     ) -> Any:
-        """Calls in a fresh process of its own group and waits for what it returns or raises.
+        """Call in a fresh process of its own group; return or raise what the call does.
 
         ``environment`` is added to the process's variables; torch computes with ``threads`` threads there.
 
@@ -108,7 +118,7 @@ class Isolation:
         raise self._explain(process.exitcode)
 
     def prove_device(self, devices: str, environment: Mapping[str, str]) -> str | None:
-        """Compute once on a run's device, and spawn all processes from now on where a forked one cannot.
+        """Compute once on a run's device; spawn all further processes if a forked one cannot.
 
         Return why forked processes cannot, or None.
 
@@ -129,9 +139,8 @@ class Isolation:
         except (ConfigError, MissingError):
             raise
         except Exception as error:
-            place = (
-                ", ".join(f"{name}={value}" for name, value in environment.items()) or f"devices={devices}"
-            )
+            named = ", ".join(f"{name}={value}" for name, value in environment.items())
+            place = named or f"devices={devices}"
             raise MissingError(
                 f"{place}: cannot compute on the CUDA card ({_say_why(error)}); `bench doctor` tries what "
                 "a run needs of it, and devices=cpu trains without it"
@@ -139,7 +148,7 @@ class Isolation:
         return reason
 
     def stop(self) -> None:
-        """Ends all processes: each is asked to, and killed when it takes longer than GRACE_SECONDS."""
+        """Ask all processes to end, and kill those that take longer than GRACE_SECONDS."""
         with self.lock:
             self.stopped = True
             ending = [threading.Thread(target=_end, args=(process,)) for process in self.alive]
@@ -149,7 +158,7 @@ class Isolation:
             thread.join()
 
     def kill(self) -> None:
-        """Ends all processes at once."""
+        """Kill all processes at once."""
         self.stopped = True
         for process in tuple(self.alive):
             _kill(process)
@@ -165,8 +174,9 @@ class Isolation:
 
 
 def _serve(call: bytes, answers: Connection, environment: Mapping[str, str], threads: int | None) -> None:
-    """In the child: calls, and sends back the value or the error."""
+    """Call in the child, and send back the value or the error."""
     os.setpgid(0, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED)
     gc.freeze()  # or collecting garbage would go through all that the server imported, and copy its pages
     threading.Thread(target=_die_with_parent, args=(answers,), daemon=True).start()
     os.environ.update({"TOKENIZERS_PARALLELISM": "false", **environment})
@@ -191,7 +201,7 @@ def _serve(call: bytes, answers: Connection, environment: Mapping[str, str], thr
 
 
 def _compute_on(devices: str) -> None:
-    """In a throw-away process: compute a product on the CUDA card that a run would get, if any."""
+    """Compute a product on the CUDA card that a run would get, if any; only for a throw-away process."""
     import torch
 
     from bench.train.device import choose_device
@@ -210,13 +220,13 @@ def _compute_on(devices: str) -> None:
 
 
 def _say_why(error: Exception) -> str:
-    """Why a process could not compute, in one line."""
+    """Return in one line why a process could not compute."""
     hung = isinstance(error, ProcessError) and error.killed_by == "SIGALRM"
     return f"no answer within {PROOF_SECONDS} s" if hung else first_line(error)
 
 
 def _die_with_parent(answers: Connection) -> None:
-    """Nothing ever comes from the parent: the end of waiting is the end of the parent."""
+    """Wait for the parent to end, as it never sends anything, and end with it."""
     try:
         answers.recv_bytes()
     except (EOFError, OSError):
@@ -224,14 +234,14 @@ def _die_with_parent(answers: Connection) -> None:
 
 
 def _end(process: Any) -> None:
-    """Asks the process to end, then makes its whole group."""
+    """Ask the process to end, then kill its whole group."""
     process.terminate()
     process.join(GRACE_SECONDS)
     _kill(process)
 
 
 def _kill(process: Any) -> None:
-    """Kills the process and what it started."""
+    """Kill the process and what it started."""
     if process.pid is None:
         return
     try:

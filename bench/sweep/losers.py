@@ -1,4 +1,4 @@
-"""What runs that were not chosen give back of the disk: their weights and checkpoints (``train.keep``)."""
+"""Weights and checkpoints of runs that were not chosen, which are removed (``train.keep``)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,8 +13,8 @@ from bench.train.checkpoint import BEST
 def remove(store: Store, planned: Mapping[str, Point], chosen: Sequence[Selection]) -> int:
     """Remove weights and checkpoints of runs that lost against their method's best; return the bytes.
 
-    Where ``train.keep`` says so: as the plan has it now, or as the record of a run of another sweep. Kept are
-    the runs that this sweep chose and those that the table and best:METHOD choose among all in the folder.
+    ``train.keep`` decides: as the plan has it now, or as the record has it of a run of another sweep. Kept
+    are the runs that this sweep chose, and those that the table and best:METHOD choose in the whole folder.
     """
     results, _ = store.read_all()
     groups, select_by = selection.group_by_method(results), selection.read_criterion(results)
@@ -33,7 +33,7 @@ def remove(store: Store, planned: Mapping[str, Point], chosen: Sequence[Selectio
 
 
 def _gives_way(store: Store, result: Result, planned: Mapping[str, Point]) -> bool:
-    """Whether the run's weights go now; another sweep's rung may still be gone on from."""
+    """Return whether the run's weights go now; another sweep may still resume a rung of its own."""
     if selection.is_stopped(result) and result.run_id not in planned:
         return False
     train, method = result.config["train"], result.config["method"]

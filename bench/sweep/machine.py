@@ -1,20 +1,51 @@
-"""Which experiment suits this machine: what ``make sweep`` runs unless EXPERIMENT says otherwise.
+"""This machine as a sweep sees it: the places where runs train at the same time, and the experiment for it.
 
 The driver is asked, through NVML: a sweep's parent never touches CUDA, and importing torch takes seconds.
 """
 
+import os
 import sys
+from dataclasses import dataclass
 
 from bench.config.cards import GIB
 from bench.config.schema import CONF_DIR
 from bench.run import driver
-from bench.run.run import explained_errors
+from bench.run.app import explained_errors
 
 CARD_BYTES = 20 * GIB  # of a card for experiment=rtx4090: 24 GB ones have it, 16 GB ones do not
 
 
+@dataclass(frozen=True)
+class Slot:
+    """A place where one run trains at a time."""
+
+    overrides: tuple[str, ...]  # of a job that runs here
+    environment: tuple[tuple[str, str], ...] = ()
+    threads: int | None = None  # that torch computes with; None: as many as there are cores
+
+
+def count_slots(devices: str) -> int:
+    """Count the slots that ``devices`` (auto, cpu, cuda, cpu*2, 0,1) means, whose form is checked already."""
+    return int(devices.removeprefix("cpu*")) if "*" in devices else 1 + devices.count(",")
+
+
+def make_slots(devices: str) -> list[Slot]:
+    """Return the slots on this machine.
+
+    Raises:
+        ConfigError, MissingError: as driver.choose, before any run is started.
+    """
+    names, count = driver.choose(devices).names, count_slots(devices)
+    if devices.startswith("cpu*"):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return [Slot(("devices=cpu",), threads=max(1, cores // count))] * count
+    if devices[0].isdigit():
+        return [Slot(("devices=cuda",), environment=((driver.VISIBLE, name),)) for name in names]
+    return [Slot((f"devices={devices}",))]
+
+
 def choose_experiment() -> tuple[str, str]:
-    """The experiment's name, and why it is this one.
+    """Return the experiment that ``make sweep`` runs unless EXPERIMENT names another, and why.
 
     Raises:
         MissingError: as driver.choose.
@@ -26,7 +57,7 @@ def choose_experiment() -> tuple[str, str]:
 
 
 def main() -> None:
-    """Prints the name for a script, and the reason for a person."""
+    """Print the name for a script, and the reason for a person."""
     with explained_errors():
         name, reason = choose_experiment()
     others = ", ".join(sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml")))

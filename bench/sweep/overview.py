@@ -1,20 +1,97 @@
-"""A plan as a person reads it in a terminal: each run if they are few, else a row for runs that are alike."""
+"""A plan in words: its totals, what goes first, and its runs as lines or as a table."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.config.cards import GIB
 from bench.config.identity import describe
 from bench.config.schema import SweepConfig
-from bench.sweep.forecast import format_hours, tell_bound
+from bench.memory.calibration import tell_source
+from bench.sweep.forecast import Forecast
+from bench.sweep.packing import UNKNOWN
 from bench.sweep.plan import Plan
+from bench.sweep.predict import FITS, TIGHT, TOO_LARGE
 
 _FEW = 24  # runs that are shown one by one
 _UNKNOWN = "unknown"
+_HOUR, _DAY = 3600.0, 24.0
+_WORDS = {FITS: "fit", TIGHT: "fit tightly", TOO_LARGE: "do not fit", None: "unknown"}
+
+
+def list_runs(plan: Plan, described: Mapping[str, Any]) -> Iterable[str]:
+    """Yield a line for each run."""
+    bound = tell_bound(described)
+    for point, run in zip(plan.points, described["runs"], strict=True):
+        memory, hours = run["predicted_peak_reserved_bytes"], run["predicted_hours"]
+        yield (
+            f"{point.run_id} {run['state']:8}"
+            f"{'-' if memory is None else f'{memory / GIB:.2f} GiB':>11} {run['verdict'] or 'unknown':13}"
+            f"{'-' if hours is None else f'{bound} {format_hours(hours)}':>18}  {describe(point.config)}"
+        )
+
+
+def summarise(described: Mapping[str, Any], known: Forecast) -> list[str]:
+    """Return the plan's totals, a line each."""
+    runs = described["runs"]
+    verdicts = Counter(run["verdict"] for run in runs)
+    kind = "reserved by torch" if known.target.device_type == "cuda" else "tensors alone"
+    lines = [
+        f"{described['combinations']} combinations are {described['distinct']} distinct runs: "
+        f"{described['done']} done, {described['remaining']} to train",
+        f"memory ({kind}) on {known.target.name}, {known.target.tell_room()}: "
+        + ", ".join(f"{count} {_WORDS[verdict]}" for verdict, count in verdicts.items()),
+    ]
+    if known.target.note is not None:
+        lines.append(known.target.note)
+    if described["total_hours"] is not None:
+        lines += [_tell_time(described, known)]
+    lines += _tell_packs(described)
+    for reason in dict.fromkeys(run["reason"] for run in runs if run["reason"]):
+        lines.append(f"unknown for {sum(run['reason'] == reason for run in runs)} runs: {reason}")
+    for one in described["advice"]:
+        size = one["largest_micro_batch"]
+        lines.append(
+            f"{one['method']}: "
+            + (f"micro-batches of up to {size} fit" if size else "not even a micro-batch of one text fits")
+        )
+        lines += [f"  would fit with {' '.join(remedy)}" for remedy in one["remedies"]]
+    return lines
+
+
+def _tell_packs(described: Mapping[str, Any]) -> list[str]:
+    """Return a line about the runs that train together, if there are any."""
+    packs = {one["size"]: one["count"] for one in described["packs"] if one["size"] > 1}
+    if not packs:
+        return []
+    parts = [
+        f"{size} runs train together in " + ("one process" if count == 1 else f"each of {count} processes")
+        for size, count in packs.items()
+    ]
+    if alone := described["remaining"] - sum(size * count for size, count in packs.items()):
+        parts.append(f"{alone} {'runs train' if alone > 1 else 'run trains'} alone")
+    line = f"{', '.join(parts)}; the best is then retrained alone (times assume every run alone)"
+    if guessed := described["packs_of_unknown_memory"]:
+        line += f"; no prediction for {guessed} of the packs, which are held to {UNKNOWN} runs each"
+    return [line]
+
+
+def _tell_time(described: Mapping[str, Any], known: Forecast) -> str:
+    """Return the line about hours: where they come from, and what another way would take."""
+    bound = tell_bound(described)
+    hours = [described[f"{kind}_hours"] for kind in ("total", "naive", "distinct", "halving")]
+    left, naive, distinct, halving = (f"{bound} {format_hours(one)}" for one in hours)
+    source = tell_source(known.calibrations)
+    energy = "" if described["kwh"] is None else f", {bound} {described['kwh']:.1f} kWh"
+    energy += "" if described["cost"] is None else f", cost {bound} {described['cost']:.2f}"
+    return (
+        f"time: {left} to go{energy} ({source}); every combination {naive}, distinct runs {distinct}, "
+        f"sweep.strategy=halving {halving}"
+    )
 
 
 def tell_order(plan: Plan, settings: SweepConfig) -> list[str]:
-    """What a sweep trains before all other runs, and what after them."""
+    """Return what a sweep trains before all other runs, and what after them."""
     lines = []
     values = " or ".join(" ".join(f"{key}={value}" for key, value in one.items()) for one in settings.first)
     if plan.first:
@@ -28,9 +105,10 @@ def tell_order(plan: Plan, settings: SweepConfig) -> list[str]:
 
 
 def tabulate(plan: Plan, described: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows; alike are runs of one method with the same verdict and state.
+    """Return the header and the rows of a table: a row for each run, or for alike runs where there are many.
 
-    Memory and hours of a row are its runs' least and most, and all its hours together.
+    Runs of one method with the same verdict and state are alike. Their row shows the least and the most
+    memory and hours, and all hours together.
     """
     bound = tell_bound(described)
     named = [(describe(point.config), run) for point, run in zip(plan.points, described["runs"], strict=True)]
@@ -50,7 +128,7 @@ def tabulate(plan: Plan, described: Mapping[str, Any]) -> tuple[list[str], list[
 
 
 def _join(kind: tuple[str, str, str], members: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """The row of runs that are alike."""
+    """Return the row of runs that are alike."""
     method, state, verdict = kind
     runs = [run for _, run in members]
     hours = [run["predicted_hours"] for run in runs if run["predicted_hours"] is not None]
@@ -60,7 +138,7 @@ def _join(kind: tuple[str, str, str], members: Sequence[tuple[str, Mapping[str, 
 
 
 def merge_settings(names: Sequence[str]) -> str:
-    """Runs' names as one: ``lora r=8 lr=0.1`` and ``lora r=16 lr=0.1`` are ``r=8,16 lr=0.1``."""
+    """Merge the names of runs: ``lora r=8 lr=0.1`` and ``lora r=16 lr=0.1`` are ``r=8,16 lr=0.1``."""
     values: dict[str, dict[str, None]] = {}
     for name in names:
         for word in name.split(" ")[1:]:
@@ -81,5 +159,18 @@ def _hours(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _span(texts: Sequence[str]) -> str:
-    """The first and the last, once if they are the same."""
+    """Return the first and the last text, once if they are the same."""
     return texts[0] if texts[0] == texts[-1] else f"{texts[0]} - {texts[-1]}"
+
+
+def tell_bound(described: Mapping[str, Any]) -> str:
+    """Return the words before hours, energy and cost, which are the least until a run has finished."""
+    return "about" if described["calibration"] else "at least"
+
+
+def format_hours(hours: float) -> str:
+    """Return seconds, minutes, hours or days, whichever reads best."""
+    for unit, size, limit in (("s", 1 / _HOUR, 2 / 60), ("min", 1 / 60, 2.0), ("h", 1.0, 2 * _DAY)):
+        if hours < limit:
+            return f"{hours / size:.1f} {unit}"
+    return f"{hours / _DAY:.1f} d"

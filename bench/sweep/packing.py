@@ -1,6 +1,6 @@
 """Which runs of a sweep train together in one process, and what is tried when such a pack fails. Pure.
 
-A pack costs about the base weights once and all else as often as it has members, so memory bounds its size.
+A pack holds the base weights once and all else once for each member, so memory bounds its size.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ from bench.config.pack import describe_others
 from bench.config.packable import OWN, cannot_pack, shared_key
 from bench.config.schema import Config, replace_values
 from bench.memory.prediction import Prediction
+from bench.sweep.machine import count_slots
 from bench.sweep.plan import Point, override_line
-from bench.sweep.slots import count_slots
 
 LARGEST = 24  # a step gains little from more, and what kills a pack costs all of it
 UNKNOWN = 4  # where no prediction says what memory allows
@@ -24,7 +24,7 @@ Pack = tuple[Point, ...]  # one run alone is a pack of one
 
 
 def bound_size(prediction: Prediction | None, usable_bytes: float) -> int:
-    """How many runs like the predicted one fit in one process with this memory, at least 1."""
+    """Return how many runs like the predicted one fit in one process with this memory, at least 1."""
     if prediction is None:
         return UNKNOWN
     weights = prediction.parts.get("weights", 0)
@@ -35,7 +35,7 @@ def bound_size(prediction: Prediction | None, usable_bytes: float) -> int:
 
 
 def predict_pack(prediction: Prediction, size: int, weights: int) -> int:
-    """What a pack takes at the most, in bytes: ``weights`` once, and all else of training ``size`` times.
+    """Return a pack's peak memory in bytes: ``weights`` once, and all else of training ``size`` times.
 
     It evaluates as many rows at once as a run alone, or as in a step of its training.
     """
@@ -47,7 +47,7 @@ def predict_pack(prediction: Prediction, size: int, weights: int) -> int:
 
 
 def form_packs(points: Iterable[Point], limits: Mapping[str, int], base: Config) -> list[Pack]:
-    """The points as packs, in the order of their first members; ``limits`` is how large each's may be.
+    """Divide the points into packs, in the order of their first members; ``limits`` bounds their sizes.
 
     With several slots each kind of run is spread over all of them. Under sweep.pack=auto a kind with few
     points trains one by one.
@@ -68,7 +68,7 @@ def form_packs(points: Iterable[Point], limits: Mapping[str, int], base: Config)
 
 
 def _find_key(config: Config, keys: dict[Any, str]) -> str:
-    """packable.shared_key, made once for all runs of one composed configuration: they share its sections."""
+    """Return packable.shared_key, made once for all runs of one composed configuration."""
     alike = replace_values(config, dict.fromkeys(OWN, 1))
     own = {path.partition(".")[0] for path in OWN}
     sketch = tuple(
@@ -81,16 +81,16 @@ def _find_key(config: Config, keys: dict[Any, str]) -> str:
 
 
 def _deal(members: Sequence[Point], count: int) -> list[Pack]:
-    """The members in so many packs of sizes as equal as can be."""
+    """Deal the members into ``count`` packs of sizes as equal as can be."""
     ends = [len(members) * number // count for number in range(count + 1)]
     return [tuple(members[start:end]) for start, end in pairwise(ends)]
 
 
 def shrink(pack: Pack, statuses: Mapping[str, str | None]) -> dict[str, int]:
-    """How large a pack each run may be in that has to be trained again because the others were beside it.
+    """Return the runs of a failed pack that train again, each with the size of its next pack.
 
-    A pack out of memory is tried in halves; after any other end each run shows alone whether it was to
-    blame. A run that diverged did so by itself, and one that was interrupted was stopped on purpose.
+    A pack that was out of memory is tried in halves; after any other end each run is tried alone. A run that
+    diverged did so by itself, and a run that was interrupted was stopped on purpose.
     """
     if len(pack) == 1:
         return {}
@@ -103,12 +103,12 @@ _FINAL = ("success", "diverged", "interrupted", None)
 
 
 def pack_lines(pack: Pack) -> list[str]:
-    """The overrides that make the first member's job one of the whole pack."""
+    """Return the overrides that turn the first member's job into one of the whole pack."""
     first, *others = (point.config for point in pack)
     return [override_line("pack", describe_others(first, *others))] if others else []
 
 
 def count_sizes(packs: Iterable[Pack]) -> dict[int, int]:
-    """How many packs there are of each size, the largest first."""
+    """Count the packs of each size, the largest first."""
     counts = Counter(len(pack) for pack in packs)
     return {size: counts[size] for size in sorted(counts, reverse=True)}

@@ -1,4 +1,4 @@
-"""Which runs a sweep makes: expand the grids, drop what is the same run twice, skip what is done. Pure.
+"""Which runs a sweep makes: expand the grids, and drop what is the same run twice. Pure.
 
 Hydra composes once per distinct choice of config groups; single values are then set on the dataclasses, so a
 plan of thousands of points takes seconds.
@@ -27,7 +27,7 @@ Identify = Callable[[Config], Identity]
 
 @dataclass(frozen=True)
 class Point:
-    """One planned run: the overrides that make it from the command line, and what they come to."""
+    """One planned run: the overrides that make it from the command line, and its configuration."""
 
     overrides: tuple[str, ...]
     config: Config
@@ -50,7 +50,7 @@ class Plan:
 
 
 def combine_axes(grids: Sequence[Mapping[str, Any]], *, swept: Axes, fixed: Mapping[str, Any]) -> list[Axes]:
-    """The sub-grids of a sweep file, with the command line's word put over them.
+    """Combine the sub-grids of a sweep file with the command line, which wins.
 
     What the command line sweeps is swept in every sub-grid; what it fixes is fixed in those that sweep it.
     ``method`` chooses among the sub-grids instead: points with other methods are left out.
@@ -80,9 +80,9 @@ def combine_axes(grids: Sequence[Mapping[str, Any]], *, swept: Axes, fixed: Mapp
 def expand(
     grids: Sequence[Axes], *, compose: Compose, constant: Sequence[str] = ()
 ) -> Iterator[tuple[tuple[str, ...], Config]]:
-    """Every combination of every grid: the override lines and the configuration.
+    """Yield every combination of every grid: its override lines and its configuration.
 
-    ``constant`` are override lines for all of them; a grid's own keys go first.
+    ``constant`` are override lines of all combinations; a grid's own keys win over them.
     """
     for axes in grids:
         kept = [line for line in constant if line.lstrip("+").partition("=")[0] not in axes]
@@ -105,12 +105,12 @@ def make_plan(
     *,
     first: Sequence[Mapping[str, Any]] = (),
 ) -> Plan:
-    """The distinct runs: those with the values of one of ``first``, then the others in the grids' order.
+    """Plan the distinct runs: those with the values of one of ``first``, then the others in the grids' order.
 
-    Runs that share base weights and data are together.
+    Runs that share base weights and data follow one another.
 
     Raises:
-        ConfigError: ``first`` has what is no setting, or a value of the wrong type.
+        ConfigError: ``first`` names no setting, or has a value of the wrong type.
     """
     points: dict[str, Point] = {}
     repeats: Counter[str] = Counter()
@@ -129,7 +129,7 @@ def make_plan(
 
 
 def plan_finals(best: Sequence[Point], seeds: Sequence[int], identify: Identify) -> Plan:
-    """The best configuration of each method once more with each seed; a seed that cannot matter adds none."""
+    """Plan the best configuration of each method with each seed; a seed that cannot matter adds no run."""
     expanded = [
         ((*_without_seed(point.overrides), f"seed={seed}"), replace_values(point.config, {"seed": seed}))
         for point in best
@@ -152,19 +152,19 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _value_line(config: Config, key: str) -> str:
-    """The override that sets the field to what it is here: converted, as Hydra refuses 8.0 for an integer."""
+    """Return the override that sets the field to its value here, as Hydra refuses 8.0 for an integer."""
     value = read_field(config, key)
     line = override_line(key, value)
     return line if is_field(key) and not isinstance(value, Mapping) else f"++{line}"  # ++: also new keys
 
 
 def override_line(key: str, value: Any) -> str:
-    """``key=value`` in Hydra's override grammar."""
+    """Return ``key=value`` in Hydra's override grammar."""
     return f"{key}={_quote(value)}"
 
 
 def _quote(value: Any) -> str:
-    """The value in Hydra's override grammar."""
+    """Return the value in Hydra's override grammar."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -180,5 +180,5 @@ def _quote(value: Any) -> str:
 
 
 def _escape_key(key: object) -> str:
-    """A mapping's key, which Hydra's grammar lets nobody quote."""
+    """Escape a mapping's key, which Hydra's grammar cannot quote."""
     return re.sub(r"[\\()\[\]{}:=, \t]", r"\\\g<0>", str(key))

@@ -1,6 +1,6 @@
-"""Whether planned runs fit a card and how long they take, before they run. Never imports torch itself.
+"""Predicts whether planned runs fit a card and how long they take. Never imports torch itself.
 
-Runs that share shapes share one prediction; what no run has needed yet is traced in processes of their own.
+Runs that share shapes share one prediction; new shapes are traced in processes of their own.
 """
 
 import os
@@ -32,7 +32,7 @@ Found = Prediction | str  # or the reason why there is none
 
 @dataclass(frozen=True)
 class Target:
-    """What runs are planned for."""
+    """The card or the CPU that runs are planned for."""
 
     device_type: str  # cuda | cpu
     name: str  # the card's, or cpu
@@ -50,12 +50,12 @@ class Target:
         return replace_values(config, {"train.precision": "bf16" if capability >= (8, 0) else "fp16"})
 
     def tell_room(self) -> str:
-        """How much memory there is, and who holds the rest."""
+        """Return how much memory there is, and who holds the rest."""
         holders = None if self.device is None else tell_holders(self.device)
         return f"{self.usable_bytes / GIB:.1f} GiB usable" + (f" while {holders}" if holders else "")
 
     def judge(self, prediction: Prediction) -> str:
-        """FITS with room to spare, TIGHT, or TOO_LARGE."""
+        """Return FITS with room to spare, TIGHT, or TOO_LARGE."""
         if prediction.peak_bytes <= COMFORTABLE * self.usable_bytes:
             return FITS
         return TIGHT if prediction.least_bytes <= self.usable_bytes else TOO_LARGE
@@ -63,7 +63,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What is known of one run before it runs; None is unknown, and the reason says why."""
+    """One run's predicted memory and time; None is unknown, and the reason says why."""
 
     verdict: str | None
     peak_bytes: int | None
@@ -77,9 +77,9 @@ class Outlook:
 
 
 def find_target(config: Config) -> Target:
-    """The card that plan.card names, else the one that runs get, the fullest of several, else the CPU.
+    """Return the card that plan.card names, else the one that runs get, the fullest of several, else the CPU.
 
-    What is free on this machine's card now is what a plan counts with, as others may go on holding theirs.
+    A plan counts with what is free on this machine's card now, as other processes may keep the rest.
 
     Raises:
         ConfigError, MissingError: as driver.choose.
@@ -102,14 +102,14 @@ def _aim(card: Card, limit: int | None) -> Target:
 
 
 def predict_runs(points: Sequence[Point], target: Target, isolation: Isolation) -> dict[str, Found]:
-    """The prediction of each run that trains a network, by run_id."""
+    """Predict each run that trains a network; return the predictions by run_id."""
     networks = [point for point in points if point.config.method.estimator == "network"]
     found = predict_each(networks, target, isolation)
     return {point.run_id: one for point, one in zip(networks, found, strict=True)}
 
 
 def predict_each(points: Sequence[Point], target: Target, isolation: Isolation) -> list[Found]:
-    """The points' predictions, from the cache or traced; each shape is traced once."""
+    """Return the points' predictions, from the cache or traced; each shape is traced once."""
     keys, found, missing = [], dict[str, Found](), dict[str, Config]()
     revisions: dict[str, str] = {}  # each model is looked at once
     for point in points:
@@ -135,7 +135,7 @@ def predict_each(points: Sequence[Point], target: Target, isolation: Isolation) 
 
 
 def _trace(missing: Mapping[str, Config], target: Target, isolation: Isolation) -> dict[str, Found]:
-    """Predictions by key, the work shared by PROCESSES."""
+    """Trace the configurations in up to PROCESSES processes; return the predictions by key."""
     count = min(PROCESSES, os.cpu_count() or 1, len(missing))
     parts = [list(missing.items())[place::count] for place in range(count)]
 
@@ -160,7 +160,7 @@ def _trace(missing: Mapping[str, Config], target: Target, isolation: Isolation) 
 
 
 def _trace_part(configs: Sequence[Config], device_type: str) -> list[Found]:
-    """In a process of its own, as torch is needed."""
+    """Trace in a process of its own, as torch is needed."""
     from bench.memory.predict import predict_all
 
     return predict_all(configs, device_type)
@@ -169,7 +169,7 @@ def _trace_part(configs: Sequence[Config], device_type: str) -> list[Found]:
 def foresee(
     config: Config, found: Found | None, target: Target, calibrations: Mapping[str, Calibration]
 ) -> Outlook:
-    """What the prediction means for the run on the target, its time calibrated."""
+    """Return what the prediction means for the run on the target, with its time calibrated."""
     if found is None:
         return Outlook(None, None, None, "a baseline is fitted without training steps")
     if isinstance(found, str):
@@ -190,7 +190,7 @@ def foresee(
 def calibrate(
     results: Iterable[Result], points: Iterable[Point], found: Mapping[str, Found], target: Target
 ) -> dict[str, Calibration]:
-    """Finished runs of these points on the target, by family of methods; ``""`` is all of them."""
+    """Compare finished runs with their predictions, by family of methods; ``""`` is all families."""
     configs = {point.run_id: point.config for point in points}
     ratios: dict[str, list[float]] = {}
     for result in results:

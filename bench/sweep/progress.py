@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a live view in a terminal, else a line for each run that ends."""
+"""The display of a sweep: a live view in a terminal, else a line for each run that ends."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -28,9 +28,9 @@ TAIL_BYTES = 2000  # of a run's log, where its newest line is
 
 @dataclass
 class Display:
-    """Overall bar with the time left, as finished runs tell it, and each current run's newest log line.
+    """A bar with the time left, estimated from finished runs, and the newest log line of each current run.
 
-    Output that is not a terminal gets plain lines only, without control characters.
+    Without a terminal there are only plain lines, free of control characters.
     """
 
     log_of: Callable[[str], Path]  # a run's log file
@@ -65,7 +65,7 @@ class Display:
             self.live.stop()
 
     def expect(self, count: int) -> None:
-        """So many runs more will be started; the live view begins, so that a question can be asked before."""
+        """Add runs that will be started, and begin the live view, before which a question can be asked."""
         with self.lock:
             self.total += count
             self.bar.update(self.task, total=self.total)
@@ -73,12 +73,12 @@ class Display:
             self.live.start()
 
     def start(self, pack: Pack) -> None:
-        """Runs begin, one or several together."""
+        """Show that a run begins, or several together."""
         with self.lock:
             self.current[pack[0].run_id] = pack
 
     def end(self, pack: Pack, lines: Sequence[str]) -> None:
-        """The runs have ended; a line for each says how."""
+        """Show that the runs have ended, with a line for each that says how."""
         with self.lock:
             self.current.pop(pack[0].run_id, None)
             for line in lines:
@@ -96,7 +96,7 @@ class Display:
         return Group(*lines, self.bar)
 
     def _tail(self, point: Point) -> str:
-        """The newest line of the run's log without its time, or that it is starting."""
+        """Return the newest line of the run's log without its time, or that it is starting."""
         try:
             with self.log_of(point.run_id).open("rb") as file:
                 size = file.seek(0, 2)

@@ -1,27 +1,55 @@
-"""What a sweep's command line asks for: its overrides read, the sub-grids chosen, the runs planned, and a
-long plan confirmed.
-"""
+"""From a sweep's command line to its plan: overrides are read, runs checked, a long plan confirmed."""
 
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 
-from bench.config.schema import Config
+from bench.config.checks import require_valid
+from bench.config.identity import Identity, identify
+from bench.config.pins import find_pins
+from bench.config.schema import Config, replace_values
+from bench.data import dataset
 from bench.errors import ConfigError
-from bench.sweep.engine import Identifier, plan_sweep
-from bench.sweep.forecast import format_hours
-from bench.sweep.plan import Compose, Plan, combine_axes
+from bench.model import weights
+from bench.sweep.overview import format_hours, tell_bound
+from bench.sweep.plan import Axes, Compose, Plan, combine_axes, expand, make_plan, override_line
 
 _WHOLE_SWEEP = ("experiment", "sweep", "plan", "report", "results_dir", "track")  # one value for all runs
 LONG_HOURS = 12.0  # a plan that takes longer is begun on purpose only
 
 
+@dataclass
+class Identifier:
+    """Identifies runs, and looks at each data set and each model once."""
+
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    revisions: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, config: Config) -> Identity:
+        """Return the identity of a configuration.
+
+        Raises:
+            DataError, MissingError: the texts or the model are wrong or not there.
+        """
+        data_key, model_key = repr(config.data), repr(config.model)
+        if data_key not in self.fingerprints:
+            self.fingerprints[data_key] = dataset.load(config.data).fingerprint
+        if model_key not in self.revisions:
+            self.revisions[model_key] = weights.revision(config.model)
+        return identify(
+            config,
+            data_fingerprint=self.fingerprints[data_key],
+            model_revision=self.revisions[model_key],
+        )
+
+
 def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identifier) -> tuple[Config, Plan]:
-    """What all runs share, and the distinct runs that the command line and its sweep file ask for.
+    """Return what all runs share, and the distinct runs that the command line and its sweep file ask for.
 
     Raises:
         ConfigError: every fault of every planned run, or a setting of the whole sweep that is swept.
@@ -46,11 +74,39 @@ def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identi
     return base, plan
 
 
-def confirm_long(described: Mapping[str, Any], base: Config, arguments: Sequence[str]) -> None:
-    """Asks whether a plan of more than LONG_HOURS is to begin; plan.force=true answers yes beforehand.
+def plan_sweep(
+    grids: Sequence[Axes],
+    *,
+    constant: Sequence[str],
+    compose: Compose,
+    identify: Identifier,
+    first: Sequence[Mapping[str, Any]] = (),
+) -> Plan:
+    """Plan the distinct runs of the grids, and check each before any trains; ``first`` is as for make_plan.
 
-    ``described`` is what describe_plan says of it. Hours that are not known ask nothing; what is left of a
-    halving is not known, as it counts no rungs that have ended.
+    What is on the hub is pinned here, for all processes and machines of the sweep.
+
+    Raises:
+        ConfigError: every fault of every planned run.
+        DataError, MissingError: the texts or the model are wrong or not there.
+    """
+    expanded = list(expand(grids, compose=compose, constant=constant))
+    require_valid([config for _, config in expanded])
+    return make_plan([_pin(lines, config) for lines, config in expanded], identify, first=first)
+
+
+def _pin(lines: tuple[str, ...], config: Config) -> tuple[tuple[str, ...], Config]:
+    """Return a planned run with the commits that its configuration leaves open."""
+    pins = find_pins(config)
+    more = (override_line(key, commit) for key, commit in pins.items())
+    return (*lines, *more), replace_values(config, pins)
+
+
+def confirm_long(described: Mapping[str, Any], base: Config, arguments: Sequence[str]) -> None:
+    """Ask whether a plan of more than LONG_HOURS should begin; plan.force=true answers yes beforehand.
+
+    ``described`` comes from describe_plan. Unknown hours ask nothing; those left of a halving are unknown, as
+    the plan counts no rungs that have ended.
 
     Raises:
         ConfigError: the answer is no, or there is no terminal to ask at.
@@ -60,7 +116,7 @@ def confirm_long(described: Mapping[str, Any], base: Config, arguments: Sequence
         hours = None if described["done"] else described["halving_hours"]
     if base.plan.force or hours is None or hours <= LONG_HOURS:
         return
-    length = f"about {format_hours(hours)}" + ("" if described["calibration"] else " at least")
+    length = f"{tell_bound(described)} {format_hours(hours)}"
     kept = [line for line in arguments if not line.startswith("plan.force=")]
     if all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         print(f"this sweep takes {length}; go on? [y/N] ", end="", file=sys.stderr, flush=True)
@@ -79,7 +135,7 @@ def confirm_long(described: Mapping[str, Any], base: Config, arguments: Sequence
 
 
 def _join_devices(arguments: Sequence[str]) -> list[str]:
-    """``devices=0,1`` is a list of places to run at, not something to sweep."""
+    """Quote ``devices=0,1``, which is a list of places for runs and not something to sweep."""
     return [
         f"devices='{line.partition('=')[2]}'" if line.startswith("devices=") and "'" not in line else line
         for line in arguments
@@ -91,7 +147,7 @@ def _values(override: Override) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The value without the parser's own types."""
+    """Return the value without the parser's own types."""
     if isinstance(value, QuotedString):
         return value.text
     return [_plain(one) for one in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""What a sweep takes of the machine's disks and memory (RAM), known before it begins. Never imports torch."""
+"""Disk and memory (RAM) that a sweep takes, known before it begins. Never imports torch."""
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,9 +17,9 @@ from bench.results import selection
 from bench.results.selection import MethodKey
 from bench.results.store import Result, Store
 from bench.sweep.halving import count_by_rung, group_points, rungs
+from bench.sweep.machine import count_slots
 from bench.sweep.plan import Plan, Point
 from bench.sweep.predict import Found, Target
-from bench.sweep.slots import count_slots
 from bench.train import checkpoint
 
 PROCESS_BYTES = GIB  # of a run beside its tensors: Python, torch and other libraries; a CPU's has 0.35 GiB
@@ -29,7 +29,7 @@ _TOKEN_BYTES = 4
 
 @dataclass(frozen=True)
 class Disk:
-    """One file system, what the sweep puts there, and how much more it holds."""
+    """One file system: what the sweep puts there, and what is free."""
 
     folders: tuple[str, ...]  # each with the setting that names it: results_dir=results/article
     free_bytes: int
@@ -42,13 +42,13 @@ class Disk:
 
     @property
     def missing_bytes(self) -> int:
-        """What there is too little of; negative: what is left."""
+        """The bytes that are missing; negative: those left."""
         return self.needed_bytes - self.free_bytes
 
 
 @dataclass(frozen=True)
 class HostMemory:
-    """What the most demanding run takes of the machine's memory beside a card's, and what there is."""
+    """The machine's memory that the most demanding run takes beside the card's, and what there is."""
 
     loading_bytes: int  # base weights on their way from the disk to the card
     paged_bytes: int  # optimizer states, while it trains
@@ -59,14 +59,14 @@ class HostMemory:
 
     @property
     def needed_bytes(self) -> int:
-        """Of all runs at once; loading is over when training begins."""
+        """Bytes of all runs at once; loading is over when training begins."""
         each = PROCESS_BYTES + max(self.loading_bytes, self.paged_bytes + self.saving_bytes)
         return each * self.runs_at_once
 
 
 @dataclass(frozen=True)
 class Space:
-    """What the runs that are left take of the machine."""
+    """Disk and memory that the runs to train take."""
 
     disks: tuple[Disk, ...]
     host: HostMemory | None  # None: no card, or no prediction
@@ -128,7 +128,7 @@ def require(space: Space, base: Config) -> None:
 
 
 def describe(space: Space) -> dict[str, Any]:
-    """Return what ``bench plan --json`` prints of it."""
+    """Return what ``bench plan --json`` prints about disks and memory."""
     host = space.host
     return {
         "disks": [
@@ -149,23 +149,23 @@ def describe(space: Space) -> dict[str, Any]:
 
 
 def summarise(space: Space) -> list[str]:
-    """Return it for a person, a line for each disk and one for the memory."""
+    """Return a line for each disk and one for the memory."""
     lines = [_tell_disk(disk, space) for disk in space.disks]
     if space.unknown:
-        lines.append(f"disk: not counted are the weights of {space.unknown} runs, whose size is not known")
+        lines.append(f"disk: the weights of {space.unknown} runs are not counted, as their size is unknown")
     if space.host is not None:
         lines.append(_tell_host(space.host))
     return lines
 
 
 def _can_train(prediction: Prediction, target: Target) -> bool:
-    """Whether the run fits with ever so small a micro-batch; else it is not started and writes nothing."""
+    """Return whether the run fits with the smallest micro-batch; else it is not started."""
     least = sum(size for name, size in prediction.parts.items() if name != "activations")
     return target.device_type == "cpu" or least <= target.usable_bytes
 
 
 def _group(points: Iterable[Point]) -> list[list[Point]]:
-    """The points of each method on each task: those of which one is chosen."""
+    """Group the points of each method on each task, of which one is chosen."""
     groups: dict[MethodKey, list[Point]] = {}
     for point in points:
         groups.setdefault(_key(point), []).append(point)
@@ -173,7 +173,7 @@ def _group(points: Iterable[Point]) -> list[list[Point]]:
 
 
 def _key(point: Point) -> MethodKey:
-    """As selection.method_key, of a network that is not trained yet."""
+    """Return selection.method_key for a network that is not trained yet."""
     canonical = point.identity.canonical
     task = canonical["data"]["fingerprint"], canonical["model"]["revision"]
     return MethodKey(*task, method=point.config.method.name)
@@ -182,7 +182,7 @@ def _key(point: Point) -> MethodKey:
 def _count_weights(
     group: Sequence[Point], known: Mapping[str, Prediction], base: Config, done: Mapping[str, Result]
 ) -> int:
-    """Bytes of weights that one method's runs will leave, at the moment when there are most."""
+    """Count the bytes of weights that one method's runs leave, at the moment when these are most."""
     config = group[0].config
     if config.train.keep == "none":
         return 0
@@ -202,7 +202,7 @@ def _count_weights(
 
 
 def _count_rungs(group: Sequence[Point], base: Config) -> int:
-    """How many runs the points are: with halving each rung of a configuration is a run of its own."""
+    """Count the runs of the points: with halving each rung of a configuration is a run of its own."""
     if base.sweep.strategy != "halving":
         return len(group)
     return sum(sum(_count_by_rung(rivals)) for rivals in group_points(group))
@@ -216,7 +216,7 @@ def _count_by_rung(rivals: Sequence[Point]) -> list[int]:
 
 
 def _count_rewriting(points: Sequence[Point], known: Mapping[str, Prediction], base: Config) -> int:
-    """Bytes of weights of runs that train, beside what is kept: new best ones before the old ones go."""
+    """Count the bytes of weights that training rewrites: new best ones before the old ones go."""
     sizes = [
         known[point.run_id].trained_bytes * (2 if point.config.train.keep == "none" else 1)
         for point in points
@@ -225,7 +225,7 @@ def _count_rewriting(points: Sequence[Point], known: Mapping[str, Prediction], b
 
 
 def _count_checkpoints(points: Sequence[Point], known: Mapping[str, Prediction], base: Config) -> int:
-    """Bytes of checkpoints at most: of the runs that train, of rungs to go on from, and of all that are kept.
+    """Count the bytes of checkpoints at most: of runs that train, of rungs to resume, and of those kept.
 
     A checkpoint holds weights, the best ones so far and the optimizer's states; a new one is written before
     the oldest goes.
@@ -248,12 +248,12 @@ def _checkpoint_bytes(prediction: Prediction) -> int:
 
 
 def _add_largest(sizes: Sequence[int], base: Config) -> int:
-    """The sum of as many of the sizes as there are runs at once, the largest."""
+    """Add up the largest sizes, as many as runs train at once."""
     return sum(sorted(sizes)[-count_slots(base.devices) :])
 
 
 def _count_tokens(points: Sequence[Point], known: Mapping[str, Prediction]) -> int:
-    """Bytes of token ids at most, each text as long as the longest; runs with the same texts share them."""
+    """Count the bytes of token ids at most, each text as long as the longest; runs share equal texts."""
     sizes: dict[str, int] = {}
     for point in points:
         one, config = known[point.run_id], point.config
@@ -264,7 +264,7 @@ def _count_tokens(points: Sequence[Point], known: Mapping[str, Prediction]) -> i
 
 
 def _count_downloads(points: Sequence[Point], known: Mapping[str, Prediction]) -> int:
-    """Bytes of models that are not in the hub's cache, as their parameters say; texts are there already."""
+    """Estimate the bytes of models that are not in the hub's cache; texts are there already."""
     sizes = {
         repr(point.config.model): (point.config.model, known[point.run_id].parameters) for point in points
     }
@@ -276,7 +276,7 @@ def _count_downloads(points: Sequence[Point], known: Mapping[str, Prediction]) -
 
 
 def _group_disks(needs: Mapping[tuple[str, str], Mapping[str, int]]) -> tuple[Disk, ...]:
-    """One entry for each file system, as two folders may share one."""
+    """Return an entry for each file system, as two folders may share one."""
     disks: dict[int, Disk] = {}
     for (name, folder), parts in needs.items():
         path = Path(folder).absolute()
@@ -290,7 +290,7 @@ def _group_disks(needs: Mapping[tuple[str, str], Mapping[str, int]]) -> tuple[Di
 
 
 def _find_host(points: Sequence[Point], known: Mapping[str, Prediction], base: Config) -> HostMemory | None:
-    """The machine's memory that the most demanding run needs; None where nothing is known."""
+    """Return the memory of the machine that the most demanding run needs; None if nothing is known."""
     memory, slots = psutil.virtual_memory(), count_slots(base.devices)
     hosts = [
         HostMemory(
@@ -307,7 +307,7 @@ def _find_host(points: Sequence[Point], known: Mapping[str, Prediction], base: C
 
 
 def _count_loading(config: Config, parameters: int) -> int:
-    """Bytes of a saved base that is read before it goes to the card; a quantised one goes piece by piece."""
+    """Count the bytes of a saved base that RAM holds before the card; a quantised one goes in pieces."""
     if config.model.weights == "random" or config.method.quantization != "none":
         return 0
     held = config.train.weights if config.method.trainable == "all" else config.train.precision
@@ -315,7 +315,7 @@ def _count_loading(config: Config, parameters: int) -> int:
 
 
 def _tell_disk(disk: Disk, space: Space) -> str:
-    """One file system's needs, and what to do where it has not the room."""
+    """Return one file system's needs, and remedies if it lacks the room."""
     parts = ", ".join(
         f"{name} {_gib(value)}" + (" (estimated)" if name == "downloads" else "")
         for name, value in disk.needs.items()

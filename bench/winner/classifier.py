@@ -25,7 +25,7 @@ from bench.data.prompt import Prompt
 from bench.errors import ConfigError, DataError, first_line
 from bench.model import build, decoder, encoder
 from bench.results.store import Result, Store
-from bench.run import run
+from bench.run import app
 from bench.train import task as tasks
 from bench.train.device import choose_device, choose_precision
 from bench.winner import manifest as manifests
@@ -229,7 +229,7 @@ def fitting_precision(recorded: str, device: torch.device) -> str:
 
 def read_config(result: Result) -> Config:
     """The run's configuration, for any device, with nothing that only training needs."""
-    with run.composing() as compose:
+    with app.composing() as compose:
         defaults = compose([])
     config = schema.from_record(
         defaults, {name: result.config[name] for name in _OF_A_RUN if name in result.config}

@@ -45,7 +45,7 @@ def test_a_sweep_packs_its_runs_and_measures_what_it_chooses_alone(
     done = bench(*command)
     assert done.returncode == 0, done.stderr
     assert count(done.stdout) == {"planned": 6, "success": 6}
-    assert "processes: 1 x 4 together, 1 x 1" in done.stdout
+    assert "4 runs train together in one process, 1 run trains alone; the best is then" in done.stdout
     assert "6 good, 0 bad" in bench("verify").stdout
 
     runs = {(row["method"], row["lr"], row["seed"]): row for row in read_table(bench, "runs.csv")}

@@ -27,7 +27,8 @@ from bench.config.schema import Config, replace_values, to_dict
 from bench.errors import BenchError
 from bench.report.table import write_tables
 from bench.results.store import RECORD, Result, Store
-from bench.run import attempt, run
+from bench.run import app, fitting, record
+from bench.run.run import run
 
 Compose = Callable[..., Config]
 Command = Callable[..., tuple[int, str, str]]
@@ -116,7 +117,7 @@ def test_a_name_that_is_no_name_is_refused_before_anything_is_written(
 ) -> None:
     before = snapshot(tmp_path)
     with pytest.raises(BenchError, match=f"^{field}=") as caught:
-        run.run(replace_values(compose_tiny("method=majority"), {field: name}))
+        run(replace_values(compose_tiny("method=majority"), {field: name}))
     assert caught.value.exit_code == 2
     assert is_clean(str(caught.value))
     assert len(str(caught.value)) < 1000
@@ -139,12 +140,12 @@ def test_harmful_names_are_only_names(compose_tiny: Compose, tmp_path: Path) -> 
         named = {"method.name": name, "method.title": name, "model.name": name, "track.entity": name}
         values = named | ({} if "/" in name else {"data.name": name})
         one = replace_values(compose_tiny("method=majority"), values | {"data.split_seed": seed})
-        result = run.run(one)
+        result = run(one)
         assert result.status == "success"
         folder = store.run_folder(result.run_id)
         assert yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) == result.config
         assert result.config["method"]["name"] == name
-        assert is_clean(run.summarise(one, result))
+        assert is_clean(app.summarise(one, result))
     write_tables(store, lang="en", report=compose_tiny().report)
     assert names_in(tmp_path) == {"results"}
     require_harmless_tables(store.folder, methods=len(HARMFUL), runs=len(HARMFUL))
@@ -192,7 +193,7 @@ def test_harmful_texts_and_labels_are_only_texts(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     sizes = [f"data.{split}_size={len(labels)}" for split in ("validation", "test")]
     before = names_in(tmp_path)
-    result = run.run(compose_tiny(f"data.train={path}", "train.max_steps=3", "train.warmup_steps=0", *sizes))
+    result = run(compose_tiny(f"data.train={path}", "train.max_steps=3", "train.warmup_steps=0", *sizes))
     assert result.status == "success", result.error
     assert result.labels == labels
     store = Store(tmp_path / "results")
@@ -235,7 +236,7 @@ def write_hostile_record(store: Store, *, text: str, status: str, seed: int, con
         reasons={"memory.kind": text, "*": text},
     )
     store.write(result)
-    assert is_clean(run.summarise(config, dataclasses.replace(result, status="failed")))
+    assert is_clean(app.summarise(config, dataclasses.replace(result, status="failed")))
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
@@ -335,18 +336,18 @@ def test_an_error_that_quotes_a_secret_is_recorded_without_it(
     """As the errors of an HTTP library quote the proxy, and those of a subprocess its environment."""
 
     def fail(*_: object, **__: object) -> None:
-        attempt._log.warning("about to use %s", SECRETS["HTTPS_PROXY"])
+        record._log.warning("about to use %s", SECRETS["HTTPS_PROXY"])
         os.write(2, f"C code says {SECRETS['HF_TOKEN']}\n".encode())
         raise RuntimeError(f"cannot reach {SECRETS['HTTPS_PROXY']} with {SECRETS['WANDB_API_KEY']}")
 
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(attempt, "fit", fail)
+    monkeypatch.setattr(fitting, "fit", fail)
     config = compose_tiny()
-    result = run.run(config)
+    result = run(config)
     assert result.status == "failed"
     assert find_secrets(tmp_path) == []
-    assert not [part for part in PARTS if part in run.summarise(config, result)]
+    assert not [part for part in PARTS if part in app.summarise(config, result)]
 
 
 def test_a_sweep_keeps_the_environments_secrets(tiny_bert: Path, texts: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 
 from bench.config.schema import Config
 from bench.errors import BenchError
-from bench.run import run
+from bench.run import app
+from bench.run.run import run
 
 Compose = Callable[..., Config]
 
@@ -128,7 +129,7 @@ def test_a_model_cannot_run_code(
     before = names_in(tmp_path)
     steps = ["train.max_steps=2", "train.warmup_steps=0", f"method={method}"]
     with contextlib.suppress(BenchError):
-        result = run.run(compose_tiny(f"model.path={folder}", *steps))
+        result = run(compose_tiny(f"model.path={folder}", *steps))
         assert result.status in ("success", "invalid", "failed")
     assert not trap.mark.exists()
     assert names_in(tmp_path) - before <= {"results", "cache"}
@@ -146,7 +147,7 @@ def test_what_is_cached_and_checkpointed_cannot_run_code(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench.model.build.load_trained", stop)
         with pytest.raises(KeyboardInterrupt):
-            run.run(config)
+            run(config)
     read = [
         path
         for path in [*tmp_path.rglob("checkpoints/*/*"), *(tmp_path / "cache").rglob("*")]
@@ -160,7 +161,7 @@ def test_what_is_cached_and_checkpointed_cannot_run_code(
             files = json.loads(manifest.read_text())["files"]
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             change_json(manifest, files=files | {path.name: digest})
-    assert run.run(config).status in ("success", "failed")
+    assert run(config).status in ("success", "failed")
     assert not trap.mark.exists()
 
 
@@ -190,7 +191,7 @@ def test_a_configuration_file_cannot_run_code(
     short = ["track.mode=disabled", "train.max_steps=1", "train.warmup_steps=0"]
     monkeypatch.setattr(sys, "argv", ["bench"])
     with pytest.raises(SystemExit) as ended:
-        run.main(["--config-dir", f"{tmp_path}/conf", "method=evil", *settings, *folders, *short])
+        app.main(["--config-dir", f"{tmp_path}/conf", "method=evil", *settings, *folders, *short])
     assert ended.value.code in (1, 2)
     assert "Traceback" not in capsys.readouterr().err
     assert not trap.mark.exists()

@@ -10,7 +10,7 @@ import torch
 
 from bench.config.schema import Config
 from bench.results.store import Result, Store
-from bench.run import attempt
+from bench.run import fitting
 from bench.run.run import run, run_all
 from bench.train.checkpoint import BEST
 from bench.train.meter import Meter
@@ -69,7 +69,7 @@ def test_each_run_of_a_pack_leaves_the_record_of_a_run_alone(
     assert again.attempts[0]["packed"] == results[0].packed
     assert store.read(again.run_id) == again
     assert run(compose_tiny("lora.r=2")) == again
-    assert not (store.run_folder(again.run_id) / attempt.ASIDE).exists()
+    assert not (store.run_folder(again.run_id) / fitting.ASIDE).exists()
 
 
 def test_a_run_that_fails_alone_leaves_its_success_in_a_pack_as_it_was(
@@ -77,13 +77,13 @@ def test_a_run_that_fails_alone_leaves_its_success_in_a_pack_as_it_was(
 ) -> None:
     first, *_ = run_all(pack)
     before = read_files(pack, first)
-    fit = attempt.fit
+    fit = fitting.fit
 
     def fit_and_fail(*given: Any, **named: Any) -> None:
         fit(*given, **named)
         raise torch.OutOfMemoryError("injected")
 
-    monkeypatch.setattr(attempt, "fit", fit_and_fail)
+    monkeypatch.setattr(fitting, "fit", fit_and_fail)
     assert run(compose_tiny("lora.r=2")).status == "oom"
     assert read_files(pack, first) == before
 
@@ -113,7 +113,7 @@ def test_what_ends_a_pack_ends_all_its_runs(
         with meter.phase("train"):
             raise error
 
-    monkeypatch.setattr(attempt, "fit_pack", fail)
+    monkeypatch.setattr(fitting, "fit_pack", fail)
     if status == "interrupted":
         with pytest.raises(KeyboardInterrupt):
             run_all(pack)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from bench.config.schema import Config
 from bench.errors import ConfigError, MissingError
 from bench.results.store import Result
-from bench.run import attempt
+from bench.run import fitting
 from bench.run.run import run
 from bench.train import parallel
 
@@ -94,13 +94,13 @@ def test_processes_start_alike_and_drop_out_other_values(
     compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Dropout draws from torch's generator, whose seed the second process tells here."""
-    told, follow = tmp_path / "seed", attempt._follow
+    told, follow = tmp_path / "seed", fitting._follow
 
     def follow_and_tell(*arguments: Any) -> None:
         follow(*arguments)
         told.write_text(str(torch.initial_seed()))
 
-    monkeypatch.setattr(attempt, "_follow", follow_and_tell)
+    monkeypatch.setattr(fitting, "_follow", follow_and_tell)
     train(compose_tiny(*COMMON, "train.distributed=ddp", "train.processes=2", "seed=7"))
     assert torch.initial_seed() == 7
     assert int(told.read_text()) == 7 + 2**32
@@ -112,7 +112,7 @@ def test_a_run_fails_with_the_error_of_any_of_its_processes(
     def follow(*_: Any, **__: Any) -> None:
         raise MemoryError("that device is full")
 
-    monkeypatch.setattr(attempt, "_follow", follow)
+    monkeypatch.setattr(fitting, "_follow", follow)
     config = compose_tiny(*COMMON, "train.distributed=ddp", "train.processes=2")
     result = run(config)
     assert (result.status, (result.error or {})["message"]) == ("oom", "that device is full")

@@ -20,7 +20,7 @@ from bench.config.schema import Config
 from bench.errors import ConfigError, DataError, MissingError, RunError, StoreError
 from bench.model import build, tensors
 from bench.results.store import Result, Store
-from bench.run import attempt, outcome
+from bench.run import fitting, record, tracking
 from bench.run.run import run
 from bench.train import checkpoint, device, loop
 from bench.train.device import limit_memory, require_attention
@@ -170,7 +170,23 @@ def test_an_error_in_training_is_recorded_and_a_later_success_takes_its_place(
     ],
 )
 def test_an_error_becomes_its_status(error: BaseException, status: str) -> None:
-    assert outcome.classify(error) == status
+    assert record.classify(error) == status
+
+
+def test_a_run_that_is_stopped_before_it_trains_says_so(
+    compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking, "start", interrupt)
+    config = compose_tiny("method=majority")
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    [found], _ = Store(Path(config.results_dir)).read_all()
+    assert (found.status, found.phase) == ("interrupted", "load")
+    assert found.error is not None
+    assert found.error["type"] == "KeyboardInterrupt"
 
 
 def test_a_diverging_run_says_so(compose_tiny: Compose) -> None:
@@ -198,7 +214,7 @@ def test_a_baseline_without_a_network_is_measured_on_the_cpu_where_it_runs(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    assert attempt.require_device(compose(f"method={method}")) == torch.device(device)
+    assert fitting.require_device(compose(f"method={method}")) == torch.device(device)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from bench.config.identity import identify
 from bench.config.schema import Config, replace_values, to_dict
 from bench.errors import StoreError
 from bench.results.store import RECORD, Result, Store
-from bench.run import run
+from bench.run import app
 
 Bench = Callable[..., tuple[int, str, str]]
 
@@ -340,7 +340,7 @@ def test_run_and_sweep_are_the_hydra_app(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], passed_on: list[str]
 ) -> None:
     called: list[list[str]] = []
-    monkeypatch.setattr(run, "main", called.append)
+    monkeypatch.setattr(app, "main", called.append)
     monkeypatch.setattr(sys, "argv", ["bench", *arguments])
     with pytest.raises(SystemExit, match=r"^0$"):
         cli.main()

@@ -19,11 +19,12 @@ from bench.errors import ConfigError, HeldError, MissingError, StoreError
 from bench.model import weights
 from bench.results.store import RECORD, STARTED, STATUSES, Result, Store, start_record
 from bench.run import tracking
-from bench.sweep import engine
-from bench.sweep.engine import Foresight, Identifier, Outcome, Sweep, plan_sweep
+from bench.sweep import engine, request
+from bench.sweep.engine import Foresight, Outcome, Sweep
 from bench.sweep.isolate import ProcessError
 from bench.sweep.packing import Pack
 from bench.sweep.plan import Axes, Plan, Point
+from bench.sweep.request import Identifier, plan_sweep
 from bench.train import checkpoint
 from bench.train.checkpoint import BEST, FOLDER
 
@@ -250,6 +251,22 @@ def test_a_process_that_bitsandbytes_ended_for_want_of_memory_was_out_of_memory(
         )
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [("Error out of memory at line 62 in file /src/csrc/ops.cu", "oom"), ("step 1: loss 0.5", "crashed")],
+)
+def test_a_single_run_that_bitsandbytes_ended_was_out_of_memory_to_the_next_sweep(
+    sweep: Callable[..., Outcome], store: Store, plan: Plan, words: str, status: str
+) -> None:
+    run_id = plan.points[3].run_id
+    store.write(record(plan.points[3], STARTED))
+    (store.run_folder(run_id) / "log.txt").write_text(words)
+    assert sweep(Trainer(store)).exit_code == 0
+    found = store.read(run_id)
+    assert found is not None
+    assert [attempt["status"] for attempt in found.attempts] == [status]
+
+
 def test_what_cannot_fit_is_recorded_without_being_started(
     base: Config, store: Store, plan: Plan, identify: Identifier
 ) -> None:
@@ -414,8 +431,8 @@ def test_every_fault_of_every_run_is_found_before_any_is_identified(compose: Com
 def test_texts_and_weights_are_looked_at_once(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     load, revision = dataset.load, weights.revision
-    monkeypatch.setattr(engine.dataset, "load", lambda one: loaded.append(one.name) or load(one))
-    monkeypatch.setattr(engine.weights, "revision", lambda one: loaded.append(one.name) or revision(one))
+    monkeypatch.setattr(request.dataset, "load", lambda one: loaded.append(one.name) or load(one))
+    monkeypatch.setattr(request.weights, "revision", lambda one: loaded.append(one.name) or revision(one))
     axes = {"method": ["full", "lora", "qlora"], "lora.r": [8, 16]}
     identify = Identifier()
     plan = plan_sweep([axes], constant=[], compose=lambda lines: compose(*lines), identify=identify)

@@ -1,12 +1,12 @@
-"""What make sweep runs follows from the machine's cards, as the driver tells them."""
+"""Which experiment and which places for runs follow from the machine's cards, as the driver tells them."""
 
 from collections.abc import Callable
 
 import pytest
 
 from bench.run import driver
-from bench.run.driver import Device, Driver
-from bench.sweep.machine import choose_experiment, main
+from bench.run.driver import Choice, Device, Driver
+from bench.sweep.machine import choose_experiment, count_slots, main, make_slots
 
 GIB = 2**30
 Cards = dict[str, float]
@@ -78,3 +78,17 @@ def test_a_driver_that_is_too_old_ends_make_sweep(
     printed = capsys.readouterr()
     assert (ended.value.code, printed.out) == (3, "")
     assert "update the driver to one for CUDA 14" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("devices", "count"), [("auto", 1), ("cuda", 1), ("cpu", 1), ("cpu*3", 3), ("0,2", 2)]
+)
+def test_there_are_as_many_slots_as_are_counted(
+    monkeypatch: pytest.MonkeyPatch, devices: str, count: int
+) -> None:
+    monkeypatch.setattr(driver, "choose", lambda devices: Choice(("0", "MIG-2") if "," in devices else ()))
+    slots = make_slots(devices)
+    assert len(slots) == count_slots(devices) == count
+    if devices == "0,2":  # a run of a slot has one device and sees no other
+        assert [slot.environment for slot in slots] == [((driver.VISIBLE, one),) for one in ("0", "MIG-2")]
+        assert {slot.overrides for slot in slots} == {("devices=cuda",)}

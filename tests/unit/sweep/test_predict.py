@@ -17,7 +17,7 @@ from bench.memory.prediction import Prediction
 from bench.results.store import Result, Store, start_record
 from bench.run import driver
 from bench.run.driver import Device, Driver, Holder
-from bench.sweep import forecast, predict
+from bench.sweep import forecast, overview, predict
 from bench.sweep.isolate import Isolation
 from bench.sweep.overview import tabulate
 from bench.sweep.plan import Plan, make_plan
@@ -168,7 +168,7 @@ def test_a_plan_and_a_refusal_name_who_holds_the_cards_memory(
     monkeypatch.setattr(predict, "CONTEXT_BYTES", int(21.5 * GIB) - 100)
     known = forecast.forecast(plan, base, Store(tmp_path), isolation=Isolation())
     described = forecast.describe_plan(plan, base, Store(tmp_path), known)
-    lines = forecast.summarise(described, known)
+    lines = overview.summarise(described, known)
     assert "on rtx4090, 0.0 GiB usable while Xorg (pid 1200) holds 2.0 GiB: " in lines[1]
     assert "devices=auto takes card 1" in lines[2]
     assert described["device"]["index"] == 1
@@ -253,7 +253,7 @@ def test_a_plan_adds_up(compose: Compose, tmp_path: Path) -> None:
     assert described["cost"] == pytest.approx(9 * hours)
     assert [run["fits"] for run in described["runs"]] == [False, True, True]
     assert [run["predicted_peak_reserved_bytes"] for run in described["runs"]] == [122, 72, 72]
-    assert "1 do not fit, 2 fit" in forecast.summarise(described, known)[1]
+    assert "1 do not fit, 2 fit" in overview.summarise(described, known)[1]
 
 
 @pytest.mark.usefixtures("fake")
@@ -267,11 +267,11 @@ def test_hours_energy_and_cost_are_the_least_until_a_run_has_finished(
         known = dataclasses.replace(known, calibrations={"": Calibration(1.0, 0.05, 2)})
     described = forecast.describe_plan(plan, plan.points[0].config, Store(tmp_path), known)
     bound, other = ("about", "at least") if finished else ("at least", "about")
-    [line] = [line for line in forecast.summarise(described, known) if line.startswith("time: ")]
+    [line] = [line for line in overview.summarise(described, known) if line.startswith("time: ")]
     assert line.count(bound) == 6  # to go, kWh, cost, and three other ways
     assert f"cost {bound} " in line
     header, _ = tabulate(plan, described)
-    lines = [line, *forecast.list_runs(plan, described), header[-1]]
+    lines = [line, *overview.list_runs(plan, described), header[-1]]
     assert all(bound in one and other not in one for one in lines)
 
 
@@ -327,7 +327,7 @@ def test_gpu_check_tells_the_time_until_runs_have_finished(compose: Compose, tmp
 
     def foresee_all() -> tuple[dict[str, float | None], str]:
         known = forecast.forecast(plan, base, store, isolation=Isolation())
-        told = forecast.summarise(forecast.describe_plan(plan, base, store, known), known)[2]
+        told = overview.summarise(forecast.describe_plan(plan, base, store, known), known)[2]
         return {name: one.seconds for name, one in known.outlooks.items()}, told
 
     seconds, told = foresee_all()

@@ -45,7 +45,7 @@ def test_a_person_is_asked_and_may_say_yes(
 ) -> None:
     shown = answer(typed)
     confirm_long(describe(46.6), compose(), ARGUMENTS)
-    assert shown.getvalue() == "this sweep takes about 46.6 h at least; go on? [y/N] "
+    assert shown.getvalue() == "this sweep takes at least 46.6 h; go on? [y/N] "
 
 
 @pytest.mark.parametrize("typed", ["\n", "n\n", "yesterday\n", ""])
@@ -114,5 +114,5 @@ def test_what_counts_are_the_hours_of_this_strategy(
     described: dict[str, Any],
 ) -> None:
     answer(None)
-    with pytest.raises(ConfigError, match=r"about 12\.0 h at least"):
+    with pytest.raises(ConfigError, match=r"at least 12\.0 h"):
         confirm_long(described, compose(*lines), ARGUMENTS)

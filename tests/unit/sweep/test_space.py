@@ -15,7 +15,7 @@ from bench.config.schema import Config, replace_values
 from bench.errors import MissingError, StoreError
 from bench.memory.prediction import Prediction
 from bench.results.store import Store, start_record
-from bench.sweep import forecast, space
+from bench.sweep import forecast, overview, space
 from bench.sweep.forecast import Forecast
 from bench.sweep.plan import Plan, make_plan
 from bench.sweep.predict import Found, Target
@@ -194,7 +194,7 @@ def test_unknown_sizes_are_said_to_be_unknown(find: Find) -> None:
 
     found = find(change=forget)
     assert space.summarise(found)[1] == (
-        "disk: not counted are the weights of 3 runs, whose size is not known"
+        "disk: the weights of 3 runs are not counted, as their size is unknown"
     )
     assert space.describe(found)["runs_of_unknown_weights"] == 3
 
@@ -267,7 +267,7 @@ def test_a_sweep_that_has_not_the_room_trains_nothing(
     known = Forecast(TARGET, predict(plan), {}, {}, base.report)
     monkeypatch.setattr(forecast, "forecast", lambda *_, **__: known)
     monkeypatch.setattr(forecast, "describe_plan", lambda *_: {"total_hours": None})
-    monkeypatch.setattr(forecast, "summarise", lambda *_: [])
+    monkeypatch.setattr(overview, "summarise", lambda *_: [])
     monkeypatch.setattr(space.shutil, "disk_usage", lambda _: SimpleNamespace(free=GIB))
     sweeper = object.__new__(BenchSweeper)
     sweeper.worker = None

@@ -31,11 +31,11 @@ class ClusterLauncher(Launcher):
         self.on_end: Callable[[int, JobReturn], bool] = lambda *_: True  # False: end the other jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keeps what launch needs."""
+        """Keep what launch needs."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Each job's return in order; a job that died is a failed one."""
+        """Return each job's return in order; a job that died has failed."""
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         configs = [self._compose(job, initial_job_idx + place) for place, job in enumerate(job_overrides)]
@@ -61,7 +61,7 @@ class ClusterLauncher(Launcher):
         return returns
 
     def _gather(self, batch: Batch, left: set[int], returns: list[JobReturn]) -> None:
-        """Puts each job's return in its place as it ends."""
+        """Put each job's return in its place as it ends."""
         go_on = True
         while left:
             for place in batch.find_ended(left):
@@ -96,7 +96,7 @@ class RayLauncher(ClusterLauncher):
 
 
 def _stop(batch: Batch, left: Collection[int]) -> None:
-    """Ends the jobs and gives their runs the time to write it down."""
+    """End the jobs and give their runs the time to write that down."""
     batch.cancel(left)
     end = time.monotonic() + GRACE_SECONDS
     while left and time.monotonic() < end:

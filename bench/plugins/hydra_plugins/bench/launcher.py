@@ -15,11 +15,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from bench.sweep.isolate import GRACE_SECONDS, Isolation, ProcessError
-from bench.sweep.slots import Slot
+from bench.sweep.machine import Slot
 
 
 class BenchLauncher(Launcher):
-    """A crash, an exit, a hang or a leak of memory in one job touches no other."""
+    """Launches jobs so that a crash, an exit, a hang or a leak of memory in one job touches no other."""
 
     def __init__(self) -> None:
         self.isolation = Isolation()
@@ -29,11 +29,11 @@ class BenchLauncher(Launcher):
         self.on_end: Callable[[int, JobReturn], bool] = lambda *_: True  # False: start no further job
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keeps what launch needs."""
+        """Keep what launch needs."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Each job's return in order; a job whose process died is a failed one."""
+        """Return each job's return in order; a job whose process died has failed."""
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         returns: list[JobReturn | None] = [None] * len(job_overrides)
@@ -120,7 +120,7 @@ class BenchLauncher(Launcher):
 def run_in_child(
     context: HydraContext, task: TaskFunction, config: DictConfig, singletons: dict[Any, Any]
 ) -> JobReturn:
-    """What Hydra's own launcher does for a job, in a process that has not set Hydra up yet."""
+    """Run a job as Hydra's own launcher does, in a process that has not set Hydra up yet."""
     setup_globals()
     Singleton.set_state(singletons)
     return run_job(

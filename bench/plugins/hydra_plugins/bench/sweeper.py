@@ -19,26 +19,27 @@ from bench.config import schema
 from bench.config.identity import describe
 from bench.config.schema import Config
 from bench.errors import StoreError
+from bench.process import interrupt_code, stop_on_signals
 from bench.redaction import show
 from bench.report.table import write_tables
 from bench.results.store import Store
 from bench.run import tracking
-from bench.run.run import interrupt_code, stop_on_signals, summarise
+from bench.run.app import summarise
 from bench.sweep import forecast, isolate, overview, space
-from bench.sweep.engine import Foresight, Identifier, Sweep, ends_sweep
+from bench.sweep.engine import Foresight, Sweep, ends_sweep
 from bench.sweep.isolate import Isolation, ProcessError
+from bench.sweep.machine import make_slots
 from bench.sweep.packing import Pack
 from bench.sweep.plan import Plan
 from bench.sweep.progress import Display
-from bench.sweep.request import confirm_long, plan_request
-from bench.sweep.slots import make_slots
+from bench.sweep.request import Identifier, confirm_long, plan_request
 
 
 class BenchSweeper(Sweeper):
-    """A thin shell: planning, skipping and final seeds are in bench.sweep."""
+    """Connects Hydra to bench.sweep, which plans, skips and trains."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Makes the launcher that the configuration names."""
+        """Make the launcher that the configuration names."""
         self.loader = hydra_context.config_loader
         self.composed = config
         self.worker = Plugins.instance().instantiate_launcher(
@@ -48,7 +49,7 @@ class BenchSweeper(Sweeper):
         self.lock = threading.Lock()  # jobs end in threads of their own
 
     def sweep(self, arguments: list[str]) -> None:
-        """Runs the sweep, writes and prints the table unless it was stopped, and exits with its code."""
+        """Run the sweep, write and print the table unless it was stopped, and exit with its code."""
         local = isinstance(self.worker, BenchLauncher)
         stop_on_signals(again=self.worker.isolation.kill if isinstance(self.worker, BenchLauncher) else None)
         if local:
@@ -87,7 +88,7 @@ class BenchSweeper(Sweeper):
         sys.exit(code)
 
     def _foresee(self, plan: Plan, base: Config, store: Store, arguments: Sequence[str]) -> Foresight:
-        """Prints what the plan comes to, and asks before a long one; gives back what is known of its runs.
+        """Print the plan's totals, and ask before a long one; return the predictions for its runs.
 
         Raises:
             ConfigError: it is long and was not confirmed.
@@ -96,7 +97,7 @@ class BenchSweeper(Sweeper):
         known = forecast.forecast(plan, base, store, isolation=isolation)
         described = forecast.describe_plan(plan, base, store, known)
         room = space.find_space(plan, base, store, found=known.found, target=known.target)
-        lines = forecast.summarise(described, known)
+        lines = overview.summarise(described, known)
         lines += [*space.summarise(room), *overview.tell_order(plan, base.sweep)]
         print(show("\n".join(lines)), flush=True)
         space.require(room, base)
@@ -109,7 +110,7 @@ class BenchSweeper(Sweeper):
         return schema.from_hydra(self.loader.load_sweep_config(self.composed, list(overrides)))
 
     def _launch(self, jobs: Sequence[tuple[Pack, Sequence[str]]]) -> list[Exception | None]:
-        """The error of each job that is not in its runs' own records, or None."""
+        """Launch the jobs; return the error of each that its runs' records do not hold, or None."""
         packs = [pack for pack, _ in jobs]
         self.display.expect(sum(map(len, packs)))
         if isinstance(self.worker, BenchLauncher):
@@ -130,7 +131,7 @@ class BenchSweeper(Sweeper):
         return [_error(job) for job in returns]
 
     def _end(self, pack: Pack, job: JobReturn) -> bool:
-        """Shows how the runs of a job ended; whether further jobs may start.
+        """Show how the runs of a job ended; return whether further jobs may start.
 
         Which run of a pack has failed is not known before each was trained alone.
         """
@@ -148,7 +149,7 @@ class BenchSweeper(Sweeper):
         return not (failed and len(pack) == 1 and pack[0].config.sweep.fail_fast) and not ends_sweep(error)
 
     def _write_unfinished(self) -> None:
-        """Writes the tables of what there is by now; that they cannot be written ends no training."""
+        """Write the tables of the runs that have ended; an error there stops no training."""
         store, (ended, planned) = self.running.store, self.running.progress()
         try:
             write_tables(store, lang="en", report=self.running.base.report, progress=(ended, planned))
@@ -161,7 +162,7 @@ class BenchSweeper(Sweeper):
 
 
 def _limit_seconds(pack: Pack) -> float | None:
-    """What a job may take: a pack as long as its runs one after another."""
+    """Return the time limit of a job: a pack has that of all its runs together."""
     limit = pack[0].config.sweep.time_limit_seconds
     return None if limit is None else limit * len(pack)
 

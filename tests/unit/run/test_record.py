@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.errors import ConfigError
-from bench.run.outcome import classify
+from bench.run.record import classify
 
 
 @pytest.mark.parametrize(

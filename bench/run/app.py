@@ -1,0 +1,150 @@
+"""The Hydra app of one run: its command line, its exit codes and its messages.
+
+``python -m bench.run`` and ``bench run`` are this app; ``bench sweep`` is its multirun.
+"""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.config import schema
+from bench.config.identity import describe
+from bench.config.pack import unpack
+from bench.config.schema import Config
+from bench.errors import BenchError
+from bench.process import interrupt_code, stop_on_signals
+from bench.redaction import show
+from bench.results.store import Result
+from bench.run import driver, tracking
+from bench.run.run import run_all
+from bench.spelling import guess
+
+PLUGINS_DIR = Path(__file__).parents[1] / "plugins"
+_BEYOND_ASCII = re.compile(r"[^,\[\]()]*[^\x00-\x7f][^,\[\]()]*")  # one value of a list or a sweep
+_NO_TEXT = re.compile(r"null|true|false|[+-]?[0-9.]+", re.IGNORECASE)  # to Hydra
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the Hydra app; a user's error is one message and the exit code of the contract.
+
+    ``arguments`` replace those of the command line.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    sys.argv = [sys.argv[0], *map(quote_text, given)]
+    with explained_errors():
+        prepare_hydra()
+        _app()
+
+
+def prepare_hydra() -> None:
+    """Register bench's schema and plugins with Hydra, and have its errors raised as they are."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    if str(PLUGINS_DIR) not in sys.path:
+        sys.path.append(str(PLUGINS_DIR))
+    schema.register_schema()
+
+
+@contextlib.contextmanager
+def explained_errors() -> Iterator[None]:
+    """Turn a user's error into one message and its exit code."""
+    try:
+        yield
+    except BenchError as error:
+        print(show(error), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        print(show(_explain(error)), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(interrupt_code(interrupt))
+
+
+@contextlib.contextmanager
+def composing() -> Iterator[Callable[[Sequence[str]], Config]]:
+    """Yield a function that composes a configuration; an error inside is one message and its exit code."""
+    with explained_errors():
+        prepare_hydra()
+        with hydra.initialize_config_dir(str(schema.CONF_DIR), version_base="1.3"):
+            yield lambda lines: schema.from_hydra(hydra.compose("config", overrides=list(lines)))
+
+
+def quote_text(argument: str) -> str:
+    """Return the override with quotes around what Hydra's grammar would refuse or Hydra not take for a text.
+
+    Those are values beyond ASCII, ``a=标题``, and names of groups like ``model=null``.
+    """
+    key, equals, value = argument.partition("=")
+    if _NO_TEXT.fullmatch(value) and (schema.CONF_DIR / key.lstrip("+").partition("@")[0]).is_dir():
+        return f"{key}='{value}'"
+    if argument.startswith("-") or not equals or any(mark in value for mark in "'\"{"):
+        return argument
+    return key + equals + _BEYOND_ASCII.sub(lambda found: f"'{found[0]}'", value)
+
+
+def task(composed: DictConfig) -> list[Result]:
+    """Run one job for Hydra; outside a sweep print its results and exit with their code."""
+    stop_on_signals()
+    if OmegaConf.select(composed, "track.mode") == "offline":
+        tracking.begin_run()
+    config = schema.from_hydra(composed)
+    alone = HydraConfig.get().mode == RunMode.RUN
+    try:
+        if alone and (note := driver.choose(config.devices, config.train.processes).note) is not None:
+            print(show(note), file=sys.stderr)
+        results = run_all(config)
+    except BenchError as error:
+        if not alone:
+            raise
+        print(show(error), file=sys.stderr)
+        sys.exit(error.exit_code)
+    if alone:
+        for one, result in zip(unpack(config), results, strict=True):
+            print(summarise(one, result), flush=True)
+        if any(result.status != "success" for result in results):
+            sys.exit(1)
+    return results
+
+
+def summarise(config: Config, result: Result) -> str:
+    """Return one line for a person: the run and its result."""
+    name = f"{result.run_id} {show(describe(config))}"
+    if not result.is_success:
+        message = (result.error or {}).get("message", "no message")
+        return show(f"{name}: {result.status} ({message})").replace("\n", " ")
+    test, packed = result.metrics["test"], result.packed
+    how = (
+        f"trained in {result.time['train_seconds']:.1f} s"
+        if packed is None
+        else f"one of {packed['size']} packed in {packed['pack_seconds']:.1f} s"
+    )
+    return f"{name}: test accuracy {test['accuracy']:.1%}, F1 {test['f1_macro']:.1%}, {how}"
+
+
+_app = hydra.main(version_base="1.3", config_path=str(schema.CONF_DIR), config_name="config")(task)
+
+
+def _explain(error: Exception) -> str:
+    """Return Hydra's or OmegaConf's message with its cause, without their inner types."""
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.partition("/")  # the name may be a URL with a password in it
+        options = [one for one in error.options if "/" not in one]
+        near = guess(name, options)
+        return f"{group}={name}: there is no such {group}{near or ';'} there are {', '.join(options)}"
+    if found := re.match(r"Could not override '([^'@]+)'", str(error)):
+        return schema.explain_unknown(found[1])
+    cause = error.__cause__
+    parts = [error, cause] if isinstance(cause, OmegaConfBaseException | HydraException) else [error]
+    lines = dict.fromkeys(line for part in parts for line in str(part).splitlines())
+    hidden = ("reference_type", "object_type", "full_key")
+    return "\n".join(line for line in lines if not line.strip().startswith(hidden))

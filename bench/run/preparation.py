@@ -1,0 +1,76 @@
+"""The needs of a run, checked before anything is written: configuration, texts, model, identity."""
+
+import dataclasses
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.config import pins
+from bench.config.batch import halve_micro_batch
+from bench.config.checks import require_valid
+from bench.config.identity import Identity, identify
+from bench.config.pack import unpack
+from bench.config.schema import Config
+from bench.data import dataset as datasets
+from bench.data.dataset import Dataset
+from bench.model import weights
+from bench.results.store import Result
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Runs that train together, and what all of them share; one run alone is a pack of one."""
+
+    members: tuple[tuple[Config, Identity], ...]  # with commits for what is on the hub
+    dataset: Dataset
+    model_folder: Path | None  # None: its weights are random
+    model_revision: str
+
+    @property
+    def ids(self) -> list[str]:
+        """The run_id of each member."""
+        return [identity.run_id for _, identity in self.members]
+
+    def leave_out(self, done: Container[str]) -> "Prepared":
+        """Return the same without the runs that are done."""
+        left = tuple(member for member in self.members if member[1].run_id not in done)
+        return dataclasses.replace(self, members=left)
+
+
+def prepare(config: Config) -> Prepared:
+    """Check the configuration, load the texts, and find the model and the identity of each run.
+
+    Raises:
+        ConfigError, DataError, MissingError: something is wrong or not there.
+    """
+    require_valid([config])
+    configs = unpack(pins.pin(config))
+    require_valid(configs)
+    dataset = datasets.load(config.data)
+    folder = weights.locate(configs[0].model)
+    revision = weights.revision(configs[0].model)
+    members = tuple(
+        (one, identify(one, data_fingerprint=dataset.fingerprint, model_revision=revision)) for one in configs
+    )
+    return Prepared(members, dataset, folder, revision)
+
+
+def adapt(config: Config) -> Config:
+    """Return the configuration as this process trains it: on one kind of device, its micro-batch halved.
+
+    Of ``devices=cpu*2`` that is cpu, of ``0,1`` cuda.
+
+    Raises:
+        ConfigError: the micro-batch cannot be halved so often.
+    """
+    first = config.devices.partition("*")[0]
+    placed = dataclasses.replace(config, devices="cuda" if first[0].isdigit() else first)
+    return halve_micro_batch(placed)
+
+
+def is_done(record: Result | None, *, alone: bool) -> bool:
+    """Return whether the record makes a training needless.
+
+    A run alone is trained again after a success in a pack, where memory and time were not its own.
+    """
+    return record is not None and record.is_success and not (alone and record.packed is not None)
