@@ -31,7 +31,7 @@ from bench.results.store import Result, Store
 from bench.run import provenance, tracking
 from bench.run.outcome import finish_record, flatten, measure_pack
 from bench.run.tracking import Mode, Tracker
-from bench.train import checkpoint, loop, metrics, optimizers, parallel, processes
+from bench.train import checkpoint, metrics, optimizers, parallel, processes
 from bench.train.checkpoint import BEST
 from bench.train.device import (
     choose_device,
@@ -42,6 +42,7 @@ from bench.train.device import (
 )
 from bench.train.fit import Fitted, fit
 from bench.train.meter import Meter
+from bench.train.training import Row
 
 ASIDE = "alone"  # in a run's folder: the weights of a run that is trained again
 _log = logging.getLogger("bench")
@@ -119,7 +120,7 @@ class _Diary:
     tracker: Tracker
     history: list[dict[str, Any]] = field(default_factory=list)
 
-    def log(self, row: loop.Row, step: int) -> None:
+    def log(self, row: Row, step: int) -> None:
         """A row of the run's history; memory that it shares is not its own."""
         if self.started.packed is not None:
             row = {name: value for name, value in row.items() if not name.endswith("_bytes")}
