@@ -15,16 +15,16 @@ from unittest import mock
 import bitsandbytes
 import numpy as np
 import torch
-from accelerate.state import GradientState
 from accelerate.utils import DistributedType, convert_to_fp32
 from torch import nn
 
 from bench.config.schema import Config
 from bench.memory.kernels import Kernels
 from bench.memory.recording import Recorder, Recording
-from bench.model import build, trained
+from bench.model import build
 from bench.train import loop, optimizers
 from bench.train.task import Task
+from bench.train.training import Training, build_alone, prepare
 
 META = torch.device("meta")
 STEPS = 2  # the first makes the optimizer's states
@@ -56,10 +56,11 @@ class _Accelerator:
     num_processes, process_index = 1, 0
     optimizer_step_was_skipped = False
 
+    sync_gradients = True
+
     def __init__(self, precision: str, recorder: Recorder) -> None:
         self.precision = precision
         self.recorder = recorder
-        self.gradient_state = GradientState()
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
@@ -72,7 +73,7 @@ class _Accelerator:
             yield
 
     def prepare(self, network: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
-        """The network computing under autocast, and the optimizer."""
+        """Let the network compute under autocast."""
         forward = network.forward
 
         def compute(*args: Any, **options: Any) -> Any:
@@ -115,8 +116,8 @@ def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) ->
     config = _shape_only(config)
     recorder = Recorder(shapes.device_type)
     with mock.patch.dict(bitsandbytes.functional.name2qmap, dynamic=torch.empty(256, device=META)):
-        network = build.build(
-            config,
+        networks = build_alone(
+            [config],
             folder=folder,
             labels=[str(number) for number in range(shapes.labels)],
             pad_token_id=shapes.pad_token_id,
@@ -124,25 +125,27 @@ def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) ->
             precision=shapes.precision,
         )
     owner = "weights" if config.method.trainable == "all" else "adapters"
-    hold_weights(recorder, network.model, trained=owner)
-    sizes = [one.nbytes for one in trained.find(network.model).values()]
-    recorder.recording.parameters = network.total_parameters
+    network, [part] = networks.model, networks.parts
+    hold_weights(recorder, network, trained=owner)
+    sizes = [one.nbytes for one in part.find().values()]
+    recorder.recording.parameters = part.total_parameters
     recorder.recording.trained_bytes, recorder.recording.largest_bytes = sum(sizes), max(sizes)
     kernels = Kernels(shapes.device_type)
-    _recompute_within(network.model, kernels)
+    _recompute_within(network, kernels)
     with kernels.active(), recorder, _meta_optimizers(recorder):
         accelerator: Any = _Accelerator(shapes.precision, recorder)
         recorder.phase = "forward"
-        for parameter in network.model.parameters():
-            if parameter.requires_grad:
-                hook = _hold_gradient(recorder)
-                parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
-        training = loop.prepare(network.model, config, task=task, steps=STEPS, accelerator=accelerator)
-        _train(recorder, training, shapes)
-        _hold_states(recorder, training.optimizer)
+        for parameter in part.find().values():
+            hook = _hold_gradient(recorder)
+            parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+        training = prepare(
+            networks, [config], task=task, steps=STEPS, accelerator=accelerator, logs=[lambda *_: None]
+        )
+        _take_steps(recorder, training, shapes)
+        _hold_states(recorder, training.members[0].optimizer)
         recorder.phase = "eval"
-        batches = iter([(np.arange(shapes.eval_rows), make_batch(shapes.eval_rows, shapes.eval_length))])
-        loop.predict(training.model, batches, task=task, accelerator=accelerator)
+        rows = shapes.eval_rows
+        loop.predict(training, [(np.arange(rows), make_batch(rows, shapes.eval_length))])
     return recorder.recording
 
 
@@ -173,7 +176,8 @@ def _find_obstacle(config: Config, shapes: Shapes) -> str | None:
     return None
 
 
-def _train(recorder: Recorder, training: loop.Training, shapes: Shapes) -> None:
+def _take_steps(recorder: Recorder, training: Training, shapes: Shapes) -> None:
+    """Take the steps that are traced, on batches as the run's longest."""
     settings = training.settings
     training.model.train()
     for _ in range(STEPS):
@@ -182,7 +186,7 @@ def _train(recorder: Recorder, training: loop.Training, shapes: Shapes) -> None:
             make_batch(settings.micro_batch_size, shapes.length)
             for _ in range(min(settings.gradient_accumulation_steps, MICRO_BATCHES))
         ]
-        loop.advance(training, batches)
+        loop.take_step(training, batches)
 
 
 def make_batch(rows: int, length: int) -> dict[str, torch.Tensor]:

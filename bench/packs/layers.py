@@ -60,7 +60,7 @@ class Adapters:
         self.stack()
 
     def stack(self) -> None:
-        """Puts the weights of the members there are side by side; lower ranks are padded with zeros."""
+        """Put the weights of the members that are left side by side; lower ranks are padded with zeros."""
         pairs = [(self.layer.lora_A[name].weight, self.layer.lora_B[name].weight) for name in self.members]
         rank, shape = max(len(a) for a, _ in pairs), (len(pairs[0][0][0]), len(pairs[0][1]))
         self.down, self.up = (pairs[0][0].new_zeros((len(pairs), rank, size)) for size in shape)
@@ -75,16 +75,6 @@ class Adapters:
         self.down.requires_grad_()
         self.up.requires_grad_()
         self.scales = self.down.new_tensor([self.layer.scaling[name] for name in self.members])
-
-    def weights(self) -> list[nn.Parameter]:
-        """PEFT's own, of the members there are."""
-        return [own[name].weight for own in (self.layer.lora_A, self.layer.lora_B) for name in self.members]
-
-    def clear(self) -> None:
-        """Sets the gradients to zero, in place, as the members' are views of them."""
-        for whole in (self.down, self.up):
-            assert whole.grad is not None
-            whole.grad.zero_()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """W x + B A x * scaling. # inputs: (members x rows, ..., in)"""

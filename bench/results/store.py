@@ -69,7 +69,7 @@ class Result:
     @property
     def is_success(self) -> bool:
         """Whether the run counts as done."""
-        return self.is_success
+        return self.status == "success"
 
 
 _KINDS = get_type_hints(Result)  # once: a report reads thousands of records

@@ -111,7 +111,7 @@ def task(composed: DictConfig) -> list[Result]:
     if alone:
         for one, result in zip(unpack(config), results, strict=True):
             print(summarise(one, result), flush=True)
-        if any(result.status != "success" for result in results):
+        if any(not result.is_success for result in results):
             sys.exit(1)
     return results
 

@@ -21,8 +21,8 @@ from bench.results.store import Result, Store, start_record
 from bench.run import provenance, tracking
 from bench.run.preparation import Prepared, adapt
 from bench.run.tracking import Mode, Tracker
-from bench.train import loop
 from bench.train.meter import Meter
+from bench.train.training import Row
 
 _log = logging.getLogger("bench")
 
@@ -47,7 +47,7 @@ class Journal:
         """Whether memory and time of the process are the run's own."""
         return self.started.packed is None
 
-    def log(self, row: loop.Row, step: int) -> None:
+    def log(self, row: Row, step: int) -> None:
         """Write down a row of the history, without memory that the run shares with others."""
         if not self.is_alone:
             row = {name: value for name, value in row.items() if not name.endswith("_bytes")}

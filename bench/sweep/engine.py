@@ -176,7 +176,7 @@ class Sweep:
     def _read_validation(self, run: Point, name: str) -> float | None:
         """Return the run's score on validation, or None without a success."""
         record = self.store.read(run.run_id)
-        if record is None or record.status != "success":
+        if record is None or not record.is_success:
             return None
         score: float | None = record.metrics["validation"][name]
         return score

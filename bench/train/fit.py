@@ -1,13 +1,15 @@
-"""Fits one classifier, a network or a baseline, and says what each held-out text is taken for."""
+"""Fits classifiers, networks or baselines, and has them classify the held-out texts."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import set_seed
 
@@ -15,21 +17,30 @@ from bench.config.schema import Config, TrainConfig
 from bench.data import prompt as prompts
 from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
-from bench.errors import ConfigError
-from bench.model import build, random_weights
+from bench.errors import ConfigError, RunError
+from bench.model import build, random_weights, trained
 from bench.train import baselines, loop, metrics, optimizers, parallel, resumption
 from bench.train import task as tasks
 from bench.train.checkpoint import BEST
 from bench.train.device import choose_precision
-from bench.train.loop import Probabilities
 from bench.train.meter import Meter
+from bench.train.training import (
+    Log,
+    Member,
+    Networks,
+    Probabilities,
+    Training,
+    build_alone,
+    make_accelerator,
+    prepare,
+)
 
 EVALUATED = ("validation", "test")
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What fitting came to, as the blocks of a record."""
+    """A classifier's answers and what fitting it took, as the blocks of a record."""
 
     probabilities: Mapping[str, Probabilities]  # by split
     parameters: dict[str, int | None]  # {trainable, total}
@@ -39,6 +50,14 @@ class Fitted:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
+class Texts(NamedTuple):
+    """A data set as a model's token ids, how its batches are padded, and what the model makes of them."""
+
+    splits: dict[str, tokens.TokenisedSplit]
+    padding: tokens.Padding
+    task: tasks.Task
+
+
 def fit(
     config: Config,
     dataset: Dataset,
@@ -46,9 +65,9 @@ def fit(
     model_folder: Path | None,
     run_folder: Path,
     meter: Meter,
-    log: loop.Log,
+    log: Log,
 ) -> Fitted:
-    """Fits what the method's estimator names; ``log`` gets the rows of the history as they come.
+    """Fit what the method's estimator names; ``log`` gets the rows of the history as they come.
 
     Raises:
         ConfigError: the method does not fit the model or this machine.
@@ -56,9 +75,17 @@ def fit(
     """
     set_seed(config.seed)
     if config.method.estimator == "network":
-        return _fit_network(
-            config, dataset, model_folder=model_folder, run_folder=run_folder, meter=meter, log=log
+        [alone] = fit_together(
+            [config],
+            dataset,
+            build_networks=build_alone,
+            model_folder=model_folder,
+            run_folders=[run_folder],
+            meter=meter,
+            logs=[log],
         )
+        assert isinstance(alone, Fitted)  # its error would have been raised
+        return alone
     if config.method.estimator == "frozen_encoder":
         return _fit_frozen_encoder(config, dataset, model_folder=model_folder, meter=meter)
     fit_baseline = {"tfidf": baselines.fit_tfidf, "majority": baselines.fit_majority}
@@ -68,91 +95,162 @@ def fit(
 
 
 def score_all(probabilities: Mapping[str, Probabilities], dataset: Dataset) -> dict[str, dict[str, float]]:
-    """The block ``metrics`` of a record: accuracy, f1_macro and loss of each evaluated split."""
+    """Compute the block ``metrics`` of a record: accuracy, f1_macro and loss of each evaluated split."""
     return {
         split: metrics.score(values, dataset.splits[split]["label"].to_numpy())
         for split, values in probabilities.items()
     }
 
 
-def _fit_network(
-    config: Config,
+def fit_together(
+    configs: Sequence[Config],
     dataset: Dataset,
     *,
+    build_networks: Callable[..., Networks],
     model_folder: Path | None,
-    run_folder: Path,
+    run_folders: Sequence[Path],
     meter: Meter,
-    log: loop.Log,
-) -> Fitted:
-    """Trains the network, from its newest checkpoint if it has one, and evaluates its best state."""
-    settings = config.train
+    logs: Sequence[Log],
+) -> list[Fitted | RunError]:
+    """Train one network or those of a pack, and evaluate each one's best state; a diverged one has its error.
+
+    Args:
+        build_networks: makes the networks of the configurations, as build_alone does that of one
+
+    Raises:
+        ConfigError: the method does not fit the model or this machine.
+        DivergedError: a run alone diverged.
+    """
+    training, texts, choices = _prepare(
+        configs, dataset, build_networks=build_networks, model_folder=model_folder, meter=meter, logs=logs
+    )
+    weights = {member: folder / BEST for member, folder in zip(training.members, run_folders, strict=True)}
+    resumed = None
+    lineage = resumption.describe_lineage(
+        configs[0], dataset, device=meter.device, precision=choices["precision"]
+    )
+    if len(configs) == 1 and training.settings.distributed == "none":
+        with meter.phase("save"):
+            resumed = resumption.resume(
+                training, configs[0], run_folder=run_folders[0], lineage=lineage, meter=meter
+            )
+    _train(training, configs[0], texts, weights=weights, lineage=lineage, meter=meter)
+    running = training.running
+    with meter.phase("save"):
+        training.accelerator.wait_for_everyone()  # above all for the first process, which writes
+        for member in running:
+            trained.read(member.part.find(), weights[member])
+    with meter.phase("eval"):
+        if any(member.best is None for member in running):  # an earlier attempt made it
+            for member, probabilities in zip(running, _predict(training, texts, "validation"), strict=True):
+                member.best = probabilities
+        tested: Iterable[Probabilities] = _predict(training, texts, "test") if running else []
+    choices = {**choices, "resumed_from_step": resumed}
+    fitted = {
+        member: _describe(training, member, probabilities, choices, split=texts.splits["train"], meter=meter)
+        for member, probabilities in zip(running, tested, strict=True)
+    }
+    return [member.error or fitted[member] for member in training.members]
+
+
+def _prepare(
+    configs: Sequence[Config],
+    dataset: Dataset,
+    *,
+    build_networks: Callable[..., Networks],
+    model_folder: Path | None,
+    meter: Meter,
+    logs: Sequence[Log],
+) -> tuple[Training, Texts, dict[str, Any]]:
+    """Prepare the training before its first step, its texts, and the choices that were made for it."""
+    config, settings = configs[0], configs[0].train
     precision = choose_precision(settings.precision, meter.device)
-    accelerator = loop.make_accelerator(meter.device, precision, parallel.plug_in(settings, precision))
+    accelerator = make_accelerator(meter.device, precision, parallel.plug_in(settings, precision))
     with accelerator.main_process_first(), meter.phase("data"):  # the others find its tokens on the disk
-        splits, padding, task = tokenise(config, dataset, model_folder=model_folder)
+        texts = tokenise(config, dataset, model_folder=model_folder)
     # What is sharded need not fit on one device.
     place = torch.device("cpu") if settings.distributed == "fsdp2" else meter.device
     with meter.phase("load"):
-        network = build.build(
-            config,
+        networks = build_networks(
+            configs,
             folder=model_folder,
             labels=dataset.labels,
-            pad_token_id=padding.token_id,
+            pad_token_id=texts.padding.token_id,
             device=place,
             precision=precision,
         )
     if rank := accelerator.process_index:  # the same weights as the first process, but dropout of its own
         torch.manual_seed(config.seed + (rank << 32))
+    steps = count_steps(settings, rows=len(texts.splits["train"]))
+    training = prepare(networks, configs, task=texts.task, steps=steps, accelerator=accelerator, logs=logs)
+    return training, texts, networks.choices
 
-    def predict(split: str) -> Probabilities:
-        rows = max(1, settings.eval_batch_size // task.sequences)
-        batches = tokens.eval_batches(splits[split], batch_size=rows, padding=padding)
-        return loop.predict(network.model, batches, task=task, accelerator=accelerator)
 
-    steps = count_steps(settings, rows=len(splits["train"]))
-    training = loop.prepare(network.model, config, task=task, steps=steps, accelerator=accelerator)
-    resumed = _train(
+def _train(
+    training: Training,
+    config: Config,
+    texts: Texts,
+    *,
+    weights: Mapping[Member, Path],
+    lineage: Mapping[str, Any],
+    meter: Meter,
+) -> None:
+    """Train to the end or to stop_step; each member's best weights are in its file afterwards."""
+    settings, first = config.train, training.members[0]
+    meter.count_paged = partial(optimizers.count_paged, first.optimizer)
+    for row in first.progress.history:  # a run that is resumed has the record of the whole training
+        first.log({name: value for name, value in row.items() if name != "step"}, int(row["step"] or 0))
+    loop.train(
         training,
-        config,
-        splits["train"],
-        lineage=resumption.describe_lineage(config, dataset, device=meter.device, precision=precision),
-        padding=padding,
-        run_folder=run_folder,
+        tokens.train_batches(
+            texts.splits["train"],
+            micro_batch_size=settings.micro_batch_size,
+            micro_batches=training.steps * settings.gradient_accumulation_steps,
+            seed=config.seed,
+            group_by_length=settings.group_by_length,
+            padding=texts.padding,
+            skipped=training.step * settings.gradient_accumulation_steps,
+        ),
         meter=meter,
-        predict=partial(predict, "validation"),
-        score=lambda found: metrics.score(found, splits["validation"].labels),
-        log=log,
+        predict=lambda: _predict(training, texts, "validation"),
+        score=lambda probabilities: metrics.score(probabilities, texts.splits["validation"].labels),
+        select_by=config.sweep.select_by,
+        save_best=lambda member: trained.write(
+            member.part.find(), weights[member], writes=training.accelerator.is_main_process
+        ),
+        save_checkpoint=lambda: resumption.save_checkpoint(
+            training, run_folder=weights[first].parent, lineage=lineage, meter=meter
+        ),
     )
-    with meter.phase("save"):
-        accelerator.wait_for_everyone()  # above all for the first process, which writes
-        build.load_trained(network.model, run_folder / BEST)
-    with meter.phase("eval"):
-        if training.best is None:  # an earlier attempt made it
-            training.best = predict("validation")
-        tested = predict("test")
-    parameters = {"trainable": network.trainable_parameters, "total": network.total_parameters}
-    choices = {**network.choices, "resumed_from_step": resumed}
-    return describe_trained(training, tested, parameters, choices, split=splits["train"], meter=meter)
 
 
-def describe_trained(
-    training: loop.Training,
+def _predict(training: Training, texts: Texts, split: str) -> npt.NDArray[np.float64]:
+    """Predict a split with as many rows at once as a run alone has, or a step. # (members, rows, labels)"""
+    settings = training.settings
+    rows = settings.eval_batch_size
+    rows = max(rows // len(training.running), min(rows, settings.micro_batch_size)) // texts.task.sequences
+    batches = tokens.eval_batches(texts.splits[split], batch_size=max(1, rows), padding=texts.padding)
+    return loop.predict(training, batches)
+
+
+def _describe(
+    training: Training,
+    member: Member,
     tested: Probabilities,
-    parameters: Mapping[str, int | None],
     choices: Mapping[str, Any],
     *,
     split: tokens.TokenisedSplit,
     meter: Meter,
 ) -> Fitted:
-    """What the training of a network came to; with ``resumed_from_step`` its times are less exact."""
-    assert training.best is not None  # every training ends in an evaluation
-    progress, processes = training.progress, training.settings.processes
+    """Describe what training a run led to; with ``resumed_from_step`` its times are less exact."""
+    assert member.best is not None  # every training ends in an evaluation
+    part, progress, processes = member.part, member.progress, training.settings.processes
     steps: dict[str, int | None] = {"steps": progress.steps, "best_step": progress.best_step}
     steps["skipped_steps"] = progress.skipped_steps if training.scales_loss else None
     why = f"only fp16 scales the loss and skips steps, and the run computes in {choices['precision']}"
     return Fitted(
-        {"validation": training.best, "test": tested},
-        parameters=dict(parameters),
+        {"validation": member.best, "test": tested},
+        parameters={"trainable": part.trainable_parameters, "total": part.total_parameters},
         model={**choices, **steps, "processes": processes},  # the first one's memory, energy and history
         throughput=progress.rates(meter.seconds["train"]),
         truncated_share=split.truncated_share,
@@ -160,59 +258,8 @@ def describe_trained(
     )
 
 
-def _train(
-    training: loop.Training,
-    config: Config,
-    split: tokens.TokenisedSplit,
-    *,
-    lineage: Mapping[str, Any],
-    padding: tokens.Padding,
-    run_folder: Path,
-    meter: Meter,
-    predict: Callable[[], Probabilities],
-    score: Callable[[Probabilities], Mapping[str, float]],
-    log: loop.Log,
-) -> int | None:
-    """Trains to the end or to stop_step, from the newest checkpoint if there is one: its step."""
-    settings = config.train
-    resumed, network = None, training.accelerator.unwrap_model(training.model)
-    meter.count_paged = partial(optimizers.count_paged, training.optimizer)
-    if settings.distributed == "none":
-        with meter.phase("save"):
-            resumed = resumption.resume(training, config, run_folder=run_folder, lineage=lineage, meter=meter)
-    for row in training.progress.history:  # this attempt's record is of the whole training
-        log({name: value for name, value in row.items() if name != "step"}, int(row["step"] or 0))
-    loop.train(
-        training,
-        tokens.train_batches(
-            split,
-            micro_batch_size=settings.micro_batch_size,
-            micro_batches=training.steps * settings.gradient_accumulation_steps,
-            seed=config.seed,
-            group_by_length=settings.group_by_length,
-            padding=padding,
-            skipped=training.progress.steps * settings.gradient_accumulation_steps,
-        ),
-        stop=settings.stop_step or training.steps,
-        meter=meter,
-        predict=predict,
-        score=score,
-        select_by=config.sweep.select_by,
-        save_best=lambda: build.save_trained(
-            network, run_folder / BEST, writes=training.accelerator.is_main_process
-        ),
-        save_checkpoint=lambda: resumption.save_checkpoint(
-            training, run_folder=run_folder, lineage=lineage, meter=meter
-        ),
-        log=log,
-    )
-    return resumed
-
-
-def tokenise(
-    config: Config, dataset: Dataset, *, model_folder: Path | None
-) -> tuple[dict[str, tokens.TokenisedSplit], tokens.Padding, tasks.Task]:
-    """The splits as the model's token ids, how its batches are padded, and what it makes of them."""
+def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> Texts:
+    """Turn the splits into the model's token ids; a prompt goes around each text where the task has one."""
     prompt = None
     if model_folder is None:
         tokenizer = random_weights.make_tokenizer(config.model)
@@ -231,11 +278,11 @@ def tokenise(
     padding = tokens.Padding.of(tokenizer)
     if prompt is not None:  # answers follow it
         padding = dataclasses.replace(padding, side="left")
-    return splits, padding, tasks.make(prompt)
+    return Texts(splits, padding, tasks.make(prompt))
 
 
 def count_steps(settings: TrainConfig, *, rows: int) -> int:
-    """Optimizer steps of a training on this many rows: max_steps, or what the epochs come to.
+    """Count the optimizer steps of a training on this many rows: max_steps, or those of the epochs.
 
     Raises:
         ConfigError: stop_step lies beyond them.
@@ -255,10 +302,10 @@ def count_steps(settings: TrainConfig, *, rows: int) -> int:
 def _fit_frozen_encoder(
     config: Config, dataset: Dataset, *, model_folder: Path | None, meter: Meter
 ) -> Fitted:
-    """Logistic regression on the mean of the encoder's last hidden states."""
+    """Fit a logistic regression to the mean of the encoder's last hidden states."""
     settings = config.train
     precision = choose_precision(settings.precision, meter.device)
-    accelerator = loop.make_accelerator(meter.device, precision)
+    accelerator = make_accelerator(meter.device, precision)
     with meter.phase("data"):
         splits, padding, _ = tokenise(config, dataset, model_folder=model_folder)
     with meter.phase("load"):
@@ -274,23 +321,19 @@ def _fit_frozen_encoder(
         }
         fitted = baselines.fit_frozen(features, dataset)
     encoder_parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    described = _describe_baseline(fitted, total=fitted.parameters + encoder_parameters)
-    choices = {
-        "architecture": type(encoder).__name__,
-        **build.describe_source(config.model),
-        "precision": precision,
-    }
-    return Fitted(
-        described.probabilities,
-        described.parameters,
-        model=choices,
-        throughput=described.throughput,
+    return dataclasses.replace(
+        _describe_baseline(fitted, total=fitted.parameters + encoder_parameters),
+        model={
+            "architecture": type(encoder).__name__,
+            **build.describe_source(config.model),
+            "precision": precision,
+        },
         truncated_share=splits["train"].truncated_share,
-        reasons=described.reasons,
     )
 
 
 def _describe_baseline(fitted: baselines.Fitted, *, total: int) -> Fitted:
+    """Describe a baseline, whose model has so many parameters in all."""
     reason = "a baseline is fitted without training steps"
     return Fitted(
         fitted.probabilities,

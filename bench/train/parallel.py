@@ -8,7 +8,7 @@ import contextlib
 import importlib.util
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -102,20 +102,20 @@ def shard(model: nn.Module, device: torch.device) -> None:
 
 
 def wrap(
-    model: nn.Module, optimizer: Any, *, distributed: str, accelerator: Accelerator
-) -> tuple[nn.Module, Any]:
-    """The model and its optimizer as the loop uses them: in its precision, gradients averaged."""
+    model: nn.Module, optimizers: Sequence[Any], *, distributed: str, accelerator: Accelerator
+) -> tuple[nn.Module, list[Any]]:
+    """Wrap the model and its optimizers for the loop: in its precision, gradients averaged."""
     if distributed == "fsdp2":  # averages them itself
         model = accelerator.prepare_model(model, evaluation_mode=True)
-        return model, accelerator.prepare_optimizer(optimizer)
-    prepared: tuple[nn.Module, Any] = accelerator.prepare(model, optimizer)
-    return prepared
+        return model, [accelerator.prepare_optimizer(one) for one in optimizers]
+    model, *wrapped = accelerator.prepare(model, *optimizers)
+    return model, wrapped
 
 
 @contextlib.contextmanager
 def synchronised(model: nn.Module, accelerator: Accelerator, *, now: bool) -> Iterator[None]:
-    """Processes average their gradients after a backward inside if it is ``now``, or else later."""
-    accelerator.gradient_state._set_sync_gradients(now)  # as accelerator.accumulate does it, for DeepSpeed
+    """Let processes average their gradients after a backward inside if it is ``now``, or else later."""
+    accelerator.sync_gradients = now  # as accelerator.accumulate does it, for DeepSpeed
     with contextlib.nullcontext() if now else accelerator.no_sync(model):
         yield
 

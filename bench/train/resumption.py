@@ -1,4 +1,4 @@
-"""Where a training goes on from: the newest checkpoint that is its own, and what it had cost by then."""
+"""The checkpoint that a training goes on from, the newest of its own, and what it had cost by then."""
 
 import json
 import logging
@@ -15,9 +15,10 @@ from bench.config.schema import Config, replace_values
 from bench.data.dataset import Dataset
 from bench.errors import StoreError
 from bench.model import weights
-from bench.train import checkpoint, loop, state
+from bench.train import checkpoint, state
 from bench.train.checkpoint import BEST
 from bench.train.meter import Meter
+from bench.train.training import Progress, Training
 
 SPENT = "spent.json"  # in a checkpoint: what the run had cost
 EARLIER = "earlier"  # the meter's name for all the seconds of earlier attempts
@@ -28,7 +29,7 @@ _logger = logging.getLogger(__name__)
 def describe_lineage(
     config: Config, dataset: Dataset, *, device: torch.device, precision: str
 ) -> dict[str, Any]:
-    """What two trainings must share for one to go on from the other's checkpoint as if it were its own."""
+    """Describe what two trainings must share for one to go on from the other's checkpoint as from its own."""
     whole = replace_values(config, {"train.stop_step": None})
     identity = identify(
         whole, data_fingerprint=dataset.fingerprint, model_revision=weights.revision(config.model)
@@ -44,29 +45,32 @@ def describe_lineage(
 
 
 def resume(
-    training: loop.Training, config: Config, *, run_folder: Path, lineage: Mapping[str, Any], meter: Meter
+    training: Training, config: Config, *, run_folder: Path, lineage: Mapping[str, Any], meter: Meter
 ) -> int | None:
-    """Puts the training where its newest valid checkpoint is, and says at which step; None is the beginning.
+    """Put the training where its newest valid checkpoint is, and return the step; None is the beginning.
 
-    Its own come before those of the run ``resume_from``, which are only read.
+    Its own checkpoints come before those of the run ``resume_from``, which are only read.
     """
-    last_step = config.train.stop_step or training.steps
     folders = [run_folder, *([run_folder.parent / config.resume_from] if config.resume_from else [])]
-    found = (path for one in folders for path in checkpoint.find(one, lineage=lineage, last_step=last_step))
-    path = next(found, None)
+    valid = (
+        path
+        for folder in folders
+        for path in checkpoint.find(folder, lineage=lineage, last_step=training.stop)
+    )
+    path = next(valid, None)
     if path is not None:
         state.load(training, path)
         _add_spent(meter, json.loads((path / SPENT).read_text(encoding="utf-8")))
-        _take_best(training.progress, path, run_folder)
-        _logger.info("goes on from step %d, %s", training.progress.steps, path)
+        _take_best(training.members[0].progress, path, run_folder)
+        _logger.info("goes on from step %d, %s", training.step, path)
     elif config.resume_from:
         _logger.warning("resume_from=%s: has no checkpoint to go on from; begins anew", config.resume_from)
-    checkpoint.remove_after(run_folder, training.progress.steps)
-    return None if path is None else training.progress.steps
+    checkpoint.remove_after(run_folder, training.step)
+    return None if path is None else training.step
 
 
-def _take_best(progress: loop.Progress, path: Path, run_folder: Path) -> None:
-    """The best weights as of the checkpoint: those in the run's folder may be of a later evaluation."""
+def _take_best(progress: Progress, path: Path, run_folder: Path) -> None:
+    """Take the best weights as of the checkpoint: those in the run's folder may be of a later evaluation."""
     if progress.best_step is None:
         return
     source = path / (state.WEIGHTS if progress.best_step == progress.steps else BEST)
@@ -76,10 +80,11 @@ def _take_best(progress: loop.Progress, path: Path, run_folder: Path) -> None:
 
 
 def save_checkpoint(
-    training: loop.Training, *, run_folder: Path, lineage: Mapping[str, Any], meter: Meter
+    training: Training, *, run_folder: Path, lineage: Mapping[str, Any], meter: Meter
 ) -> None:
-    """Writes a checkpoint; a disk that refuses it costs the checkpoint and not the run."""
-    progress = training.progress
+    """Write a checkpoint; a disk that refuses it costs the checkpoint and not the run."""
+    [member] = training.members
+    progress = member.progress
 
     def save(folder: Path) -> None:
         state.save(training, folder)
@@ -94,7 +99,7 @@ def save_checkpoint(
 
 
 def _read_spent(meter: Meter) -> dict[str, Any]:
-    """What the run has cost so far, over all its attempts."""
+    """Read what the run has cost so far, over all its attempts."""
     seconds = {name: meter.seconds[name] for name in ("train", "eval") if name in meter.seconds}
     total = meter.time_record()["total_seconds"] or 0.0
     return {
@@ -105,7 +110,7 @@ def _read_spent(meter: Meter) -> dict[str, Any]:
 
 
 def _add_spent(meter: Meter, spent: Mapping[str, Any]) -> None:
-    """Counts what earlier attempts cost up to the checkpoint as this one's."""
+    """Count what earlier attempts cost up to the checkpoint as this one's."""
     meter.seconds |= spent["seconds"]
     meter.peaks |= spent["peaks"]
     meter.joules = spent["joules"]

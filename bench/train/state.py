@@ -17,26 +17,27 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from bench.model import build, tensors
+from bench.model import tensors, trained
 from bench.results.store import finite
-from bench.train import loop
+from bench.train.training import Progress, Training
 
 WEIGHTS = "weights.safetensors"  # what is trained, as in a run's best.safetensors
 TENSORS = "state.safetensors"
 VALUES = "state.json"
 
 
-def save(training: loop.Training, folder: Path) -> None:
-    """Writes all that the training needs to go on from here; tensors as safetensors, the rest as JSON.
+def save(training: Training, folder: Path) -> None:
+    """Write all that the training of a run alone needs to go on from here; tensors as safetensors, else JSON.
 
     Raises:
         DivergedError: the loss is NaN or infinite; there is nothing to go on from.
     """
-    progress = training.progress
+    [member] = training.members
+    progress = member.progress
     if progress.steps > progress.logged:
-        training.mean_loss()
-    build.save_trained(training.model, folder / WEIGHTS)
-    held, plain = _split_optimizer(training.optimizer.optimizer)
+        training.mean_loss(member)
+    trained.write(member.part.find(), folder / WEIGHTS)
+    held, plain = _split_optimizer(member.optimizer.optimizer)
     held["random.torch"] = torch.get_rng_state()
     if training.accelerator.device.type == "cuda":
         held["random.cuda"] = torch.cuda.get_rng_state(training.accelerator.device)
@@ -44,8 +45,8 @@ def save(training: loop.Training, folder: Path) -> None:
     scaler = training.accelerator.scaler
     values = {
         "progress": dataclasses.asdict(progress),
-        "losses": float(training.losses),
-        "schedule": training.schedule.state_dict(),
+        "losses": float(member.losses),
+        "schedule": member.schedule.state_dict(),
         "optimizer": plain,
         "scaler": None if scaler is None else scaler.state_dict(),
         "random": {"python": random.getstate(), "numpy": np.random.get_state(legacy=False)},
@@ -54,20 +55,21 @@ def save(training: loop.Training, folder: Path) -> None:
     (folder / VALUES).write_text(text, encoding="utf-8")
 
 
-def load(training: loop.Training, folder: Path) -> None:
+def load(training: Training, folder: Path) -> None:
     """Puts the training where it was when save wrote the folder; nothing that is read can run code."""
     values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
     held = load_file(folder / TENSORS)  # which maps the file, and reads of it what is used
-    build.load_trained(training.model, folder / WEIGHTS)
-    _join_optimizer(training.optimizer.optimizer, held, values["optimizer"])
-    training.schedule.load_state_dict(values["schedule"])
-    for group, rate in zip(training.optimizer.param_groups, training.schedule.get_last_lr(), strict=True):
+    [member] = training.members
+    trained.read(member.part.find(), folder / WEIGHTS)
+    _join_optimizer(member.optimizer.optimizer, held, values["optimizer"])
+    member.schedule.load_state_dict(values["schedule"])
+    for group, rate in zip(member.optimizer.param_groups, member.schedule.get_last_lr(), strict=True):
         group["lr"] = rate
     if training.accelerator.scaler is not None:
         training.accelerator.scaler.load_state_dict(values["scaler"])
     best = values["progress"].pop("best_score")
-    training.progress = loop.Progress(**values["progress"], best_score=-math.inf if best is None else best)
-    training.losses.fill_(values["losses"])
+    member.progress = Progress(**values["progress"], best_score=-math.inf if best is None else best)
+    member.losses.fill_(values["losses"])
     version, state, gauss = values["random"]["python"]
     random.setstate((version, tuple(state), gauss))
     np.random.set_state(values["random"]["numpy"])

@@ -51,11 +51,11 @@ def obey(rate):
 def wrap(module):
     original, steps = module.take_step, []
 
-    def take_step(model, micro_batches, optimizer, *rest, **named):
+    def take_step(training, micro_batches):
         if not steps:
-            obey(repr(optimizer.param_groups[0]["initial_lr"]))
+            obey(repr(training.members[0].optimizer.param_groups[0]["initial_lr"]))
         steps.append(1)
-        return original(model, micro_batches, optimizer, *rest, **named)
+        original(training, micro_batches)
 
     module.take_step = take_step
 

@@ -14,9 +14,10 @@ import pytest
 
 COUNT = re.compile(r"(\w+)=(\d+)")
 
-# Python runs this at its start in every process: it wraps bench.train.loop.take_step and the training of
-# packs once they are imported. A run is known by its learning rate; each fault fires once, at its step, and
-# leaves a mark. What a run meets in a pack and alone are two faults; the first needs a step that is logged.
+# Python runs this at its start in every process: it wraps bench.train.loop.take_step, for runs alone, and the
+# training of packs once they are imported. A run is known by its learning rate; each fault fires once, at its
+# step, and leaves a mark. What a run meets in a pack and alone are two faults; the first needs a step that is
+# logged.
 INJECTOR = """
 import importlib.abc, importlib.machinery, json, os, sys, time
 
@@ -59,15 +60,15 @@ def fire(fault, model):
 def wrap(module):
     original, steps = module.take_step, []
 
-    def take_step(model, micro_batches, optimizer, *rest, **named):
+    def take_step(training, micro_batches):
         steps.append(1)
-        rate = repr(optimizer.param_groups[0]["initial_lr"])
-        fault, step = PLAN.get(rate, [None, 0])
+        rate = repr(training.members[0].optimizer.param_groups[0]["initial_lr"])
+        fault, step = PLAN.get(rate, [None, 0]) if len(training.members) == 1 else [None, 0]
         mark = os.path.join(MARKS, rate)
         if fault and len(steps) == step and not os.path.exists(mark):
             os.makedirs(mark)
-            fire(fault, model)
-        return original(model, micro_batches, optimizer, *rest, **named)
+            fire(fault, training.model)
+        original(training, micro_batches)
 
     module.take_step = take_step
 

@@ -18,6 +18,7 @@ from bench.config.schema import Config
 from bench.results.store import Result
 from bench.run.run import run
 from bench.train import checkpoint, fit, loop, meter, state
+from bench.train.training import Training
 
 Compose = Callable[..., Config]
 Interrupt = Callable[[int], None]
@@ -58,15 +59,15 @@ checkpoint.write(folder, step=2, lineage={"run": "a"}, save=lambda to: (to / "da
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
     """Makes trainings end as on SIGINT when they come to the optimizer step of the number; 0 lets them be."""
-    advance = loop.advance
+    take_step = loop.take_step
     place = [0]
 
-    def stop_there(training: loop.Training, *rest: Any) -> Any:
-        if training.progress.steps + 1 == place[0]:
+    def stop_there(training: Training, *rest: Any) -> None:
+        if training.step + 1 == place[0]:
             raise KeyboardInterrupt
-        return advance(training, *rest)
+        take_step(training, *rest)
 
-    monkeypatch.setattr(loop, "advance", stop_there)
+    monkeypatch.setattr(loop, "take_step", stop_there)
     return lambda step: place.__setitem__(0, step)
 
 
@@ -291,14 +292,14 @@ def test_a_success_leaves_no_checkpoints_and_while_it_trains_there_are_two(
     compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = compose_tiny(*LORA)
-    advance = loop.advance
+    take_step = loop.take_step
     seen: list[list[int]] = []
 
-    def watch(*arguments: Any) -> Any:
+    def watch(*arguments: Any) -> None:
         seen.append(steps_of(only_folder(config)))
-        return advance(*arguments)
+        take_step(*arguments)
 
-    monkeypatch.setattr(loop, "advance", watch)
+    monkeypatch.setattr(loop, "take_step", watch)
     assert run(config).status == "success"
     assert seen[0] == []
     assert seen[-1] == [12, 16]
@@ -355,7 +356,7 @@ def test_the_time_before_the_interruption_counts_and_that_of_saving_does_not(
 def test_a_disk_that_refuses_a_checkpoint_costs_no_run(
     compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: loop.Training, folder: Path) -> None:
+    def fail(_: Training, folder: Path) -> None:
         (folder / state.TENSORS).write_bytes(b"part")
         raise OSError(errno.ENOSPC, "No space left on device")
 

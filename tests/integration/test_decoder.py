@@ -11,6 +11,7 @@ import pytest
 import torch
 from decoders import DECODERS, EOS
 from torch import nn
+from trainings import prepare_alone
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 
 from bench.config.schema import Config, replace_values
@@ -23,6 +24,7 @@ from bench.results.store import Result
 from bench.run.run import run
 from bench.train import loop
 from bench.train import task as tasks
+from bench.train.training import Training
 
 Compose = Callable[..., Config]
 MakeDecoder = Callable[[str], Path]
@@ -65,11 +67,10 @@ def load(
 
 
 def predict(
-    network: build.Network, split: tokens.TokenisedSplit, task: tasks.Task, padding: tokens.Padding, size: int
+    training: Training, split: tokens.TokenisedSplit, padding: tokens.Padding, size: int
 ) -> npt.NDArray[np.float64]:
     batches = tokens.eval_batches(split, batch_size=size, padding=padding)
-    accelerator = loop.make_accelerator(CPU, "fp32")
-    return loop.predict(network.model, batches, task=task, accelerator=accelerator)
+    return loop.predict(training, batches)[0]
 
 
 def softmax(scores: list[list[float]]) -> npt.NDArray[np.float64]:
@@ -82,12 +83,14 @@ def test_a_head_reads_the_last_token_of_the_text_whatever_the_padding(
     compose_decoder: Compose, architecture: str, side: str
 ) -> None:
     """Also where a text holds or ends in eos, which serves as the pad token."""
-    network, split, task, padding = load(compose_decoder(architecture, "method=full"))
+    config = compose_decoder(architecture, "method=full")
+    network, split, task, padding = load(config)
+    training = prepare_alone(network.model, config, task=task)
     eos = padding.token_id
     assert eos in split.row(2)
     assert split.row(3)[-1] == eos
-    together = predict(network, split, task, tokens.Padding(eos, side), 6)
-    alone = predict(network, split, task, tokens.Padding(eos, side), 1)
+    together = predict(training, split, tokens.Padding(eos, side), 6)
+    alone = predict(training, split, tokens.Padding(eos, side), 1)
     scores = []
     with torch.inference_mode():
         for row in range(len(split)):
@@ -101,10 +104,12 @@ def test_a_head_reads_the_last_token_of_the_text_whatever_the_padding(
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_an_adapted_decoder_does_not_see_the_padding_either(compose_decoder: Compose, method: str) -> None:
-    network, split, task, padding = load(compose_decoder("llama", f"method={method}"))
-    alone = predict(network, split, task, padding, 1)
+    config = compose_decoder("llama", f"method={method}")
+    network, split, task, padding = load(config)
+    training = prepare_alone(network.model, config, task=task)
+    alone = predict(training, split, padding, 1)
     for side in ("left", "right"):
-        together = predict(network, split, task, tokens.Padding(padding.token_id, side), 6)
+        together = predict(training, split, tokens.Padding(padding.token_id, side), 6)
         assert together == pytest.approx(alone, abs=2e-5)
 
 
@@ -115,7 +120,8 @@ def test_a_labels_probability_is_that_of_its_words_after_the_prompt(
 ) -> None:
     config = compose_decoder(architecture, "method=full", "task=label_likelihood")
     network, split, task, padding = load(config, WORDS[words])
-    found = predict(network, split, task, padding, 6)
+    training = prepare_alone(network.model, config, task=task)
+    found = predict(training, split, padding, 6)
     plain = AutoModelForCausalLM.from_pretrained(tiny_decoder(architecture))
     tokenizer = build.load_tokenizer(tiny_decoder(architecture))
     specials = "".join(DECODERS[architecture][0])
@@ -135,7 +141,7 @@ def test_a_labels_probability_is_that_of_its_words_after_the_prompt(
             places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
             scores[-1].append(sum(float(logits[place, id]) for place, id in zip(places, answer, strict=True)))
     assert found == pytest.approx(softmax(scores), abs=2e-5)
-    assert predict(network, split, task, padding, 1) == pytest.approx(found, abs=2e-5)
+    assert predict(training, split, padding, 1) == pytest.approx(found, abs=2e-5)
     assert task.sequences == {"several": 3, "nested": 3, "single": 1}[words]
 
 
@@ -147,13 +153,9 @@ def test_the_loss_is_that_of_transformers_on_the_answers_tokens(
     network, split, task, padding = load(config, WORDS["several"])
     assert isinstance(task, tasks.LabelLikelihood)
     ((rows, batch),) = tokens.eval_batches(split, batch_size=6, padding=padding)
-    loss, _ = loop.take_step(
-        network.model,
+    loss = loop.add_gradients(
+        prepare_alone(network.model, config, task=task),
         [{name: one[:2] for name, one in batch.items()}, {name: one[2:] for name, one in batch.items()}],
-        torch.optim.SGD(network.model.parameters(), lr=0.0),
-        loop.make_accelerator(CPU, "fp32"),
-        task=task,
-        max_grad_norm=None,
     )
     sequences = [(split.row(row).tolist(), list(task.prompt.answers[split.labels[row]])) for row in rows]
     longest = max(len(prompt) + len(answer) for prompt, answer in sequences)

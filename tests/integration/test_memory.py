@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
+from trainings import prepare_alone
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.config.schema import Config
@@ -101,11 +102,10 @@ def find_peak(recording: Recording, phases: set[str]) -> int:
 
 def measure(config: Config, precision: str, task: tasks.Task, folder: Path | None) -> list[int]:
     """Peak bytes of all tensors in two real steps and in one real batch that is evaluated."""
-    accelerator = loop.make_accelerator(CPU, precision)
     network = build.build(
         config, folder=folder, labels=list("abcde"), pad_token_id=0, device=CPU, precision=precision
     ).model
-    training = loop.prepare(network, config, task=task, steps=2, accelerator=accelerator)
+    training = prepare_alone(network, config, task=task, steps=2, precision=precision)
     rows = config.train.eval_batch_size
 
     def make_padded(rows: int) -> dict[str, torch.Tensor]:
@@ -117,11 +117,10 @@ def measure(config: Config, precision: str, task: tasks.Task, folder: Path | Non
         training.model.train()
         for _ in range(2):
             count = config.train.gradient_accumulation_steps
-            loop.advance(training, [make_padded(config.train.micro_batch_size) for _ in range(count)])
+            loop.take_step(training, [make_padded(config.train.micro_batch_size) for _ in range(count)])
 
     def evaluate() -> None:
-        batches = iter([(np.arange(rows), make_padded(rows))])
-        loop.predict(training.model, batches, task=task, accelerator=accelerator)
+        loop.predict(training, [(np.arange(rows), make_padded(rows))])
 
     held = sum({one.data_ptr(): one.nbytes() for one in storages(network)}.values())
     peak, kept = profile_memory(train)

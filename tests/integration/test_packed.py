@@ -16,6 +16,7 @@ from bench.data import dataset
 from bench.errors import RunError
 from bench.packs import network
 from bench.packs.fit import fit_pack
+from bench.packs.layers import Adapters
 from bench.train import fit
 from bench.train.checkpoint import BEST
 from bench.train.meter import Meter
@@ -197,7 +198,8 @@ def test_dropout_keeps_each_adapters_mean(compose_tiny: Compose) -> None:
         device=CPU,
         precision="fp32",
     )
-    layer = pack.stacked[0]
+    forwards = [module.forward for module in pack.model.modules()]
+    layer = next(one.__self__ for one in forwards if isinstance(getattr(one, "__self__", None), Adapters))
     with torch.no_grad():
         layer.up.normal_()
         inputs = torch.randn(4, 6, 64).repeat(3, 1, 1)

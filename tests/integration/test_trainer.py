@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader
+from trainings import prepare_alone
 from transformers import Trainer, TrainingArguments, set_seed
 
 from bench.config.schema import Config
@@ -17,13 +18,11 @@ from bench.data import dataset as datasets
 from bench.data import tokens
 from bench.model import build as builder
 from bench.train import fit, loop
-from bench.train.loop import Progress
 from bench.train.meter import Meter
-from bench.train.task import SequenceClassification
+from bench.train.training import Log, Progress
 
 Compose = Callable[..., Config]
 CPU = torch.device("cpu")
-CLASSIFY = SequenceClassification()
 # As train=full_24gb, but for paging, which a CPU does not have.
 BF16 = (
     "train.weights=bf16",
@@ -64,22 +63,25 @@ def build(config: Config) -> tuple[builder.Network, list[dict[str, torch.Tensor]
     return network, list(batches)
 
 
-def train(network: builder.Network, batches: Iterable[loop.Batch], config: Config, **hooks: Any) -> Progress:
-    """bench's own training to its end; without ``hooks`` nothing is evaluated, saved or logged."""
+def train(
+    network: builder.Network,
+    batches: Iterable[loop.Batch],
+    config: Config,
+    *,
+    log: Log = lambda *_: None,
+    **hooks: Any,
+) -> Progress:
+    """bench's own training to its end; without ``hooks`` nothing is evaluated or saved."""
     steps = fit.count_steps(config.train, rows=84)
-    accelerator = loop.make_accelerator(CPU, config.train.precision)
-    training = loop.prepare(network.model, config, task=CLASSIFY, steps=steps, accelerator=accelerator)
+    training = prepare_alone(network.model, config, steps=steps, precision=config.train.precision, log=log)
     without: dict[str, Any] = {
-        "predict": lambda: np.ones((1, 1)),
+        "predict": lambda: np.ones((1, 1, 1)),
         "score": lambda _: {"accuracy": 0.0},
-        "save_best": lambda: None,
+        "save_best": lambda _: None,
         "save_checkpoint": lambda: None,
-        "log": lambda _, __: None,
     }
-    stop = config.train.stop_step or steps
-    return loop.train(
-        training, batches, stop=stop, meter=Meter(CPU), select_by="accuracy", **(without | hooks)
-    )
+    loop.train(training, batches, meter=Meter(CPU), select_by="accuracy", **(without | hooks))
+    return training.members[0].progress
 
 
 def losses_of(config: Config) -> list[float]:
@@ -189,8 +191,7 @@ def test_in_24_gb_the_loss_curve_is_that_of_fp32(compose_tiny: Compose) -> None:
 def test_a_step_is_the_mean_over_all_rows_of_its_micro_batches(compose_tiny: Compose) -> None:
     """Also where the last micro-batch of an epoch is smaller: 84 rows are 10.5 micro-batches of 8."""
     network, _ = build(compose_tiny("method=full"))
-    accelerator = loop.make_accelerator(CPU, "fp32")
-    prepared = accelerator.prepare(network.model)
+    training = prepare_alone(network.model, compose_tiny("method=full"))
     _, batches = build(compose_tiny("method=full"))
     whole_batch = next(batch for batch in batches if len(batch["labels"]) == 8)
     rows = {name: tensor[:7] for name, tensor in whole_batch.items()}
@@ -198,11 +199,7 @@ def test_a_step_is_the_mean_over_all_rows_of_its_micro_batches(compose_tiny: Com
         {name: tensor[:5] for name, tensor in rows.items()},
         {name: tensor[5:] for name, tensor in rows.items()},
     ]
-    frozen = torch.optim.SGD(network.model.parameters(), lr=0.0)
-    whole, cut = (
-        loop.take_step(prepared, batches, frozen, accelerator, task=CLASSIFY, max_grad_norm=None)[0]
-        for batches in ([rows], parts)
-    )
+    whole, cut = (loop.add_gradients(training, batches) for batches in ([rows], parts))
     assert float(cut) == pytest.approx(float(whole), abs=1e-6)
 
 
@@ -240,7 +237,7 @@ def test_the_best_state_is_the_first_with_the_best_validation(compose_tiny: Comp
         batches,
         config,
         score=lambda _: {"accuracy": next(scores)},
-        save_best=lambda: saved.append(1),
+        save_best=lambda _: saved.append(1),
     )
     assert (progress.best_step, progress.best_score, len(saved)) == (8, 0.7, 2)
 
@@ -268,13 +265,13 @@ def test_a_training_is_evaluated_and_kept_at_these_steps(
     network, batches = build(config)
     taken: list[int] = []
     found: list[int] = []
-    advance = loop.advance
+    take_step = loop.take_step
 
-    def count(*arguments: Any) -> Any:
+    def count(*arguments: Any) -> None:
         taken.append(1)
-        return advance(*arguments)
+        take_step(*arguments)
 
-    monkeypatch.setattr(loop, "advance", count)
+    monkeypatch.setattr(loop, "take_step", count)
     progress = train(network, batches, config, save_checkpoint=lambda: found.append(len(taken)))
     assert [row["step"] for row in progress.history if "validation_accuracy" in row] == evaluated
     assert progress.steps == evaluated[-1]
@@ -287,13 +284,10 @@ def test_predictions_do_not_depend_on_the_batch(compose_tiny: Compose) -> None:
     dataset = datasets.load(config.data)
     tokenizer = builder.load_tokenizer(Path(str(config.model.path)))
     split = tokens.tokenise(dataset, tokenizer, max_length=64, cache_dir=config.cache_dir)["test"]
-    accelerator = loop.make_accelerator(CPU, "fp32")
-    one, many = (
+    training = prepare_alone(network.model, config)
+    [one], [many] = (
         loop.predict(
-            network.model,
-            tokens.eval_batches(split, batch_size=size, padding=tokens.Padding.of(tokenizer)),
-            task=CLASSIFY,
-            accelerator=accelerator,
+            training, tokens.eval_batches(split, batch_size=size, padding=tokens.Padding.of(tokenizer))
         )
         for size in (1, 64)
     )

@@ -13,6 +13,7 @@ import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
+from trainings import prepare_alone
 from transformers import (
     AutoTokenizer,
     LlamaConfig,
@@ -27,8 +28,6 @@ from bench.errors import ConfigError
 from bench.model import adapter
 from bench.model import build as builder
 from bench.run.run import run
-from bench.train import loop
-from bench.train.task import SequenceClassification
 
 Compose = Callable[..., Config]
 VARIANTS = ("dora", "rslora", "pissa", "loftq", "lora_plus", "qdora", "int8_lora", "ia3", "lora_all_linear")
@@ -170,22 +169,21 @@ def test_lora_plus_learns_b_faster_by_the_ratio_to_the_end(on: Compose) -> None:
     config = on("bert", "method=lora_plus", "train.weight_decay=0.1", "train.lr=1e-3")
     network = build(config)
     names = {parameter: name for name, parameter in network.named_parameters()}
-    accelerator = loop.make_accelerator(torch.device("cpu"), "fp32")
-    training = loop.prepare(network, config, task=SequenceClassification(), steps=20, accelerator=accelerator)
-    groups = training.optimizer.param_groups
+    [member] = prepare_alone(network, config).members
+    groups = member.optimizer.param_groups
     trained = sum(len(group["params"]) for group in groups)
     assert trained == sum(parameter.requires_grad for parameter in network.parameters())
     rates = []
     for _ in range(20):
-        rate = training.schedule.get_last_lr()[0]
+        rate = member.schedule.get_last_lr()[0]
         rates.append(rate)
         for group in groups:
             for parameter in group["params"]:
                 faster = 16 if "lora_B" in names[parameter] else 1
                 assert group["lr"] == pytest.approx(rate * faster)
                 assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
-        training.optimizer.step()
-        training.schedule.step()
+        member.optimizer.step()
+        member.schedule.step()
     assert len(set(rates)) > 15
     assert max(rates) == 1e-3  # the first group has train.lr itself, which the history shows
 

@@ -1,0 +1,255 @@
+"""A training under way: a run alone, or the runs of a pack as its members, over one model.
+
+Members share the model, the batches and the steps. A batch that the model gets holds the same rows once for
+each member, one after the other.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_linear_schedule_with_warmup
+
+from bench.config.schema import Config, TrainConfig
+from bench.errors import RunError
+from bench.model import build, trained
+from bench.train import optimizers, parallel
+from bench.train.meter import Meter
+from bench.train.task import Task
+
+Batch = Mapping[str, torch.Tensor]  # input_ids, attention_mask (rows, length); labels (rows,)
+EvalBatches = Iterable[tuple[npt.NDArray[Any], Batch]]  # each with the places of its rows in the split
+Row = dict[str, float | int | None]
+Probabilities = npt.NDArray[np.float64]  # (rows, labels)
+Log = Callable[[Row, int], None]  # gets the rows of a history as they come, and their steps
+
+
+class DivergedError(RunError):
+    """The loss stopped being a number, or too many steps were skipped."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one run trains of a model."""
+
+    find: Callable[
+        [], dict[str, nn.Parameter]
+    ]  # by the names in a run alone; FSDP2 puts others in their place
+    trainable_parameters: int
+    total_parameters: int
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A model, and each run's part of it."""
+
+    model: nn.Module
+    parts: Sequence[Part]
+    choices: dict[str, Any]  # for the record
+    drop: Callable[[int], None] = lambda _: None  # leaves out the part at this place of those left
+
+
+@dataclass
+class Progress:
+    """How far a run came: the history's rows, what was processed, and the best evaluation."""
+
+    history: list[Row] = field(default_factory=list)
+    steps: int = 0
+    logged: int = 0  # the step whose row has the last loss
+    tokens: int = 0  # without padding, and of a prompt without its answer
+    samples: int = 0
+    skipped_steps: int = 0  # whose gradients overflowed in fp16
+    best_step: int | None = None
+    best_score: float = -math.inf
+
+    def rates(self, seconds: float) -> dict[str, float | None]:
+        """Return the block ``throughput`` of a record, for so many seconds of training."""
+        return {
+            "tokens_per_second": self.tokens / seconds,
+            "samples_per_second": self.samples / seconds,
+        }
+
+
+@dataclass(eq=False)
+class Member:
+    """One run in a training: all that a step changes of it, and so all that a checkpoint has to keep."""
+
+    part: Part
+    optimizer: Any  # accelerate's, around optimizers.make_optimizer's
+    schedule: LambdaLR
+    log: Log
+    losses: torch.Tensor  # this process's sum since the last row with a loss; read only there
+    progress: Progress = field(default_factory=Progress)
+    rate: float = 0.0  # that the last step was taken with
+    norm: torch.Tensor | None = None  # of the last step's gradients before clipping
+    best: Probabilities | None = None  # what the best evaluation said, if this process made it
+    error: RunError | None = None  # that ended it, while others of its pack go on
+
+    def record(self, row: Row, meter: Meter) -> None:
+        """Add a row to the history, with what the process holds in memory now."""
+        row |= meter.read_memory()
+        self.progress.history.append({"step": self.progress.steps, **row})
+        self.log(row, self.progress.steps)
+
+    def is_best(self, found: Probabilities, score: float) -> bool:
+        """Return whether an evaluation now is better than all before, and remember it if so."""
+        if score <= self.progress.best_score:
+            return False
+        self.best = found
+        self.progress.best_score, self.progress.best_step = score, self.progress.steps
+        return True
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training under way."""
+
+    model: nn.Module  # as accelerate wraps it
+    task: Task
+    accelerator: Accelerator
+    settings: TrainConfig  # of any member: they differ in their learning rates alone
+    steps: int  # of the whole schedule
+    members: Sequence[Member]
+    drop: Callable[[int], None]  # as that of Networks
+
+    @property
+    def running(self) -> list[Member]:
+        """The members that did not diverge, in the order of the batch."""
+        return [one for one in self.members if one.error is None]
+
+    @property
+    def step(self) -> int:
+        """The steps taken so far."""
+        return max(one.progress.steps for one in self.members)
+
+    @property
+    def stop(self) -> int:
+        """The last step to take."""
+        return self.settings.stop_step or self.steps
+
+    @property
+    def scales_loss(self) -> bool:
+        """Return whether gradients are of a scaled loss, so that a step is skipped where they overflow."""
+        return bool(self.accelerator.mixed_precision == "fp16")
+
+    def evaluates_at(self, step: int) -> bool:
+        """Return whether the schedule has an evaluation after the step; the end always has one."""
+        return step % self.settings.eval_steps == 0 or step == self.steps
+
+    def logs_at(self, step: int) -> bool:
+        """Return whether the step's row has a loss."""
+        return step % self.settings.log_steps == 0 or self.evaluates_at(step)
+
+    def keeps(self, step: int) -> bool:
+        """Return whether to write a checkpoint after the step; the end needs none unless it is a stop.
+
+        A pack keeps no checkpoints.
+        """
+        every = self.settings.checkpoint_steps
+        regular = every is not None and step % every == 0 and step < self.steps
+        return len(self.members) == 1 and (regular or step == self.settings.stop_step)
+
+    def next_pause(self) -> int:
+        """Return the next step after which something other than training happens."""
+        intervals = (self.settings.eval_steps, self.settings.checkpoint_steps)
+        nexts = [self.step - self.step % every + every for every in intervals if every is not None]
+        return min(self.stop, *nexts)
+
+    def mean_loss(self, member: Member) -> float:
+        """Return the mean loss of the member's steps since the last row with one.
+
+        Raises:
+            DivergedError: it is NaN or infinite.
+        """
+        progress = member.progress
+        losses = self.accelerator.reduce(member.losses, reduction="sum")
+        loss = float(losses / (progress.steps - progress.logged))
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the loss became {loss} by step {progress.steps}; lower train.lr or raise warmup_steps"
+            )
+        return loss
+
+    def end(self, member: Member, error: RunError) -> None:
+        """Leave the member out, while the others of its pack go on.
+
+        Raises:
+            RunError: the error, where there is no other.
+        """
+        if len(self.members) == 1:
+            raise error
+        place = self.running.index(member)
+        member.error = error
+        if self.running:
+            self.drop(place)
+
+
+def make_accelerator(
+    device: torch.device, precision: str, plugin: DeepSpeedPlugin | None = None
+) -> Accelerator:
+    """Make accelerate's object for this device and precision; it scales the loss where fp16 needs that."""
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision={"fp32": "no"}.get(precision, precision),
+        deepspeed_plugin=plugin,
+    )
+
+
+def build_alone(configs: Sequence[Config], **options: Any) -> Networks:
+    """Build the network of the one run, as model.build does it with the options.
+
+    Raises:
+        ConfigError: as model.build.
+    """
+    [config] = configs
+    network = build.build(config, **options)
+    find = partial(trained.find, network.model)
+    part = Part(find, network.trainable_parameters, network.total_parameters)
+    return Networks(network.model, [part], network.choices)
+
+
+def prepare(
+    networks: Networks,
+    configs: Sequence[Config],
+    *,
+    task: Task,
+    steps: int,
+    accelerator: Accelerator,
+    logs: Sequence[Log],
+) -> Training:
+    """Prepare a training of so many optimizer steps, before its first.
+
+    Raises:
+        ConfigError: the optimizer does not work on the device.
+    """
+    shared, device = configs[0].train, accelerator.device
+    if shared.distributed == "fsdp2":
+        parallel.shard(networks.model, device)
+    groups = [
+        optimizers.group_parameters(
+            part.find(), config.train, loraplus_lr_ratio=config.method.loraplus_lr_ratio
+        )
+        for part, config in zip(networks.parts, configs, strict=True)
+    ]
+    made = [
+        optimizers.make_optimizer(one, config.train, device)
+        for one, config in zip(groups, configs, strict=True)
+    ]
+    schedules = [get_linear_schedule_with_warmup(one, shared.warmup_steps, steps) for one in made]
+    model, wrapped = parallel.wrap(
+        networks.model, made, distributed=shared.distributed, accelerator=accelerator
+    )
+    members = [
+        Member(*parts, torch.zeros((), device=device))
+        for parts in zip(networks.parts, wrapped, schedules, logs, strict=True)
+    ]
+    return Training(model, task, accelerator, shared, steps, members, networks.drop)

@@ -1,0 +1,31 @@
+"""A training of a model that a test has built, as bench prepares it for a run alone on a CPU."""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from bench.config.schema import Config
+from bench.model import trained
+from bench.train.task import SequenceClassification, Task
+from bench.train.training import Log, Networks, Part, Training, make_accelerator, prepare
+
+
+def prepare_alone(
+    model: nn.Module,
+    config: Config,
+    *,
+    task: Task | None = None,
+    steps: int = 20,
+    precision: str = "fp32",
+    log: Log = lambda *_: None,
+) -> Training:
+    """Prepare a training of the model before its first step."""
+    return prepare(
+        Networks(model, [Part(partial(trained.find, model), 0, 0)], {}),
+        [config],
+        task=task or SequenceClassification(),
+        steps=steps,
+        accelerator=make_accelerator(torch.device("cpu"), precision),
+        logs=[log],
+    )
