@@ -102,6 +102,7 @@ def _check_choices(config: Config) -> list[str]:
         "model.source": ("package", "local", "hub"),
         "model.weights": ("saved", "random"),
         "data.source": ("bbc_headlines", "bbc_news", "files", "hub", "finance8_synthetic"),
+        "data.encoding": ("auto", "utf-8", "gb18030", "utf-16", "latin-1"),
         "train.optimizer": ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"),
         "train.weights": ("fp32", "bf16"),
         "train.attention": ("auto", "eager", "sdpa", "flash_attention_2"),

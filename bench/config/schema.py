@@ -75,6 +75,7 @@ class DataConfig:
     train: str | None  # files: a path; hub: a split's name
     validation: str | None
     test: str | None
+    encoding: str  # files: auto (guessed, and said) | utf-8 | gb18030 | utf-16 | latin-1
     hub_id: str | None
     subset: str | None  # hub: the data set's configuration
     revision: str | None  # as a model's
