@@ -105,6 +105,8 @@ class DataConfig:
     train: str | None  # files: a path; hub: a split's name
     validation: str | None
     test: str | None
+    # files: how bytes are text; auto: guessed, and said
+    encoding: Annotated[str, one_of("auto", "utf-8", "gb18030", "utf-16", "latin-1")]
     hub_id: Annotated[str | None, HUB_ID]
     subset: str | None  # hub: the data set's configuration
     revision: str | None  # as a model's

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ import pandas as pd
 
 from bench.config.schema import DataConfig
 from bench.data import sources
+from bench.data.columns import fold_look
 from bench.data.sources import SPLITS, Frames
 from bench.errors import ConfigError, DataError
+from bench.redaction import show
 
 SPLIT_VERSION = 1  # raise it when the same content and settings would give other splits
 _SHOWN = 5  # of a list of faults; the rest is counted
@@ -68,6 +71,7 @@ def load(config: DataConfig) -> Dataset:
     """
     frames = {split: _fold(frame, split, config) for split, frame in sources.read(config).items()}
     labels = _declare_labels(frames, config)
+    _doubt_labels(labels, frames, config)
     name_labels(labels, config)  # says now if it cannot
     index = {label: number for number, label in enumerate(labels)}
     numbered = {split: frame.assign(label=frame["label"].map(index)) for split, frame in frames.items()}
@@ -159,6 +163,26 @@ def _declare_labels(frames: Frames, config: DataConfig) -> tuple[str, ...]:
     return labels
 
 
+def _doubt_labels(labels: Sequence[str], frames: Frames, config: DataConfig) -> None:
+    """Warn of labels that look alike, which are one label by mistake more often than two."""
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault(fold_look(label), []).append(label)
+    rows = pd.concat([frame["label"] for frame in frames.values()]).value_counts()
+    named = [
+        " and ".join(f"{label!r} ({rows[label]} rows)" for label in group)
+        for group in alike.values()
+        if len(group) > 1
+    ]
+    if named:
+        _logger.warning(
+            "data %s: labels differ only in case, blanks, width or invisible characters and count as "
+            "different: %s; mend the file, or fold them with data.label_map",
+            show(config.name),
+            _shorten(named),
+        )
+
+
 def _cut(frames: Frames, config: DataConfig, labels: tuple[str, ...]) -> Frames:
     """All three splits; those that the source lacks are cut from train, each with its share of every label.
 
@@ -167,7 +191,7 @@ def _cut(frames: Frames, config: DataConfig, labels: tuple[str, ...]) -> Frames:
     """
     rest = frames["train"].reset_index(drop=True)
     sizes = _row_counts(frames, config)
-    _require_enough(rest, sizes, labels)
+    _require_enough(rest, sizes, labels, config)
     # RandomState, as its stream is frozen for good: other generators may change with numpy's version.
     random = np.random.RandomState(config.split_seed)
     result = {split: frame for split, frame in frames.items() if split != "train"}
@@ -200,8 +224,22 @@ def _row_counts(frames: Frames, config: DataConfig) -> dict[str, int]:
     return sizes
 
 
-def _require_enough(frame: pd.DataFrame, sizes: dict[str, int], labels: tuple[str, ...]) -> None:
-    """Each split that is cut must be able to hold one row of every label: F1 is averaged over all of them."""
+def _require_enough(
+    frame: pd.DataFrame, sizes: dict[str, int], labels: tuple[str, ...], config: DataConfig
+) -> None:
+    """Raise a DataError unless each split can hold a row of every label, over which F1 is averaged."""
+    if len(labels) * len(sizes) > len(frame):
+        are_numbers = all(re.fullmatch(r"[+-]?\d*\.?\d+", label) for label in labels)
+        kind = (
+            "holds numbers of a scale, which a classifier does not predict"
+            if are_numbers
+            else "may hold texts"
+        )
+        raise DataError(
+            f"data.label_column={config.label_column}: {len(frame)} rows have {len(labels)} labels, and "
+            f"{', '.join(sizes)} need a row of each; the column {kind}: choose another, or fold labels "
+            "with data.label_map"
+        )
     for split, size in sizes.items():
         if size < len(labels):
             raise DataError(

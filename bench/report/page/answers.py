@@ -99,7 +99,7 @@ def read_texts(answers: Answers) -> Mapping[Any, str] | str:
     run = choose_run(answers.row)
     values = read_value(run, "config.data") if run else None
     try:
-        config = DataConfig(**values) if isinstance(values, dict) else None
+        config = DataConfig(**{"encoding": "auto", **values}) if isinstance(values, dict) else None
     except TypeError:
         config = None
     if config is None:

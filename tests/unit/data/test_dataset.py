@@ -22,7 +22,8 @@ NOTHING = dict.fromkeys(
     ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map", "label_words"]
 )
 SIZES = {"train_size": None, "validation_size": 0.15, "test_size": 0.15, "split_seed": 0, "noise": None}
-BASE = DataConfig(name="mine", source="files", text_column="text", label_column="label", **NOTHING, **SIZES)
+COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto"}
+BASE = DataConfig(name="mine", source="files", **COLUMNS, **NOTHING, **SIZES)
 HEADLINES = dataclasses.replace(BASE, source="bbc_headlines", validation_size=400, test_size=400)
 FINANCE = dataclasses.replace(
     BASE, source="finance8_synthetic", train_size=80, validation_size=24, test_size=24, noise=0.1
@@ -219,7 +220,8 @@ def test_a_list_of_faults_stays_short(tmp_path: Path) -> None:
 
 
 def test_a_text_in_two_splits_is_counted_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    frames = {"train": ["p", "q", "q", "r"], "validation": ["q", "s", "t"], "test": ["t", "t", "u", "r"]}
+    letters = {"train": "pqqr", "validation": "qst", "test": "ttur"}
+    frames = {split: [f"text {letter}" for letter in written] for split, written in letters.items()}
     paths = {}
     for split, texts in frames.items():
         paths[split] = str(tmp_path / f"{split}.csv")

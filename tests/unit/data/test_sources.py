@@ -19,7 +19,7 @@ NOTHING = dict.fromkeys(
     ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map", "label_words"]
 )
 SIZES = {"train_size": None, "validation_size": 0.15, "test_size": 0.15, "split_seed": 0, "noise": None}
-COLUMNS = {"text_column": "text", "label_column": "label"}
+COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto"}
 
 
 def configure(source: str, **changed: object) -> DataConfig:
@@ -109,10 +109,10 @@ def test_a_line_separator_inside_a_json_text_does_not_end_the_line(write: Callab
         ("a.jsonl", '{"text": "\\ud83d", "label": "b"}', "row 1 has .*which is not text"),
         ("a.csv", "text,label\na,b,c\n", "cannot be read"),
         ("a.csv", "text,label\na,b\na,b,c\n", "line 3"),
-        ("a.csv", 'text,label\n"a,b\nc,d\n', "cannot be read: .*string"),
-        ("a.csv", "text,label\n中文,标签\n".encode("gbk"), "not UTF-8; save the file as UTF-8"),
+        ("a.csv", 'text,label\n"a,b\nc,d\n', "the quote that opens in row 1 .* never closed"),
+        ("a.csv", "text,label\nщука,рыба\n".encode("cp1251"), "in none of the encodings .*save it as UTF-8"),
         ("a.parquet", "text,label\na,b\n", "cannot be read: .*[Pp]arquet"),
-        ("a.txt", "text,label\na,b\n", "must end in .csv, .jsonl, .parquet"),
+        ("a.txt", "text,label\na,b\n", "must end in .csv, .tsv, .json, .jsonl, .parquet, .xlsx"),
     ],
 )
 def test_what_cannot_be_used_is_refused(

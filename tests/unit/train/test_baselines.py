@@ -20,6 +20,7 @@ HEADLINES = DataConfig(
     source="bbc_headlines",
     text_column="text",
     label_column="label",
+    encoding="auto",
     train_size=None,
     validation_size=400,
     test_size=400,
