@@ -13,6 +13,7 @@ from types import FrameType
 INTERRUPTED, TERMINATED = 130, 143  # exit codes after SIGINT and SIGTERM
 READER_GONE, UNWRITABLE = 1, 3  # exit codes where standard output took not everything
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+DEFERRED = (signal.SIGINT, signal.SIGHUP)  # which a terminal sends to all of its processes
 
 
 class Terminated(KeyboardInterrupt):
@@ -56,10 +57,18 @@ def guarded() -> Iterator[None]:
         code = ended.code
     except KeyboardInterrupt as interrupt:
         code = interrupt_code(interrupt)
+    exec("")  # clears Python's note of an interrupt that passed an exec, for which it would end by SIGINT
     sys.stdout.flush()
     if not code and output is not None and output.fault is not None:
         code = READER_GONE if output.fault.errno == errno.EPIPE else UNWRITABLE
     sys.exit(0 if code is None else code)  # type: ignore[arg-type]
+
+
+def end_silently() -> None:
+    """Have SIGINT and SIGHUP end this process without a traceback, also those that wait blocked."""
+    for one in DEFERRED:
+        signal.signal(one, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED)
 
 
 class _Stream(io.FileIO):
