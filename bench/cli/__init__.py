@@ -18,12 +18,7 @@ _DEFAULT = ["experiment=quickstart"]  # what a sweep without any override is
 def main() -> None:
     """Run the console script; a user's error is one message and its exit code."""
     with guarded():
-        try:
-            code = _call(sys.argv[1:])
-        except BenchError as error:
-            print(show(error), file=sys.stderr)
-            code = error.exit_code
-        sys.exit(code)
+        sys.exit(_call(sys.argv[1:]))
 
 
 def _call(arguments: list[str]) -> int:

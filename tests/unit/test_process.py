@@ -2,6 +2,7 @@
 
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,10 @@ def start(body: str, **streams: object) -> "subprocess.Popen[str]":
         ("kill('SIGHUP')", 143),  # a lost ssh session
         ("kill('SIGINT'); kill('SIGINT')", 130),
         ("sys.exit(2)", 2),
+        (
+            "\n    try: exec('kill(\"SIGINT\")')\n    finally: sys.exit(130)",
+            130,
+        ),
         ("pass", 0),
     ],
 )
@@ -67,6 +72,22 @@ def test_output_that_cannot_be_written_is_one_message_and_the_work_goes_on(tmp_p
     assert err == "standard output: No space left on device; what follows is not shown\n"
     assert command.returncode == 3
     assert (tmp_path / "done").exists()
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv drops root's right to all files")
+@pytest.mark.parametrize(("command", "locked"), [("status", "runs"), ("table", "."), ("sweep", "runs")])
+def test_another_users_folder_is_one_message(tmp_path: Path, command: str, locked: str) -> None:
+    folder = tmp_path / "results"
+    (folder / "runs" / ("0" * 12)).mkdir(parents=True)
+    (folder / locked).chmod(0)
+    fast = ["method=majority", f"results_dir={folder}", f"cache_dir={tmp_path}/cache", "track.mode=disabled"]
+    given = fast if command in ("run", "sweep") else ["--results", str(folder)]
+    weak = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    words = [*weak, sys.executable, "-m", "bench", command, *given]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert done.stderr.startswith(f"{folder}")
+    assert ": Permission denied; " in done.stderr
 
 
 def test_a_reader_that_has_seen_enough_gets_no_message() -> None:
