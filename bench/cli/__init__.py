@@ -88,13 +88,14 @@ def make_parser() -> help.Parser:
 
 def _plan(arguments: argparse.Namespace) -> int:
     from bench.cli import terminal
+    from bench.config.overrides import quote_text
     from bench.results.store import Store
     from bench.run import app
     from bench.sweep import forecast, overview, space
     from bench.sweep.isolate import Isolation
     from bench.sweep.request import Identifier, plan_request
 
-    overrides = [app.quote_text(line) for line in arguments.overrides or _DEFAULT]
+    overrides = [quote_text(line) for line in arguments.overrides or _DEFAULT]
     with app.composing() as compose:
         base, plan = plan_request(overrides, compose=compose, identify=Identifier())
         store, isolation = Store(Path(base.results_dir)), Isolation()

@@ -242,6 +242,11 @@ def is_field(path: str) -> bool:
     return _type_of(path) is not None
 
 
+def is_text(path: str) -> bool:
+    """Return whether the setting at the path is a text."""
+    return _type_of(path) in (str, str | None)
+
+
 def _holds_any(path: str) -> bool:
     """Whether the path lies within a mapping whose keys and values are others' to name and type."""
     return any(path.startswith(f"{mapping}.") for mapping in ("method.adapter", "model.architecture"))
