@@ -10,9 +10,14 @@ import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from bench.errors import BenchError, StoreError
+from bench.redaction import show
+
 INTERRUPTED, TERMINATED = 130, 143  # exit codes after SIGINT and SIGTERM
 READER_GONE, UNWRITABLE = 1, 3  # exit codes where standard output took not everything
+_OTHERS = "it is read-only or another user's; name a folder of your own (--results DIR, results_dir=DIR)"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+DEFERRED = (signal.SIGINT, signal.SIGHUP)  # which a terminal sends to all of its processes
 
 
 class Terminated(KeyboardInterrupt):
@@ -42,7 +47,7 @@ def interrupt_code(interrupt: KeyboardInterrupt) -> int:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Guard a command: it ends with an exit code and no traceback, whatever signal or lost stream it meets.
+    """Guard a command: a user's error, a signal or a lost stream is an exit code and no traceback.
 
     A run that cannot show its progress goes on, as its record is what counts.
     """
@@ -56,10 +61,24 @@ def guarded() -> Iterator[None]:
         code = ended.code
     except KeyboardInterrupt as interrupt:
         code = interrupt_code(interrupt)
+    except BenchError as error:
+        print(show(error), file=sys.stderr)
+        code = error.exit_code
+    except PermissionError as error:
+        print(show(f"{error.filename}: {error.strerror}; {_OTHERS}"), file=sys.stderr)
+        code = StoreError.exit_code
+    exec("")  # clears Python's note of an interrupt that passed an exec, for which it would end by SIGINT
     sys.stdout.flush()
     if not code and output is not None and output.fault is not None:
         code = READER_GONE if output.fault.errno == errno.EPIPE else UNWRITABLE
     sys.exit(0 if code is None else code)  # type: ignore[arg-type]
+
+
+def end_silently() -> None:
+    """Have SIGINT and SIGHUP end this process without a traceback, also those that wait blocked."""
+    for one in DEFERRED:
+        signal.signal(one, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED)
 
 
 class _Stream(io.FileIO):

@@ -5,6 +5,7 @@ import re
 
 _SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(?<=//)[^/\s@]*@")  # of a URL
+LONGEST = 4000  # characters of an error in a record
 _SHORTEST = 8  # characters; a shorter value would be found in innocent words
 _HALF_CHARACTERS = "\ud800-\udfff"
 # Control characters other than tab and newline, and marks that turn the direction of a text.
@@ -33,6 +34,14 @@ def redact(text: str) -> str:
         if len(value) >= _SHORTEST and _SECRET_NAME.search(name):
             text = text.replace(value, "***")
     return _CREDENTIALS.sub("***@", text)
+
+
+def shorten(text: str) -> str:
+    """Return an error's words, redacted, with the middle left out where they are too many for a record."""
+    text = redact(text)
+    if (left_out := len(text) - LONGEST) <= 0:
+        return text
+    return f"{text[: LONGEST // 2]} [{left_out} characters left out] {text[-LONGEST // 2 :]}"
 
 
 def show(text: object) -> str:

@@ -18,12 +18,7 @@ _DEFAULT = ["experiment=quickstart"]  # what a sweep without any override is
 def main() -> None:
     """Run the console script; a user's error is one message and its exit code."""
     with guarded():
-        try:
-            code = _call(sys.argv[1:])
-        except BenchError as error:
-            print(show(error), file=sys.stderr)
-            code = error.exit_code
-        sys.exit(code)
+        sys.exit(_call(sys.argv[1:]))
 
 
 def _call(arguments: list[str]) -> int:
@@ -93,13 +88,14 @@ def make_parser() -> help.Parser:
 
 def _plan(arguments: argparse.Namespace) -> int:
     from bench.cli import terminal
+    from bench.config.overrides import quote_text
     from bench.results.store import Store
     from bench.run import app
     from bench.sweep import forecast, overview, space
     from bench.sweep.isolate import Isolation
     from bench.sweep.request import Identifier, plan_request
 
-    overrides = [app.quote_text(line) for line in arguments.overrides or _DEFAULT]
+    overrides = [quote_text(line) for line in arguments.overrides or _DEFAULT]
     with app.composing() as compose:
         base, plan = plan_request(overrides, compose=compose, identify=Identifier())
         store, isolation = Store(Path(base.results_dir)), Isolation()

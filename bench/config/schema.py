@@ -306,6 +306,11 @@ def is_field(path: str) -> bool:
     return _type_of(path) is not None
 
 
+def is_text(path: str) -> bool:
+    """Return whether the setting at the path is a text."""
+    return _type_of(path) in (str, str | None)
+
+
 def _holds_any(path: str) -> bool:
     """Tell whether the path lies within a mapping whose keys and values others name and type."""
     return any(path.startswith(f"{mapping}.") for mapping in ("method.adapter", "model.architecture"))

@@ -6,9 +6,11 @@ A run is a folder ``<results_dir>/runs/<run_id>``; it counts as done only once i
 import contextlib
 import csv
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
+import os
 import re
 import tempfile
 import time
@@ -252,7 +254,10 @@ class Store:
 
     def read_all(self) -> tuple[list[Result], list[BadRecord]]:
         """Every record in order of run_id, and those that cannot be trusted."""
-        found = [read_record(path) for path in sorted((self.folder / "runs").glob(f"*/{RECORD}"))]
+        runs = self.folder / "runs"
+        if runs.exists() and not os.access(runs, os.R_OK | os.X_OK):  # which glob takes for an empty folder
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(runs))
+        found = [read_record(path) for path in sorted(runs.glob(f"*/{RECORD}"))]
         good = [record for record in found if isinstance(record, Result)]
         return good, [record for record in found if isinstance(record, BadRecord)]
 

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.config import schema
 from bench.config.identity import describe
+from bench.config.overrides import quote_text
 from bench.config.pack import unpack
 from bench.config.schema import Config
 from bench.errors import BenchError
@@ -31,8 +32,6 @@ from bench.run.run import run_all
 from bench.spelling import guess
 
 PLUGINS_DIR = Path(__file__).parents[1] / "plugins"
-_BEYOND_ASCII = re.compile(r"[^,\[\]()]*[^\x00-\x7f][^,\[\]()]*")  # one value of a list or a sweep
-_NO_TEXT = re.compile(r"null|true|false|[+-]?[0-9.]+", re.IGNORECASE)  # to Hydra
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,19 +76,6 @@ def composing() -> Iterator[Callable[[Sequence[str]], Config]]:
         prepare_hydra()
         with hydra.initialize_config_dir(str(schema.CONF_DIR), version_base="1.3"):
             yield lambda lines: schema.from_hydra(hydra.compose("config", overrides=list(lines)))
-
-
-def quote_text(argument: str) -> str:
-    """Return the override with quotes around what Hydra's grammar would refuse or Hydra not take for a text.
-
-    Those are values beyond ASCII, ``a=标题``, and names of groups like ``model=null``.
-    """
-    key, equals, value = argument.partition("=")
-    if _NO_TEXT.fullmatch(value) and (schema.CONF_DIR / key.lstrip("+").partition("@")[0]).is_dir():
-        return f"{key}='{value}'"
-    if argument.startswith("-") or not equals or any(mark in value for mark in "'\"{"):
-        return argument
-    return key + equals + _BEYOND_ASCII.sub(lambda found: f"'{found[0]}'", value)
 
 
 def task(composed: DictConfig) -> list[Result]:

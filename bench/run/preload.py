@@ -8,11 +8,20 @@ inherit half.
 
 import contextlib
 import os
+import signal
+import sys
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from typing import Any
 
-import torch
-from hydra.core.plugins import Plugins
+from bench.process import end_silently
+
+IS_FORK_SERVER = getattr(sys.modules["__main__"], "main", None) is forkserver.main
+
+if IS_FORK_SERVER:
+    end_silently()  # while it imports; after that the fork server ignores Ctrl-C itself
+import torch  # noqa: E402
+from hydra.core.plugins import Plugins  # noqa: E402
 
 _CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"  # torch's own name
 
@@ -62,3 +71,5 @@ Plugins.instance()
 with contextlib.suppress(OSError):  # a run that needs them says so itself
     sources.hold_bbc()
 provenance.describe_code()  # of the code that is imported here, whatever becomes of the checkout meanwhile
+if IS_FORK_SERVER:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # or it could not tell the sweep how runs ended

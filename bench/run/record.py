@@ -20,7 +20,7 @@ from bench.config.pack import describe_pack
 from bench.data.dataset import Dataset
 from bench.errors import ConfigError, DataError, RunError, StoreError
 from bench.memory import comparison
-from bench.redaction import redact
+from bench.redaction import LONGEST, redact, shorten
 from bench.results.store import STARTED, Result, Store, now
 from bench.run.fitting import ASIDE, has_success, take_from_aside
 from bench.run.journal import Journal
@@ -252,8 +252,8 @@ def _describe_error(error: BaseException | None) -> dict[str, Any] | None:
         return None
     return {
         "type": type(error).__name__,
-        "message": redact(str(error)) or type(error).__name__,
-        "traceback_tail": redact("".join(traceback.format_exception(error)))[-4000:],
+        "message": shorten(str(error)) or type(error).__name__,
+        "traceback_tail": redact("".join(traceback.format_exception(error)))[-LONGEST:],
         "signal": "SIGTERM" if type(error).__name__ == "Terminated" else None,
         "exit_code": error.code if isinstance(error, SystemExit) else None,
     }

@@ -5,7 +5,7 @@ import re
 from datetime import datetime
 
 from bench.errors import HeldError
-from bench.redaction import redact
+from bench.redaction import LONGEST, redact, shorten
 from bench.results.store import STARTED, Result, Store, start_record
 from bench.sweep.isolate import ProcessError
 from bench.sweep.plan import Point
@@ -34,8 +34,8 @@ def record_end(point: Point, store: Store, error: Exception | None, *, before: R
         store.end(
             record,
             status=status,
-            message=redact(str(error)) or type(error).__name__,
-            traceback_tail=redact("\n".join(getattr(error, "__notes__", []))) or None,
+            message=shorten(str(error)) or type(error).__name__,
+            traceback_tail=redact("\n".join(getattr(error, "__notes__", [])))[-LONGEST:] or None,
             killed_by=getattr(error, "killed_by", None),
             exit_code=getattr(error, "ended_with", None),
         )

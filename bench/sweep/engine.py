@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from bench.config.cards import GIB
+from bench.config.overrides import override_line
 from bench.config.schema import Config, replace_values
 from bench.errors import HeldError, StoreError
 from bench.files import can_write
@@ -19,7 +20,7 @@ from bench.sweep import crashes, losers
 from bench.sweep.halving import count_survivors, group_points, plan_rung, rungs, survivors
 from bench.sweep.isolate import ProcessError
 from bench.sweep.packing import Pack, form_packs, pack_lines, shrink
-from bench.sweep.plan import Identify, Plan, Point, override_line, plan_finals
+from bench.sweep.plan import Identify, Plan, Point, plan_finals
 
 POLL_SECONDS = 1.0  # between looks at runs that another sweep is training
 

@@ -8,9 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.config.overrides import override_line
 from bench.config.schema import replace_values
 from bench.errors import ConfigError
-from bench.sweep.plan import Identify, Point, override_line
+from bench.sweep.plan import Identify, Point
 
 ETA = 2  # each rung keeps one configuration in ETA, rounded up, and trains it ETA times as long
 FIRST_SHARE = 6  # the first rung is the total steps over this

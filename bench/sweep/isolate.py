@@ -22,11 +22,11 @@ from typing import Any
 import cloudpickle
 
 from bench.errors import BenchError, ConfigError, MissingError, RunError, first_line
+from bench.process import DEFERRED
 from bench.run import driver
 
 GRACE_SECONDS = 8.0  # that a process has to write down that it was stopped
 PRELOADED = ("bench.run.preload",)  # modules that the fork server imports
-DEFERRED = (signal.SIGINT, signal.SIGHUP)  # signals that a terminal sends to all of its processes
 PROOF_SECONDS = 120  # that one may take to compute on a card, whose driver may have to wake up
 
 
@@ -45,8 +45,7 @@ class ProcessError(RunError):
 def warm_up(more: Sequence[str] = ()) -> None:
     """Start the fork server, which imports what runs need, and ``more`` modules, while this process plans.
 
-    Ctrl-C and a lost terminal reach all processes of a terminal at once; the fork server ignores them, as it
-    ends with this process.
+    Ctrl-C and a lost terminal reach the fork server too; they wait until its imports can be ended silently.
     """
     resource_tracker.ensure_running()  # which would unblock SIGINT again
     multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOADED, *more])

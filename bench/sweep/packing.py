@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from bench.config.overrides import override_line
 from bench.config.pack import describe_others
 from bench.config.packable import OWN, cannot_pack, shared_key
 from bench.config.schema import Config, replace_values
 from bench.memory.prediction import Prediction
 from bench.sweep.machine import count_slots
-from bench.sweep.plan import Point, override_line
+from bench.sweep.plan import Point
 
 LARGEST = 24  # a step gains little from more, and what kills a pack costs all of it
 UNKNOWN = 4  # where no prediction says what memory allows

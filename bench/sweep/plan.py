@@ -5,20 +5,17 @@ plan of thousands of points takes seconds.
 """
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench.config.identity import Identity
+from bench.config.overrides import override_line
 from bench.config.schema import Config, is_field, read_field, replace_values
 from bench.errors import ConfigError
 
 GROUPS = ("method", "model", "data", "train", "track", "experiment")
-
-# Text that Hydra's grammar reads as that text without quotes: not a number, not null, not true.
-_PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)$)[A-Za-z_/][A-Za-z0-9_./-]*", re.IGNORECASE)
 
 Axes = Mapping[str, Sequence[Any]]  # override key -> the values it takes
 Compose = Callable[[Sequence[str]], Config]  # override lines -> configuration
@@ -156,29 +153,3 @@ def _value_line(config: Config, key: str) -> str:
     value = read_field(config, key)
     line = override_line(key, value)
     return line if is_field(key) and not isinstance(value, Mapping) else f"++{line}"  # ++: also new keys
-
-
-def override_line(key: str, value: Any) -> str:
-    """Return ``key=value`` in Hydra's override grammar."""
-    return f"{key}={_quote(value)}"
-
-
-def _quote(value: Any) -> str:
-    """Return the value in Hydra's override grammar."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return "[" + ",".join(_quote(one) for one in value) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_escape_key(key)}:{_quote(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, str) and not _PLAIN.fullmatch(value):
-        doubled = re.sub(r"(\\*)('|\Z)", r"\1\1\2", value)  # backslashes before a quote or at the end
-        return "'" + doubled.replace("'", r"\'") + "'"
-    return str(value)
-
-
-def _escape_key(key: object) -> str:
-    """Escape a mapping's key, which Hydra's grammar cannot quote."""
-    return re.sub(r"[\\()\[\]{}:=, \t]", r"\\\g<0>", str(key))

@@ -11,13 +11,14 @@ from hydra.core.override_parser.types import Override, QuotedString
 
 from bench.config.checks import require_valid
 from bench.config.identity import Identity, identify
+from bench.config.overrides import override_line
 from bench.config.pins import find_pins
 from bench.config.schema import Config, replace_values
 from bench.data import dataset
 from bench.errors import ConfigError
 from bench.model import weights
 from bench.sweep.overview import format_hours, tell_bound
-from bench.sweep.plan import Axes, Compose, Plan, combine_axes, expand, make_plan, override_line
+from bench.sweep.plan import Axes, Compose, Plan, combine_axes, expand, make_plan
 
 _WHOLE_SWEEP = ("experiment", "sweep", "plan", "report", "results_dir", "track")  # one value for all runs
 LONG_HOURS = 12.0  # a plan that takes longer is begun on purpose only

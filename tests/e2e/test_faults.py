@@ -113,7 +113,9 @@ def test_fail_fast_starts_nothing_more(bench: Any, tiny: list[str], count: Any) 
     assert len(bench.records()) == 1
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
+)
 def test_a_signal_stops_cleanly_and_the_printed_command_goes_on(
     running: "subprocess.Popen[str]", bench: Any, count: Any, number: int, code: int
 ) -> None:

@@ -12,8 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from shown import EXAMPLES, PAGES, ROOT, SHOWN
 
 from bench import cli
+from bench.config.overrides import quote_text
 from bench.config.schema import CONF_DIR, Config, list_paths
-from bench.run import app
 
 HYDRA_COMMANDS = ("run", "sweep", "plan")
 STANDS_FOR = {"OWNER/NAME": "owner/name", "COMMIT": "0" * 40}
@@ -50,7 +50,7 @@ def test_a_command_that_is_shown_exists_and_composes(command: str, compose: Call
         parsed, _ = cli.make_parser().parse_known_args(words)
         assert parsed.call
         return
-    overrides = [app.quote_text(word) for word in cli._read_flags(words[1:]) if not word.startswith("--")]
+    overrides = [quote_text(word) for word in cli._read_flags(words[1:]) if not word.startswith("--")]
     require_composing(overrides, compose)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,13 @@ def test_a_command_ends_with_the_code_of_its_signal(body: str, code: int) -> Non
     assert command.returncode == code
 
 
+def test_an_interrupt_in_code_from_a_text_does_not_end_a_module_by_the_signal(tmp_path: Path) -> None:
+    """As in the code that dataclasses make while they are imported; Python notes such an interrupt."""
+    (tmp_path / "module.py").write_text(f"{HEAD}    exec('kill(\"SIGINT\")')\n")
+    done = subprocess.run([sys.executable, "-m", "module"], cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 @pytest.mark.parametrize("second", ["SIGINT", "SIGTERM"])
 def test_two_signals_end_it_at_once_and_not_by_the_second(second: str) -> None:
     with start(f"try: kill('SIGINT')\n    finally: kill('{second}'); print('went on')") as command:
@@ -67,6 +75,22 @@ def test_output_that_cannot_be_written_is_one_message_and_the_work_goes_on(tmp_p
     assert err == "standard output: No space left on device; what follows is not shown\n"
     assert command.returncode == 3
     assert (tmp_path / "done").exists()
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv drops root's right to all files")
+@pytest.mark.parametrize(("command", "locked"), [("status", "runs"), ("table", "."), ("sweep", "runs")])
+def test_another_users_folder_is_one_message(tmp_path: Path, command: str, locked: str) -> None:
+    folder = tmp_path / "results"
+    (folder / "runs" / ("0" * 12)).mkdir(parents=True)
+    (folder / locked).chmod(0)
+    fast = ["method=majority", f"results_dir={folder}", f"cache_dir={tmp_path}/cache", "track.mode=disabled"]
+    given = fast if command in ("run", "sweep") else ["--results", str(folder)]
+    weak = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    words = [*weak, sys.executable, "-m", "bench", command, *given]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert done.stderr.startswith(f"{folder}")
+    assert ": Permission denied; " in done.stderr
 
 
 def test_a_reader_that_has_seen_enough_gets_no_message() -> None:

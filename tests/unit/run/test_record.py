@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from bench.errors import ConfigError
-from bench.run.record import classify
+from bench.redaction import LONGEST
+from bench.run.record import _describe_error, classify
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,16 @@ def test_the_type_counts_before_the_words() -> None:
     assert classify(torch.OutOfMemoryError()) == classify(MemoryError()) == "oom"
     assert classify(ConfigError("train.lr: out of memory")) == "invalid"
     assert classify(ValueError("out of memory")) == "failed"
+
+
+def test_the_words_of_an_error_that_quotes_a_whole_file_are_cut() -> None:
+    described = _describe_error(ValueError("begins " + "x" * 3_000_000 + " ends"))
+    assert described is not None
+    assert len(described["traceback_tail"]) <= LONGEST
+    assert len(described["message"]) < LONGEST + 50
+    assert described["message"].startswith("begins xxx")
+    assert described["message"].endswith("xxx ends")
+    assert f"[{3_000_012 - LONGEST} characters left out]" in described["message"]
+    short = _describe_error(ValueError("as it is"))
+    assert short is not None
+    assert short["message"] == "as it is"

@@ -267,6 +267,13 @@ def test_a_single_run_that_bitsandbytes_ended_was_out_of_memory_to_the_next_swee
     assert [attempt["status"] for attempt in found.attempts] == [status]
 
 
+def test_the_words_of_a_process_that_died_are_cut(
+    sweep: Callable[..., Outcome], store: Store, plan: Plan
+) -> None:
+    sweep(Trainer(store, lambda _: STARTED, "x" * 3_000_000))
+    assert (store.run_folder(plan.points[0].run_id) / RECORD).stat().st_size < 30_000
+
+
 def test_what_cannot_fit_is_recorded_without_being_started(
     base: Config, store: Store, plan: Plan, identify: Identifier
 ) -> None:

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bench.config.identity import Identity, describe, identify
+from bench.config.overrides import override_line
 from bench.config.schema import Config, replace_values
 from bench.errors import ConfigError
 from bench.sweep.plan import (
@@ -19,7 +20,6 @@ from bench.sweep.plan import (
     combine_axes,
     expand,
     make_plan,
-    override_line,
     plan_finals,
 )
 

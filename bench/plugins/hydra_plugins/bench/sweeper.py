@@ -20,7 +20,7 @@ from bench.config.identity import describe
 from bench.config.schema import Config
 from bench.errors import StoreError
 from bench.process import interrupt_code, stop_on_signals
-from bench.redaction import show
+from bench.redaction import shorten, show
 from bench.report.table import write_tables
 from bench.results.store import Store
 from bench.run import tracking
@@ -137,7 +137,7 @@ class BenchSweeper(Sweeper):
         """
         error = _error(job)
         results = [] if error is not None else job.return_value
-        lines = [show(f"{point.run_id} {describe(point.config)}: {error}") for point in pack]
+        lines = [show(f"{point.run_id} {describe(point.config)}: {shorten(str(error))}") for point in pack]
         if error is None:
             lines = [summarise(point.config, one) for point, one in zip(pack, results, strict=True)]
         self.display.end(pack, lines)

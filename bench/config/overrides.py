@@ -1,0 +1,72 @@
+"""Override lines in Hydra's grammar: made from values, and quoted where a person typed plain text."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.errors import HydraException
+
+from bench.config.schema import CONF_DIR, is_text
+
+# Text that Hydra's grammar reads as that text without quotes: not a number, not null, not true.
+_PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)$)[A-Za-z_/][A-Za-z0-9_./-]*", re.IGNORECASE)
+_BEYOND_ASCII = re.compile(r"[^,\[\]()]*[^\x00-\x7f][^,\[\]()]*")  # one value of a list or a sweep
+_NO_TEXT = re.compile(r"null|true|false|[+-]?[0-9.]+", re.IGNORECASE)  # to Hydra
+
+
+def quote_text(argument: str) -> str:
+    """Return the override with quotes around text that Hydra would refuse or take for something else.
+
+    That is an option like ``model=null``, a value beyond ASCII like ``a=标题``, and for a setting that is
+    a text, such as results_dir, what Hydra's grammar cannot read, or reads as a number or shorter.
+    """
+    key, equals, value = argument.partition("=")
+    path = key.lstrip("+")
+    if argument.startswith("-") or not equals:
+        return argument
+    if _NO_TEXT.fullmatch(value) and (CONF_DIR / path.partition("@")[0]).is_dir():
+        return f"{key}='{value}'"
+    line = argument
+    if not any(mark in value for mark in "'\"{"):
+        line = key + equals + _BEYOND_ASCII.sub(lambda text: f"'{text[0]}'", value)
+    return override_line(key, value) if is_text(path) and _is_misread(line, value) else line
+
+
+def _is_misread(line: str, value: str) -> bool:
+    """Return whether Hydra cannot read the override of a text, or reads something other than the text."""
+    try:
+        override = OverridesParser.create().parse_override(line)
+        read = override.value()
+    except HydraException:
+        return True
+    if override.is_sweep_override() or isinstance(read, QuotedString | list | dict) or read in (None, ""):
+        return False
+    return not isinstance(read, str) or value != value.strip()
+
+
+def override_line(key: str, value: Any) -> str:
+    """Return ``key=value`` in Hydra's override grammar."""
+    return f"{key}={_quote(value)}"
+
+
+def _quote(value: Any) -> str:
+    """Return the value in Hydra's override grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ",".join(_quote(one) for one in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_escape_key(key)}:{_quote(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, str) and not _PLAIN.fullmatch(value):
+        doubled = re.sub(r"(\\*)('|\Z)", r"\1\1\2", value)  # backslashes before a quote or at the end
+        return "'" + doubled.replace("'", r"\'") + "'"
+    return str(value)
+
+
+def _escape_key(key: object) -> str:
+    """Escape a mapping's key, which Hydra's grammar cannot quote."""
+    return re.sub(r"[\\()\[\]{}:=, \t]", r"\\\g<0>", str(key))
