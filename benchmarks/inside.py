@@ -18,11 +18,10 @@ from unittest import mock
 
 import torch
 
-from bench.packs import loop as pack_loop
 from bench.train import loop
 from bench.train.device import keep_freed_memory
 from benchmarks.settings import answer, ratio, table
-from benchmarks.step import CASES, MEMBERS, Case, make_batches, prepare, prepare_pack
+from benchmarks.step import CASES, MEMBERS, Case, make_batches, prepare_alone, prepare_pack
 
 WARM, MEASURED = 5, 15
 # What computes a kind of work forward, and the nodes of autograd that do backward.
@@ -86,11 +85,11 @@ def measure_parts(case: Case) -> dict[str, float]:
         batches = make_batches(case, WARM + MEASURED)
         packed.model.train()
         for _ in range(WARM):
-            pack_loop.advance(packed, [next(batches)])
+            loop.take_step(packed, [next(batches)])
         seconds.clear()
         began = time.perf_counter()
         for batch in batches:
-            pack_loop.advance(packed, [batch])
+            loop.take_step(packed, [batch])
         whole = time.perf_counter() - began
     taken = {kind: seconds[kind] / whole for kind in KINDS}
     return {**taken, "else: sums, copies, embeddings, heads": 1 - sum(taken.values())}
@@ -150,14 +149,14 @@ def _clock_node(node: Any, kind: str, seconds: dict[str, float]) -> None:
 def measure_compiled(case: Case) -> dict[str, float]:
     """Seconds of a step, of one of the compiled model, and of the first one, which compiles."""
     steps = 2 * (WARM + MEASURED) + 1
-    solo, batches = prepare(case, steps), make_batches(case, steps)
+    solo, batches = prepare_alone(case, steps), make_batches(case, steps)
     solo.model.train()
 
     def run(count: int) -> list[float]:
         seconds = []
         for _ in range(count):
             began = time.perf_counter()
-            loop.advance(solo, [next(batches)])
+            loop.take_step(solo, [next(batches)])
             seconds.append(time.perf_counter() - began)
         return seconds
 

@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,13 +22,13 @@ from transformers import AutoConfig, TrainerCallback
 
 from bench.config.schema import Config, replace_values
 from bench.data import tokens
-from bench.model import build, weights
-from bench.packs import loop as pack_loop
+from bench.model import weights
 from bench.packs import network
 from bench.sweep.packing import LARGEST
 from bench.train import loop
 from bench.train import task as tasks
 from bench.train.device import choose_precision, keep_freed_memory
+from bench.train.training import Networks, Training, build_alone, make_accelerator, prepare
 from benchmarks import machine
 from benchmarks.settings import answer, compose, ratio, table
 
@@ -200,67 +200,55 @@ def measure_naive(case: Case, steps: int) -> list[float]:
 
 def measure_solo(case: Case, steps: int) -> list[float]:
     """Seconds of each step of bench's own loop, in the precision that it chooses here."""
-    solo = prepare(case, steps)
-    solo.model.train()
-    return _time_each(make_batches(case, steps), lambda batch: loop.advance(solo, [batch]))
+    return _time_each(prepare_alone(case, steps), make_batches(case, steps))
 
 
 def measure_packed(case: Case, steps: int) -> list[float]:
     """Seconds of each step of a pack of adapters over one base."""
-    packed = prepare_pack(case, steps)
-    packed.model.train()
-    return _time_each(make_batches(case, steps), lambda batch: pack_loop.advance(packed, [batch]))
+    return _time_each(prepare_pack(case, steps), make_batches(case, steps))
 
 
-def _time_each(batches: Iterator[tokens.Batch], step: Callable[[tokens.Batch], object]) -> list[float]:
+def _time_each(training: Training, batches: Iterator[tokens.Batch]) -> list[float]:
     """Seconds from the end of each step to that of the next."""
     ends = []
+    training.model.train()
     for batch in batches:
-        step(batch)
+        loop.take_step(training, [batch])
         ends.append(time.perf_counter())
     return [after - before for before, after in pairwise(ends)]
 
 
-def prepare_pack(case: Case, steps: int) -> pack_loop.PackTraining:
-    """A pack's training as its runs begin it."""
+def prepare_alone(case: Case, steps: int) -> Training:
+    """Prepare a training as a run begins it."""
+    return _prepare([_compose(case, steps)], steps, build_alone)
+
+
+def prepare_pack(case: Case, steps: int) -> Training:
+    """Prepare a pack's training as its runs begin it."""
     members = [{"lora.r": (8, 16)[one % 2], "train.lr": 1e-3 * (1 + one)} for one in range(MEMBERS["packed"])]
     base = _compose(case, steps)
-    configs = [replace_values(base, values) for values in members]
+    return _prepare([replace_values(base, values) for values in members], steps, network.build)
+
+
+def _prepare(configs: Sequence[Config], steps: int, build_networks: Callable[..., Networks]) -> Training:
     device = torch.device("cpu")
-    precision = choose_precision(base.train.precision, device)
-    pack = network.build(
+    precision = choose_precision(configs[0].train.precision, device)
+    networks = build_networks(
         configs,
-        folder=weights.locate(base.model),
+        folder=weights.locate(configs[0].model),
         labels=LABELS,
         pad_token_id=0,
         device=device,
         precision=precision,
     )
-    return pack_loop.prepare(
-        pack,
+    return prepare(
+        networks,
         configs,
         task=tasks.make(None),
         steps=steps,
-        accelerator=loop.make_accelerator(device, precision),
+        accelerator=make_accelerator(device, precision),
         logs=[lambda *_: None] * len(configs),
     )
-
-
-def prepare(case: Case, steps: int) -> loop.Training:
-    """A training as a run begins it."""
-    config = _compose(case, steps)
-    device = torch.device("cpu")
-    precision = choose_precision(config.train.precision, device)
-    accelerator = loop.make_accelerator(device, precision)
-    found = build.build(
-        config,
-        folder=weights.locate(config.model),
-        labels=LABELS,
-        pad_token_id=0,
-        device=device,
-        precision=precision,
-    )
-    return loop.prepare(found.model, config, task=tasks.make(None), steps=steps, accelerator=accelerator)
 
 
 def make_batches(case: Case, steps: int) -> Iterator[tokens.Batch]:

@@ -1,4 +1,4 @@
-"""A model of PyTorch's CUDA caching allocator: what a list of allocations comes to on a card. Pure.
+"""A model of PyTorch's CUDA caching allocator: the memory that a list of allocations takes on a card. Pure.
 
 Memory is asked for from the driver in segments, cut into blocks, and kept when it is freed; so what a process
 holds (reserved) is more than what its tensors take (allocated), and depends on their order. Constants and
@@ -61,7 +61,7 @@ class Allocator:
         self._next_address = 0
 
     def allocate(self, size: int) -> Block:
-        """A block for a tensor of so many bytes: the smallest free one that will do, or of a new segment.
+        """Allocate a block for a tensor of so many bytes: the smallest free one, or a new segment's.
 
         Raises:
             OutOfMemoryError: there is no room for the segment.
@@ -79,7 +79,7 @@ class Allocator:
         return block
 
     def free(self, block: Block) -> None:
-        """Puts a block back, in one piece with free neighbours."""
+        """Put a block back, in one piece with free neighbours."""
         self.allocated -= block.size
         for other in (block.before, block.after):
             if other is not None and other.is_free:
@@ -89,18 +89,18 @@ class Allocator:
         self._put(block)
 
     def release_unused(self) -> None:
-        """Gives segments that are free as a whole back to the driver, as torch.cuda.empty_cache does."""
+        """Give segments that are free as a whole back to the driver, as torch.cuda.empty_cache does."""
         for is_small, pool in self._free.items():
             parts = [entry for entry in pool if entry[-1].before is not None or entry[-1].after is not None]
             self.reserved -= sum(size for size, _, _ in pool) - sum(size for size, _, _ in parts)
             self._free[is_small] = parts
 
     def reset_peaks(self) -> None:
-        """Begins a new phase: its peaks start from what is held now."""
+        """Begin a new phase: its peaks start from what is held now."""
         self.peak_allocated, self.peak_reserved = self.allocated, self.reserved
 
     def _reserve(self, size: int) -> Block:
-        """A new segment from the driver, after giving back unused ones if it has no room."""
+        """Take a new segment from the driver, after giving back unused ones if it has no room."""
         segment = segment_size(size)
         if not self._has_room(segment):
             self.release_unused()
@@ -116,7 +116,7 @@ class Allocator:
         return self.capacity is None or self.reserved + segment <= self.capacity
 
     def _split(self, block: Block, size: int) -> Block:
-        """The first part of the block; the rest stays free."""
+        """Split off the first part of the block; the rest stays free."""
         first = Block(block.address, size, block.is_small, before=block.before, after=block)
         if block.before is not None:
             block.before.after = first
@@ -165,7 +165,7 @@ def replay(events: Iterable[Event], capacity: int | None = None) -> dict[str, di
 
 
 def find_least(events: Sequence[Event], low: int, high: int) -> int:
-    """The least capacity with which the events get through, within a hundredth; ``high`` is known to do."""
+    """Find the least capacity that is enough for the events, within a hundredth; ``high`` is known to be."""
     while high - low > high / 100:
         middle = (low + high) // 2
         try:
@@ -177,12 +177,12 @@ def find_least(events: Sequence[Event], low: int, high: int) -> int:
 
 
 def round_size(size: int) -> int:
-    """The size of the block that a tensor of so many bytes gets."""
+    """Return the size of the block that a tensor of so many bytes gets."""
     return max(ROUNDING, -(-size // ROUNDING) * ROUNDING)
 
 
 def segment_size(size: int) -> int:
-    """What is asked for from the driver for a block of the rounded size."""
+    """Return the size of the segment that the driver is asked for, for a block of the rounded size."""
     if size <= SMALL:
         return SMALL_SEGMENT
     if size < LARGE:
@@ -191,7 +191,7 @@ def segment_size(size: int) -> int:
 
 
 def _merge(one: Block, other: Block) -> None:
-    """Makes a block of itself and its neighbour, which is gone."""
+    """Merge a block with its neighbour, which is gone."""
     if one.before is other:
         one.address, one.before = other.address, other.before
         if one.before is not None:

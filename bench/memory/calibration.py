@@ -1,4 +1,4 @@
-"""How much longer than predicted runs take on a card: by finished runs, else by gpu-check. No torch."""
+"""The ratio of measured to predicted time on a card: from finished runs, else from gpu-check. No torch."""
 
 import logging
 import statistics

@@ -17,7 +17,7 @@ from bench.train.meter import Meter
 
 
 def compare(result: Result, config: Config, dataset: Dataset, *, folder: Path | None, meter: Meter) -> Result:
-    """The record with the peak memory that shapes predict beside the one that was measured."""
+    """Add to the record the peak memory that shapes predict, beside the measured peak."""
     if config.method.estimator != "network":
         return dataclasses.replace(
             result, reasons=result.reasons | {"prediction": "a baseline is fitted without training steps"}
@@ -54,7 +54,7 @@ def _recognise(device: torch.device) -> Card | None:
 
 
 def _name_target(device: torch.device) -> str:
-    """The device as a plan calls it."""
+    """Name the device as a plan does."""
     if (card := _recognise(device)) is not None:
         return card.name
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,4 +1,4 @@
-"""What a device computes with where torch's shape-only device ``meta`` would take another way.
+"""The kernels of a device where torch's shape-only device ``meta`` would take another way.
 
 A model on ``meta`` runs torch's own code without numbers, but torch chooses some kernels, and what autocast
 casts, by the device. Here it is told to choose as on CUDA or on a CPU. Sources, of torch 2.13:
@@ -10,13 +10,13 @@ backends/cuda/ops.py and backends/default/ops.py.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-from unittest import mock
 
 import bitsandbytes  # noqa: F401 (registers its operations)
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+# Its operations that begin with _ are what scaled_dot_product_attention chooses from, by the device.
 aten: Any = torch.ops.aten
 HALVES = (torch.bfloat16, torch.float16)
 BLAS_WORKSPACE = 8 * 2**20 + 128 * 2**10  # cuBLAS's, kept from its first product on (CUDABlas.cpp)
@@ -38,7 +38,7 @@ _RAISED = {
 
 
 class Kernels(TorchFunctionMode):
-    """Has torch compute on ``meta`` as it would on the device, cuda or cpu, also under CPU autocast."""
+    """A mode in which torch computes on ``meta`` as on the device, cuda or cpu, also under CPU autocast."""
 
     def __init__(self, device_type: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Kernels(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Calls the function, its inputs cast and its kernel chosen as on the device."""
+        """Call the function, its inputs cast and its kernel chosen as on the device."""
         options = dict(kwargs or {})
         name = getattr(func, "__name__", "")
         if torch.is_autocast_enabled("cpu"):
@@ -71,8 +71,8 @@ class Kernels(TorchFunctionMode):
 
     @contextlib.contextmanager
     def active(self) -> Iterator["Kernels"]:
-        """While it holds; the casts of weights are forgotten where autocast itself would forget them."""
-        with self, mock.patch.object(torch, "clear_autocast_cache", self._casts.clear):
+        """Be active inside; the casts of weights are forgotten where autocast itself would forget them."""
+        with self, replaced(torch, "clear_autocast_cache", self._casts.clear):
             yield self
 
     def _cast(self, value: Any, dtype: torch.dtype) -> Any:
@@ -85,7 +85,7 @@ class Kernels(TorchFunctionMode):
         return value
 
     def _cast_tensor(self, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """The tensor as autocast hands it on: weights that are trained are cast once (cached_cast)."""
+        """Cast the tensor as autocast does: weights that are trained once (cached_cast)."""
         if not value.is_floating_point() or value.dtype in (dtype, torch.float64) or not value.is_meta:
             return value
         is_kept = value.is_leaf and value.requires_grad and not torch.is_inference_mode_enabled()
@@ -106,7 +106,7 @@ class Kernels(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> torch.Tensor:
-        """Attention by the device's fused kernel, which never holds the weights of all pairs of tokens."""
+        """Attend by the device's fused kernel, which never holds the weights of all pairs of tokens."""
         if self.device_type == "cpu":
             if enable_gqa or dropout_p > 0:
                 return _attend_plainly(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
@@ -131,6 +131,17 @@ class Kernels(TorchFunctionMode):
         return out  # type: ignore[no-any-return]
 
 
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    """Let a library's attribute have another value inside."""
+    kept = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, kept)
+
+
 def _attend_plainly(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -141,21 +152,21 @@ def _attend_plainly(
     scale: float | None,
     enable_gqa: bool,
 ) -> torch.Tensor:
-    """Attention where no fused kernel serves; torch does this on ``meta`` by itself."""
+    """Attend where no fused kernel serves; torch does this on ``meta`` by itself."""
     return functional.scaled_dot_product_attention(
         query, key, value, mask, dropout, is_causal, scale=scale, enable_gqa=enable_gqa
     )
 
 
 def _as_bias(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | None:
-    """A mask of booleans as what is added to scores, which every call makes anew."""
+    """Turn a mask of booleans into what is added to scores, which every call makes anew."""
     if mask is None or mask.dtype != torch.bool:
         return mask
     return torch.where(mask, 0.0, float("-inf")).to(query.dtype)
 
 
 def _drop(values: torch.Tensor, p: float = 0.5, training: bool = True, *_: Any, **__: Any) -> torch.Tensor:
-    """Dropout whose mask takes a byte for each value."""
+    """Drop out with a mask that takes a byte for each value."""
     if not training or p == 0:
         return values
     dropped: torch.Tensor = torch.native_dropout(values, p, True)[0]
@@ -163,13 +174,13 @@ def _drop(values: torch.Tensor, p: float = 0.5, training: bool = True, *_: Any, 
 
 
 def hidden_bytes(func: Any, args: Sequence[Any], device_type: str) -> list[int]:
-    """Sizes of what the device's kernel allocates and frees by itself, beside what it gives back."""
+    """List the bytes of each block that the device's kernel allocates and frees beside what it gives back."""
     measure = _HIDDEN.get((func, device_type))
     return [] if measure is None else measure(*args)
 
 
 def _hide_flash_backward(_: Any, query: torch.Tensor, key: torch.Tensor, *__: Any) -> list[int]:
-    """The gradient of queries in fp32 and a sum for each; those of shared keys and values for every head."""
+    """List queries' gradient in fp32 and a sum for each; that of shared keys and values for every head."""
     rows, heads, length, size = query.shape
     long, wide = -(-length // 128) * 128, -(-size // 32) * 32
     sizes = [4 * rows * heads * long * wide, 4 * rows * heads * long]
@@ -179,18 +190,18 @@ def _hide_flash_backward(_: Any, query: torch.Tensor, key: torch.Tensor, *__: An
 
 
 def _hide_efficient_backward(_: Any, query: torch.Tensor, *__: Any) -> list[int]:
-    """The gradient of queries in fp32, where that is not their own type, and a sum for each."""
+    """List a sum for each query and, where fp32 is not their own type, the gradient of queries in it."""
     sums = 4 * query.shape[:3].numel()
     return [sums, 4 * query.numel()] if query.dtype in HALVES else [sums]
 
 
 def _hide_batched_product(left: torch.Tensor, right: torch.Tensor) -> list[int]:
-    """Copies of what oneDNN does not take as it lies in bf16, like a weight that is repeated for all rows."""
+    """List copies of what oneDNN does not take as it lies in bf16, like a weight repeated for all rows."""
     return [one.nbytes for one in (left, right) if one.dtype == torch.bfloat16 and not _is_plain(one)]
 
 
 def _is_plain(matrices: torch.Tensor) -> bool:
-    """Whether they lie one after the other, each by rows or each by columns."""
+    """Return whether they lie one after the other, each by rows or each by columns."""
     _, rows, columns = matrices.shape
     return matrices.stride() in ((rows * columns, columns, 1), (rows * columns, 1, rows))
 
@@ -212,7 +223,7 @@ def _multiply_dequantised(
     absmax_offset: torch.Tensor | None = None,
     **___: Any,
 ) -> torch.Tensor:
-    """The product with a 4-bit weight, which is made whole in the input's dtype first.
+    """Multiply with a 4-bit weight, which is made whole in the input's dtype first.
 
     On CUDA some cards have kernels that need not do so for few tokens; with more than 1536 all do it.
     """

@@ -1,4 +1,4 @@
-"""Predictions made: the texts' lengths, the trace of a run that has them, and the allocator's peaks."""
+"""Predictions of memory and work: from the texts' lengths, a trace of the run, and the allocator's peaks."""
 
 import logging
 import warnings
@@ -30,7 +30,7 @@ Texts = tuple[dict[str, tokens.TokenisedSplit], tokens.Padding, Task]
 
 
 def predict_all(configs: Sequence[Config], device_type: str) -> list[Prediction | str]:
-    """What each run takes on a kind of device, or why that is not known; texts are read once for all."""
+    """Predict what each run takes on a kind of device, or say why it is unknown; texts are read once."""
     datasets: dict[str, Dataset] = {}
     texts: dict[str, Texts] = {}
 
@@ -56,7 +56,7 @@ def predict_all(configs: Sequence[Config], device_type: str) -> list[Prediction 
 def predict(
     config: Config, dataset: Dataset, texts: Texts | None, *, folder: Path | None, device_type: str
 ) -> Prediction | str:
-    """What the run takes on a kind of device, from the cache if it is there; or why that is not known."""
+    """Predict what the run takes on a kind of device, or take it from the cache; or say why it is unknown."""
     key = prediction.make_key(
         config,
         device_type=device_type,
@@ -120,7 +120,7 @@ def _make(
 
 
 def _count_peaks(recording: Recording, device_type: str) -> dict[str, dict[str, int | None]]:
-    """Peak bytes of loading, training and evaluating; only CUDA's allocator reserves any."""
+    """Count the peak bytes of loading, training and evaluating; only CUDA's allocator reserves any."""
     if device_type == "cpu":
         sums = _sum_peaks(recording.events)
         return {name: {"peak_allocated_bytes": sums[name], "peak_reserved_bytes": None} for name in sums}
@@ -128,7 +128,7 @@ def _count_peaks(recording: Recording, device_type: str) -> dict[str, dict[str, 
 
 
 def _walk(events: Iterable[Event]) -> Iterator[tuple[str, int, dict[int, int]]]:
-    """After each event its phase (load, train or eval), all tensors' bytes, and each one's by number."""
+    """Yield after each event its phase (load, train, eval), all tensors' bytes, and each one's by number."""
     live, held = 0, dict[int, int]()
     for event in events:
         if event.size is None:
@@ -140,7 +140,7 @@ def _walk(events: Iterable[Event]) -> Iterator[tuple[str, int, dict[int, int]]]:
 
 
 def _sum_peaks(events: Iterable[Event]) -> dict[str, int]:
-    """Most bytes of tensors at once in loading, training and evaluating."""
+    """Find the most bytes of tensors at once in loading, training and evaluating."""
     peaks: dict[str, int] = {}
     for phase, live, _ in _walk(events):
         peaks[phase] = max(peaks.get(phase, 0), live)
@@ -148,7 +148,7 @@ def _sum_peaks(events: Iterable[Event]) -> dict[str, int]:
 
 
 def _split_peak(recording: Recording) -> dict[str, int]:
-    """What the tensors are for at the moment of training when they take most."""
+    """Split the bytes at the peak of training by what the tensors are for."""
     top = ("train", _sum_peaks(recording.events)["train"])
     held = next(held for phase, live, held in _walk(recording.events) if (phase, live) == top)
     parts: dict[str, int] = {}
@@ -159,7 +159,7 @@ def _split_peak(recording: Recording) -> dict[str, int]:
 
 
 def _group_work(recording: Recording, *, micro_batches: int) -> dict[str, list[list[Any]]]:
-    """The work of one micro-batch, of the optimizer's step after them, and of one batch that is evaluated."""
+    """Group the work by micro-batch, optimizer's step, and batch that is evaluated."""
     traced = STEPS * min(micro_batches, MICRO_BATCHES)
     groups = {
         "micro_batch": (("forward", "backward"), traced),

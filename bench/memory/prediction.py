@@ -1,7 +1,7 @@
-"""What a run will take and cost, as far as shapes say: computed once for runs that share them. No torch.
+"""A prediction of what a run takes and costs, as far as shapes say, and its cache. No torch.
 
-A prediction is kept on disk, under a hash of all that it depends on; a run's rank counts, its learning rate
-does not.
+It is made once for runs of the same shapes, and kept on disk under a hash of all that it depends on; a run's
+rank counts, its learning rate does not.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from bench.config.fields import SHAPELESS, list_marked
 from bench.config.schema import Config, replace_values, to_dict
 from bench.model import weights
 
-VERSION = 3  # raise it when what is traced, or how, changes
+VERSION = 4  # raise it when what is traced, or how, changes
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 _PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run's time is in proportion to: seconds at a card's full speed, or operations."""
+    """The cost that a run's time is in proportion to: seconds at a card's full speed, or operations."""
 
     train: float
     eval: float  # of validation each time, and of test once
@@ -75,12 +75,12 @@ class Prediction:
         return self.mean_batch_tokens / self.batch_tokens
 
     def train_seconds(self, card: Card, *, steps: int, accumulation: int) -> float:
-        """How long the card at least trains: every operation at its best speed."""
+        """Return how long the card at least trains: every operation at its best speed."""
         micro_batch = _count_seconds(self.work["micro_batch"], card, share=self._share)
         return steps * (accumulation * micro_batch + _count_seconds(self.work["step"], card, share=1.0))
 
     def eval_seconds(self, card: Card, split: str) -> float:
-        """How long the card at least evaluates one split."""
+        """Return how long the card at least evaluates one split."""
         return _count_seconds(self.work["eval"], card, share=1.0) * self._count_batches(split)
 
     def eval_flops(self, split: str) -> float:
@@ -93,7 +93,7 @@ class Prediction:
 
 
 def _count_seconds(work: Sequence[Sequence[Any]], card: Card, *, share: float) -> float:
-    """A roofline for each operation: it computes or moves at full speed, whichever takes longer.
+    """Add up a roofline for each operation: it computes or moves at full speed, whichever takes longer.
 
     ``share`` is how large the operations are by those that were traced.
     """
@@ -106,7 +106,7 @@ def _count_seconds(work: Sequence[Sequence[Any]], card: Card, *, share: float) -
 
 
 def settle(config: Config, card: Card | None) -> Config:
-    """The configuration as it can be traced for a CUDA device, or for a CPU if no card is given.
+    """Return the configuration as it can be traced for a CUDA device, or for a CPU if no card is given.
 
     A hub's model that is not on this machine is traced from its architecture, its texts' lengths estimated.
     """
@@ -121,7 +121,7 @@ def settle(config: Config, card: Card | None) -> Config:
 
 
 def count_steps(config: Config, rows: int) -> int:
-    """Optimizer steps of the training, as far as it goes."""
+    """Count the optimizer steps of the training, up to its stop."""
     train = config.train
     if train.stop_step is not None:
         return train.stop_step
@@ -146,7 +146,7 @@ def count_cost(config: Config, prediction: Prediction, card: Card | None) -> Cos
 
 
 def make_key(config: Config, *, device_type: str, fingerprint: str, revision: str) -> str:
-    """The hash of all that a prediction depends on."""
+    """Hash all that a prediction depends on."""
     shape = to_dict(config, without=list_marked(Config, SHAPELESS))
     adapter = {name: value for name, value in config.method.adapter.items() if name != "init_lora_weights"}
     shape["method"]["adapter"] = adapter
@@ -169,7 +169,7 @@ def _read_versions() -> dict[str, str]:
 
 
 def read_cached(cache_dir: str, key: str) -> Prediction | None:
-    """The prediction that was kept, or None; one that is damaged counts as none and is made again."""
+    """Read the prediction that was kept; None if there is none, or it is damaged and has to be made again."""
     path = _cache_path(cache_dir, key)
     try:
         return Prediction(**json.loads(path.read_text(encoding="utf-8")))
@@ -181,7 +181,7 @@ def read_cached(cache_dir: str, key: str) -> Prediction | None:
 
 
 def write_cached(cache_dir: str, key: str, prediction: Prediction) -> None:
-    """Keeps the prediction; a folder that cannot be written is done without, with a warning."""
+    """Keep the prediction; warn where the folder cannot be written."""
     path = _cache_path(cache_dir, key)
     text = json.dumps(dataclasses.asdict(prediction))
     try:

@@ -1,4 +1,4 @@
-"""What a computation on the device ``meta`` allocates, frees and computes, operation by operation."""
+"""A recorder of what a computation on ``meta`` allocates, frees and computes, operation by operation."""
 
 import contextlib
 import weakref
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+# Private, and the only way to see every operation: torch's own flop_counter is made of the same two.
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -43,14 +45,14 @@ class Recording:
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down the memory of every tensor on ``meta`` that operations make, until it is freed."""
+    """A recorder of the memory of every tensor on ``meta``, from the operation that makes it to its end."""
 
     def __init__(self, device_type: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.device_type = device_type
         self.phase = "load"
         self.recording = Recording()
-        self._live: dict[int, int] = {}  # a storage's address -> its number
+        self._live: dict[int, int] = {}  # a storage's id -> its number
         self._has_multiplied = False
         self._is_paused = False
 
@@ -61,7 +63,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Calls the operation and writes down what it allocates."""
+        """Call the operation and write down what it allocates."""
         options = dict(kwargs or {})
         if func is aten._local_scalar_dense.default and args[0].is_meta:
             return _guess(args[0])
@@ -85,21 +87,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def hold(self, tensor: torch.Tensor, owner: str | None = None) -> None:
-        """The tensor's memory is allocated, if it was not yet; ``owner`` says what it is for."""
+        """Count the tensor's memory as allocated, if it was not yet; ``owner`` says what it is for."""
         storage = tensor.untyped_storage()
-        address = storage._cdata
+        key = id(storage)  # torch has one object for each
         if not storage.nbytes():
             return
-        if address not in self._live:
-            number = self._allocate(storage.nbytes())
-            self._live[address] = number
-            weakref.finalize(storage, self._drop, address)
+        if key not in self._live:
+            self._live[key] = self._allocate(storage.nbytes())
+            weakref.finalize(storage, self._drop, key)
         if owner is not None:
-            self.recording.owners[self._live[address]] = owner
+            self.recording.owners[self._live[key]] = owner
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What is made meanwhile is not on the device."""
+        """Leave out what is made inside, as it is not on the device."""
         self._is_paused = True
         try:
             yield
@@ -108,7 +109,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextlib.contextmanager
     def occupied(self, sizes: Iterable[int]) -> Iterator[None]:
-        """Memory of these sizes is taken meanwhile."""
+        """Take memory of these sizes inside."""
         numbers = [self._allocate(size) for size in sizes]
         yield
         for number in numbers:
@@ -117,10 +118,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _count(
         self, func: Any, args: Sequence[Any], options: Mapping[str, Any], result: Any, made: list[Any]
     ) -> None:
-        """Adds the operation's work, unless it is only another view of the same memory."""
+        """Add the operation's work, unless it is only another view of the same memory."""
         if func.is_view or not made:
             return
-        count_flops: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
+        count_flops: Callable[..., int] | None = flop_registry.get(func.overloadpacket)
         flops = 0 if count_flops is None else count_flops(*args, **options, out_val=result)
         if flops and not self._has_multiplied and self.device_type == "cuda":
             self._has_multiplied = True
@@ -138,12 +139,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _free(self, number: int) -> None:
         self.recording.events.append(Event(number, None, self.phase))
 
-    def _drop(self, address: int) -> None:
-        self._free(self._live.pop(address))
+    def _drop(self, key: int) -> None:
+        self._free(self._live.pop(key))
 
 
 def _guess(tensor: torch.Tensor) -> bool:
-    """The value that costs more memory, of a condition that decides what a network computes.
+    """Guess the value that costs more memory, of a condition that decides what a network computes.
 
     Raises:
         NotImplementedError: not a condition, so that there is no such value.

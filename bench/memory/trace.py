@@ -1,4 +1,4 @@
-"""A run's training and evaluation on the device ``meta``: what its tensors take, without one of them.
+"""A trace of a run on the device ``meta``: what its tensors take, without one of them.
 
 The network is built and trained by the code that trains it for real, with real optimizers, so that what is
 predicted cannot drift from what is done; only the numbers are missing.
@@ -7,19 +7,19 @@ predicted cannot drift from what is done; only the numbers are missing.
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import bitsandbytes
 import numpy as np
 import torch
 from accelerate.utils import DistributedType, convert_to_fp32
+from peft import PeftModel
 from torch import nn
+from torch.optim import optimizer as torch_optimizer
 
 from bench.config.schema import Config
-from bench.memory.kernels import Kernels
+from bench.memory.kernels import Kernels, replaced
 from bench.memory.recording import Recorder, Recording
 from bench.model import build
 from bench.train import loop, optimizers
@@ -64,7 +64,7 @@ class _Accelerator:
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
-        """Autocast as a CPU's, which leaves ``meta`` alone; Kernels does what the device's would do."""
+        """Enter a CPU's autocast, which leaves ``meta`` alone; Kernels does what the device's would do."""
         with torch.autocast(
             "cpu",
             dtype=build.DTYPES[self.precision] if self.precision != "fp32" else None,
@@ -89,23 +89,23 @@ class _Accelerator:
         self.recorder.phase = phase
 
     def no_sync(self, _: nn.Module) -> contextlib.AbstractContextManager[None]:
-        """Nothing, as there is no other process."""
+        """Do nothing, as there is no other process."""
         return contextlib.nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """The gradients."""
+        """Compute the gradients."""
         self._enter("backward")
         torch.autograd.backward(loss)
         self._enter("forward")
 
     def clip_grad_norm_(self, parameters: Any, max_norm: float) -> torch.Tensor:
-        """The gradients' norm."""
+        """Compute the gradients' norm."""
         self._enter("step")
         return nn.utils.clip_grad_norm_(parameters, max_norm)
 
 
 def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) -> Recording:
-    """What the run allocates and computes in loading, training and evaluating; phases are in the events.
+    """Trace what the run allocates and computes in loading, training and evaluating.
 
     Raises:
         UntraceableError: shapes alone do not say what is computed; the message says why.
@@ -115,7 +115,8 @@ def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) ->
         raise UntraceableError(reason)
     config = _shape_only(config)
     recorder = Recorder(shapes.device_type)
-    with mock.patch.dict(bitsandbytes.functional.name2qmap, dynamic=torch.empty(256, device=META)):
+    codes = {"dynamic": torch.empty(256, device=META)}  # which bitsandbytes would compute
+    with replaced(bitsandbytes.functional, "name2qmap", codes):
         networks = build_alone(
             [config],
             folder=folder,
@@ -131,7 +132,8 @@ def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) ->
     recorder.recording.parameters = part.total_parameters
     recorder.recording.trained_bytes, recorder.recording.largest_bytes = sum(sizes), max(sizes)
     kernels = Kernels(shapes.device_type)
-    _recompute_within(network, kernels)
+    if config.train.gradient_checkpointing:
+        _recompute_within(network, kernels)
     with kernels.active(), recorder, _meta_optimizers(recorder):
         accelerator: Any = _Accelerator(shapes.precision, recorder)
         recorder.phase = "forward"
@@ -160,7 +162,7 @@ def _hold_states(recorder: Recorder, optimizer: Any) -> None:
 
 
 def _find_obstacle(config: Config, shapes: Shapes) -> str | None:
-    """Why the run's memory cannot be known from its shapes, or None."""
+    """Say why the run's memory cannot be known from its shapes; None if it can."""
     if config.method.quantization == "int8":
         return "method.quantization=int8 computes outliers apart, and how many there are only the texts say"
     if shapes.device_type == "cpu" and config.train.optimizer != "adamw":
@@ -190,7 +192,7 @@ def _take_steps(recorder: Recorder, training: Training, shapes: Shapes) -> None:
 
 
 def make_batch(rows: int, length: int) -> dict[str, torch.Tensor]:
-    """A batch as the run's longest, on the CPU as there."""
+    """Make a batch like the run's longest, on the CPU as there."""
     return {
         "input_ids": torch.zeros(rows, length, dtype=torch.int64),
         "attention_mask": torch.ones(rows, length, dtype=torch.int64),
@@ -199,7 +201,7 @@ def make_batch(rows: int, length: int) -> dict[str, torch.Tensor]:
 
 
 def _shape_only(config: Config) -> Config:
-    """The configuration without what only decides values: how an adapter begins, and the learning rate."""
+    """Return the configuration without what only decides values: an adapter's start and the learning rate."""
     options = config.method.adapter
     if options.get("peft_type") == "LORA":
         options = {**options, "init_lora_weights": False}
@@ -208,16 +210,14 @@ def _shape_only(config: Config) -> Config:
 
 
 def _recompute_within(network: nn.Module, kernels: Kernels) -> None:
-    """Has checkpointed layers recompute with the device's kernels: modes end where backward begins."""
-    for module in network.modules():
-        if (checkpoint := getattr(module, "_gradient_checkpointing_func", None)) is not None:
-            contexts = lambda: (contextlib.nullcontext(), kernels)  # noqa: E731
-            layer: Any = module
-            layer._gradient_checkpointing_func = partial(checkpoint, context_fn=contexts)
+    """Let checkpointed layers recompute with the device's kernels: modes end where backward begins."""
+    base: Any = network.get_base_model() if isinstance(network, PeftModel) else network
+    contexts = lambda: (contextlib.nullcontext(), kernels)  # noqa: E731
+    base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
 
 
 def hold_weights(recorder: Recorder, network: nn.Module, *, trained: str) -> None:
-    """The weights arrive on the device one after another; one that is quantised there arrives whole."""
+    """Hold the weights one after another, as they arrive; those quantised on the device arrive whole."""
     for module in network.modules():
         for parameter in module.parameters(recurse=False):
             state = getattr(parameter, "quant_state", None)
@@ -231,7 +231,7 @@ def hold_weights(recorder: Recorder, network: nn.Module, *, trained: str) -> Non
 
 
 def _constants(state: Any) -> list[torch.Tensor]:
-    """The tensors that a 4-bit weight is dequantised with."""
+    """Find the tensors that a 4-bit weight is dequantised with."""
     inner = [] if state.state2 is None else _constants(state.state2)
     own = [state.absmax, state.code, getattr(state, "offset", None)]
     return [one for one in [*own, *inner] if isinstance(one, torch.Tensor) and one.is_meta]
@@ -247,7 +247,7 @@ def _hold_gradient(recorder: Recorder) -> Callable[[torch.Tensor], None]:
 
 @contextlib.contextmanager
 def _meta_optimizers(recorder: Recorder) -> Iterator[None]:
-    """Lets fused and bitsandbytes' optimizers work on ``meta``; paged states are not on the device."""
+    """Let fused and bitsandbytes' optimizers work on ``meta``; paged states are not on the device."""
     from bitsandbytes.optim.optimizer import Optimizer8bit
 
     make_buffer: Any = Optimizer8bit.get_state_buffer
@@ -261,9 +261,11 @@ def _meta_optimizers(recorder: Recorder) -> Iterator[None]:
         buffer.is_paged = True  # type: ignore[attr-defined]
         return buffer
 
-    with contextlib.ExitStack() as stack:
-        fused = "torch.optim.optimizer._get_fused_kernels_supported_devices"
-        stack.enter_context(mock.patch(fused, return_value=["meta"]))
-        stack.enter_context(mock.patch.object(Optimizer8bit, "get_state_buffer", make))
-        stack.enter_context(mock.patch.object(Optimizer8bit, "prefetch_state"))
+    # torch's list of devices with a fused AdamW is behind a private name alone.
+    fused = "_get_fused_kernels_supported_devices"
+    with (
+        replaced(torch_optimizer, fused, lambda: ["meta"]),
+        replaced(Optimizer8bit, "get_state_buffer", make),
+        replaced(Optimizer8bit, "prefetch_state", lambda *_: None),
+    ):
         yield

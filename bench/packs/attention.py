@@ -18,7 +18,8 @@ CACHE = 2**22  # bytes of scores that are worked on at a time
 
 
 def install(model: PreTrainedModel, members: Sequence[str]) -> None:
-    """Lets the model's attention drop the same for all members, if it asks transformers for it."""
+    """Let the model's attention drop the same for all members, if it asks transformers for it."""
+    # transformers' set_attn_implementation only warns where a model cannot; its own check is private too.
     if model._supports_attention_backend and model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, partial(_attend, members))
         AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -36,7 +37,7 @@ def _attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As sdpa_attention_forward, which does what is better done without the weights of all pairs of tokens.
+    """Attend as sdpa_attention_forward, and leave to it what is better done without all pairs' weights.
 
     Args:
         query: (members x rows, heads, length, width); its length may be less than that of the others
@@ -64,7 +65,7 @@ def _attend(
 def _look(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
-    """softmax(Q K' scale) V, of some rows at a time. # (members x rows, length, heads, width)"""
+    """Compute softmax(Q K' scale) V, some rows at a time. # (members x rows, length, heads, width)"""
     query, key, value = _scale(query, scale), key.contiguous(), value.contiguous()
     rows, heads, length, _ = query.shape
     found = query.new_empty((rows, length, heads, value.shape[3]))
@@ -134,7 +135,7 @@ def _scale(query: torch.Tensor, scale: float) -> torch.Tensor:
 
 
 def _raise(scores: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
-    """Makes each score its power of e, in place, and 0 where a key is not seen; gives their sums over keys.
+    """Raise e to each score, in place, with 0 where a key is not seen, and return the sums over keys.
 
     Softmax takes off each query's largest score first; that is done only where the scores ask for it.
 
@@ -156,7 +157,7 @@ def _raise(scores: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
 
 
 def _divide(count: int, size: int) -> Iterator[slice]:
-    """So many things of ``size`` bytes each, as many at a time as the cache holds."""
+    """Divide ``count`` things of ``size`` bytes each into as many at a time as the cache holds."""
     together = max(1, CACHE // size)
     for start in range(0, count, together):
         yield slice(start, min(start + together, count))

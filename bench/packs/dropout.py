@@ -13,7 +13,7 @@ from torch import nn
 
 
 def share(module: nn.Dropout, members: Sequence[str], inputs: torch.Tensor) -> torch.Tensor:
-    """Dropout of the base's own. # inputs: (members x rows, ...)"""
+    """Apply a dropout of the base model, the same for all members. # inputs: (members x rows, ...)"""
     if not module.training or module.p == 0.0:
         return inputs
     parts = inputs.reshape(len(members), -1, *inputs.shape[1:])  # (members, rows, ...)
@@ -22,24 +22,24 @@ def share(module: nn.Dropout, members: Sequence[str], inputs: torch.Tensor) -> t
 
 
 def draw_mask(like: torch.Tensor, p: float) -> torch.Tensor:
-    """Zeros with probability p, and else what keeps the mean."""
+    """Draw a mask: 0 with probability p, and else what keeps the mean."""
     return (_draw_levels(like.shape, like.device) >= _level(p)).to(like.dtype).div_(1 - p)
 
 
 def _draw_levels(shape: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Random numbers of 16 bits, four at the price of the one that torch's dropout draws for each element."""
+    """Draw random numbers of 16 bits, four at the price of one of those that torch's dropout draws."""
     count = math.prod(shape)
     words = torch.empty((count + 3) // 4, dtype=torch.int64, device=device).random_(-(2**63), None)
     return words.view(torch.int16)[:count].view(shape)
 
 
 def _level(p: float) -> int:
-    """What such a number is below with probability p, to 1/65,536."""
+    """Return the level that such a number is below with probability p, to 1/65,536."""
     return round(p * 2**16) - 2**15
 
 
 def drop_each(inputs: torch.Tensor, rates: Sequence[float]) -> torch.Tensor:
-    """Dropout at each member's own rate; a higher rate drops what a lower one does, and more.
+    """Drop out at each member's own rate; a higher rate drops what a lower one does, and more.
 
     The mean is kept by the caller, who has to divide what becomes of each part by one minus its rate.
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def apply(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
-    """What the layer makes of them. On a CPU in bf16 torch would first fill the result with the bias."""
+    """Apply the layer; on a CPU in bf16 torch would first fill the result with the bias."""
     if inputs.device.type != "cpu" or not inputs.dtype == layer.weight.dtype == torch.bfloat16:
         return functional.linear(inputs, layer.weight, layer.bias)
     found: torch.Tensor = _Linear.apply(inputs, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
@@ -16,14 +16,15 @@ def apply(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
 
 
 def add_product(base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """base + left right for each member, in the place of the base, which nothing else may need.
+    """Add left right to the base for each member, in the place of the base, which nothing else may need.
 
     Args:
         base: (members x rows, ..., out)
         left: (members, rows x ..., rank)
         right: (members, rank, out)
     """
-    if left.dtype != base.dtype or base._is_view():  # bitsandbytes' results are views, and stay as they are
+    # bitsandbytes' results are views, which autograd lets nobody change in place; torch tells so privately.
+    if left.dtype != base.dtype or base._is_view():
         return (base + torch.bmm(left, right).view(base.shape)).to(base.dtype)
     found: torch.Tensor = _AddProduct.apply(base, left, right)  # type: ignore[no-untyped-call]
     return found
@@ -35,6 +36,7 @@ class _Linear(torch.autograd.Function):
         ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
         ctx.weight = weight
+        # oneDNN's product and bias in one, which torch itself uses where it compiles; it has no public name.
         found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
         return found
 

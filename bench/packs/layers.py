@@ -1,4 +1,4 @@
-"""The forward passes of a base that several adapters share: each sees its own rows of one replicated batch.
+"""The forward passes of a base that several adapters share: each sees its own rows of one repeated batch.
 
 A pack's batch holds the same rows once for each member, one member after the other, so that the frozen base
 computes all of it at once, and a 4-bit weight is dequantised once for all.
@@ -26,7 +26,7 @@ _INT8: Any = bitsandbytes.nn.Linear8bitLt  # type: ignore[attr-defined]
 
 
 def pack(model: nn.Module, members: Sequence[str]) -> "list[Adapters]":
-    """Lets each of the model's adapters of these names work on its own part of every batch.
+    """Let each of the model's adapters of these names work on its own part of every batch.
 
     ``members`` may get shorter later, with the batches; then what comes out has to be stacked anew.
     """
@@ -77,7 +77,7 @@ class Adapters:
         self.scales = self.down.new_tensor([self.layer.scaling[name] for name in self.members])
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """W x + B A x * scaling. # inputs: (members x rows, ..., in)"""
+        """Compute W x + B A x * scaling. # inputs: (members x rows, ..., in)"""
         result: torch.Tensor = self.layer.base_layer(inputs)  # (members x rows, ..., out)
         rates = [_read_rate(self.layer.lora_dropout[name]) for name in self.members]
         kept = self.scales.new_tensor([1 - rate for rate in rates])
@@ -89,16 +89,17 @@ class Adapters:
 
 
 def _read_rate(dropout: nn.Module) -> float:
-    """The share of its inputs that a member's adapter drops now."""
+    """Read the share of its inputs that a member's adapter drops now."""
     return dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
 
 
 def _switch(
     layer: Any, forward: Callable[..., torch.Tensor], members: Sequence[str], inputs: torch.Tensor
 ) -> torch.Tensor:
-    """What PEFT's layer makes of each member's rows with the member's adapter or its copy of the module."""
+    """Apply PEFT's layer to each member's rows, with the member's adapter or its copy of the module."""
     results = []
     for name, part in zip(members, inputs.chunk(len(members)), strict=True):
+        # PEFT's set_adapter would also freeze the other members' weights.
         layer._active_adapter = [name]
         results.append(forward(part))
     return torch.cat(results)
@@ -107,5 +108,5 @@ def _switch(
 def _divide(
     forward: Callable[..., torch.Tensor], members: Sequence[str], inputs: torch.Tensor
 ) -> torch.Tensor:
-    """What the layer makes of each member's rows by themselves."""
+    """Apply the layer to each member's rows by themselves."""
     return torch.cat([forward(part) for part in inputs.chunk(len(members))])

@@ -1,4 +1,4 @@
-"""What a fine-tuned model has to beat: the most frequent label, TF-IDF, and the base model left as it is."""
+"""Baselines that fine-tuning has to beat: the most frequent label, TF-IDF, and the base model as it is."""
 
 import re
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ _WORD = re.compile(r"\b\w\w+\b")  # as TfidfVectorizer sees one
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a baseline says of each row that is scored."""
+    """A baseline's answers for each row that is scored."""
 
     probabilities: dict[str, npt.NDArray[np.float64]]  # validation, test: (rows, labels)
     parameters: int  # of the logistic regression: coefficients and intercepts; 0 without one
 
 
 def fit_majority(dataset: Dataset) -> Fitted:
-    """The share of each label in train, for every row: the score of a model that does not read.
+    """Answer every row with the share of each label in train, as a model does that does not read.
 
     Of equally frequent labels the first declared wins. Counting trains nothing: 0 parameters.
     """
@@ -42,7 +42,7 @@ def fit_majority(dataset: Dataset) -> Fitted:
 
 
 def fit_tfidf(dataset: Dataset) -> Fitted:
-    """Logistic regression on TF-IDF of the texts: what can be had without a pretrained model.
+    """Fit a logistic regression to TF-IDF of the texts: what can be had without a pretrained model.
 
     Features are words and pairs of words; where the train texts are written without spaces (see
     :func:`uses_characters`), single characters and pairs of characters.
@@ -56,7 +56,7 @@ def fit_tfidf(dataset: Dataset) -> Fitted:
 
 
 def fit_frozen(features: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> Fitted:
-    """Logistic regression on a frozen encoder's features: what fine-tuning adds to the base model.
+    """Fit a logistic regression to a frozen encoder's features: what can be had without fine-tuning.
 
     Each feature is first scaled to mean 0 and variance 1 over train, which changes no information and lets
     the fit converge for encoders of any scale.
@@ -70,8 +70,11 @@ def fit_frozen(features: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> Fi
 
 
 def uses_characters(texts: list[str]) -> bool:
-    """Whether TF-IDF reads characters, not words: at least a quarter of all letters are of a script without
-    spaces (Chinese, Japanese, Thai, ...), or there is no word at all."""
+    """Return whether TF-IDF reads characters and not words.
+
+    It does where at least a quarter of all letters are of a script without spaces (Chinese, Japanese, Thai,
+    ...), or where there is no word at all.
+    """
     letters = sum(len(_LETTER.findall(text)) for text in texts)
     unspaced = sum(len(_UNSPACED.findall(text)) for text in texts)
     if unspaced and unspaced >= CHARACTER_SHARE * letters:
@@ -80,7 +83,7 @@ def uses_characters(texts: list[str]) -> bool:
 
 
 def _fit_regression(features: Mapping[str, Any], dataset: Dataset) -> Fitted:
-    """Multinomial logistic regression to convergence, its L2 penalty chosen by accuracy on validation.
+    """Fit a multinomial logistic regression to convergence, its L2 penalty chosen by accuracy on validation.
 
     A baseline whose penalty nobody chose would flatter what it is compared with.
     """

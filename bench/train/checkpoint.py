@@ -1,4 +1,4 @@
-"""What a training leaves on disk: checkpoints, each there as a whole or not at all, and its best weights.
+"""The files that a training leaves: checkpoints, each there as a whole or not at all, and its best weights.
 
 A checkpoint is a folder ``<run folder>/checkpoints/step-000100`` with the files that the training needs and a
 manifest, written last, of their SHA-256. Knows nothing of what is in them and never imports torch, so that a
@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 
 
 def write(run_folder: Path, *, step: int, lineage: Mapping[str, Any], save: Callable[[Path], None]) -> None:
-    """Puts a checkpoint of the step on disk, durably, and removes all but the newest two.
+    """Put a checkpoint of the step on disk, durably, and remove all but the newest two.
 
     ``save`` writes the files into the folder it is given. ``lineage`` says what training this is, in values
     of JSON: only one of the same lineage may go on from here.
@@ -62,7 +62,7 @@ def write(run_folder: Path, *, step: int, lineage: Mapping[str, Any], save: Call
 
 
 def find(run_folder: Path, *, lineage: Mapping[str, Any], last_step: int) -> Iterator[Path]:
-    """The run's valid checkpoints of this lineage up to a step, newest first; it is logged why one is not."""
+    """Find the run's valid checkpoints of this lineage up to a step, newest first; log why others are not."""
     for step, path in reversed(_list(run_folder)):
         if step > last_step:
             continue
@@ -73,7 +73,7 @@ def find(run_folder: Path, *, lineage: Mapping[str, Any], last_step: int) -> Ite
 
 
 def remove(run_folder: Path, *, keep: int) -> None:
-    """Removes all of the run's checkpoints but the newest so many, to give back the disk."""
+    """Remove the run's checkpoints except the newest ``keep``."""
     found = _list(run_folder)
     for _, path in found[: max(len(found) - keep, 0)]:
         _remove(path)
@@ -82,7 +82,7 @@ def remove(run_folder: Path, *, keep: int) -> None:
 
 
 def tidy(run_folder: Path, *, policy: str, stopped: bool) -> None:
-    """Leaves of a success what ``train.keep`` says: its best weights, nothing, or the last checkpoints too.
+    """Keep of a success what ``train.keep`` says: its best weights, nothing, or the last checkpoints too.
 
     Under auto and chosen a sweep removes more, once a method's best is known.
     A training that was ``stopped`` early keeps its newest checkpoint, as it is there to be gone on from.
@@ -99,7 +99,7 @@ def is_for_chosen(policy: str, *, trainable: str, weights_bytes: int) -> bool:
 
 
 def measure_disk(run_folder: Path) -> dict[str, int]:
-    """Bytes that the run's best weights and its checkpoints take: {weights, checkpoints}."""
+    """Measure the bytes of the run's best weights and of its checkpoints: {weights, checkpoints}."""
     kinds = {"weights": [run_folder / BEST], "checkpoints": [*(run_folder / FOLDER).rglob("*")]}
     return {
         kind: sum(path.stat().st_size for path in paths if path.is_file()) for kind, paths in kinds.items()
@@ -107,7 +107,7 @@ def measure_disk(run_folder: Path) -> dict[str, int]:
 
 
 def remove_after(run_folder: Path, step: int) -> None:
-    """Removes what a training that goes on from the step has no use for: later checkpoints, and partial ones.
+    """Remove what a training that goes on from the step has no use for: later checkpoints, and partial ones.
 
     Only the process that holds the run may do this, as a partial one may be in the making.
     """
@@ -119,13 +119,13 @@ def remove_after(run_folder: Path, step: int) -> None:
 
 
 def _list(run_folder: Path) -> list[tuple[int, Path]]:
-    """Steps and folders, the oldest first."""
+    """List the steps and folders of the checkpoints, the oldest first."""
     found = ((_STEP.fullmatch(path.name), path) for path in (run_folder / FOLDER).glob("*"))
     return sorted((int(name[1]), path) for name, path in found if name)
 
 
 def _find_fault(path: Path, step: int, lineage: Mapping[str, Any]) -> str | None:
-    """Why a training cannot go on from the checkpoint, or None."""
+    """Say why a training cannot go on from the checkpoint; None if it can."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if manifest["step"] != step:
@@ -147,7 +147,7 @@ def _hash(path: Path) -> str:
 
 
 def _flush(path: Path) -> None:
-    """Makes sure that the file's content, or the folder's names, survive a loss of power."""
+    """Make sure that the file's content, or the folder's names, survive a loss of power."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -156,6 +156,6 @@ def _flush(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Takes the manifest away first, so that what is half removed is no checkpoint."""
+    """Remove a checkpoint, its manifest first, so that what is half removed is no checkpoint."""
     (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)

@@ -16,7 +16,7 @@ NO_PAGING = "this is WSL2, where CUDA has no managed memory, so that optimizer s
 
 
 def choose_device(devices: str) -> torch.device:
-    """The device that ``devices`` (auto, cpu, cuda) means on this machine.
+    """Choose the device that ``devices`` (auto, cpu, cuda) means on this machine.
 
     Raises:
         ConfigError: cuda where there is none.
@@ -32,7 +32,7 @@ def choose_device(devices: str) -> torch.device:
 
 
 def require_no_broken_card(devices: str) -> None:
-    """Raises an error where ``devices=auto`` would train on the CPU beside a card that torch cannot use.
+    """Raise an error where ``devices=auto`` would train on the CPU beside a card that torch cannot use.
 
     bench.run.driver says so earlier and better; this is for where the driver's NVML cannot be asked.
 
@@ -49,7 +49,7 @@ def require_no_broken_card(devices: str) -> None:
 
 
 def explain_no_cuda() -> str:
-    """Why torch.cuda.is_available is False, in torch's words."""
+    """Say why torch.cuda.is_available is False, in torch's words."""
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
@@ -58,7 +58,7 @@ def explain_no_cuda() -> str:
 
 
 def choose_precision(requested: str, device: torch.device) -> str:
-    """fp32, bf16 or fp16; auto is the fastest that trains well here: bf16 where the chip computes in it.
+    """Choose fp32, bf16 or fp16; auto is the fastest that trains well: bf16 where the chip computes in it.
 
     Raises:
         ConfigError: fp16 on a CPU, where its gradients cannot be scaled.
@@ -69,11 +69,12 @@ def choose_precision(requested: str, device: torch.device) -> str:
         return requested
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    # torch.cpu.get_capabilities, which is public, is newer than the oldest torch that bench works with.
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
 def require_attention(requested: str, device: torch.device, precision: str) -> None:
-    """Raises an error that says what flash attention lacks here: a package, a device or a precision.
+    """Raise an error that says what flash attention lacks here: a package, a device or a precision.
 
     Raises:
         ConfigError: the device or the precision does not have it.
@@ -93,7 +94,7 @@ def require_attention(requested: str, device: torch.device, precision: str) -> N
 
 
 def limit_memory(device: torch.device, gib: float) -> None:
-    """Lets this process take so much of the device's memory, so that a large card stands for a smaller one.
+    """Limit this process to so much of the device's memory, so that a large card stands for a smaller one.
 
     Raises:
         ConfigError: the device has no such limit, or less memory.
@@ -107,12 +108,12 @@ def limit_memory(device: torch.device, gib: float) -> None:
 
 
 def is_wsl() -> bool:
-    """Whether this is Linux inside Windows (WSL2), where the driver is that of Windows."""
+    """Return whether this is Linux inside Windows (WSL2), where the driver is that of Windows."""
     return "microsoft" in platform.release().lower()
 
 
 def keep_freed_memory() -> None:
-    """Lets a process keep the memory of freed tensors for later ones, until return_freed_memory.
+    """Let the process keep the memory of freed tensors for later ones, until return_freed_memory.
 
     By default glibc gives large blocks back to the kernel, which clears every page again at its next use; on
     a CPU that takes a tenth of a training step. See mallopt(3); other C libraries are left as they are.
@@ -123,7 +124,7 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Gives the kernel what the process keeps and does not use, so that what it holds is what it needs."""
+    """Give the kernel what the process keeps and does not use, so that what it holds is what it needs."""
     if (libc := _find_glibc()) is not None:
         libc.malloc_trim(0)
 
@@ -133,7 +134,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 @cache
 def _find_glibc() -> Any:
-    """The process's own C library if it is glibc, or None."""
+    """Find the process's own C library if it is glibc; None if it is another."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)

@@ -121,7 +121,7 @@ def fit_together(
         ConfigError: the method does not fit the model or this machine.
         DivergedError: a run alone diverged.
     """
-    training, texts, choices = _prepare(
+    training, texts, choices = _load(
         configs, dataset, build_networks=build_networks, model_folder=model_folder, meter=meter, logs=logs
     )
     weights = {member: folder / BEST for member, folder in zip(training.members, run_folders, strict=True)}
@@ -134,7 +134,7 @@ def fit_together(
             resumed = resumption.resume(
                 training, configs[0], run_folder=run_folders[0], lineage=lineage, meter=meter
             )
-    _train(training, configs[0], texts, weights=weights, lineage=lineage, meter=meter)
+    _train_to_stop(training, configs[0], texts, weights=weights, lineage=lineage, meter=meter)
     running = training.running
     with meter.phase("save"):
         training.accelerator.wait_for_everyone()  # above all for the first process, which writes
@@ -153,7 +153,7 @@ def fit_together(
     return [member.error or fitted[member] for member in training.members]
 
 
-def _prepare(
+def _load(
     configs: Sequence[Config],
     dataset: Dataset,
     *,
@@ -162,7 +162,7 @@ def _prepare(
     meter: Meter,
     logs: Sequence[Log],
 ) -> tuple[Training, Texts, dict[str, Any]]:
-    """Prepare the training before its first step, its texts, and the choices that were made for it."""
+    """Load the texts and the model: the training before its first step, the texts, and the choices made."""
     config, settings = configs[0], configs[0].train
     precision = choose_precision(settings.precision, meter.device)
     accelerator = make_accelerator(meter.device, precision, parallel.plug_in(settings, precision))
@@ -186,7 +186,7 @@ def _prepare(
     return training, texts, networks.choices
 
 
-def _train(
+def _train_to_stop(
     training: Training,
     config: Config,
     texts: Texts,

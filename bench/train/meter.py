@@ -1,4 +1,4 @@
-"""What a run costs: peak memory and wall time by phase, each number with its kind, and energy.
+"""A meter of what a run costs: peak memory and wall time by phase, each number with its kind, and energy.
 
 Peak memory is a property of the whole process, which is why every run of a sweep has its own.
 """
@@ -43,7 +43,7 @@ class Meter:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Measures what happens inside, also when it fails; phases do not nest."""
+        """Measure what happens inside, also when it fails; phases do not nest."""
         self.current = name
         self._reset_peaks()
         if self.device.type == "cpu" and name in ("train", "eval"):
@@ -63,19 +63,19 @@ class Meter:
                 self.joules = (self.joules or 0.0) + after - joules
 
     def read_memory(self) -> dict[str, int]:
-        """What the process holds now, for a row of the history: on the device, or resident on a CPU."""
+        """Read the bytes that the process holds now, on the device or resident on a CPU."""
         if self.device.type == "cuda":
             return {"allocated_bytes": torch.cuda.memory_allocated(self.device)}
         return {"resident_bytes": psutil.Process().memory_info().rss}
 
     def memory_record(self) -> dict[str, Any]:
-        """The block ``memory`` of a record, in bytes."""
+        """Return the block ``memory`` of a record, in bytes."""
         kind = "cuda" if self.device.type == "cuda" else "cpu_resident"
         phases = {name: self.peaks.get(name) for name in ("load", "train", "eval")}
         return {"kind": kind, "baseline_bytes": self.baseline_bytes, **phases}
 
     def peak_bytes(self) -> int | None:
-        """The most over all phases: reserved on CUDA, on a CPU resident above the baseline; or None."""
+        """Return the peak of all phases: reserved on CUDA, on a CPU resident above the baseline; or None."""
         kind = "peak_reserved_bytes" if self.device.type == "cuda" else "peak_resident_bytes"
         peaks = [peaks[kind] for name, peaks in self.peaks.items() if name in ("load", "train", "eval")]
         known = [one for one in peaks if one is not None]
@@ -87,16 +87,16 @@ class Meter:
         return max(known) - self.baseline_bytes if max(known) > self.baseline_bytes else None
 
     def time_record(self) -> dict[str, float | None]:
-        """The block ``time`` of a record, in seconds; train excludes evaluation and saving."""
+        """Return the block ``time`` of a record, in seconds; train excludes evaluation and saving."""
         phases = {f"{name}_seconds": self.seconds.get(name) for name in ("load", "train", "eval")}
         return {**phases, "total_seconds": time.monotonic() - self._started}
 
     def energy_record(self) -> dict[str, Any] | None:
-        """The block ``energy`` of a record: the device's joules while training, or None."""
+        """Return the block ``energy`` of a record: the device's joules while training; None if unknown."""
         return None if self.joules is None else {"joules": self.joules, "source": "NVML energy counter"}
 
     def null_reasons(self) -> dict[str, str]:
-        """Why the numbers that are null are unknown."""
+        """Say why the numbers that are null are unknown."""
         reasons = {}
         for name in ("load", "train", "eval"):
             if name not in self.peaks:
@@ -113,7 +113,7 @@ class Meter:
         return reasons
 
     def _read_joules(self) -> float | None:
-        """The device's energy counter, or None where it has none; a difference of two readings counts."""
+        """Read the device's energy counter, of which only differences count; None where it has none."""
         if self._nvml is None:
             return None
         import pynvml
@@ -214,7 +214,7 @@ def _is_divided(card: Any) -> bool:
 
 
 def _read_resident_peak() -> int | None:
-    """VmHWM of this process in bytes, or None outside Linux."""
+    """Read VmHWM of this process in bytes; None outside Linux."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

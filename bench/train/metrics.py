@@ -1,4 +1,4 @@
-"""Labels and probabilities in, numbers out: what a run reports of its validation and test splits."""
+"""Metrics of a split, from its labels and probabilities, and the file of all predictions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ SMALLEST_PROBABILITY = 1e-15  # keeps the loss finite where a wrong answer was c
 
 
 def score(probabilities: npt.NDArray[Any], labels: npt.NDArray[Any]) -> dict[str, float]:
-    """Accuracy, macro F1 and mean cross-entropy of a split, to compare methods by.
+    """Compute accuracy, macro F1 and mean cross-entropy of a split, to compare methods by.
 
     F1 is averaged over every declared label; one that neither occurs nor is predicted counts as 0.
 
@@ -44,7 +44,7 @@ def score(probabilities: npt.NDArray[Any], labels: npt.NDArray[Any]) -> dict[str
 
 
 def predictions_frame(probabilities: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> pd.DataFrame:
-    """The rows of predictions.csv: split, id, label, prediction, and ``probability_<label>`` for each label.
+    """Make the rows of predictions.csv: split, id, label, prediction, ``probability_<label>`` for each label.
 
     Args:
         probabilities: by split, in the order of its rows. # (rows, labels)

@@ -40,7 +40,7 @@ def require_optimizer(name: str, device: torch.device) -> None:
 def group_parameters(
     trained: Mapping[str, nn.Parameter], settings: TrainConfig, *, loraplus_lr_ratio: float | None
 ) -> list[Group]:
-    """What is trained, as an optimizer's groups: biases and norms without weight decay, and LoRA's B apart.
+    """Group what is trained for an optimizer: biases and norms without weight decay, and LoRA's B apart.
 
     With a ratio B is learnt that many times as fast as all else (LoRA+, arXiv:2402.12354, section 4); the
     schedule scales both. The first group has the plain rate. PEFT's create_loraplus_optimizer also speeds up
@@ -68,7 +68,7 @@ def group_parameters(
 def make_optimizer(
     groups: Sequence[Group], settings: TrainConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW over the groups of parameters, in torch or in bitsandbytes.
+    """Make AdamW over the groups of parameters, in torch or in bitsandbytes.
 
     With ``optimizer_in_backward`` it steps by itself, weight by weight, and the loop's own step finds
     nothing left to do.
@@ -106,7 +106,7 @@ def count_paged(optimizer: Any) -> int:
 
 
 def round_stochastically(values: torch.Tensor) -> torch.Tensor:
-    """fp32 values on the grid of bf16, each rounded up with the probability that keeps its mean.
+    """Round fp32 values to the grid of bf16, each up with the probability that keeps its mean.
 
     bf16 is the upper half of fp32's bits, so that a random lower half is added and cut off. Rounding to the
     nearest would lose every update below 1/512 of a weight, and AdamW's at a rate of 1e-5 mostly are.
@@ -119,7 +119,8 @@ def round_stochastically(values: torch.Tensor) -> torch.Tensor:
 def _make_adamw(groups: list[Group], settings: TrainConfig) -> torch.optim.Optimizer:
     if settings.optimizer == "adamw":
         adamw = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-        adamw._step_supports_amp_scaling = False  # or it skips a step by itself, and accelerate never knows
+        # Or it skips a step of fp16 by itself, and accelerate never knows; torch has no public way to say so.
+        adamw._step_supports_amp_scaling = False
         return adamw
     from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit, PagedAdamW32bit
 
@@ -129,7 +130,7 @@ def _make_adamw(groups: list[Group], settings: TrainConfig) -> torch.optim.Optim
 
 
 def _cut(weight: nn.Parameter) -> list[nn.Parameter]:
-    """Views of the weight, at most PIECE long, to be optimised instead of it.
+    """Cut the weight into views, at most PIECE long, to be optimised instead of it.
 
     Each has optimizer states of its own, so that all the temporary memory of a step is that of one piece.
     """
@@ -137,7 +138,7 @@ def _cut(weight: nn.Parameter) -> list[nn.Parameter]:
 
 
 def _step(weight: nn.Parameter, *, optimizer: torch.optim.Optimizer) -> None:
-    """Updates the weight as soon as its gradient is complete, and frees that: no other has one just now."""
+    """Update the weight as soon as its gradient is complete, and free that: no other has one just now."""
     optimizer.step()
     weight.grad = None
 
@@ -146,7 +147,7 @@ def _step(weight: nn.Parameter, *, optimizer: torch.optim.Optimizer) -> None:
 def _step_rounded(
     weight: nn.Parameter, *, optimizer: torch.optim.Optimizer, pieces: list[nn.Parameter]
 ) -> None:
-    """As _step, for a weight in bf16: each piece becomes fp32, is updated, and is rounded back."""
+    """Update a weight in bf16 as _step does: each piece becomes fp32, is updated, and is rounded back."""
     gradient, weight.grad = weight.grad, None
     if gradient is None:
         return

@@ -1,4 +1,4 @@
-"""What a training in several processes needs beyond one in a single process, where all of it does nothing.
+"""What a training in several processes needs beyond that in a single process, where all of it does nothing.
 
 Micro-batches are shared out, so that settings mean the same for any number of processes. DDP and DeepSpeed
 are accelerate's; FSDP2 is torch's own fully_shard, which a CPU has too, where accelerate does not offer it.
@@ -25,7 +25,7 @@ Part = TypeVar("Part")
 
 
 def require_processes(settings: TrainConfig, device: torch.device, precision: str) -> None:
-    """Raises an error that says what this machine lacks for the processes that are asked for.
+    """Raise an error that says what this machine lacks for the processes that are asked for.
 
     Raises:
         ConfigError: too few devices, or a device or a precision that the way does not know.
@@ -55,14 +55,14 @@ def require_processes(settings: TrainConfig, device: torch.device, precision: st
 
 
 def plug_in(settings: TrainConfig, precision: str) -> DeepSpeedPlugin | None:
-    """DeepSpeed's settings for accelerate, or None where it is not used."""
+    """Make DeepSpeed's settings for accelerate; None where it is not used."""
     if settings.distributed != "deepspeed_zero2":
         return None
     return DeepSpeedPlugin(hf_ds_config=read_deepspeed(settings, precision))
 
 
 def read_deepspeed(settings: TrainConfig, precision: str) -> dict[str, Any]:
-    """DeepSpeed's file beside the YAML of its name, with what it leaves open ("auto") as the run has it.
+    """Read DeepSpeed's file beside the YAML of its name; what it leaves open ("auto") is as in the run.
 
     Raises:
         ConfigError: the file says otherwise than the run's settings.
@@ -88,7 +88,7 @@ def read_deepspeed(settings: TrainConfig, precision: str) -> dict[str, Any]:
 
 
 def shard(model: nn.Module, device: torch.device) -> None:
-    """Leaves each process its part of every weight, on its device (FSDP2, arXiv:2411.00284).
+    """Leave each process its part of every weight, on its device (FSDP2, arXiv:2411.00284).
 
     A layer's weights are brought together while it computes. Layers are what the model keeps in lists.
     """
@@ -121,14 +121,14 @@ def synchronised(model: nn.Module, accelerator: Accelerator, *, now: bool) -> It
 
 
 def backward(loss: torch.Tensor, accelerator: Accelerator) -> None:
-    """Adds the loss to the gradients; ``loss`` is a part of a sum over processes, which average gradients."""
+    """Add the gradients of ``loss``, a part of a sum over processes, which average gradients."""
     is_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
     options = {"scale_wrt_gas": False} if is_deepspeed else {}  # it would average over micro-batches too
     accelerator.backward(loss * accelerator.num_processes, **options)
 
 
 def share(batches: Iterable[Part], accelerator: Accelerator) -> Iterator[Part]:
-    """This process's part, every n-th of them.
+    """Yield this process's part of the batches, every n-th of them.
 
     A last round that is not full is filled up with its last one, as all processes must take part in every
     forward pass of a sharded model.
@@ -139,6 +139,6 @@ def share(batches: Iterable[Part], accelerator: Accelerator) -> Iterator[Part]:
 
 
 def collect(parts: list[Part]) -> list[Part]:
-    """The parts of all processes, in each of them."""
+    """Collect the parts of all processes, in each of them."""
     found: list[Part] = gather_object(parts)
     return found

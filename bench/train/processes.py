@@ -29,7 +29,7 @@ _GRACE_SECONDS = 5.0  # from an error here to the word of the process that cause
 
 @dataclass(frozen=True)
 class Meeting:
-    """What the processes agree on before they are connected."""
+    """The facts that the processes agree on before they are connected."""
 
     path: str  # of a file that only they know
     count: int
@@ -39,7 +39,7 @@ class Meeting:
 
 @contextlib.contextmanager
 def gather(count: int, device: torch.device, follow: Callable[[], object]) -> Iterator[None]:
-    """Inside, this process is the first of ``count`` that are connected; each of the others calls ``follow``.
+    """Connect this process inside with ``count`` - 1 others, each of which calls ``follow``; it is the first.
 
     They are fresh, say nothing and write nothing, and end with this process, however that ends. For a count
     of 1 nothing happens.
@@ -84,7 +84,7 @@ def gather(count: int, device: torch.device, follow: Callable[[], object]) -> It
 
 
 def _start(rank: int, meeting: Meeting, follow: Callable[[], object]) -> tuple[Any, Connection]:
-    """A follower and the pipe to it; on a CPU from a fork server, which imports torch once for all of them.
+    """Start a follower with a pipe to it; on a CPU from a fork server, which imports torch once for all.
 
     A new interpreter can use its card whatever a fork server's imports would have done to CUDA.
     """
@@ -101,7 +101,7 @@ def _start(rank: int, meeting: Meeting, follow: Callable[[], object]) -> tuple[A
 def _follow(
     rank: int, meeting: Meeting, follow: bytes, environment: Mapping[str, str], pipe: Connection
 ) -> None:
-    """In a follower: calls, and sends back the error or None; the first process alone is asked to stop."""
+    """Call ``follow`` and send back its error or None; only the first process can be asked to stop."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_first, args=(pipe,), daemon=True).start()
@@ -124,7 +124,7 @@ def _follow(
 
 
 def _die_with_first(pipe: Connection) -> None:
-    """Nothing ever comes from the first process: the end of waiting is its end."""
+    """End with the first process: nothing ever comes from it, so that the end of waiting is its end."""
     with contextlib.suppress(EOFError, OSError):
         pipe.recv_bytes()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -132,7 +132,7 @@ def _die_with_first(pipe: Connection) -> None:
 
 @contextlib.contextmanager
 def _connect(rank: int, meeting: Meeting) -> Iterator[None]:
-    """Inside, torch.distributed works, and accelerate finds what it looks for in the environment."""
+    """Let torch.distributed work inside, and accelerate find what it looks for in the environment."""
     facts = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": meeting.count, "LOCAL_WORLD_SIZE": meeting.count}
     kept = {name: os.environ.get(name) for name in (*facts, "OMP_NUM_THREADS", "MASTER_PORT")}
     os.environ.update({name: str(value) for name, value in facts.items()})
@@ -163,7 +163,7 @@ def _connect(rank: int, meeting: Meeting) -> Iterator[None]:
 
 
 def _watch(pipes: Mapping[Connection, int], failures: list[BaseException]) -> None:
-    """Waits until all others are done, or for the first error of one, for which nobody waits any more."""
+    """Wait until all others are done, or for the first error, after which nobody waits for the rest."""
     left = dict(pipes)
     while left and not failures:
         for pipe in wait(list(left)):
@@ -179,7 +179,7 @@ def _watch(pipes: Mapping[Connection, int], failures: list[BaseException]) -> No
 
 
 def _abort() -> None:
-    """Ends what this process waits for: NCCL would wait for one that died, and so would the group's end."""
+    """End what this process waits for: NCCL would wait for a dead process, and so would the group's end."""
     group = distributed.group.WORLD
     if group is not None and distributed.get_backend(group) == "nccl":
         group.abort()

@@ -56,7 +56,7 @@ def save(training: Training, folder: Path) -> None:
 
 
 def load(training: Training, folder: Path) -> None:
-    """Puts the training where it was when save wrote the folder; nothing that is read can run code."""
+    """Put the training where it was when save wrote the folder; nothing that is read can run code."""
     values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
     held = load_file(folder / TENSORS)  # which maps the file, and reads of it what is used
     [member] = training.members
@@ -81,7 +81,7 @@ def load(training: Training, folder: Path) -> None:
 def _split_optimizer(
     optimizer: torch.optim.Optimizer,
 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
-    """The optimizer's tensors, where they are, as ``<number of the parameter>.<name>``; its plain values."""
+    """Split the optimizer's state into tensors, by ``<number of the parameter>.<name>``, and plain values."""
     held: dict[str, torch.Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
     for number, _, parameter in _enumerate(optimizer):
@@ -99,7 +99,7 @@ def _join_optimizer(
     held: Mapping[str, torch.Tensor],
     values: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Gives the optimizer the state that _split_optimizer took from one like it."""
+    """Give the optimizer the state that _split_optimizer took from one like it."""
     found: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for key, tensor in held.items():
         number, _, name = key.partition(".")
@@ -119,7 +119,7 @@ def _join_optimizer(
 
 
 def _enumerate(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, tuple[int, int], nn.Parameter]]:
-    """Each parameter with its number, as text, and its group and place in that."""
+    """Yield each parameter with its number, as text, and its group and place in that."""
     number = 0
     for group, settings in enumerate(optimizer.param_groups):
         for place, parameter in enumerate(settings["params"]):

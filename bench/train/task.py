@@ -17,20 +17,20 @@ Inputs = Mapping[str, torch.Tensor]  # input_ids, attention_mask: (rows, length)
 
 
 class Task(Protocol):
-    """What the training loop asks of either way. Its inputs are texts or, padded on the left, prompts."""
+    """What the training loop asks of a way to classify, of texts or, padded on the left, of prompts."""
 
     @property
     def sequences(self) -> int:
         """Sequences that ``score`` lets the model read for each row."""
 
     def count(self, labels: torch.Tensor) -> int:
-        """Over how many predictions the loss of these rows is to be averaged. # labels: (rows,)"""
+        """Count the predictions over which the loss of these rows is averaged. # labels: (rows,)"""
 
     def losses(self, model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
-        """Each row's loss, summed over its predictions. # (rows,)"""
+        """Compute each row's loss, summed over its predictions. # (rows,)"""
 
     def score(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
-        """Numbers whose softmax over the labels is their probabilities. # (rows, labels)"""
+        """Compute numbers whose softmax over the labels is their probabilities. # (rows, labels)"""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class SequenceClassification:
     sequences: int = 1
 
     def count(self, labels: torch.Tensor) -> int:
-        """The rows."""
+        """Count the rows."""
         return len(labels)
 
     def losses(self, model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the head's outputs."""
+        """Compute the cross-entropy of the head's outputs."""
         return functional.cross_entropy(self.score(model, inputs), labels, reduction="none")
 
     def score(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
-        """The head's outputs."""
+        """Return the head's outputs."""
         logits: torch.Tensor = model(**inputs).logits.float()
         return logits
 
@@ -74,11 +74,11 @@ class LabelLikelihood:
         return len(self._stems)
 
     def count(self, labels: torch.Tensor) -> int:
-        """The tokens of the rows' answers."""
+        """Count the tokens of the rows' answers."""
         return int((self._taught[labels] != _NOTHING).sum())
 
     def losses(self, model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the answers' tokens, the end included."""
+        """Compute the cross-entropy of the answers' tokens, the end included."""
         targets = self._taught.to(labels.device)[labels]  # (rows, tokens)
         logits = _predict(model, inputs, targets[:, :-1])  # (rows, tokens, vocabulary)
         of_tokens = functional.cross_entropy(
@@ -87,7 +87,7 @@ class LabelLikelihood:
         return of_tokens.view(targets.shape).sum(-1)
 
     def score(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
-        """Each label's log-likelihood. Labels that differ in their last token only share a sequence."""
+        """Compute each label's log-likelihood; labels alike up to their last token share a sequence."""
         device, rows = inputs["input_ids"].device, len(inputs["input_ids"])
         targets = _pad_right(self.prompt.scored).to(device)  # (labels, tokens)
         stems = _pad_right(self._stems, length=targets.shape[1] - 1).to(device)  # (stems, tokens - 1)
@@ -110,19 +110,19 @@ class LabelLikelihood:
 
 
 def make(prompt: Prompt | None) -> Task:
-    """The task of inputs that are such prompts, or of texts as they are."""
+    """Make the task of inputs that are such prompts, or of texts as they are."""
     return SequenceClassification() if prompt is None else LabelLikelihood(prompt)
 
 
 def _pad_right(answers: Sequence[tuple[int, ...]], *, length: int | None = None) -> torch.Tensor:
-    """The answers as rows, the shorter ones filled up with nothing. # (answers, length)"""
+    """Put the answers in rows, the shorter ones filled up with _NOTHING. # (answers, length)"""
     length = max(map(len, answers)) if length is None else length
     rows = [[*answer, *[_NOTHING] * (length - len(answer))] for answer in answers]
     return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), length)
 
 
 def _predict(model: nn.Module, inputs: Inputs, stems: torch.Tensor) -> torch.Tensor:
-    """Logits from the prompt's last token on, where each is followed by its stem.
+    """Compute the logits from the prompt's last token on, where each prompt is followed by its stem.
 
     Args:
         stems: what is read after each prompt, an answer without its last token. # (rows, tokens - 1)

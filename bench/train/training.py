@@ -41,9 +41,8 @@ class DivergedError(RunError):
 class Part:
     """What one run trains of a model."""
 
-    find: Callable[
-        [], dict[str, nn.Parameter]
-    ]  # by the names in a run alone; FSDP2 puts others in their place
+    # By the names in a run alone. Asked for anew each time, as FSDP2 puts other parameters in their place.
+    find: Callable[[], dict[str, nn.Parameter]]
     trainable_parameters: int
     total_parameters: int
 

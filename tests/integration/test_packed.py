@@ -166,7 +166,8 @@ def test_a_member_that_diverges_is_left_out_and_each_is_clipped_by_itself(
 ) -> None:
     """The second member's gradients and rate are absurd; had they been clipped together, all would stand."""
     absurd = {"lora.r": 8, "train.lr": 1e30}
-    config = compose_tiny("method=lora", "train.max_grad_norm=0.1", "train.log_steps=2")
+    clipped = ("train.max_grad_norm=0.1", "train.log_steps=2", "train.checkpoint_steps=4")
+    config = compose_tiny("method=lora", *clipped)
     configs = members_of(config, [MEMBERS[0], absurd, MEMBERS[2]])
     first, second, third = train_packed(configs, tmp_path)
     alone = list(train_alone([configs[0], configs[2]], tmp_path))
@@ -176,6 +177,8 @@ def test_a_member_that_diverges_is_left_out_and_each_is_clipped_by_itself(
     assert "by step" in str(second.fitted)
     assert len(second.history) < 10
     assert all(norm > 0.1 for norm in first.values("grad_norm"))  # so that clipping did something
+    assert list(tmp_path.glob("packed_*/checkpoints")) == []
+    assert list(tmp_path.glob("alone_*/checkpoints")) != []
 
 
 def test_a_pack_whose_members_all_diverge_ends(compose_tiny: Compose, tmp_path: Path) -> None:
