@@ -13,24 +13,37 @@ from bench.errors import StoreError
 TEMPORARY = ".writing-"  # begins the name of a file that is not whole yet
 
 
-def replace_file(path: Path, body: str | bytes) -> None:
-    """Replaces the file at once: a temporary file, flushed to the disk, renamed, and the folder flushed."""
+def replace_file(path: Path, body: str | bytes, *, durable: bool = True) -> None:
+    """Replace the file at once; a durable one survives a loss of power from then on."""
+    with replacing(path, durable=durable) as temporary:
+        temporary.write_bytes(body.encode() if isinstance(body, str) else body)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool) -> Iterator[Path]:
+    """Yield an empty file to write to; at the end it takes the path, and after an error it is removed."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(body.encode() if isinstance(body, str) else body)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
+        yield temporary
+        temporary.chmod(0o644)
+        if durable:
+            flush(temporary)
+        temporary.replace(path)
+        if durable:
+            flush(path.parent)
     finally:
-        os.close(folder)
+        temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Make sure that the file's content, or the folder's names, survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def can_write(folder: Path) -> bool:
@@ -40,7 +53,7 @@ def can_write(folder: Path) -> bool:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object that the file holds, or None where there is no such file.
+    """Read the JSON object that the file holds, or None where there is no such file.
 
     Raises:
         StoreError: it cannot be read, or holds something else.
@@ -58,7 +71,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """An error of the disk as one message."""
+    """Turn an error of the disk into one message."""
     try:
         yield
     except OSError as error:

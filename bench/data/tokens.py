@@ -3,8 +3,6 @@
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from bench.data.dataset import Dataset
 from bench.data.prompt import Prompt
 from bench.errors import ConfigError, DataError
+from bench.files import replace_file
 
 CACHE_VERSION = 1  # raise it when the files' layout changes
 MEGABATCH = 50  # micro-batches sorted together by length: long enough to save padding, short enough to mix
@@ -309,19 +308,13 @@ def _read_cache(path: Path, dataset: Dataset) -> dict[str, TokenisedSplit] | Non
 
 
 def _write_cache(path: Path, splits: dict[str, TokenisedSplit]) -> None:
-    """Puts the file in place at once, so that no reader ever sees a part of it."""
+    """Keep the token ids for the next run; warn where the folder cannot be written."""
     arrays = {f"{split}.{name}": getattr(data, name) for split, data in splits.items() for name in _ARRAYS}
     content = safetensors.numpy.save(arrays, metadata={"sha256": _hash_arrays(arrays)})
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).replace(path)
+        replace_file(path, content, durable=False)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         _logger.warning(
             "cache_dir %s: cannot be written (%s); texts are tokenised anew in each run",
             path.parent.parent,

@@ -9,9 +9,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import platform
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +20,7 @@ from typing import Any
 from bench.config.cards import LAUNCH_SECONDS, Card
 from bench.config.fields import SHAPELESS, list_marked
 from bench.config.schema import Config, replace_values, to_dict
+from bench.files import replace_file
 from bench.model import weights
 
 VERSION = 4  # raise it when what is traced, or how, changes
@@ -186,10 +185,7 @@ def write_cached(cache_dir: str, key: str, prediction: Prediction) -> None:
     text = json.dumps(dataclasses.asdict(prediction))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).replace(path)
+        replace_file(path, text, durable=False)
     except OSError as error:
         _logger.warning("cache_dir %s: cannot be written (%s); memory is predicted anew", cache_dir, error)
 

@@ -1,7 +1,5 @@
 """The weights that a run trains: which they are, how many, and as a file."""
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from safetensors import safe_open
 from torch import nn
 
 from bench.errors import StoreError
+from bench.files import replacing
 from bench.model import tensors
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -57,13 +56,10 @@ def write(trained: Trained, path: Path, *, writes: bool = True) -> None:
     if not writes:
         tensors.write(held, path, writes=False)
         return
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".writing-{path.name}.")
-    os.close(handle)
     try:
-        tensors.write(held, Path(temporary))
-        Path(temporary).replace(path)
+        with replacing(path, durable=False) as temporary:
+            tensors.write(held, temporary)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise StoreError(f"{path}: {error}; free space on that disk, and the same command goes on") from None
 
 

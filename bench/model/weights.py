@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import re
-import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from bench.config.pins import WITHOUT_HUB
 from bench.config.schema import ModelConfig
 from bench.errors import ConfigError, MissingError
+from bench.files import replace_file
 
 _REMEMBERED_BYTES = 2**20  # a smaller file is read as quickly as what is remembered of it
 _SETTLED_NS = 2_000_000_000  # some file systems tell times of change apart by 2 s only
@@ -250,14 +250,7 @@ def _read_note(note: Path, stated: list[Any]) -> str | None:
 
 
 def _write_note(note: Path, values: list[Any]) -> None:
-    """Remembers the hash at once and as a whole; a cache that cannot be written is no cache."""
+    """Remember the hash; a cache that cannot be written is no cache."""
     with contextlib.suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=note.parent, prefix=".")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(values, file)
-            Path(temporary).replace(note)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        replace_file(note, json.dumps(values), durable=False)

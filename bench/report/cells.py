@@ -1,18 +1,16 @@
 """Numbers and other people's texts as cells: readable, and unable to break the file they stand in."""
 
-import csv
-import io
-import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.config.cards import GIB
+from bench.csv_text import escape_csv as escape_csv
+from bench.csv_text import to_csv as to_csv
 from bench.redaction import clean as clean
 
 UNKNOWN = "–"
-_FORMULA_STARTS = tuple("=+-@＝＋－＠")  # spreadsheets read the wide ones too
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -59,35 +57,6 @@ def escape_markdown(text: str) -> str:
     text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # snake_case needs no escape
     text = re.sub(r"&(?=#?\w+;)", "&amp;", text)
     return text.replace("<", "&lt;").replace(">", "&gt;")
-
-
-def escape_csv(value: Any) -> str:
-    """The value as a CSV cell that no spreadsheet takes for a formula; unknown is an empty cell.
-
-    Text gets an apostrophe before a leading = + - @. Numbers are left exact.
-    Source: OWASP, "CSV Injection".
-    """
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, list | tuple):
-        value = " ".join(str(one) for one in value)
-    if isinstance(value, Mapping):
-        value = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    text = clean(str(value))
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
-
-
-def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A CSV file; the header is bench's own, the cells are anybody's."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([escape_csv(value) for value in row] for row in rows)
-    return out.getvalue()
 
 
 def to_markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Iterable[int]) -> str:

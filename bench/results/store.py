@@ -4,7 +4,6 @@ A run is a folder ``<results_dir>/runs/<run_id>``; it counts as done only once i
 """
 
 import contextlib
-import csv
 import dataclasses
 import errno
 import fcntl
@@ -27,6 +26,7 @@ import yaml
 from bench.config.identity import Identity, hash_canonical
 from bench.config.pack import find_fault
 from bench.config.schema import Config, to_dict
+from bench.csv_text import to_exact_csv
 from bench.errors import HeldError, StoreError
 from bench.files import TEMPORARY, explained, replace_file
 
@@ -239,8 +239,7 @@ class Store:
 
     def write_predictions(self, run_id: str, predictions: pd.DataFrame) -> None:
         """predictions.csv: split, id, label, prediction and a probability column per label."""
-        text = predictions.to_csv(index=False, float_format="%.6g", quoting=csv.QUOTE_NONNUMERIC)
-        self._write_file(run_id, "predictions.csv", text)
+        self._write_file(run_id, "predictions.csv", to_exact_csv(predictions, float_format="%.6g"))
 
     def write_history(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """history.jsonl: a line for each logged step."""

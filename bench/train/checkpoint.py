@@ -8,13 +8,14 @@ sweep can remove them.
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from bench.files import flush
 
 FOLDER = "checkpoints"
 BEST = "best.safetensors"  # in a run's folder: what was trained, at its best validation score
@@ -45,16 +46,16 @@ def write(run_folder: Path, *, step: int, lineage: Mapping[str, Any], save: Call
         save(partial)
         files = sorted(partial.iterdir())
         for path in files:
-            _flush(path)
+            flush(path)
         manifest = {"step": step, "lineage": lineage, "files": {path.name: _hash(path) for path in files}}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        _flush(partial / MANIFEST)
-        _flush(partial)
+        flush(partial / MANIFEST)
+        flush(partial)
         place = folder / f"step-{step:06d}"
         if place.exists():  # one that could not be used
             shutil.rmtree(place)
         partial.rename(place)
-        _flush(folder)
+        flush(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -144,15 +145,6 @@ def _find_fault(path: Path, step: int, lineage: Mapping[str, Any]) -> str | None
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Make sure that the file's content, or the folder's names, survive a loss of power."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove(path: Path) -> None:

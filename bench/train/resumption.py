@@ -14,6 +14,7 @@ from bench.config.identity import identify
 from bench.config.schema import Config, replace_values
 from bench.data.dataset import Dataset
 from bench.errors import StoreError
+from bench.files import replacing
 from bench.model import weights
 from bench.train import checkpoint, state
 from bench.train.checkpoint import BEST
@@ -74,9 +75,8 @@ def _take_best(progress: Progress, path: Path, run_folder: Path) -> None:
     if progress.best_step is None:
         return
     source = path / (state.WEIGHTS if progress.best_step == progress.steps else BEST)
-    partial = run_folder / f".writing-{BEST}"  # the store removes it if this process dies
-    shutil.copyfile(source, partial)
-    partial.replace(run_folder / BEST)
+    with replacing(run_folder / BEST, durable=False) as partial:
+        shutil.copyfile(source, partial)
 
 
 def save_checkpoint(

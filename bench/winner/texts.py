@@ -1,6 +1,5 @@
 """Texts to classify, from a file or line by line, and what they are taken for, written beside them."""
 
-import csv
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from bench.csv_text import to_exact_csv
 from bench.errors import ConfigError, DataError, MissingError, StoreError, first_line
 
 if TYPE_CHECKING:
@@ -85,10 +85,8 @@ def write_file(frame: pd.DataFrame, path: Path) -> None:
         StoreError: the disk refused it.
     """
     try:
-        if path.suffix == ".csv":
-            frame.to_csv(path, index=False, quoting=csv.QUOTE_MINIMAL)
-        else:
-            path.write_text("".join(f"{line}\n" for line in to_json(frame)), encoding="utf-8")
+        lines = "".join(f"{line}\n" for line in to_json(frame))
+        path.write_text(to_exact_csv(frame) if path.suffix == ".csv" else lines, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"--out {path}: {error.strerror or error}") from None
 

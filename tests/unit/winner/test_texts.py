@@ -35,8 +35,9 @@ def test_what_was_read_is_written_with_the_predictions(tmp_path: Path) -> None:
     frame = texts.add_predictions(pd.DataFrame({"id": ["007", "8"]}), SURE)
     assert list(frame) == ["id", "prediction", "probability_a", "probability_b"]
     texts.write_file(frame, tmp_path / "out.csv")
-    lines = (tmp_path / "out.csv").read_text().splitlines()
-    assert lines == ["id,prediction,probability_a,probability_b", "007,a,0.75,0.25", "8,b,0.123457,0.876543"]
+    header, *lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert header == '"id","prediction","probability_a","probability_b"'
+    assert lines == ['"007","a",0.75,0.25', '"8","b",0.123457,0.876543']
     texts.write_file(frame, tmp_path / "out.jsonl")
     assert [json.loads(one)["prediction"] for one in (tmp_path / "out.jsonl").read_text().splitlines()] == [
         "a",
@@ -44,6 +45,14 @@ def test_what_was_read_is_written_with_the_predictions(tmp_path: Path) -> None:
     ]
     with pytest.raises(ConfigError, match="has a column prediction already; rename it"):
         texts.add_predictions(frame, SURE)
+
+
+def test_a_text_is_written_as_it_is(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"text": ["=1+1", ' "a", \nb ', "NA"], "value": [1 / 3, 2.0, 123456.789]})
+    texts.write_file(rows, tmp_path / "out.csv")
+    read = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    assert read["text"].tolist() == rows["text"].tolist()
+    assert read["value"].tolist() == rows["value"].tolist()
 
 
 @pytest.mark.parametrize(
