@@ -16,18 +16,20 @@ if TYPE_CHECKING:
     from bench.config.schema import Config
     from bench.results.store import Store
 
+_LANGUAGES = sorted(path.stem for path in Path(__file__).parents[1].glob("report/language/*.yaml"))
+
 
 def add_commands(commands: Any, results: help.Parser) -> None:
     """Adds them to the parser of ``bench``; ``results`` is the parser of --results."""
     table = commands.add_parser("table", parents=[results], help="tables and comparisons from results")
     table.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="report.price_per_hour=0.5")
-    table.add_argument("--lang", choices=["en", "zh"], default="en", help="language of the table")
+    table.add_argument("--lang", choices=_LANGUAGES, default="en", help="language of the table")
     table.set_defaults(call=_table)
     report = commands.add_parser(
         "report", parents=[results], help="one page to look at, report.html, and its figures as SVG and PNG"
     )
     report.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for table")
-    report.add_argument("--lang", choices=["en", "zh"], default="en", help="language that the page opens in")
+    report.add_argument("--lang", choices=_LANGUAGES, default="en", help="language that the page opens in")
     report.set_defaults(call=_report)
     status = commands.add_parser("status", parents=[results], help="how many runs came to what")
     status.set_defaults(call=_status)
@@ -57,7 +59,7 @@ def _add_advice(commands: Any, results: help.Parser) -> None:
     recommend.add_argument("--vram", type=float, required=True, metavar="GIB", help="memory that there is")
     recommend.add_argument("--max-hours", type=float, metavar="H", help="of one training")
     recommend.add_argument("--min-accuracy", type=float, metavar="A", help="a share, such as 0.9")
-    recommend.add_argument("--lang", choices=["en", "zh"], default="en", help="language of the advice")
+    recommend.add_argument("--lang", choices=_LANGUAGES, default="en", help="language of the advice")
     recommend.set_defaults(call=_recommend)
     imports = commands.add_parser(
         "import", help="other people's results, shown in the table and never counted"
@@ -170,7 +172,7 @@ def _recommend(arguments: argparse.Namespace) -> int:
     store = Store(find_results(arguments.results))
     evidence, text = gather(store, report), read_language(arguments.lang)
     advice, fits = describe_advice(evidence, store.read_predictions, limits=limits, text=text)
-    _print_markdown(advice or text.empty)
+    _print_markdown(advice or text("table.empty"))
     return 0 if fits else 1
 
 

@@ -6,8 +6,8 @@ from bench.config.reporting import ArticleAdvice
 from bench.report.cells import UNKNOWN, escape_markdown, format_gib, to_markdown
 from bench.report.contrast import Group, find_gap, read_hardware
 from bench.report.evidence import Evidence
-from bench.report.findings import join_titles, most_accurate
-from bench.report.language.text import Text, format_duration
+from bench.report.findings import join_titles, most_accurate, name_kind
+from bench.report.language.text import Text
 from bench.report.recommend import Limits, Read, Recommendation, recommend
 from bench.report.rows import Row
 from bench.report.sections import bullets
@@ -25,88 +25,90 @@ def describe_advice(evidence: Evidence, read: Read, *, limits: Limits, text: Tex
         parts.append(_tabulate(group, one, text))
         parts.append(_compare_with_article(group, evidence, read, text))
     if evidence.imported:
-        parts.append(text.counsel.imports_left_out.format(count=len(evidence.imported)) + "\n")
+        parts.append(text("advice.imports_left_out", count=len(evidence.imported)) + "\n")
     return "\n".join(parts), any(one.chosen for one in found.values())
 
 
 def _explain(group: Group, found: Recommendation, limits: Limits, text: Text) -> list[str]:
     """The recommendation and its reasons, a line each."""
-    words, chosen = text.counsel.advice, found.chosen
-    lines = [
-        words["budget"].format(
-            limits=_say_limits(limits, text), kind=text.sentences.kinds[group[1] or "unknown"]
-        )
-    ]
+    chosen = found.chosen
+    lines = [text("advice.budget", limits=_say_limits(limits, text), kind=name_kind(group[1], text))]
     if group[1] == "cpu_resident":
-        lines.append(words["resident"])
+        lines.append(text("advice.resident"))
     if chosen is None:
         nearest = found.rejected[0] if found.rejected else None
         names = {"title": escape_markdown(nearest[0].title), "reason": nearest[1]} if nearest else {}
-        return [*lines, words["nothing_fits"], *([words["nearest"].format(**names)] if nearest else [])]
+        return [*lines, text("advice.nothing_fits"), *([text("advice.nearest", **names)] if nearest else [])]
     title = escape_markdown(chosen.title)
-    settings = escape_markdown(join_hyperparameters(chosen, text))
-    take = words["take_with" if chosen.hyperparameters else "take"]
-    lines.append(take.format(title=title, settings=settings, numbers=_say_numbers(chosen, text)))
+    numbers, settings = _say_numbers(chosen, text), escape_markdown(join_hyperparameters(chosen, text))
+    if chosen.hyperparameters:
+        lines.append(text("advice.take_with", title=title, settings=settings, numbers=numbers))
+    else:
+        lines.append(text("advice.take", title=title, numbers=numbers))
     lines.append(_say_why(found, text))
     if chosen.has_random_weights:
         return lines
     if len(chosen.seeds) == 1:
-        lines.append(words["one_seed"].format(title=title))
+        lines.append(text("advice.one_seed", title=title))
     interval = chosen.interval
     if limits.min_accuracy is not None and interval and interval.low < limits.min_accuracy:
-        lines.append(words["floor_unsure"].format(low=100 * interval.low, limit=100 * limits.min_accuracy))
+        lines.append(text("advice.floor_unsure", low=100 * interval.low, limit=100 * limits.min_accuracy))
     if found.baseline:
         names = {"baseline": escape_markdown(found.baseline.title), "title": title}
-        lines.append(words["baseline"].format(numbers=_say_numbers(found.baseline, text), **names))
+        lines.append(text("advice.baseline", numbers=_say_numbers(found.baseline, text), **names))
     return lines
 
 
 def _say_why(found: Recommendation, text: Text) -> str:
     """Why the chosen one before the others that fit."""
-    words, chosen = text.counsel.advice, found.chosen
+    chosen = found.chosen
     assert chosen is not None
     title = escape_markdown(chosen.title)
     others = [row for row in found.fitting if row is not chosen and row.baseline == chosen.baseline]
     if not others:
-        return words["only_one"].format(title=title)
+        return text("advice.only_one", title=title)
     if chosen.has_random_weights:
-        return words["random"].format(title=title)
+        return text("advice.random", title=title)
     if len(found.same) > 1:
         best, *others = found.same
         names = {"best": escape_markdown(best.title), "title": title}
-        return words["same"].format(titles=join_titles(others, text), **names)
+        return text("advice.same", titles=join_titles(others, text), **names)
     gaps = [find_gap(chosen, row, found.comparisons) for row in others]
     if all(gap and gap.comparison.verdict != "none" for gap in gaps):
-        return words["more_accurate"].format(title=title, titles=join_titles(others, text))
-    return words["not_compared"].format(title=title, titles=join_titles(others, text))
+        return text("advice.more_accurate", title=title, titles=join_titles(others, text))
+    return text("advice.not_compared", title=title, titles=join_titles(others, text))
 
 
 def _say_limits(limits: Limits, text: Text) -> str:
-    words = text.counsel.advice
-    said = [words["at_most_memory"].format(gib=limits.vram_gib)]
+    said = [text("advice.at_most_memory", gib=limits.vram_gib)]
     if limits.max_seconds is not None:
-        said.append(words["at_most_time"].format(duration=format_duration(limits.max_seconds, text)))
+        said.append(text("advice.at_most_time", duration=text.format_duration(limits.max_seconds)))
     if limits.min_accuracy is not None:
-        said.append(words["at_least"].format(percent=100 * limits.min_accuracy))
-    return text.comma.join(said)
+        said.append(text("advice.at_least", percent=100 * limits.min_accuracy))
+    return text("join.comma").join(said)
 
 
 def _say_numbers(row: Row, text: Text) -> str:
     """Memory, time and accuracy in one breath; scores of random weights are none."""
     peak, seconds = row.peak_memory_bytes, row.train_seconds
     said = [f"{format_gib(peak)} GiB"] if peak is not None else []
-    said += [format_duration(seconds, text)] if seconds is not None else []
+    said += [text.format_duration(seconds)] if seconds is not None else []
     if row.accuracy and not row.has_random_weights:
-        said.append(text.counsel.advice["accuracy"].format(percent=100 * row.accuracy.mean))
-    return text.comma.join(said) or UNKNOWN
+        said.append(text("advice.accuracy", percent=100 * row.accuracy.mean))
+    return text("join.comma").join(said) or UNKNOWN
 
 
 def _tabulate(group: Group, found: Recommendation, text: Text) -> str:
     """Every method: the recommended one, those that fit, those that do not and why."""
     names = ("method", "hyperparameters", "memory", "train_time", "accuracy")
-    header = {**text.columns, "memory": text.memory_columns.get(group[1] or "", text.columns["memory"])}
+    header = {
+        **text.under("columns"),
+        "memory": text.under("memory_columns").get(group[1] or "", text("columns.memory")),
+    }
     ordered = sorted(found.fitting, key=lambda row: row is not found.chosen)
-    verdicts = [(row, text.counsel.advice["chosen" if row is found.chosen else "fits"]) for row in ordered]
+    verdicts = [
+        (row, text("advice.chosen") if row is found.chosen else text("advice.fits")) for row in ordered
+    ]
     lines = []
     for row, verdict in [*verdicts, *found.rejected]:
         known = row.selection is not None
@@ -116,14 +118,12 @@ def _tabulate(group: Group, found: Recommendation, text: Text) -> str:
                 escape_markdown(row.title),
                 escape_markdown(join_hyperparameters(row, text)) if known else UNKNOWN,
                 UNKNOWN if row.peak_memory_bytes is None else format_gib(row.peak_memory_bytes),
-                UNKNOWN if row.train_seconds is None else format_duration(row.train_seconds, text),
-                UNKNOWN if shown is None else text.percent.format(100 * shown),
+                UNKNOWN if row.train_seconds is None else text.format_duration(row.train_seconds),
+                UNKNOWN if shown is None else text.format_percent(shown),
                 verdict,
             ]
         )
-    return to_markdown(
-        [*(header[name] for name in names), text.counsel.advice["verdict"]], lines, left=(0, 1, 5)
-    )
+    return to_markdown([*(header[name] for name in names), text("advice.verdict")], lines, left=(0, 1, 5))
 
 
 def _compare_with_article(group: Group, evidence: Evidence, read: Read, text: Text) -> str:
@@ -133,45 +133,46 @@ def _compare_with_article(group: Group, evidence: Evidence, read: Read, text: Te
     titles = {row.method: escape_markdown(row.title) for row in rows}
     lines = [
         [
-            text.counsel.cases[one.case].format(gb=one.memory_gb),
+            text(f"advice.cases.{one.case}", gb=one.memory_gb),
             titles.get(one.method, one.method),
             _answer(one, group, rows, evidence, read, text),
         ]
         for one in article.advice
     ]
-    return to_markdown(text.counsel.case_columns, lines, left=range(3))
+    return to_markdown([*text.under("advice.columns").values()], lines, left=range(3))
 
 
 def _answer(
     advice: ArticleAdvice, group: Group, rows: Sequence[Row], evidence: Evidence, read: Read, text: Text
 ) -> str:
     """What the results say on one line of the article's advice."""
-    words = text.counsel.answers
     trained = [row for row in rows if not row.baseline]
     if advice.memory_gb is not None:
         if group[1] != "cuda":
-            return words["no_gpu"]
+            return text("advice.answers.no_gpu")
         limits = Limits(vram_gib=advice.memory_gb, max_seconds=None, min_accuracy=None)
         chosen = recommend(evidence.results, read, limits=limits, text=text)[group].chosen
         if chosen is None:
-            return words["nothing_fits"]
-        return words["take"].format(title=escape_markdown(chosen.title), numbers=_say_numbers(chosen, text))
+            return text("advice.answers.nothing_fits")
+        return text(
+            "advice.answers.take", title=escape_markdown(chosen.title), numbers=_say_numbers(chosen, text)
+        )
     if advice.case == "speed":
         timed = [row for row in trained if row.train_seconds is not None]
         if not timed or len({read_hardware(row) for row in timed}) != 1 or read_hardware(timed[0]) is None:
-            return words["unknown"]
+            return text("advice.answers.unknown")
         quickest = min(timed, key=lambda row: row.train_seconds or 0.0)
-        return words["take"].format(
-            title=escape_markdown(quickest.title), numbers=_say_numbers(quickest, text)
+        return text(
+            "advice.answers.take", title=escape_markdown(quickest.title), numbers=_say_numbers(quickest, text)
         )
     if any(row.has_random_weights for row in trained):
-        return words["random"]
+        return text("advice.answers.random")
     best = most_accurate(trained)
     if best is None:
-        return words["unknown"]
+        return text("advice.answers.unknown")
     gaps = [find_gap(best, row, evidence.comparisons) for row in trained if row is not best]
     same = [gap.other for gap in gaps if gap and gap.comparison.verdict == "none"]
-    said = words["take"].format(title=escape_markdown(best.title), numbers=_say_numbers(best, text))
+    said = text("advice.answers.take", title=escape_markdown(best.title), numbers=_say_numbers(best, text))
     if same:
-        said += words["same"].format(titles=join_titles(same, text))
-    return said if all(gaps) else said + words["not_compared"]
+        said += text("advice.answers.same", titles=join_titles(same, text))
+    return said if all(gaps) else said + text("advice.answers.not_compared")

@@ -46,6 +46,17 @@ def format_number(value: Any) -> str:
     return str(value)
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by dotted key."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
 def superscript(number: int) -> str:
     """The number as a mark of a note."""
     return str(number).translate(_SUPERSCRIPTS)

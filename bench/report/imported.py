@@ -11,7 +11,7 @@ from bench.report.cells import (
     format_number,
     to_markdown,
 )
-from bench.report.language.text import Text, format_duration
+from bench.report.language.text import Text
 from bench.results.selection import read_number, read_value
 from bench.results.store import Result
 
@@ -22,25 +22,25 @@ _SETTINGS |= {"lr": "config.train.lr", "seed": "config.seed"}
 
 def describe_imported(results: Sequence[Result], *, bad: Sequence[tuple[str, str]], text: Text) -> str:
     """The section, or nothing where nothing was imported; bad: (path, reason) of records left out."""
-    words = text.sentences
     if not results and not bad:
         return ""
-    columns = words.imported_columns
+    columns = text.under("imported.columns")
     table = [_to_cells(one, text) for one in sorted(results, key=_order)]
     left = [index for index, name in enumerate(columns) if name in _LEFT]
-    parts = [f"## {words.imported}\n"]
+    parts = [f"## {text('imported.title')}\n"]
     if table:
         parts.append(
             to_markdown(list(columns.values()), [[row[name] for name in columns] for row in table], left=left)
         )
     sources = {one.provenance.get("source") for one in results}
-    notes = [words.imported_note]
-    notes += [note for source, note in words.imported_sources.items() if source in sources]
+    notes = [text("imported.note")]
+    notes += [note for source, note in text.under("imported.sources").items() if source in sources]
     if bad:
         records = [
-            text.bad_one.format(path=escape_markdown(path), reason=escape_markdown(why)) for path, why in bad
+            text("notes.bad_one", path=escape_markdown(path), reason=escape_markdown(why))
+            for path, why in bad
         ]
-        notes.append(words.imported_bad.format(records=text.comma.join(records)))
+        notes.append(text("imported.bad", records=text("join.comma").join(records)))
     return "\n".join([*parts, "".join(f"- {note}\n" for note in notes)])
 
 
@@ -69,9 +69,6 @@ def _to_cells(result: Result, text: Text) -> dict[str, str]:
     def show(name: str, write: Any) -> str:
         return UNKNOWN if numbers[name] is None else str(write(numbers[name]))
 
-    def percent(share: float) -> str:
-        return text.percent.format(100 * share)
-
     return {
         "method": read_text("config.method.title"),
         "model": read_text("config.model.name"),
@@ -82,10 +79,12 @@ def _to_cells(result: Result, text: Text) -> dict[str, str]:
         or UNKNOWN,
         "memory": show("memory", format_gib),
         "kind": read_text("memory.kind"),
-        "train_time": show("train_time", lambda seconds: format_duration(seconds, text)),
-        "accuracy": show("accuracy", percent) if result.status == "success" else text.statuses[result.status],
-        "f1_macro": show("f1_macro", percent),
+        "train_time": show("train_time", text.format_duration),
+        "accuracy": show("accuracy", text.format_percent)
+        if result.status == "success"
+        else text(f"statuses.{result.status}"),
+        "f1_macro": show("f1_macro", text.format_percent),
         "trainable": show("trainable", format_count),
         "source": f"{read_text('provenance.source')}: "
-        + (text.sentences.row.format(file=source, row=row) if row else source),
+        + (text("imported.row", file=source, row=row) if row else source),
     }

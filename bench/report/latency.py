@@ -12,28 +12,33 @@ from bench.results.store import Result
 
 def describe_latencies(latencies: Sequence[tuple[Result, Latency]], *, text: Text) -> str:
     """A table of every form of every run that was measured, in the order of the runs."""
-    prose, lines, notes = text.prose, [], []
+    lines, notes = list[list[str]](), list[str]()
     for result, found in latencies:
         name = f"{result.config['method']['title']} ({result.run_id})"
         lines += [[escape_markdown(name), *cells] for cells in list_forms(found["forms"], text)]
         hardware = found.get("hardware") or {}
-        machine = hardware.get("gpu") or hardware.get("cpu") or text.sentences.unknown
+        machine = hardware.get("gpu") or hardware.get("cpu") or text("unknown")
         notes.append(
-            prose.how_latency.format(
-                machine=escape_markdown(str(machine)), threads=found.get("threads"), texts=found.get("texts")
+            text(
+                "latency.how",
+                machine=escape_markdown(str(machine)),
+                threads=found.get("threads"),
+                texts=found.get("texts"),
             )
         )
     if not lines:
         return ""
-    header = [text.columns["method"], *prose.latency_columns]
-    return section(prose.latency, [to_markdown(header, lines, left=[0, 1]), bullets(dict.fromkeys(notes))])
+    header = [text("columns.method"), *text.under("latency.columns").values()]
+    return section(
+        text("latency.title"), [to_markdown(header, lines, left=[0, 1]), bullets(dict.fromkeys(notes))]
+    )
 
 
 def list_forms(forms: Iterable[Mapping[str, Any]], text: Text) -> list[list[str]]:
     """The cells of each form: its name, batch size, milliseconds per text (p50, p95), texts per second."""
     return [
         [
-            escape_markdown(text.prose.latency_forms.get(one["form"], one["form"])),
+            escape_markdown(text.under("latency.forms").get(one["form"], one["form"])),
             str(one["batch_size"]),
             f"{one['p50_ms']:.2f}",
             f"{one['p95_ms']:.2f}",

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from bench.report.budget import Budget, count_budget
+from bench.report.cells import flatten
 from bench.report.health import Health, describe_health
 from bench.report.statistics import Summary, summarise
 from bench.results.selection import (
@@ -275,16 +276,6 @@ def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result])
         varied.add("lora.target_modules")
     paths = [path for path in _USUAL if path in found] + sorted(varied - set(_USUAL) - {"seed"})
     return {path.rpartition(".")[2]: found[path] for path in paths}
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= flatten(value, f"{prefix}{name}.")
-        else:
-            leaves[prefix + name] = value
-    return leaves
 
 
 def _first_error(results: Iterable[Result], status: str) -> str | None:

@@ -8,13 +8,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bench.report.cells import UNKNOWN, clean, format_count, format_gib, format_number
+from bench.report.cells import UNKNOWN, clean, flatten, format_count, format_gib, format_number
 from bench.report.evidence import Evidence
-from bench.report.language.text import ENGLISH, Text, format_duration
+from bench.report.language.text import ENGLISH, Text
 from bench.report.page.answers import Answers, compare_answers
 from bench.report.page.details import Details
 from bench.report.page.figures import Figure
-from bench.report.rows import PEAKS, Row, flatten
+from bench.report.rows import PEAKS, Row
 from bench.results.selection import read_number, read_seed, read_value
 from bench.results.store import Result
 
@@ -57,7 +57,7 @@ def list_runs(evidence: Evidence) -> Mapping[str, Any]:
     runs = [_read_run(one) for one in evidence.results]
     runs.sort(key=lambda run: [str(run[name]["text"]) for name in ("data", "model", "method", "run_id")])
     same = [name for name in ("data", "model") if len({run[name]["text"] for run in runs}) < 2]
-    header = [name for name in ENGLISH.captions.run_columns if name not in same]
+    header = [name for name in ENGLISH.under("page.run_columns") if name not in same]
     return {
         "header": header,
         "statuses": sorted({run["status"]["status"] for run in runs}),
@@ -101,20 +101,19 @@ def _read_run(result: Result) -> dict[str, dict[str, Any]]:
 
 def list_failures(evidence: Evidence, *, text: Text) -> list[Block]:
     """Every run without success, with its cause, and the records that cannot be trusted."""
-    words = text.captions
     failed = sorted((one for one in evidence.results if one.status != "success"), key=lambda one: one.run_id)
     blocks = []
     if failed:
-        header = [*words.failure_columns.values(), words.log]
+        header = [*text.under("page.failure_columns").values(), text("page.log")]
         rows = [_tell_failure(one, text) for one in failed]
-        blocks.append(Block(header=header, rows=rows, name=words.sections["failures"]))
+        blocks.append(Block(header=header, rows=rows, name=text("page.sections.failures")))
     elif evidence.results and not evidence.bad:
-        blocks.append(Block(markup=Markup("<p>{}</p>").format(words.none_failed)))
+        blocks.append(Block(markup=Markup("<p>{}</p>").format(text("page.none_failed"))))
     if bad := [*evidence.bad, *evidence.bad_imported]:
         rows = [[clean(path), clean(reason)] for path, reason in bad]
-        header = [words.failure_columns["run_id"], words.failure_columns["message"]]
-        heading = Markup("<h3>{}</h3>").format(words.bad_records)
-        blocks.append(Block(markup=heading, header=header, rows=rows, name=words.bad_records))
+        header = [text("page.failure_columns.run_id"), text("page.failure_columns.message")]
+        heading = Markup("<h3>{}</h3>").format(text("page.bad_records"))
+        blocks.append(Block(markup=heading, header=header, rows=rows, name=text("page.bad_records")))
     return blocks
 
 
@@ -125,8 +124,8 @@ def _tell_failure(result: Result, text: Text) -> list[Cell]:
     return [
         Link(result.run_id, folder),
         clean(str(title)),
-        text.statuses[result.status],
-        text.captions.phases.get(result.phase, result.phase),
+        text(f"statuses.{result.status}"),
+        text.under("figures.phases").get(result.phase, result.phase),
         error["type"] or UNKNOWN,
         _shorten(error["message"]) or UNKNOWN,
         Link("log.txt", f"{folder}log.txt"),
@@ -135,7 +134,7 @@ def _tell_failure(result: Result, text: Text) -> list[Cell]:
 
 def list_provenance(evidence: Evidence, *, text: Text) -> list[Block]:
     """What the records say of machines, packages, code, model and data, and how many runs say each."""
-    words, found = text.captions, dict[str, Counter[str]]()
+    found = dict[str, Counter[str]]()
     for result in sorted(evidence.results, key=lambda one: one.run_id):
         fingerprint = read_value(result, "canonical_config.data.fingerprint")
         leaves = flatten({"data_fingerprint": fingerprint, **result.provenance})
@@ -147,18 +146,25 @@ def list_provenance(evidence: Evidence, *, text: Text) -> list[Block]:
     rows = []
     for name in sorted(found):
         counts = sorted(found[name].items(), key=lambda pair: (-pair[1], pair[0]))
-        values = [words.of_runs.format(value=value, count=count) for value, count in counts[:_MOST_VALUES]]
+        values = [text("page.of_runs", value=value, count=count) for value, count in counts[:_MOST_VALUES]]
         shown = [counts[0][0]] if len(counts) == 1 else values
-        rows.append([clean(name), text.prose.semicolon.join(shown) + "…" * (len(counts) > _MOST_VALUES)])
+        rows.append([clean(name), text("join.semicolon").join(shown) + "…" * (len(counts) > _MOST_VALUES)])
     if not rows:
         return []
-    note = Markup("<p>{}</p>").format(words.how_provenance)
-    return [Block(markup=note, header=words.provenance_columns, rows=rows, name=words.sections["provenance"])]
+    note = Markup("<p>{}</p>").format(text("page.provenance"))
+    return [
+        Block(
+            markup=note,
+            header=[*text.under("page.provenance_columns").values()],
+            rows=rows,
+            name=text("page.sections.provenance"),
+        )
+    ]
 
 
 def list_article(evidence: Evidence, *, text: Text) -> list[Block]:
     """The article's numbers beside these, for each of its methods that has a success."""
-    words, blocks = text.captions, list[Block]()
+    blocks = list[Block]()
     for task, kind in dict.fromkeys((row.task, row.memory_kind) for row in evidence.rows):
         rows: list[list[Cell]] = []
         for one in evidence.report.article.table:
@@ -171,16 +177,16 @@ def list_article(evidence: Evidence, *, text: Text) -> list[Block]:
                 title = clean(row.title)
                 theirs = [
                     f"{one.memory_gb:g} GB",
-                    format_duration(3600 * one.train_hours, text),
-                    text.percent.format(100 * one.accuracy),
-                    text.percent.format(100 * one.f1_macro),
+                    text.format_duration(3600 * one.train_hours),
+                    text.format_percent(one.accuracy),
+                    text.format_percent(one.f1_macro),
                     format_count(one.trainable_parameters),
                 ]
-                rows.append([f"{title} ({words.article})", *theirs])
-                rows.append([f"{title} ({words.measured})", *_measure(row, text)])
+                rows.append([f"{title} ({text('page.article')})", *theirs])
+                rows.append([f"{title} ({text('page.measured')})", *_measure(row, text)])
         if rows:
-            note = Markup("<p>{}</p>").format(words.how_article)
-            header, name = list(words.article_columns.values()), text.sentences.claims_heading
+            note = Markup("<p>{}</p>").format(text("page.how_article"))
+            header, name = list(text.under("page.article_columns").values()), text("claims.title")
             blocks.append(Block(markup=None if blocks else note, header=header, rows=rows, name=name))
     return blocks
 
@@ -189,21 +195,17 @@ def _measure(row: Row, text: Text) -> list[str]:
     def show(value: float | None, write: Any) -> str:
         return UNKNOWN if value is None else str(write(value))
 
-    def percent(share: float) -> str:
-        return text.percent.format(100 * share)
-
     return [
         show(row.peak_memory_bytes, lambda count: f"{format_gib(count)} GiB"),
-        show(row.train_seconds, lambda seconds: format_duration(seconds, text)),
-        show(row.accuracy.mean if row.accuracy else None, percent),
-        show(row.f1_macro.mean if row.f1_macro else None, percent),
+        show(row.train_seconds, text.format_duration),
+        show(row.accuracy.mean if row.accuracy else None, text.format_percent),
+        show(row.f1_macro.mean if row.f1_macro else None, text.format_percent),
         show(row.trainable_parameters, format_count),
     ]
 
 
 def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Block]:
     """For every two methods that are compared: the test texts that only one of them has right."""
-    words = text.captions
     by_row = {id(one.row): one for one in details.answers}
     blocks = []
     for compared in evidence.comparisons:
@@ -213,17 +215,17 @@ def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Bloc
                 blocks.append(block)
     unread = [
         Block(
-            markup=Markup("<p>{}</p>").format(words.unread.format(title=clean(row.title), reason=clean(why)))
+            markup=Markup("<p>{}</p>").format(text("page.unread", title=clean(row.title), reason=clean(why)))
         )
         for row, why in details.unread
     ]
     if not blocks:
         return unread
     heading = Markup("<h3>{}</h3><p>{}</p>").format(
-        words.apart, words.how_apart.format(comparisons=text.prose.comparisons)
+        text("page.apart"), text("page.how_apart", comparisons=text("comparisons.title"))
     )
     reasons = [
-        words.texts_unread.format(reason=clean(found))
+        text("page.texts_unread", reason=clean(found))
         for task in dict.fromkeys(one.row.task for one in details.answers)
         if isinstance(found := details.texts[task], str)
     ]
@@ -232,13 +234,13 @@ def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Bloc
 
 
 def _tell_apart(one: Answers, other: Answers, details: Details, text: Text) -> Block | None:
-    words, found = text.captions, compare_answers(one, other)
+    found = compare_answers(one, other)
     if found is None or not found.ids:
         return None
     names = [clean(side.row.title) for side in (one, other)]
     texts = details.texts[one.row.task]
-    columns = dict(words.text_columns)
-    columns["other"] = columns["other"].format(other=names[1])
+    columns = text.under("page.text_columns")
+    columns["other"] = text("page.text_columns.other", other=names[1])
     rows: list[list[Cell]] = []
     for key in found.ids[:_MOST_TEXTS]:
         cells = {
@@ -250,10 +252,10 @@ def _tell_apart(one: Answers, other: Answers, details: Details, text: Text) -> B
         rows.append([cells[name] for name in columns if name != "text" or not isinstance(texts, str)])
     if isinstance(texts, str):
         del columns["text"]
-    summary = words.only_right.format(one=names[0], other=names[1], count=len(found.ids))
+    summary = text("page.only_right", one=names[0], other=names[1], count=len(found.ids))
     further = len(found.ids) - len(rows)
     if further:
-        rows.append(["…", words.further.format(count=further), *[""] * (len(columns) - 2)])
+        rows.append(["…", text("page.further", count=further), *[""] * (len(columns) - 2)])
     return Block(header=list(columns.values()), rows=rows, summary=summary, name=summary)
 
 

@@ -91,7 +91,7 @@ def render_page(
     """The whole page; drawn: the figures of each table, by language."""
     parts = {code: _list_parts(evidence, details, drawn[code], text=text) for code, text in LANGUAGES.items()}
     charts, has_charts = _pack_charts(drawn)
-    style, script, vega = (_read_asset("report.css"), _read_asset("report.js"), _bundle())
+    style, script, vega = _read_asset("report.css") + _hide_others(), _read_asset("report.js"), _bundle()
     policy = {
         "default-src": "'none'",
         "script-src": " ".join(map(_hash, [script] + [vega] * has_charts)),
@@ -117,7 +117,7 @@ def render_page(
             code: Markup(" · ").join(_read_headings(evidence, text)) for code, text in LANGUAGES.items()
         },
         leads={
-            code: text.captions.lead.format(runs=len(evidence.results), succeeded=succeeded)
+            code: text("page.lead", runs=len(evidence.results), succeeded=succeeded)
             for code, text in LANGUAGES.items()
         },
         runs=list_runs(evidence),
@@ -130,7 +130,6 @@ def _list_parts(
     """The page's sections in one language, by their names; those with nothing to say are left out."""
     tables, notes, titles = describe_tables(evidence, text=text)
     described = describe_sections(evidence, titles=titles, text=text)
-    words = text.captions
 
     def pick(place: str) -> list[Block]:
         blocks = []
@@ -152,20 +151,24 @@ def _list_parts(
         "latency": _without_heading(described["latency"]),
         "claims": [*_without_heading(described["claims"]), *list_article(evidence, text=text)],
         "imported": _without_heading(described["imported"]),
-        "runs": [Block(markup=Markup("<p>{}</p>").format(words.sort))] if evidence.results else [],
+        "runs": [Block(markup=Markup("<p>{}</p>").format(text("page.sort")))] if evidence.results else [],
         "failures": list_failures(evidence, text=text),
         "notes": _without_heading(notes),
         "provenance": list_provenance(evidence, text=text),
     }
-    named = {**words.sections, "findings": text.sentences.findings, "comparisons": text.prose.comparisons}
+    named = {
+        **text.under("page.sections"),
+        "findings": text("findings.title"),
+        "comparisons": text("comparisons.title"),
+    }
     named |= {
-        "latency": text.prose.latency,
-        "claims": text.sentences.claims_heading,
-        "imported": text.sentences.imported,
-        "notes": text.notes,
+        "latency": text("latency.title"),
+        "claims": text("claims.title"),
+        "imported": text("imported.title"),
+        "notes": text("notes.title"),
     }
     if not evidence.rows:
-        blocks["findings"] = [Block(markup=to_html(text.empty))]
+        blocks["findings"] = [Block(markup=to_html(text("table.empty")))]
     return {name: Section(named[name], found) for name, found in blocks.items() if found and any(found)}
 
 
@@ -180,7 +183,7 @@ def _explain_prediction(
         one.reasons[name] for one in evidence.results for name in ("prediction.error",) if name in one.reasons
     ]
     reason = f" ({clean(reasons[0])})" if reasons else ""
-    return [Block(markup=Markup("<p>{}</p>").format(text.captions.nothing_predicted.format(reason=reason)))]
+    return [Block(markup=Markup("<p>{}</p>").format(text("page.nothing_predicted", reason=reason)))]
 
 
 def to_html(markdown: str, *, deeper: bool = False) -> Markup:
@@ -201,7 +204,7 @@ def _without_heading(markdown: str) -> list[Block]:
 
 def _fold_evidence(blocks: Sequence[Block], text: Text) -> list[Block]:
     """The runs below each finding, on demand."""
-    word = str(escape(text.sentences.evidence))
+    word = str(escape(text("findings.runs")))
     fold = rf"<ul>\n<li>{re.escape(word.strip())} *(.*)</li>\n</ul>"
     summary = word.strip(" :：")
     return [
@@ -236,6 +239,12 @@ def _pack_charts(drawn: Mapping[str, Mapping[Group, Sequence[Figure]]]) -> tuple
     for character in "<>&\u2028\u2029":  # so that no text ends the element that it stands in
         packed = packed.replace(character, f"\\u{ord(character):04x}")
     return packed, bool(data)
+
+
+def _hide_others() -> str:
+    """Style: of what stands in every language, show the language that the page is in."""
+    others = (f'html[lang="{code}"] .say:not([lang="{code}"])' for code in LANGUAGES)
+    return f"{', '.join(others)} {{ display: none; }}\n"
 
 
 @functools.cache
