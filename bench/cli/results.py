@@ -14,6 +14,7 @@ from bench.spelling import guess
 
 if TYPE_CHECKING:
     from bench.config.schema import Config
+    from bench.report.blocks import Block
     from bench.results.store import Store
 
 _LANGUAGES = sorted(path.stem for path in Path(__file__).parents[1].glob("report/language/*.yaml"))
@@ -122,13 +123,18 @@ def _read_section(overrides: Sequence[str], section: str) -> "Config":
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from bench.report.table import write_tables
+    from bench.report.evidence import gather
+    from bench.report.language.text import read_language
+    from bench.report.table import describe_all, render_files
     from bench.results.store import Store
 
     report = _read_section(arguments.overrides, "report").report
     store = Store(find_results(arguments.results))
-    written = write_tables(store, lang=arguments.lang, report=report)
-    _print_markdown((store.folder / "table.md").read_text(encoding="utf-8"))
+    text, evidence = read_language(arguments.lang), gather(store, report)
+    blocks = describe_all(evidence, text=text)
+    files = render_files(evidence, blocks, text=text)
+    written = [store.write_report(name, body) for name, body in files.items()]
+    _print_blocks(blocks)
     print(*written, sep="\n")
     return 0
 
@@ -172,18 +178,19 @@ def _recommend(arguments: argparse.Namespace) -> int:
     store = Store(find_results(arguments.results))
     evidence, text = gather(store, report), read_language(arguments.lang)
     advice, fits = describe_advice(evidence, store.read_predictions, limits=limits, text=text)
-    _print_markdown(advice or text("table.empty"))
+    _print_blocks(advice)
     return 0 if fits else 1
 
 
-def _print_markdown(text: str) -> None:
-    """As it is, for a file or another program, or drawn for a person at a terminal."""
+def _print_blocks(blocks: Sequence["Block"]) -> None:
+    """Print the blocks as Markdown for a file or another program, or drawn for a person at a terminal."""
     from bench.cli import terminal
+    from bench.report.blocks import write_markdown
 
     if terminal.is_terminal():
-        terminal.print_markdown(text)
+        terminal.print_blocks(blocks)
     else:
-        print(text)
+        print(write_markdown(blocks))
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -3,30 +3,33 @@
 from collections.abc import Sequence
 
 from bench.config.reporting import ArticleAdvice
-from bench.report.cells import UNKNOWN, escape_markdown, format_gib, to_markdown
+from bench.report.blocks import Block, Paragraph, Section, Table, make_bullets
+from bench.report.cells import UNKNOWN, format_gib, format_known
 from bench.report.contrast import Group, find_gap, read_hardware
 from bench.report.evidence import Evidence
 from bench.report.findings import join_titles, most_accurate, name_kind
 from bench.report.language.text import Text
 from bench.report.recommend import Limits, Read, Recommendation, recommend
 from bench.report.rows import Row
-from bench.report.sections import bullets
-from bench.report.table import join_hyperparameters, title_tasks
+from bench.report.table import join_hyperparameters, name_columns, say_empty, title_tasks
 
 
-def describe_advice(evidence: Evidence, read: Read, *, limits: Limits, text: Text) -> tuple[str, bool]:
-    """The advice as Markdown, and whether anything fits the limits."""
+def describe_advice(
+    evidence: Evidence, read: Read, *, limits: Limits, text: Text
+) -> tuple[list[Block], bool]:
+    """The advice, and whether anything fits the limits."""
     found = recommend(evidence.results, read, limits=limits, text=text)
     headings = title_tasks([row.task for row in evidence.rows], text)
-    parts = []
+    blocks = list[Block]()
     for group, one in found.items():
-        parts.append(f"## {headings[group[0]]}\n")
-        parts.append(bullets(_explain(group, one, limits, text)))
-        parts.append(_tabulate(group, one, text))
-        parts.append(_compare_with_article(group, evidence, read, text))
+        said = make_bullets(_explain(group, one, limits, text))
+        tables = (_tabulate(group, one, text), _compare_with_article(group, evidence, read, text))
+        blocks.append(Section(headings[group[0]], [said, *tables]))
+    if not found:
+        blocks.append(say_empty(text))
     if evidence.imported:
-        parts.append(text("advice.imports_left_out", count=len(evidence.imported)) + "\n")
-    return "\n".join(parts), any(one.chosen for one in found.values())
+        blocks.append(Paragraph(text("advice.imports_left_out", count=len(evidence.imported))))
+    return blocks, any(one.chosen for one in found.values())
 
 
 def _explain(group: Group, found: Recommendation, limits: Limits, text: Text) -> list[str]:
@@ -37,10 +40,10 @@ def _explain(group: Group, found: Recommendation, limits: Limits, text: Text) ->
         lines.append(text("advice.resident"))
     if chosen is None:
         nearest = found.rejected[0] if found.rejected else None
-        names = {"title": escape_markdown(nearest[0].title), "reason": nearest[1]} if nearest else {}
+        names = {"title": nearest[0].title, "reason": nearest[1]} if nearest else {}
         return [*lines, text("advice.nothing_fits"), *([text("advice.nearest", **names)] if nearest else [])]
-    title = escape_markdown(chosen.title)
-    numbers, settings = _say_numbers(chosen, text), escape_markdown(join_hyperparameters(chosen, text))
+    title = chosen.title
+    numbers, settings = _say_numbers(chosen, text), join_hyperparameters(chosen, text)
     if chosen.hyperparameters:
         lines.append(text("advice.take_with", title=title, settings=settings, numbers=numbers))
     else:
@@ -54,7 +57,7 @@ def _explain(group: Group, found: Recommendation, limits: Limits, text: Text) ->
     if limits.min_accuracy is not None and interval and interval.low < limits.min_accuracy:
         lines.append(text("advice.floor_unsure", low=100 * interval.low, limit=100 * limits.min_accuracy))
     if found.baseline:
-        names = {"baseline": escape_markdown(found.baseline.title), "title": title}
+        names = {"baseline": found.baseline.title, "title": title}
         lines.append(text("advice.baseline", numbers=_say_numbers(found.baseline, text), **names))
     return lines
 
@@ -63,7 +66,7 @@ def _say_why(found: Recommendation, text: Text) -> str:
     """Why the chosen one before the others that fit."""
     chosen = found.chosen
     assert chosen is not None
-    title = escape_markdown(chosen.title)
+    title = chosen.title
     others = [row for row in found.fitting if row is not chosen and row.baseline == chosen.baseline]
     if not others:
         return text("advice.only_one", title=title)
@@ -71,7 +74,7 @@ def _say_why(found: Recommendation, text: Text) -> str:
         return text("advice.random", title=title)
     if len(found.same) > 1:
         best, *others = found.same
-        names = {"best": escape_markdown(best.title), "title": title}
+        names = {"best": best.title, "title": title}
         return text("advice.same", titles=join_titles(others, text), **names)
     gaps = [find_gap(chosen, row, found.comparisons) for row in others]
     if all(gap and gap.comparison.verdict != "none" for gap in gaps):
@@ -98,13 +101,10 @@ def _say_numbers(row: Row, text: Text) -> str:
     return text("join.comma").join(said) or UNKNOWN
 
 
-def _tabulate(group: Group, found: Recommendation, text: Text) -> str:
+def _tabulate(group: Group, found: Recommendation, text: Text) -> Table:
     """Every method: the recommended one, those that fit, those that do not and why."""
     names = ("method", "hyperparameters", "memory", "train_time", "accuracy")
-    header = {
-        **text.under("columns"),
-        "memory": text.under("memory_columns").get(group[1] or "", text("columns.memory")),
-    }
+    header = name_columns(group[1], text)
     ordered = sorted(found.fitting, key=lambda row: row is not found.chosen)
     verdicts = [
         (row, text("advice.chosen") if row is found.chosen else text("advice.fits")) for row in ordered
@@ -115,22 +115,22 @@ def _tabulate(group: Group, found: Recommendation, text: Text) -> str:
         shown = row.accuracy.mean if row.accuracy and not row.has_random_weights else None
         lines.append(
             [
-                escape_markdown(row.title),
-                escape_markdown(join_hyperparameters(row, text)) if known else UNKNOWN,
-                UNKNOWN if row.peak_memory_bytes is None else format_gib(row.peak_memory_bytes),
-                UNKNOWN if row.train_seconds is None else text.format_duration(row.train_seconds),
-                UNKNOWN if shown is None else text.format_percent(shown),
+                row.title,
+                join_hyperparameters(row, text) if known else UNKNOWN,
+                format_known(row.peak_memory_bytes, format_gib),
+                format_known(row.train_seconds, text.format_duration),
+                format_known(shown, text.format_percent),
                 verdict,
             ]
         )
-    return to_markdown([*(header[name] for name in names), text("advice.verdict")], lines, left=(0, 1, 5))
+    return Table([*(header[name] for name in names), text("advice.verdict")], lines, left=(0, 1, 5))
 
 
-def _compare_with_article(group: Group, evidence: Evidence, read: Read, text: Text) -> str:
+def _compare_with_article(group: Group, evidence: Evidence, read: Read, text: Text) -> Table:
     """The article's recommendation table with what the results say on each of its lines."""
     article = evidence.report.article
     rows = [row for row in evidence.rows if (row.task, row.memory_kind) == group and row.selection]
-    titles = {row.method: escape_markdown(row.title) for row in rows}
+    titles = {row.method: row.title for row in rows}
     lines = [
         [
             text(f"advice.cases.{one.case}", gb=one.memory_gb),
@@ -139,7 +139,7 @@ def _compare_with_article(group: Group, evidence: Evidence, read: Read, text: Te
         ]
         for one in article.advice
     ]
-    return to_markdown([*text.under("advice.columns").values()], lines, left=range(3))
+    return Table([*text.under("advice.columns").values()], lines)
 
 
 def _answer(
@@ -154,17 +154,13 @@ def _answer(
         chosen = recommend(evidence.results, read, limits=limits, text=text)[group].chosen
         if chosen is None:
             return text("advice.answers.nothing_fits")
-        return text(
-            "advice.answers.take", title=escape_markdown(chosen.title), numbers=_say_numbers(chosen, text)
-        )
+        return text("advice.answers.take", title=chosen.title, numbers=_say_numbers(chosen, text))
     if advice.case == "speed":
         timed = [row for row in trained if row.train_seconds is not None]
         if not timed or len({read_hardware(row) for row in timed}) != 1 or read_hardware(timed[0]) is None:
             return text("advice.answers.unknown")
         quickest = min(timed, key=lambda row: row.train_seconds or 0.0)
-        return text(
-            "advice.answers.take", title=escape_markdown(quickest.title), numbers=_say_numbers(quickest, text)
-        )
+        return text("advice.answers.take", title=quickest.title, numbers=_say_numbers(quickest, text))
     if any(row.has_random_weights for row in trained):
         return text("advice.answers.random")
     best = most_accurate(trained)
@@ -172,7 +168,7 @@ def _answer(
         return text("advice.answers.unknown")
     gaps = [find_gap(best, row, evidence.comparisons) for row in trained if row is not best]
     same = [gap.other for gap in gaps if gap and gap.comparison.verdict == "none"]
-    said = text("advice.answers.take", title=escape_markdown(best.title), numbers=_say_numbers(best, text))
+    said = text("advice.answers.take", title=best.title, numbers=_say_numbers(best, text))
     if same:
         said += text("advice.answers.same", titles=join_titles(same, text))
     return said if all(gaps) else said + text("advice.answers.not_compared")

@@ -5,7 +5,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.config.cards import GIB
@@ -15,6 +15,11 @@ _ESCAPE_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\].*?(?:\x07|\x1b\\)
 _TURNS_TEXT = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _FORMULA_STARTS = tuple("=+-@＝＋－＠")  # spreadsheets read the wide ones too
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def format_known(value: float | None, write: Callable[[float], str]) -> str:
+    """Write a number, or the sign for one that is unknown."""
+    return UNKNOWN if value is None else write(value)
 
 
 def round_six(value: float | None) -> float | None:
@@ -80,7 +85,8 @@ def escape_markdown(text: str) -> str:
 
     Angle brackets become entities: some renderers pass ``\\<script>`` on as HTML.
     """
-    text = re.sub(r"([\\`*|\[\]~])", r"\\\1", clean(text))
+    text = re.sub(r"\\(?=[!-/:-@\[-`{-~]|$)", r"\\\\", clean(text))  # before others it is only itself
+    text = re.sub(r"([`*|\[\]~])", r"\\\1", text)
     text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # snake_case needs no escape
     text = re.sub(r"&(?=#?\w+;)", "&amp;", text)
     return text.replace("<", "&lt;").replace(">", "&gt;")

@@ -9,18 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.config.reporting import ArticleClaim, ArticleConfig
-from bench.report.cells import UNKNOWN, escape_markdown, format_count, format_gib, to_markdown
-from bench.report.contrast import (
-    contrast,
-    find_gap,
-    group_rows,
-    read_hardware,
-)
+from bench.report.blocks import Block, Paragraph, Section, Table
+from bench.report.cells import UNKNOWN, format_count, format_gib
+from bench.report.contrast import contrast, find_gap, group_rows, read_hardware
 from bench.report.evidence import Evidence
 from bench.report.findings import name_kind
 from bench.report.language.text import Text
 from bench.report.rows import Row
-from bench.report.sections import Titles, head, section
+from bench.report.sections import Titles, place
 
 VERDICTS = ("reproduced", "not_reproduced", "undecided", "not_comparable")
 
@@ -45,10 +41,10 @@ class Judgement:
     reasons: Sequence[str]
 
 
-def describe_claims(evidence: Evidence, *, titles: Titles, text: Text) -> str:
+def describe_claims(evidence: Evidence, *, titles: Titles, text: Text) -> Section:
     """The section, for each of the report's tables that has one of the article's methods; else nothing."""
     article = evidence.report.article
-    parts = []
+    blocks = list[Block]()
     for group, rows in group_rows(evidence.rows).items():
         judgements = [judge(claim, rows, evidence, text) for claim in article.claims]
         if not any(_find(rows, one.method) for one in article.table):
@@ -62,12 +58,11 @@ def describe_claims(evidence: Evidence, *, titles: Titles, text: Text) -> str:
             ]
             for one in judgements
         ]
-        parts.append(
-            head(group, titles) + to_markdown([*text.under("claims.columns").values()], table, left=range(4))
-        )
+        shown: list[Block] = [Table([*text.under("claims.columns").values()], table)]
         if group[0].model == article.model:
-            parts.append(text("claims.article_parameters") + "\n")
-    return section(text("claims.title"), [text("claims.rule") + "\n", *parts] if parts else [])
+            shown.append(Paragraph(text("claims.article_parameters")))
+        blocks += place(group, titles, shown)
+    return Section(text("claims.title"), [Paragraph(text("claims.rule")), *blocks] if blocks else [])
 
 
 def judge(claim: ArticleClaim, rows: Sequence[Row], evidence: Evidence, text: Text) -> Judgement:
@@ -114,11 +109,11 @@ def _list_differences(
     if claim.measure == "accuracy" and (method.has_random_weights or against.has_random_weights):
         found.append(text("claims.reasons.random_weights"))
     if "model" in claim.needs and task.model != article.model:
-        found.append(text("claims.reasons.model", here=escape_markdown(str(task.model)), there=article.model))
+        found.append(text("claims.reasons.model", here=str(task.model), there=article.model))
     if "data" in claim.needs and task.data not in article.data:
-        found.append(text("claims.reasons.data", here=escape_markdown(task.data)))
+        found.append(text("claims.reasons.data", here=task.data))
     if "card" in claim.needs and article.card not in (hardware or ""):
-        here = escape_markdown(hardware) if hardware else text("unknown")
+        here = hardware or text("unknown")
         found.append(text("claims.reasons.card", here=here, there=article.card))
     return found
 
@@ -127,7 +122,7 @@ def _measure(
     claim: ArticleClaim, method: Row, against: Row, evidence: Evidence, text: Text
 ) -> Measured | str:
     """What the results say, or in words why they say nothing."""
-    names = {"one": escape_markdown(method.title), "other": escape_markdown(against.title)}
+    names = {"one": method.title, "other": against.title}
     if claim.measure == "trainable":
         trainable, total = method.trainable_parameters, method.total_parameters
         if trainable is None or not total:
@@ -160,7 +155,7 @@ def _quote(claim: ArticleClaim, rows: Sequence[Row], article: ArticleConfig, tex
     """The claim with the article's own numbers and what counts as reproducing it."""
     table = {one.method: one for one in article.table}
     one, other = table[claim.method], table[claim.against or claim.method]
-    titles = {row.method: escape_markdown(row.title) for row in rows}
+    titles = {row.method: row.title for row in rows}
     numbers = {
         "memory": (one.memory_gb, other.memory_gb),
         "accuracy": (100 * one.accuracy, 100 * other.accuracy),

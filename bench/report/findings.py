@@ -9,19 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from bench.report.cells import escape_markdown, format_count, format_gib
+from bench.report.blocks import Block, Bullet, Bullets, Section
+from bench.report.cells import format_count, format_gib
 from bench.report.comparison import Comparison
-from bench.report.contrast import (
-    AccuracyGap,
-    Contrast,
-    contrast,
-    find_gap,
-    group_rows,
-)
+from bench.report.contrast import AccuracyGap, Contrast, contrast, find_gap, group_rows
 from bench.report.evidence import Evidence
 from bench.report.language.text import Text
 from bench.report.rows import Row
-from bench.report.sections import Titles, bullets, head, section
+from bench.report.sections import Titles, place
 
 _NEGLIGIBLE = 0.02  # a difference in memory or time that nobody chooses a method for
 
@@ -34,13 +29,13 @@ class Finding:
     rows: Sequence[Row]
 
 
-def describe_findings(evidence: Evidence, *, titles: Titles, text: Text) -> str:
+def describe_findings(evidence: Evidence, *, titles: Titles, text: Text) -> Section:
     """The section: what the results say, table by table; nothing where no run has succeeded."""
-    parts = []
+    blocks = list[Block]()
     for group, rows in group_rows(evidence.rows).items():
-        lines = [_cite(one, text) for one in find_all(rows, evidence.comparisons, text)]
-        parts.append(head(group, titles) + bullets(lines) if lines else "")
-    return section(text("findings.title"), parts)
+        items = [_cite(one, text) for one in find_all(rows, evidence.comparisons, text)]
+        blocks += place(group, titles, [Bullets(items)])
+    return Section(text("findings.title"), blocks)
 
 
 def find_all(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> list[Finding]:
@@ -59,7 +54,7 @@ def find_all(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text)
         findings += _find_cheapest(trained, comparisons, text)
     findings += _find_shares(trained, text)
     findings += [
-        Finding(text("findings.none_succeeded", title=escape_markdown(row.title), runs=row.runs), [])
+        Finding(text("findings.none_succeeded", title=row.title, runs=row.runs), [])
         for row in rows
         if not row.selection
     ]
@@ -80,7 +75,7 @@ def _find_accuracy(rows: Sequence[Row], comparisons: Sequence[Comparison], text:
         if gap.low is None or gap.high is None:
             continue
         numbers = {"points": 100 * gap.estimate, "low": 100 * gap.low, "high": 100 * gap.high}
-        names = {"one": escape_markdown(gap.one.title), "other": escape_markdown(gap.other.title)}
+        names = {"one": gap.one.title, "other": gap.other.title}
         sentence = text(
             f"findings.accuracy.{gap.comparison.verdict}", texts=gap.comparison.rows, **numbers, **names
         )
@@ -90,7 +85,7 @@ def _find_accuracy(rows: Sequence[Row], comparisons: Sequence[Comparison], text:
     if best and (
         missing := [row for row in rows if row is not best and row not in [gap.other for gap in gaps]]
     ):
-        names = {"one": escape_markdown(best.title), "titles": join_titles(missing, text)}
+        names = {"one": best.title, "titles": join_titles(missing, text)}
         yield Finding(text("findings.not_compared", **names), [best, *missing])
 
 
@@ -100,7 +95,7 @@ def _say_same(best: Row, gaps: Sequence[AccuracyGap], text: Text) -> Finding:
     known = [one for one in detectable if one is not None]
     sentence = text(
         "findings.accuracy.none",
-        one=escape_markdown(best.title),
+        one=best.title,
         titles=join_titles([gap.other for gap in gaps], text),
         texts=gaps[0].comparison.rows,
     )
@@ -122,8 +117,8 @@ def _find_gain(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Tex
         yield Finding(
             text(
                 f"findings.gain.{verdict}",
-                one=escape_markdown(best.title),
-                other=escape_markdown(row.title),
+                one=best.title,
+                other=row.title,
                 here=100 * best.accuracy.mean,
                 there=100 * row.accuracy.mean,
                 points=100 * abs(gap.estimate),
@@ -146,7 +141,7 @@ def _find_contrasts(rows: Sequence[Row], measure: str, text: Text) -> Iterator[F
         if isinstance(found, Contrast):
             yield Finding(_say_contrast(found, text), [one, other])
         elif found == "hardware":
-            names = {"one": escape_markdown(one.title), "other": escape_markdown(other.title)}
+            names = {"one": one.title, "other": other.title}
             yield Finding(text("findings.other_hardware", **names), [one, other])
 
 
@@ -161,8 +156,8 @@ def _say_contrast(found: Contrast, text: Text) -> str:
     )
     sentence = text(
         f"findings.contrasts.{found.measure}.{verdict}",
-        one=escape_markdown(found.one.title),
-        other=escape_markdown(found.other.title),
+        one=found.one.title,
+        other=found.other.title,
         percent=abs(100 * found.change),
         here=here,
         there=there,
@@ -202,8 +197,8 @@ def _find_cheapest(rows: Sequence[Row], comparisons: Sequence[Comparison], text:
     if isinstance(found, Contrast) and found.high < 0:
         sentence = text(
             "findings.cheapest",
-            one=escape_markdown(least.title),
-            best=escape_markdown(best.title),
+            one=least.title,
+            best=best.title,
             titles=join_titles(same[1:], text),
             here=format_gib(found.values[0]),
             kind=name_kind(least.memory_kind, text),
@@ -228,7 +223,7 @@ def _find_shares(rows: Sequence[Row], text: Text) -> Iterator[Finding]:
 
 
 def join_titles(rows: Sequence[Row], text: Text) -> str:
-    titles = [escape_markdown(row.title) for row in rows]
+    titles = [row.title for row in rows]
     return text("join.and").join(filter(None, [text("join.comma").join(titles[:-1]), titles[-1]]))
 
 
@@ -237,12 +232,7 @@ def name_kind(kind: str | None, text: Text) -> str:
     return text(f"memory_kinds.{kind or 'unknown'}")
 
 
-def _cite(finding: Finding, text: Text) -> str:
-    """The sentence and its runs, below it."""
-    cited = [
-        text("findings.run", title=escape_markdown(row.title), runs=" ".join(row.run_ids))
-        for row in finding.rows
-    ]
-    return finding.sentence + (
-        "\n  - " + text("findings.runs") + text("join.semicolon").join(cited) if cited else ""
-    )
+def _cite(finding: Finding, text: Text) -> Bullet:
+    """The sentence, and its runs below it."""
+    cited = [text("findings.run", title=row.title, runs=" ".join(row.run_ids)) for row in finding.rows]
+    return Bullet(finding.sentence, label=text("findings.runs"), detail=text("join.semicolon").join(cited))

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from bench.report.budget import Budget, count_budget
-from bench.report.cells import flatten
+from bench.report.cells import clean, flatten
 from bench.report.health import Health, describe_health
 from bench.report.statistics import Summary, summarise
 from bench.results.selection import (
@@ -145,7 +145,7 @@ def _build_row(
         task=task,
         memory_kind=kind,
         method=key.method,
-        title=str(read_value(shown[0], "config.method.title") or key.method),
+        title=clean(str(read_value(shown[0], "config.method.title") or "")) or key.method,
         baseline=read_value(shown[0], "config.method.estimator") != "network",
         status=status,
         statuses=statuses,
@@ -207,7 +207,7 @@ def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[
 
 
 def _join_names(results: Iterable[Result], path: str) -> str:
-    return " / ".join(sorted({str(read_value(one, path)) for one in results}))
+    return " / ".join(sorted({clean(str(read_value(one, path))) for one in results}))
 
 
 def _read_kind(result: Result) -> str | None:

@@ -1,9 +1,10 @@
 """The sections below the tables: which methods differ, what the choice chose from, and r against alpha."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from bench.report.cells import UNKNOWN, escape_markdown, format_number, round_six, to_csv, to_markdown
+from bench.report.blocks import Block, Paragraph, Section, Table, make_bullets
+from bench.report.cells import UNKNOWN, format_known, format_number, round_six, to_csv
 from bench.report.comparison import FEWEST_DISCORDANT, Comparison
 from bench.report.evidence import Evidence
 from bench.report.health import Health
@@ -24,45 +25,39 @@ _COMPARISON_COLUMNS = (
 )
 
 
-def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> str:
+def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> Section:
     """A sentence for each two methods of a table, and how it came about."""
-    parts = list[str]()
+    blocks = list[Block]()
     for key, compared in groupby(evidence.comparisons, key=lambda one: (one.one.task, one.one.memory_kind)):
         members = list(compared)
         shown = members if len(members) <= _MOST_SENTENCES else _with_leader(members)
         lines = [_say(one, text) for one in shown]
         if further := len(members) - len(shown):
             lines.append(text("comparisons.further", count=further))
-        parts.append(head(key, titles) + bullets(lines))
-    parts.append(
-        bullets(
-            text(
-                "comparisons.left_out",
-                title=escape_markdown(one.row.title),
-                reason=escape_markdown(one.reason),
-            )
-            for one in evidence.left_out
+        blocks += place(key, titles, [make_bullets(lines)])
+    blocks.append(
+        make_bullets(
+            text("comparisons.left_out", title=one.row.title, reason=one.reason) for one in evidence.left_out
         )
     )
     if evidence.comparisons:
-        notes = [text("comparisons.how", count=len(evidence.comparisons))]
+        blocks.append(Paragraph(text("comparisons.how", count=len(evidence.comparisons))))
         found = [one.detectable for one in evidence.comparisons if one.detectable is not None]
         if found:
             ends = dict.fromkeys(f"{100 * end:.1f}" for end in (min(found), max(found)))
-            notes.append(text("comparisons.detectable", points=text("join.to").join(ends)))
-        parts += [f"{note}\n" for note in notes]
-    return section(text("comparisons.title"), parts)
+            blocks.append(Paragraph(text("comparisons.detectable", points=text("join.to").join(ends))))
+    return Section(text("comparisons.title"), blocks)
 
 
-def describe_budgets(rows: Sequence[Row], *, titles: Titles, text: Text) -> str:
+def describe_budgets(rows: Sequence[Row], *, titles: Titles, text: Text) -> Section:
     """What each method's best configuration was chosen from, and the best of equally many to be expected."""
-    parts = list[str]()
+    blocks = list[Block]()
+    names = text.under("budget.columns")
     for key, same in groupby(rows, key=lambda row: (row.task, row.memory_kind)):
         members = list(same)
         counts = [len(row.budget.scores) for row in members if row.budget.scores and not row.baseline]
         common = min(counts, default=1)
         draws = sorted({*_DRAWS, common} & set(range(1, max(counts, default=1) + 1)))
-        names = text.under("budget.columns")
         header = [names[name] for name in ("method", "configurations", "failed")]
         stopped = any(row.budget.stopped for row in members)
         header += [names["stopped"]] * stopped + [names["seconds"]]
@@ -70,9 +65,9 @@ def describe_budgets(rows: Sequence[Row], *, titles: Titles, text: Text) -> str:
             column = text("budget.columns.draws", draws=count)
             header.append(text("budget.common", column=column) if count == common else column)
         lines = [_count(row, draws=draws, stopped=stopped, text=text) for row in members]
-        parts.append(head(key, titles) + to_markdown([*header, names["all"]], lines, left=[0]))
-    metric = _name_metric(rows, text)
-    return section(text("budget.title"), [text("budget.how", metric=metric) + "\n", *parts] if parts else [])
+        blocks += place(key, titles, [Table([*header, names["all"]], lines, left=[0])])
+    how = Paragraph(text("budget.how", metric=_name_metric(rows, text)))
+    return Section(text("budget.title"), [how, *blocks] if blocks else [])
 
 
 def _count(row: Row, *, draws: Sequence[int], stopped: bool, text: Text) -> list[str]:
@@ -81,42 +76,43 @@ def _count(row: Row, *, draws: Sequence[int], stopped: bool, text: Text) -> list
     spent = text("budget.at_least", duration=duration) if budget.untimed else duration
     scores = [expect_best(budget.scores, count) for count in (*draws, len(budget.scores))]
     return [
-        escape_markdown(row.title),
+        row.title,
         str(budget.configurations),
         str(budget.failed),
         *([str(budget.stopped)] * stopped),
         spent if budget.untimed < row.runs else UNKNOWN,
-        *(UNKNOWN if score is None else text.format_percent(score) for score in scores),
+        *(format_known(score, text.format_percent) for score in scores),
     ]
 
 
-def describe_pivots(rows: Sequence[Row], *, titles: Titles, text: Text) -> str:
+def describe_pivots(rows: Sequence[Row], *, titles: Titles, text: Text) -> Section:
     """For each method that varied r or alpha: the best validation score of each pair."""
-    parts = list[str]()
+    blocks = list[Block]()
     for key, same in groupby(rows, key=lambda row: (row.task, row.memory_kind)):
-        tables = []
+        tables = list[Block]()
         for row in same:
             if len(row.budget.pivot) < 2:
                 continue
             ranks, alphas = (sorted(set(values)) for values in zip(*row.budget.pivot, strict=True))
             lines = [
-                [format_number(r), *(_percent(row.budget.pivot.get((r, alpha)), text) for alpha in alphas)]
+                [
+                    format_number(r),
+                    *(format_known(row.budget.pivot.get((r, a)), text.format_percent) for a in alphas),
+                ]
                 for r in ranks
             ]
-            table = to_markdown([text("pivots.corner"), *map(format_number, alphas)], lines, left=[])
-            tables.append(text("pivots.method", title=escape_markdown(row.title)) + "\n\n" + table)
+            tables.append(Paragraph(text("pivots.method", title=row.title)))
+            tables.append(Table([text("pivots.corner"), *map(format_number, alphas)], lines, left=[]))
         if tables:
-            parts.append(head(key, titles) + "\n".join(tables))
+            blocks += place(key, titles, tables)
     title = text("pivots.title", metric=_name_metric(rows, text))
-    return section(title, [text("pivots.how") + "\n", *parts] if parts else [])
+    return Section(title, [Paragraph(text("pivots.how")), *blocks] if blocks else [])
 
 
 def describe_health(task: Task, text: Text) -> str:
     """A note on the task's data, from what its records say; empty if they say nothing."""
     parts = list(_list_health(task.health, text))
-    if not parts:
-        return ""
-    return text("notes.health", data=escape_markdown(task.data), parts=text("join.semicolon").join(parts))
+    return text("notes.health", data=task.data, parts=text("join.semicolon").join(parts)) if parts else ""
 
 
 def _list_health(health: Health, text: Text) -> Iterator[str]:
@@ -154,8 +150,8 @@ def _say(one: Comparison, text: Text) -> str:
         verdict += text("comparisons.few_told_apart", count=one.told_apart)
     return text(
         "comparisons.comparison",
-        one=escape_markdown(one.one.title),
-        other=escape_markdown(one.other.title),
+        one=one.one.title,
+        other=one.other.title,
         points=_say_points(one.accuracy, text),
         verdict=verdict,
     )
@@ -183,19 +179,6 @@ def _name_metric(rows: Sequence[Row], text: Text) -> str:
     return text("metrics." + next((row.selection.select_by for row in rows if row.selection), "accuracy"))
 
 
-def _percent(share: float | None, text: Text) -> str:
-    return UNKNOWN if share is None else text.format_percent(share)
-
-
-def head(key: tuple[Task, str | None], titles: Titles) -> str:
-    """Which table is meant, where there are several."""
-    return f"### {titles[key]}\n\n" if len(titles) > 1 else ""
-
-
-def bullets(lines: Iterable[str]) -> str:
-    return "".join(f"- {line}\n" for line in lines)
-
-
-def section(title: str, parts: Sequence[str]) -> str:
-    body = "\n".join(part for part in parts if part)
-    return f"## {title}\n\n{body}" if body else ""
+def place(key: tuple[Task, str | None], titles: Titles, blocks: Sequence[Block]) -> Sequence[Block]:
+    """Return the blocks on one table, below its title where there are several tables."""
+    return [Section(titles[key], blocks)] if len(titles) > 1 else blocks

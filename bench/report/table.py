@@ -9,24 +9,24 @@ results. runs.csv and comparisons.csv are for machines.
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from bench.config.cards import GIB
 from bench.config.reporting import ReportConfig
+from bench.report.blocks import Block, Paragraph, Section, Table, make_bullets, write_markdown
 from bench.report.cells import (
     UNKNOWN,
     clean,
-    escape_markdown,
     format_count,
     format_gib,
+    format_known,
     format_number,
     round_six,
     superscript,
     to_csv,
-    to_markdown,
 )
 from bench.report.claims import describe_claims
 from bench.report.evidence import Evidence, gather, price_training
@@ -38,13 +38,11 @@ from bench.report.rows import OVER, Row, Task
 from bench.report.runs import render_runs
 from bench.report.sections import (
     Titles,
-    bullets,
     describe_budgets,
     describe_comparisons,
     describe_health,
     describe_pivots,
     render_comparisons,
-    section,
 )
 from bench.results.store import STARTED, STATUSES, Result, Store
 
@@ -58,6 +56,7 @@ EXTRAS = (  # of table.csv alone
     *("f1_macro_low", "f1_macro_high", "f1_macro_sd", "total", "weights", "run_ids"),
 )
 _LEFT = (COLUMNS.index("method"), COLUMNS.index("hyperparameters"))  # the other columns are numbers
+_SWEEP = "bench sweep"
 _LONGEST_ERROR = 200  # characters of a message; the record has all of it
 
 
@@ -73,40 +72,38 @@ def write_tables(
         ConfigError: no such language.
         StoreError: the folder cannot be written.
     """
-    text = read_language(lang)
-    files = render_tables(gather(store, report), text=text)
+    text, evidence = read_language(lang), gather(store, report)
+    blocks = describe_all(evidence, text=text)
     if progress is not None:
         ended, planned = progress
         said = text("table.still_running", ended=ended, planned=planned)
-        files["table.md"] = f"**{said}**\n\n{files['table.md']}"
+        blocks.insert(0, Paragraph(said, strong=True))
+    files = render_files(evidence, blocks, text=text)
     return [store.write_report(name, body) for name, body in files.items()]
 
 
-def render_tables(
-    evidence: Evidence, *, text: Text, figures: Sequence[tuple[str, str]] = ()
-) -> dict[str, str]:
-    """The four files by name; figures: title and path of each image that table.md is to show."""
-    images = [f"![{escape_markdown(title)}]({path})\n" for title, path in figures]
-    parts = [
-        render_markdown(evidence, text=text),
-        section(text("page.sections.figures"), images),
-    ]
+def render_files(evidence: Evidence, blocks: Sequence[Block], *, text: Text) -> dict[str, str]:
+    """Return the four files by name; blocks: what table.md is to say."""
     return {
         "table.csv": render_csv(evidence, text=text),
-        "table.md": "\n".join(part for part in parts if part),
+        "table.md": write_markdown(blocks),
         "runs.csv": render_runs(evidence.results),
         "comparisons.csv": render_comparisons(evidence.comparisons),
     }
 
 
-def render_markdown(evidence: Evidence, *, text: Text) -> str:
-    """table.md without figures: the tables, then notes and the sections."""
+def describe_all(evidence: Evidence, *, text: Text) -> list[Block]:
+    """Return what table.md says, without figures: the tables, then notes and the sections."""
     tables, notes, titles = describe_tables(evidence, text=text)
-    sections = describe_sections(evidence, titles=titles, text=text)
-    return "\n".join(part for part in (tables, notes, *sections.values()) if part)
+    return [*tables, notes, *describe_sections(evidence, titles=titles, text=text).values()]
 
 
-def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict[str, str]:
+def render_markdown(evidence: Evidence, *, text: Text) -> str:
+    """Return table.md without figures."""
+    return write_markdown(describe_all(evidence, text=text))
+
+
+def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict[str, Section]:
     """What follows from the tables, by name and in order; a section with nothing to say is empty."""
     return {
         "findings": describe_findings(evidence, titles=titles, text=text),
@@ -119,27 +116,36 @@ def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict
     }
 
 
-def describe_tables(evidence: Evidence, *, text: Text) -> tuple[str, str, Titles]:
-    """A heading and a table for each task and kind of memory; the notes; each table's title."""
-    rows = evidence.rows
+def describe_tables(evidence: Evidence, *, text: Text) -> tuple[list[Block], Section, Titles]:
+    """A section with a table for each kind of memory, for each task; the notes; each table's title."""
     notes: list[str] = []
-    parts = [] if rows else [text("table.empty") + "\n"]
-    headings = title_tasks([row.task for row in rows], text)
-    titles = {}
-    columns = _list_columns(evidence.report)
-    for task, of_task in groupby(rows, key=lambda row: row.task):
-        parts.append(f"## {headings[task]}\n")
+    blocks: list[Block] = [] if evidence.rows else [say_empty(text)]
+    headings = title_tasks([row.task for row in evidence.rows], text)
+    titles, columns = {}, _list_columns(evidence.report)
+    for task, of_task in groupby(evidence.rows, key=lambda row: row.task):
+        tables = []
         for kind, of_kind in groupby(of_task, key=lambda row: row.memory_kind):
-            header = {**text.under("columns"), "cost": text("csv_columns.cost")}
-            header["memory"] = text.under("memory_columns").get(kind or "", header["memory"])
+            header = name_columns(kind, text)
             titles[task, kind] = f"{headings[task]}, {header['memory']}"
             cells = [_to_cells(row, report=evidence.report, text=text, notes=notes) for row in of_kind]
-            table = [[row[name] for name in columns] for row in cells]
-            parts.append(to_markdown([header[name] for name in columns], table, left=_LEFT))
+            rows = [[row[name] for name in columns] for row in cells]
+            tables.append(Table([header[name] for name in columns], rows, left=_LEFT))
+        blocks.append(Section(headings[task], tables))
     general = _explain(evidence, text) + _count_unsuccessful(evidence.results, evidence.bad, text)
     marked = [f"{superscript(number)} {note}" for number, note in enumerate(notes, start=1)]
-    described = section(text("notes.title"), [bullets(general + marked)])
-    return "\n".join(parts), described, titles
+    return blocks, Section(text("notes.title"), [make_bullets(general + marked)]), titles
+
+
+def say_empty(text: Text) -> Paragraph:
+    """Say that no run is there, and which command makes them."""
+    return Paragraph(text("table.empty", command=_SWEEP), command=_SWEEP)
+
+
+def name_columns(kind: str | None, text: Text) -> dict[str, str]:
+    """Return the headers of table.md by column: a peak is never shown without its kind."""
+    header = {**text.under("columns"), "cost": text("csv_columns.cost")}
+    header["memory"] = text.under("memory_columns").get(kind or "", header["memory"])
+    return header
 
 
 def render_csv(evidence: Evidence, *, text: Text) -> str:
@@ -158,21 +164,20 @@ def _list_columns(report: ReportConfig) -> tuple[str, ...]:
 
 
 def _to_cells(row: Row, *, report: ReportConfig, text: Text, notes: list[str]) -> dict[str, str]:
-    """The row's cells as Markdown; what a cell cannot say goes to the notes, and its number to the cell."""
-
-    title = escape_markdown(row.title)
+    """The row's cells; what a cell cannot say goes to the notes, and its number to the cell."""
+    title = row.title
     cells = {
         "method": title,
         "memory": _describe_memory(row, text),
-        "train_time": _format(row.train_seconds, text.format_duration),
-        "accuracy": _format(row.accuracy.mean if row.accuracy else None, text.format_percent),
-        "f1_macro": _format(row.f1_macro.mean if row.f1_macro else None, text.format_percent),
-        "trainable": _format(row.trainable_parameters, format_count),
+        "train_time": format_known(row.train_seconds, text.format_duration),
+        "accuracy": format_known(row.accuracy.mean if row.accuracy else None, text.format_percent),
+        "f1_macro": format_known(row.f1_macro.mean if row.f1_macro else None, text.format_percent),
+        "trainable": format_known(row.trainable_parameters, format_count),
         "seeds": (str(len(row.seeds)) if row.seeds else text("table.any_seed")) if row.selection else UNKNOWN,
         "interval": _say_interval(row, text) or UNKNOWN,
-        "hyperparameters": escape_markdown(join_hyperparameters(row, text)) if row.selection else UNKNOWN,
+        "hyperparameters": join_hyperparameters(row, text) if row.selection else UNKNOWN,
         "runs": f"{row.runs}/{row.failed_runs}",
-        "cost": _format(price_training(row, report), lambda cost: f"{cost:.2g}"),
+        "cost": format_known(price_training(row, report), lambda cost: f"{cost:.2g}"),
     }
 
     def mark(column: str, note: str) -> None:
@@ -184,14 +189,12 @@ def _to_cells(row: Row, *, report: ReportConfig, text: Text, notes: list[str]) -
         cells["accuracy"] = text(f"statuses.{row.status}")
         note = text("notes.no_success", title=title, counts=_join_counts(row.statuses, text))
         if row.error:
-            note += text("notes.first_error", error=escape_markdown(_shorten(row.error)))
+            note += text("notes.first_error", error=_shorten(row.error))
         mark("accuracy", note)
     for column in (name for name in COLUMNS if name in row.unknown):
         none_alone = row.not_alone == len(row.run_ids) and column in ("memory", "train_time")
         reason = (
-            text("notes.none_alone")
-            if none_alone
-            else escape_markdown(row.unknown[column]) or text("notes.no_reason")
+            text("notes.none_alone") if none_alone else clean(row.unknown[column]) or text("notes.no_reason")
         )
         mark(column, text("notes.unknown", title=title, column=text(f"columns.{column}"), reason=reason))
     if row.has_random_weights and row.selection:
@@ -250,7 +253,7 @@ def title_tasks(tasks: Sequence[Task], text: Text) -> dict[Task, str]:
     titles = {}
     for task in dict.fromkeys(tasks):
         kind = "without_model" if task.model is None else "task"
-        names = {"data": escape_markdown(task.data), "model": escape_markdown(task.model or "")}
+        names = {"data": task.data, "model": task.model or ""}
         titles[task] = text(f"heading.{kind}", **names)
     counts = Counter(titles.values())
     for task, title in titles.items():
@@ -258,8 +261,8 @@ def title_tasks(tasks: Sequence[Task], text: Text) -> dict[Task, str]:
             title = text(
                 "heading.of_content",
                 heading=title,
-                fingerprint=escape_markdown(task.fingerprint[:8]),
-                revision=escape_markdown((task.revision or UNKNOWN)[:8]),
+                fingerprint=task.fingerprint[:8],
+                revision=(task.revision or UNKNOWN)[:8],
             )
         if task.test_size is not None:
             title = text("heading.test_size", heading=title, size=task.test_size)
@@ -315,10 +318,7 @@ def _count_unsuccessful(results: Sequence[Result], bad: Sequence[tuple[str, str]
     if statuses[STARTED]:
         notes.append(text("notes.unfinished"))
     if bad:
-        records = [
-            text("notes.bad_one", path=escape_markdown(path), reason=escape_markdown(_shorten(reason)))
-            for path, reason in bad
-        ]
+        records = [text("notes.bad_one", path=path, reason=_shorten(reason)) for path, reason in bad]
         notes.append(text("notes.bad", records=text("join.comma").join(records)))
     return notes
 
@@ -344,14 +344,10 @@ def _say_interval(row: Row, text: Text) -> str | None:
 
 def _describe_memory(row: Row, text: Text) -> str:
     """Return the peak in GiB, and what was paged to the machine's memory beside it."""
-    peak = _format(row.peak_memory_bytes, format_gib)
+    peak = format_known(row.peak_memory_bytes, format_gib)
     if row.peak_memory_bytes is None or not row.paged_bytes:
         return peak
     return text("table.paged", memory=peak, paged=format_gib(row.paged_bytes))
-
-
-def _format(value: float | None, write: Callable[[float], str]) -> str:
-    return UNKNOWN if value is None else write(value)
 
 
 def _shorten(message: str) -> str:

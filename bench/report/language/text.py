@@ -15,6 +15,7 @@ from bench.report.cells import flatten
 class Text:
     """One language; ``text("imported.row", file=name, row=3)`` is a sentence with its braces filled in."""
 
+    lang: str
     sentences: Mapping[str, str]  # by dotted key
 
     def __call__(self, key: str, /, **values: Any) -> str:
@@ -54,7 +55,7 @@ def read_language(lang: str) -> Text:
 
 
 LANGUAGES = {
-    path.stem: Text(flatten(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    path.stem: Text(path.stem, flatten(yaml.safe_load(path.read_text(encoding="utf-8"))))
     for path in sorted(Path(__file__).parent.glob("*.yaml"))
 }
 ENGLISH = LANGUAGES["en"]

@@ -3,20 +3,20 @@
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from bench.config.cards import GIB
-from bench.report.cells import UNKNOWN, clean, flatten, format_number
+from bench.report.blocks import Figure
+from bench.report.cells import clean, flatten, format_known, format_number
 from bench.report.contrast import Group, group_rows
 from bench.report.evidence import Evidence
 from bench.report.language.text import Text
 from bench.report.page import charts
 from bench.report.page.answers import count_confusion, score_labels
-from bench.report.page.charts import Key, Spec
+from bench.report.page.charts import Key
 from bench.report.page.details import Course, Details
-from bench.report.page.pareto import place_methods, title_row, to_percent
+from bench.report.page.pareto import place_methods, to_percent
 from bench.report.rows import PEAKS, Row, stands_alone
 from bench.report.statistics import summarise
 from bench.results.selection import read_number, read_seed
@@ -24,20 +24,8 @@ from bench.results.store import Result
 
 _PHASES = ("load", "train", "eval")
 _MOST_STEPS = 120  # of a curve: more cannot be told apart on the page
+_TENTHS, _HUNDREDTHS, _THREE_DIGITS = "{:.1f}".format, "{:.2f}".format, "{:.3g}".format
 _MOST_LABELS = 20  # of a confusion matrix
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One chart, and in words and numbers what it shows."""
-
-    kind: str  # a key of the words' figures.titles
-    name: str  # of its files
-    title: str
-    caption: str
-    spec: Spec
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 Drawn = Iterator[tuple[str, Figure]]
@@ -48,7 +36,7 @@ def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group,
     figures = {}
     names: set[str] = set()
     for group, rows in group_rows(evidence.rows).items():
-        key = Key({title_row(row): row.baseline for row in rows}, text)
+        key = Key({row.title: row.baseline for row in rows}, text)
         make = partial(_make, names=names, text=text)
         figures[group] = [
             figure
@@ -79,17 +67,13 @@ def _make(kind: str, *, names: set[str], text: Text, part: str = "", more: str =
     return Figure(kind=kind, name=name, title=title, caption=caption, **shown)
 
 
-def _show(value: float | None, form: str = ".1f") -> str:
-    return UNKNOWN if value is None else format(value, form)
-
-
 def _draw_pareto(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterator[Figure]:
     axes, (points, drawn, domains) = text.under("figures.axes"), place_methods(rows, text)
     lines = [
         [
             point.title,
-            _show(point.memory, ".2f"),
-            _show(point.accuracy) if point.status is None else point.status,
+            format_known(point.memory, _HUNDREDTHS),
+            format_known(point.accuracy, _TENTHS) if point.status is None else point.status,
             point.interval,
             point.time,
         ]
@@ -128,10 +112,12 @@ def _draw_heatmaps(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figur
             score = _name_score(row, text)
             yield make(
                 "heatmap",
-                part=title_row(row),
+                part=row.title,
                 spec=charts.draw_heatmap(cells, score=score, text=text),
                 header=[axes["lr"], axes["r"], axes["alpha"], score],
-                rows=[[one["lr"], one["r"], one["alpha"], _show(one["score"])] for one in cells],
+                rows=[
+                    [one["lr"], one["r"], one["alpha"], format_known(one["score"], _TENTHS)] for one in cells
+                ],
             )
 
 
@@ -147,7 +133,7 @@ def _draw_effects(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Itera
             values = [one.get(path) for one in leaves]
             if len(set(map(repr, values))) > 1 and path != "seed":
                 found.setdefault(path, []).extend(
-                    {"title": title_row(row), "raw": value, "score": to_percent(score)}
+                    {"title": row.title, "raw": value, "score": to_percent(score)}
                     for value, score in zip(values, scores, strict=True)
                 )
     for path, points in found.items():
@@ -166,7 +152,7 @@ def _draw_effects(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Itera
         for title, value in dict.fromkeys((one["title"], one["value"]) for one in shown):
             same = [one["score"] for one in shown if (one["title"], one["value"]) == (title, value)]
             ends = (max(same), math.fsum(same) / len(same), min(same))
-            lines.append([title, value, str(len(same)), *map(_show, ends)])
+            lines.append([title, value, str(len(same)), *map(_TENTHS, ends)])
         header = [axes["method"], name, *(axes[one] for one in ("runs", "best", "mean", "worst"))]
         spec = charts.draw_effect(shown, name=name, score=score, key=key, text=text)
         yield make("effect", part=name, spec=spec, header=header, rows=lines)
@@ -193,7 +179,7 @@ def _draw_curves(courses: Sequence[Course], key: Key, text: Text, make: Any) -> 
             every = math.ceil(len(logged) / _MOST_STEPS)
             steps = max(steps, every)
             kept = [*logged[:-1:every], logged[-1]]
-            place = {"title": title_row(one.row), "run": one.run.run_id, "seed": seed}
+            place = {"title": one.row.title, "run": one.run.run_id, "seed": seed}
             points += [{**place, "step": step, "value": round(value, 5)} for step, value in kept]
             values = [value for _, value in logged]
             ends = (values[0], min(values), max(values), values[-1])
@@ -203,7 +189,7 @@ def _draw_curves(courses: Sequence[Course], key: Key, text: Text, make: Any) -> 
                     place["title"],
                     one.run.run_id,
                     seed,
-                    *(_show(end, ".3g") for end in (ends[0], best, ends[3])),
+                    *(format_known(end, _THREE_DIGITS) for end in (ends[0], best, ends[3])),
                 ]
             )
         if points:
@@ -231,7 +217,7 @@ def _draw_phases(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figure]
             if any(value is not None for value in values.values()):
                 shown += [
                     {
-                        "title": title_row(row),
+                        "title": row.title,
                         "phase": text(f"figures.phases.{phase}"),
                         "place": place,
                         "value": round(value, 4),
@@ -239,7 +225,7 @@ def _draw_phases(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figure]
                     for place, (phase, value) in enumerate(values.items())
                     if value is not None
                 ]
-                lines.append([title_row(row), *(_show(value, ".2f") for value in values.values())])
+                lines.append([row.title, *(format_known(value, _HUNDREDTHS) for value in values.values())])
         if shown:
             titles = [line[0] for line in lines]
             spec = charts.draw_phases(shown, measure=measure, phases=list(paths), titles=titles, text=text)
@@ -267,7 +253,7 @@ def _draw_predicted(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Ite
             predicted, measured, error = (read_number(run, f"prediction.{name}") for name in names)
             if predicted is not None and measured is not None and error is not None:
                 numbers = {"predicted": round(predicted / GIB, 4), "measured": round(measured / GIB, 4)}
-                place = {"kind": "point", "title": title_row(row), "run": run.run_id}
+                place = {"kind": "point", "title": row.title, "run": run.run_id}
                 points.append({**place, **numbers, "error": f"{100 * error:+.1f} %"})
     if points:
         ends = [point[name] for point in points for name in ("predicted", "measured")]
@@ -285,7 +271,7 @@ def _draw_answers(found: Sequence[Any], key: Key, text: Text, make: Any) -> Iter
     axes = text.under("figures.axes")
     counted = [(one, count_confusion(one)) for one in found]
     points: list[dict[str, Any]] = [
-        {"title": title_row(one.row), "label": clean(label), "f1": to_percent(score)}
+        {"title": one.row.title, "label": clean(label), "f1": to_percent(score)}
         for one, counts in counted
         for label, score in zip(one.labels, score_labels(counts), strict=True)
         if score is not None
@@ -294,7 +280,10 @@ def _draw_answers(found: Sequence[Any], key: Key, text: Text, make: Any) -> Iter
         labels = list(dict.fromkeys(point["label"] for point in points))
         scores = {(point["title"], point["label"]): point["f1"] for point in points}
         titles = list(dict.fromkeys(point["title"] for point in points))
-        lines = [[label, *(_show(scores.get((title, label))) for title in titles)] for label in labels]
+        lines = [
+            [label, *(format_known(scores.get((title, label)), _TENTHS) for title in titles)]
+            for label in labels
+        ]
         spec = charts.draw_f1(points, labels=labels, key=key, text=text)
         yield make("f1", spec=spec, header=[f"{axes['label']} ({axes['f1']})", *titles], rows=lines)
     for one, counts in counted:
@@ -321,4 +310,4 @@ def _draw_answers(found: Sequence[Any], key: Key, text: Text, make: Any) -> Iter
             more = text("figures.fewer_labels", all=len(one.labels), shown=len(kept)) if cut else ""
             spec = charts.draw_confusion(cells, labels=names, text=text)
             header = [f"{axes['label']} \\ {axes['prediction']}", *names]
-            yield make("confusion", part=title_row(one.row), more=more, spec=spec, header=header, rows=lines)
+            yield make("confusion", part=one.row.title, more=more, spec=spec, header=header, rows=lines)

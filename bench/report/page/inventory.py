@@ -2,18 +2,15 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from markupsafe import Markup
-
-from bench.report.cells import UNKNOWN, clean, flatten, format_count, format_gib, format_number
+from bench.report.blocks import Block, Cell, Link, Paragraph, Section, Table
+from bench.report.cells import UNKNOWN, clean, flatten, format_count, format_gib, format_known, format_number
 from bench.report.evidence import Evidence
 from bench.report.language.text import ENGLISH, Text
 from bench.report.page.answers import Answers, compare_answers
 from bench.report.page.details import Details
-from bench.report.page.figures import Figure
 from bench.report.rows import PEAKS, Row
 from bench.results.selection import read_number, read_seed, read_value
 from bench.results.store import Result
@@ -27,29 +24,6 @@ _SCORES = {
     "f1_macro": "metrics.test.f1_macro",
     "validation": "metrics.validation.accuracy",
 }
-
-
-@dataclass(frozen=True)
-class Link:
-    """A cell that leads to a file of the results, relative to the page."""
-
-    text: str
-    href: str
-
-
-Cell = str | Link
-
-
-@dataclass(frozen=True)
-class Block:
-    """A piece of a section: any of markup, figures and a table; one with a summary opens on demand."""
-
-    markup: Markup | None = None
-    figures: Sequence[Figure] = ()
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[Cell]] = ()
-    name: str = ""  # of the table, for who cannot see it
-    summary: str = ""
 
 
 def list_runs(evidence: Evidence) -> Mapping[str, Any]:
@@ -78,7 +52,7 @@ def _read_run(result: Result) -> dict[str, dict[str, Any]]:
         return {"value": value, "text": UNKNOWN if value is None else text or clean(format_number(value))}
 
     def show(value: float | None, write: Callable[[float], str]) -> dict[str, Any]:
-        return cell(value, None if value is None else write(value))
+        return cell(value, format_known(value, write))
 
     def percent(path: str) -> dict[str, Any]:
         return show(read_number(result, path), lambda share: f"{100 * share:.1f}")
@@ -102,18 +76,16 @@ def _read_run(result: Result) -> dict[str, dict[str, Any]]:
 def list_failures(evidence: Evidence, *, text: Text) -> list[Block]:
     """Every run without success, with its cause, and the records that cannot be trusted."""
     failed = sorted((one for one in evidence.results if one.status != "success"), key=lambda one: one.run_id)
-    blocks = []
+    blocks = list[Block]()
     if failed:
         header = [*text.under("page.failure_columns").values(), text("page.log")]
         rows = [_tell_failure(one, text) for one in failed]
-        blocks.append(Block(header=header, rows=rows, name=text("page.sections.failures")))
+        blocks.append(Table(header, rows))
     elif evidence.results and not evidence.bad:
-        blocks.append(Block(markup=Markup("<p>{}</p>").format(text("page.none_failed"))))
+        blocks.append(Paragraph(text("page.none_failed")))
     if bad := [*evidence.bad, *evidence.bad_imported]:
-        rows = [[clean(path), clean(reason)] for path, reason in bad]
         header = [text("page.failure_columns.run_id"), text("page.failure_columns.message")]
-        heading = Markup("<h3>{}</h3>").format(text("page.bad_records"))
-        blocks.append(Block(markup=heading, header=header, rows=rows, name=text("page.bad_records")))
+        blocks.append(Section(text("page.bad_records"), [Table(header, bad)]))
     return blocks
 
 
@@ -151,15 +123,8 @@ def list_provenance(evidence: Evidence, *, text: Text) -> list[Block]:
         rows.append([clean(name), text("join.semicolon").join(shown) + "…" * (len(counts) > _MOST_VALUES)])
     if not rows:
         return []
-    note = Markup("<p>{}</p>").format(text("page.provenance"))
-    return [
-        Block(
-            markup=note,
-            header=[*text.under("page.provenance_columns").values()],
-            rows=rows,
-            name=text("page.sections.provenance"),
-        )
-    ]
+    header = [*text.under("page.provenance_columns").values()]
+    return [Paragraph(text("page.provenance")), Table(header, rows)]
 
 
 def list_article(evidence: Evidence, *, text: Text) -> list[Block]:
@@ -174,7 +139,7 @@ def list_article(evidence: Evidence, *, text: Text) -> list[Block]:
                 if (row.task, row.memory_kind, row.method) == (task, kind, one.method) and row.selection
             ]
             for row in same[:1]:
-                title = clean(row.title)
+                title = row.title
                 theirs = [
                     f"{one.memory_gb:g} GB",
                     text.format_duration(3600 * one.train_hours),
@@ -185,59 +150,49 @@ def list_article(evidence: Evidence, *, text: Text) -> list[Block]:
                 rows.append([f"{title} ({text('page.article')})", *theirs])
                 rows.append([f"{title} ({text('page.measured')})", *_measure(row, text)])
         if rows:
-            note = Markup("<p>{}</p>").format(text("page.how_article"))
-            header, name = list(text.under("page.article_columns").values()), text("claims.title")
-            blocks.append(Block(markup=None if blocks else note, header=header, rows=rows, name=name))
-    return blocks
+            blocks.append(Table([*text.under("page.article_columns").values()], rows))
+    return [Paragraph(text("page.how_article")), *blocks] if blocks else []
 
 
 def _measure(row: Row, text: Text) -> list[str]:
-    def show(value: float | None, write: Any) -> str:
-        return UNKNOWN if value is None else str(write(value))
-
     return [
-        show(row.peak_memory_bytes, lambda count: f"{format_gib(count)} GiB"),
-        show(row.train_seconds, text.format_duration),
-        show(row.accuracy.mean if row.accuracy else None, text.format_percent),
-        show(row.f1_macro.mean if row.f1_macro else None, text.format_percent),
-        show(row.trainable_parameters, format_count),
+        format_known(row.peak_memory_bytes, lambda count: f"{format_gib(count)} GiB"),
+        format_known(row.train_seconds, text.format_duration),
+        format_known(row.accuracy.mean if row.accuracy else None, text.format_percent),
+        format_known(row.f1_macro.mean if row.f1_macro else None, text.format_percent),
+        format_known(row.trainable_parameters, format_count),
     ]
 
 
 def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Block]:
     """For every two methods that are compared: the test texts that only one of them has right."""
     by_row = {id(one.row): one for one in details.answers}
-    blocks = []
+    blocks = list[Block]()
     for compared in evidence.comparisons:
         pair = [by_row.get(id(row)) for row in (compared.other, compared.one)]
         for one, other in (pair, pair[::-1]):
             if one and other and (block := _tell_apart(one, other, details, text)):
                 blocks.append(block)
-    unread = [
-        Block(
-            markup=Markup("<p>{}</p>").format(text("page.unread", title=clean(row.title), reason=clean(why)))
-        )
-        for row, why in details.unread
+    unread: list[Block] = [
+        Paragraph(text("page.unread", title=row.title, reason=why)) for row, why in details.unread
     ]
     if not blocks:
         return unread
-    heading = Markup("<h3>{}</h3><p>{}</p>").format(
-        text("page.apart"), text("page.how_apart", comparisons=text("comparisons.title"))
-    )
+    how = Paragraph(text("page.how_apart", comparisons=text("comparisons.title")))
     reasons = [
-        text("page.texts_unread", reason=clean(found))
+        text("page.texts_unread", reason=found)
         for task in dict.fromkeys(one.row.task for one in details.answers)
         if isinstance(found := details.texts[task], str)
     ]
-    notes = [Block(markup=Markup("<p>{}</p>").format(one)) for one in dict.fromkeys(reasons)]
-    return [*unread, Block(markup=heading), *notes, *blocks]
+    notes = map(Paragraph, dict.fromkeys(reasons))
+    return [*unread, Section(text("page.apart"), [how, *notes, *blocks])]
 
 
-def _tell_apart(one: Answers, other: Answers, details: Details, text: Text) -> Block | None:
+def _tell_apart(one: Answers, other: Answers, details: Details, text: Text) -> Table | None:
     found = compare_answers(one, other)
     if found is None or not found.ids:
         return None
-    names = [clean(side.row.title) for side in (one, other)]
+    names = [side.row.title for side in (one, other)]
     texts = details.texts[one.row.task]
     columns = text.under("page.text_columns")
     columns["other"] = text("page.text_columns.other", other=names[1])
@@ -246,8 +201,8 @@ def _tell_apart(one: Answers, other: Answers, details: Details, text: Text) -> B
         cells = {
             "id": str(key),
             "text": UNKNOWN if isinstance(texts, str) else _shorten(clean(texts.get(key, UNKNOWN))),
-            "label": clean(one.test["label"][key]),
-            "other": clean(other.test["prediction"][key]),
+            "label": str(one.test["label"][key]),
+            "other": str(other.test["prediction"][key]),
         }
         rows.append([cells[name] for name in columns if name != "text" or not isinstance(texts, str)])
     if isinstance(texts, str):
@@ -256,7 +211,7 @@ def _tell_apart(one: Answers, other: Answers, details: Details, text: Text) -> B
     further = len(found.ids) - len(rows)
     if further:
         rows.append(["…", text("page.further", count=further), *[""] * (len(columns) - 2)])
-    return Block(header=list(columns.values()), rows=rows, summary=summary, name=summary)
+    return Table([*columns.values()], rows, summary=summary)
 
 
 def _shorten(text: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.config.cards import GIB
-from bench.report.cells import UNKNOWN, clean
+from bench.report.cells import UNKNOWN
 from bench.report.language.text import Text
 from bench.report.rows import Row
 
@@ -72,7 +72,7 @@ def _locate(row: Row, text: Text) -> Point:
     )
     shown = UNKNOWN if accuracy is None else text("percent", percent=accuracy)
     return Point(
-        title=title_row(row),
+        title=row.title,
         memory=None if peak is None else round(peak / GIB, 4),
         accuracy=accuracy,
         low=low,
@@ -84,7 +84,7 @@ def _locate(row: Row, text: Text) -> Point:
         time=UNKNOWN if row.train_seconds is None else text.format_duration(row.train_seconds),
         status=status,
         baseline=row.baseline,
-        label=text("figures.at_edge", title=title_row(row), number=status or shown),
+        label=text("figures.at_edge", title=row.title, number=status or shown),
     )
 
 
@@ -123,11 +123,6 @@ def _find_front(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             place = {name: point[name] for name in ("title", "memory", "accuracy")}
             front.append({**place, "kind": "front", "order": len(front)})
     return front
-
-
-def title_row(row: Row) -> str:
-    """The method as figures name it: plain text on one line."""
-    return clean(row.title) or row.method
 
 
 def to_percent(share: float | None) -> float | None:
