@@ -123,8 +123,8 @@ def _read_section(overrides: Sequence[str], section: str) -> "Config":
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from bench.report.evidence import gather
     from bench.report.language.text import read_language
+    from bench.report.numbers.evidence import gather
     from bench.report.table import describe_all, render_files
     from bench.results.store import Store
 
@@ -160,10 +160,10 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _recommend(arguments: argparse.Namespace) -> int:
-    from bench.report.advice import describe_advice
-    from bench.report.evidence import gather
     from bench.report.language.text import read_language
-    from bench.report.recommend import Limits
+    from bench.report.numbers.evidence import gather
+    from bench.report.verdicts.advice import describe_advice
+    from bench.report.verdicts.recommend import Limits
     from bench.results.store import Store
 
     hours, accuracy = arguments.max_hours, arguments.min_accuracy

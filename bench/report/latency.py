@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.report.blocks import Block, Section, Table, make_bullets
-from bench.report.evidence import Latency
 from bench.report.language.text import Text
+from bench.report.numbers.evidence import Latency
 from bench.results.store import Result
 
 

@@ -1,18 +1,17 @@
 """The sections below the tables: which methods differ, what the choice chose from, and r against alpha."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from bench.report.blocks import Block, Paragraph, Section, Table, make_bullets
 from bench.report.cells import UNKNOWN, format_known, format_number, round_six, to_csv
-from bench.report.comparison import FEWEST_DISCORDANT, Comparison
-from bench.report.evidence import Evidence
-from bench.report.health import Health
 from bench.report.language.text import Text
-from bench.report.rows import Row, Task
-from bench.report.statistics import Difference, expect_best
-
-Titles = Mapping[tuple[Task, str | None], str]  # of each table, by task and kind of memory
+from bench.report.naming import Titles, place
+from bench.report.numbers.comparison import FEWEST_DISCORDANT, Comparison
+from bench.report.numbers.evidence import Evidence
+from bench.report.numbers.health import Health
+from bench.report.numbers.rows import Row, Task
+from bench.report.numbers.statistics import Difference, expect_best
 
 _MOST_SENTENCES = 15  # all pairs of five methods and a baseline; the rest is in comparisons.csv
 _DRAWS = (1, 3)
@@ -177,8 +176,3 @@ def _with_leader(members: Sequence[Comparison]) -> list[Comparison]:
 
 def _name_metric(rows: Sequence[Row], text: Text) -> str:
     return text("metrics." + next((row.selection.select_by for row in rows if row.selection), "accuracy"))
-
-
-def place(key: tuple[Task, str | None], titles: Titles, blocks: Sequence[Block]) -> Sequence[Block]:
-    """Return the blocks on one table, below its title where there are several tables."""
-    return [Section(titles[key], blocks)] if len(titles) > 1 else blocks

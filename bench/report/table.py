@@ -28,22 +28,22 @@ from bench.report.cells import (
     superscript,
     to_csv,
 )
-from bench.report.claims import describe_claims
-from bench.report.evidence import Evidence, gather, price_training
-from bench.report.findings import describe_findings
 from bench.report.imported import describe_imported
 from bench.report.language.text import Text, read_language
 from bench.report.latency import describe_latencies
-from bench.report.rows import OVER, Row, Task
+from bench.report.naming import Titles, join_hyperparameters, name_columns, say_empty, title_tasks
+from bench.report.numbers.evidence import Evidence, gather, price_training
+from bench.report.numbers.rows import OVER, Row
 from bench.report.runs import render_runs
 from bench.report.sections import (
-    Titles,
     describe_budgets,
     describe_comparisons,
     describe_health,
     describe_pivots,
     render_comparisons,
 )
+from bench.report.verdicts.claims import describe_claims
+from bench.report.verdicts.findings import describe_findings
 from bench.results.store import STARTED, STATUSES, Result, Store
 
 COLUMNS = (  # of both tables; the first six are fixed by the contract
@@ -56,7 +56,6 @@ EXTRAS = (  # of table.csv alone
     *("f1_macro_low", "f1_macro_high", "f1_macro_sd", "total", "weights", "run_ids"),
 )
 _LEFT = (COLUMNS.index("method"), COLUMNS.index("hyperparameters"))  # the other columns are numbers
-_SWEEP = "bench sweep"
 _LONGEST_ERROR = 200  # characters of a message; the record has all of it
 
 
@@ -134,18 +133,6 @@ def describe_tables(evidence: Evidence, *, text: Text) -> tuple[list[Block], Sec
     general = _explain(evidence, text) + _count_unsuccessful(evidence.results, evidence.bad, text)
     marked = [f"{superscript(number)} {note}" for number, note in enumerate(notes, start=1)]
     return blocks, Section(text("notes.title"), [make_bullets(general + marked)]), titles
-
-
-def say_empty(text: Text) -> Paragraph:
-    """Say that no run is there, and which command makes them."""
-    return Paragraph(text("table.empty", command=_SWEEP), command=_SWEEP)
-
-
-def name_columns(kind: str | None, text: Text) -> dict[str, str]:
-    """Return the headers of table.md by column: a peak is never shown without its kind."""
-    header = {**text.under("columns"), "cost": text("csv_columns.cost")}
-    header["memory"] = text.under("memory_columns").get(kind or "", header["memory"])
-    return header
 
 
 def render_csv(evidence: Evidence, *, text: Text) -> str:
@@ -248,28 +235,6 @@ def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
     }
 
 
-def title_tasks(tasks: Sequence[Task], text: Text) -> dict[Task, str]:
-    """Each task's heading; tasks of the same names are told apart by their content."""
-    titles = {}
-    for task in dict.fromkeys(tasks):
-        kind = "without_model" if task.model is None else "task"
-        names = {"data": task.data, "model": task.model or ""}
-        titles[task] = text(f"heading.{kind}", **names)
-    counts = Counter(titles.values())
-    for task, title in titles.items():
-        if counts[title] > 1:
-            title = text(
-                "heading.of_content",
-                heading=title,
-                fingerprint=task.fingerprint[:8],
-                revision=(task.revision or UNKNOWN)[:8],
-            )
-        if task.test_size is not None:
-            title = text("heading.test_size", heading=title, size=task.test_size)
-        titles[task] = title
-    return titles
-
-
 def _explain(evidence: Evidence, text: Text) -> list[str]:
     """How the numbers came about, and what of the data could mislead; nothing where there are none."""
     rows = evidence.rows
@@ -327,11 +292,6 @@ def _join_counts(statuses: Mapping[str, int], text: Text) -> str:
     order = [one for one in (*STATUSES, STARTED) if statuses.get(one)]
     counted = (text("notes.counted", count=statuses[one], status=text(f"statuses.{one}")) for one in order)
     return text("join.comma").join(counted)
-
-
-def join_hyperparameters(row: Row, text: Text) -> str:
-    shown = (f"{name}={format_number(value)}" for name, value in row.hyperparameters.items())
-    return ", ".join(shown) or text("table.nothing")
 
 
 def _say_interval(row: Row, text: Text) -> str | None:

@@ -9,16 +9,16 @@ from typing import Any
 from bench.config.cards import GIB
 from bench.report.blocks import Figure
 from bench.report.cells import clean, flatten, format_known, format_number
-from bench.report.contrast import Group, group_rows
-from bench.report.evidence import Evidence
 from bench.report.language.text import Text
+from bench.report.numbers.contrast import Group, group_rows
+from bench.report.numbers.evidence import Evidence
+from bench.report.numbers.rows import PEAKS, Row, stands_alone
+from bench.report.numbers.statistics import summarise
 from bench.report.page import charts
 from bench.report.page.answers import count_confusion, score_labels
 from bench.report.page.charts import Key
 from bench.report.page.details import Course, Details
 from bench.report.page.pareto import place_methods, to_percent
-from bench.report.rows import PEAKS, Row, stands_alone
-from bench.report.statistics import summarise
 from bench.results.selection import read_number, read_seed
 from bench.results.store import Result
 

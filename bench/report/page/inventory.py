@@ -7,11 +7,11 @@ from typing import Any
 
 from bench.report.blocks import Block, Cell, Link, Paragraph, Section, Table
 from bench.report.cells import UNKNOWN, clean, flatten, format_count, format_gib, format_known, format_number
-from bench.report.evidence import Evidence
 from bench.report.language.text import ENGLISH, Text
+from bench.report.numbers.evidence import Evidence
+from bench.report.numbers.rows import PEAKS, Row
 from bench.report.page.answers import Answers, compare_answers
 from bench.report.page.details import Details
-from bench.report.rows import PEAKS, Row
 from bench.results.selection import read_number, read_seed, read_value
 from bench.results.store import Result
 

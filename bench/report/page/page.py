@@ -20,16 +20,16 @@ from markupsafe import Markup
 from bench.config.reporting import ReportConfig
 from bench.report.blocks import Block, Figure, Figures, Paragraph, Section, is_empty
 from bench.report.cells import clean
-from bench.report.contrast import Group
-from bench.report.evidence import Evidence, gather
 from bench.report.language.text import LANGUAGES, Text, read_language
+from bench.report.naming import place, title_tasks
+from bench.report.numbers.contrast import Group
+from bench.report.numbers.evidence import Evidence, gather
 from bench.report.page.details import Details, gather_details
 from bench.report.page.figures import draw_all
 from bench.report.page.images import render_images
 from bench.report.page.inventory import list_apart, list_article, list_failures, list_provenance, list_runs
 from bench.report.page.markup import write_html
-from bench.report.sections import place
-from bench.report.table import describe_all, describe_sections, describe_tables, render_files, title_tasks
+from bench.report.table import describe_all, describe_sections, describe_tables, render_files
 from bench.results.store import Store
 
 PAGE = "report.html"

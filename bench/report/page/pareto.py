@@ -8,7 +8,7 @@ from typing import Any
 from bench.config.cards import GIB
 from bench.report.cells import UNKNOWN
 from bench.report.language.text import Text
-from bench.report.rows import Row
+from bench.report.numbers.rows import Row
 
 _BELOW = 10  # points of accuracy under the trained methods; what is lower would press them together
 _STEP = 0.07  # of the axis, between methods that have no number at all

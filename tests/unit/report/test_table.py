@@ -15,7 +15,7 @@ from report_folder import write_results
 
 from bench.errors import ConfigError
 from bench.report.language.text import LANGUAGES, Text
-from bench.report.rows import Interval, build_rows
+from bench.report.numbers.rows import Interval, build_rows
 from bench.report.runs import render_runs
 from bench.report.sections import render_comparisons
 from bench.report.table import COLUMNS, EXTRAS, render_csv, render_markdown, write_tables
@@ -466,7 +466,12 @@ def test_durations(seconds: float, english: str, chinese: str):
 
 @pytest.mark.parametrize(
     "module",
-    ["bench.results.selection", "bench.report.statistics", "bench.report.table", "bench.report.page.page"],
+    [
+        "bench.results.selection",
+        "bench.report.numbers.statistics",
+        "bench.report.table",
+        "bench.report.page.page",
+    ],
 )
 def test_reports_do_not_wait_for_torch(module: str):
     code = f"import sys, {module}; print(*{{'torch', 'transformers'}} & set(sys.modules))"

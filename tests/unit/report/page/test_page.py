@@ -15,8 +15,8 @@ import pytest
 from records import NO_PRICES, make_predictions, make_run
 from report_folder import GIB, HOSTILE, make_hostile, make_sweep, write_results
 
-from bench.report.evidence import gather
 from bench.report.language.text import LANGUAGES
+from bench.report.numbers.evidence import gather
 from bench.report.page.details import gather_details
 from bench.report.page.figures import draw_all
 from bench.report.page.page import render_page, write_report

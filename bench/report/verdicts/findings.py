@@ -11,12 +11,12 @@ from itertools import groupby
 
 from bench.report.blocks import Block, Bullet, Bullets, Section
 from bench.report.cells import format_count, format_gib
-from bench.report.comparison import Comparison
-from bench.report.contrast import AccuracyGap, Contrast, contrast, find_gap, group_rows
-from bench.report.evidence import Evidence
 from bench.report.language.text import Text
-from bench.report.rows import Row
-from bench.report.sections import Titles, place
+from bench.report.naming import Titles, join_titles, name_kind, place
+from bench.report.numbers.comparison import Comparison
+from bench.report.numbers.contrast import AccuracyGap, Contrast, contrast, find_gap, group_rows
+from bench.report.numbers.evidence import Evidence
+from bench.report.numbers.rows import Row
 
 _NEGLIGIBLE = 0.02  # a difference in memory or time that nobody chooses a method for
 
@@ -220,16 +220,6 @@ def _find_shares(rows: Sequence[Row], text: Text) -> Iterator[Finding]:
         yield Finding(
             text("findings.share", titles=join_titles(members, text), share=share, **numbers), members
         )
-
-
-def join_titles(rows: Sequence[Row], text: Text) -> str:
-    titles = [row.title for row in rows]
-    return text("join.and").join(filter(None, [text("join.comma").join(titles[:-1]), titles[-1]]))
-
-
-def name_kind(kind: str | None, text: Text) -> str:
-    """Return a kind of memory as a sentence names it."""
-    return text(f"memory_kinds.{kind or 'unknown'}")
 
 
 def _cite(finding: Finding, text: Text) -> Bullet:

@@ -14,11 +14,11 @@ import pandas as pd
 
 from bench.config.cards import GIB
 from bench.report.cells import format_gib
-from bench.report.comparison import Comparison, compare_methods
-from bench.report.contrast import Group, find_gap, group_rows
-from bench.report.findings import most_accurate
 from bench.report.language.text import Text
-from bench.report.rows import PEAKS, Row, build_rows, stands_alone
+from bench.report.numbers.comparison import Comparison, compare_methods
+from bench.report.numbers.contrast import Group, find_gap, group_rows
+from bench.report.numbers.rows import PEAKS, Row, build_rows, stands_alone
+from bench.report.verdicts.findings import most_accurate
 from bench.results.selection import MethodKey, configuration_key, group_by_method, read_number, read_value
 from bench.results.store import Result
 

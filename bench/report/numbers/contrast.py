@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.report.comparison import Comparison
-from bench.report.rows import PEAKS, Row, Task, stands_alone
+from bench.report.numbers.comparison import Comparison
+from bench.report.numbers.rows import PEAKS, Row, Task, stands_alone
 from bench.results.selection import read_number
 
 Group = tuple[Task, str | None]  # what can be compared: one task, measured in one kind of memory

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from bench.config.reporting import ArticleClaim, ArticleConfig
 from bench.report.blocks import Block, Paragraph, Section, Table
 from bench.report.cells import UNKNOWN, format_count, format_gib
-from bench.report.contrast import contrast, find_gap, group_rows, read_hardware
-from bench.report.evidence import Evidence
-from bench.report.findings import name_kind
 from bench.report.language.text import Text
-from bench.report.rows import Row
-from bench.report.sections import Titles, place
+from bench.report.naming import Titles, name_kind, place
+from bench.report.numbers.contrast import contrast, find_gap, group_rows, read_hardware
+from bench.report.numbers.evidence import Evidence
+from bench.report.numbers.rows import Row
 
 VERDICTS = ("reproduced", "not_reproduced", "undecided", "not_comparable")
 

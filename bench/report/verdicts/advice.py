@@ -5,13 +5,20 @@ from collections.abc import Sequence
 from bench.config.reporting import ArticleAdvice
 from bench.report.blocks import Block, Paragraph, Section, Table, make_bullets
 from bench.report.cells import UNKNOWN, format_gib, format_known
-from bench.report.contrast import Group, find_gap, read_hardware
-from bench.report.evidence import Evidence
-from bench.report.findings import join_titles, most_accurate, name_kind
 from bench.report.language.text import Text
-from bench.report.recommend import Limits, Read, Recommendation, recommend
-from bench.report.rows import Row
-from bench.report.table import join_hyperparameters, name_columns, say_empty, title_tasks
+from bench.report.naming import (
+    join_hyperparameters,
+    join_titles,
+    name_columns,
+    name_kind,
+    say_empty,
+    title_tasks,
+)
+from bench.report.numbers.contrast import Group, find_gap, read_hardware
+from bench.report.numbers.evidence import Evidence
+from bench.report.numbers.rows import Row
+from bench.report.verdicts.findings import most_accurate
+from bench.report.verdicts.recommend import Limits, Read, Recommendation, recommend
 
 
 def describe_advice(

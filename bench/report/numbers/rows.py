@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from bench.report.budget import Budget, count_budget
 from bench.report.cells import clean, flatten
-from bench.report.health import Health, describe_health
-from bench.report.statistics import Summary, summarise
+from bench.report.numbers.budget import Budget, count_budget
+from bench.report.numbers.health import Health, describe_health
+from bench.report.numbers.statistics import Summary, summarise
 from bench.results.selection import (
     MethodKey,
     Selection,
