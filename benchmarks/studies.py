@@ -12,7 +12,7 @@ from multiprocessing import get_context
 import numpy as np
 from scipy.special import ndtri
 
-from bench.report.statistics import (
+from bench.report.numbers.statistics import (
     LEVEL,
     Score,
     bound_share,

@@ -11,9 +11,9 @@ from bench.config.identity import hash_canonical
 from bench.config.reporting import ReportConfig
 from bench.config.schema import CONF_DIR, from_hydra, register_schema
 from bench.errors import StoreError
-from bench.report.comparison import compare_methods
-from bench.report.evidence import Evidence
-from bench.report.rows import build_rows
+from bench.report.numbers.comparison import compare_methods
+from bench.report.numbers.evidence import Evidence
+from bench.report.numbers.rows import build_rows
 from bench.results.store import Result, Store
 
 TEST_SIZE = 400

@@ -14,20 +14,23 @@ from bench.spelling import guess
 
 if TYPE_CHECKING:
     from bench.config.schema import Config
+    from bench.report.blocks import Block
     from bench.results.store import Store
+
+_LANGUAGES = sorted(path.stem for path in Path(__file__).parents[1].glob("report/language/*.yaml"))
 
 
 def add_commands(commands: Any, results: help.Parser) -> None:
     """Adds them to the parser of ``bench``; ``results`` is the parser of --results."""
     table = commands.add_parser("table", parents=[results], help="tables and comparisons from results")
     table.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="report.price_per_hour=0.5")
-    table.add_argument("--lang", choices=["en", "zh"], default="en", help="language of the table")
+    table.add_argument("--lang", choices=_LANGUAGES, default="en", help="language of the table")
     table.set_defaults(call=_table)
     report = commands.add_parser(
         "report", parents=[results], help="one page to look at, report.html, and its figures as SVG and PNG"
     )
     report.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for table")
-    report.add_argument("--lang", choices=["en", "zh"], default="en", help="language that the page opens in")
+    report.add_argument("--lang", choices=_LANGUAGES, default="en", help="language that the page opens in")
     report.set_defaults(call=_report)
     status = commands.add_parser("status", parents=[results], help="how many runs came to what")
     status.set_defaults(call=_status)
@@ -57,7 +60,7 @@ def _add_advice(commands: Any, results: help.Parser) -> None:
     recommend.add_argument("--vram", type=float, required=True, metavar="GIB", help="memory that there is")
     recommend.add_argument("--max-hours", type=float, metavar="H", help="of one training")
     recommend.add_argument("--min-accuracy", type=float, metavar="A", help="a share, such as 0.9")
-    recommend.add_argument("--lang", choices=["en", "zh"], default="en", help="language of the advice")
+    recommend.add_argument("--lang", choices=_LANGUAGES, default="en", help="language of the advice")
     recommend.set_defaults(call=_recommend)
     imports = commands.add_parser(
         "import", help="other people's results, shown in the table and never counted"
@@ -120,13 +123,18 @@ def _read_section(overrides: Sequence[str], section: str) -> "Config":
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from bench.report.table import write_tables
+    from bench.report.language.text import read_language
+    from bench.report.numbers.evidence import gather
+    from bench.report.table import describe_all, render_files
     from bench.results.store import Store
 
     report = _read_section(arguments.overrides, "report").report
     store = Store(find_results(arguments.results))
-    written = write_tables(store, lang=arguments.lang, report=report)
-    _print_markdown((store.folder / "table.md").read_text(encoding="utf-8"))
+    text, evidence = read_language(arguments.lang), gather(store, report)
+    blocks = describe_all(evidence, text=text)
+    files = render_files(evidence, blocks, text=text)
+    written = [store.write_report(name, body) for name, body in files.items()]
+    _print_blocks(blocks)
     print(*written, sep="\n")
     return 0
 
@@ -152,10 +160,10 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _recommend(arguments: argparse.Namespace) -> int:
-    from bench.report.advice import describe_advice
-    from bench.report.evidence import gather
     from bench.report.language.text import read_language
-    from bench.report.recommend import Limits
+    from bench.report.numbers.evidence import gather
+    from bench.report.verdicts.advice import describe_advice
+    from bench.report.verdicts.recommend import Limits
     from bench.results.store import Store
 
     hours, accuracy = arguments.max_hours, arguments.min_accuracy
@@ -170,18 +178,19 @@ def _recommend(arguments: argparse.Namespace) -> int:
     store = Store(find_results(arguments.results))
     evidence, text = gather(store, report), read_language(arguments.lang)
     advice, fits = describe_advice(evidence, store.read_predictions, limits=limits, text=text)
-    _print_markdown(advice or text.empty)
+    _print_blocks(advice)
     return 0 if fits else 1
 
 
-def _print_markdown(text: str) -> None:
-    """As it is, for a file or another program, or drawn for a person at a terminal."""
+def _print_blocks(blocks: Sequence["Block"]) -> None:
+    """Print the blocks as Markdown for a file or another program, or drawn for a person at a terminal."""
     from bench.cli import terminal
+    from bench.report.blocks import write_markdown
 
     if terminal.is_terminal():
-        terminal.print_markdown(text)
+        terminal.print_blocks(blocks)
     else:
-        print(text)
+        print(write_markdown(blocks))
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -1,23 +1,20 @@
 """What a person sees in a terminal: tables that lose nothing however narrow it is; what is piped is plain."""
 
-import html
-import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 from rich import box
+from rich import table as rich_tables
 from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from bench.redaction import show
+from bench.report.blocks import Block, Bullets, Figures, Paragraph, Section, Table, is_empty, read_cell
+from bench.report.cells import clean
 
 _LONGEST = 24  # characters of a word that is kept whole; a longer one, a path say, may be broken
-_RULE = re.compile(r"\|(\s*:?-+:?\s*\|)+$")  # the line below a Markdown table's header
-_CELL = re.compile(r"(?<!\\)\|")
-_ESCAPED = re.compile(r"\\([\\`*_|\[\]~])")
 _STYLES = {"yes": "green", "NO": "bold red", "fits": "green", "tight": "yellow", "does not fit": "bold red"}
 
 
@@ -40,7 +37,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: 
             for name, cell in zip(header[1:], others, strict=True):
                 console.print(Padding(Text(f"{name}: {cell}", overflow="fold"), (0, 0, 0, 2)))
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = rich_tables.Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for place, (name, width) in enumerate(zip(header, widths, strict=True)):
         justify: Literal["left", "right"] = "right" if place in right else "left"
         table.add_column(Text(name), justify=justify, overflow="fold", width=width)
@@ -74,29 +71,25 @@ def print_lines(lines: Iterable[str]) -> None:
         Console().print(Text(show(line)), overflow="fold")
 
 
-def print_markdown(text: str) -> None:
-    """A report of bench's as a person reads it: its tables drawn, its headings bold, its escapes resolved."""
-    lines = text.splitlines()
-    while lines:
-        if len(lines) > 1 and lines[0].startswith("|") and _RULE.match(lines[1]):
-            header, rule = _split(lines[0]), _split(lines[1])
-            count = next((n for n, line in enumerate(lines) if not line.startswith("|")), len(lines))
-            right = [place for place, cell in enumerate(rule) if cell.endswith(":")]
-            print_table(header, map(_split, lines[2:count]), right=right)
-            del lines[:count]
-            continue
-        line = lines.pop(0)
-        style = "bold" if line.startswith("#") else ""
-        Console().print(
-            Text(show(_unescape(line.lstrip("# ") if style else line)), style=style), overflow="fold"
-        )
-
-
-def _split(line: str) -> list[str]:
-    """The cells of a Markdown table's line."""
-    return [_unescape(cell.strip()) for cell in _CELL.split(line)[1:-1]]
-
-
-def _unescape(text: str) -> str:
-    """The text that bench.report.cells.escape_markdown was given."""
-    return html.unescape(_ESCAPED.sub(r"\1", text))
+def print_blocks(blocks: Iterable[Block]) -> None:
+    """Print a report's blocks for a person: tables drawn, titles bold, an empty line between two blocks."""
+    for place, block in enumerate(one for one in blocks if not is_empty(one)):
+        if place:
+            print()
+        match block:
+            case Section():
+                Console().print(Text(show(clean(block.title)), style="bold"), overflow="fold")
+                print()
+                print_blocks(block.blocks)
+            case Paragraph():
+                print_lines([clean(block.text)])
+            case Bullets():
+                for item in block.items:
+                    print_lines([f"- {clean(item.text)}"])
+                    print_lines([f"  - {item.label}{clean(item.detail)}"] if item.detail else [])
+            case Table():
+                columns = range(len(block.header))
+                right = [] if block.left is None else [place for place in columns if place not in block.left]
+                print_table(block.header, [list(map(read_cell, row)) for row in block.rows], right=right)
+            case Figures():
+                print_lines(f"{clean(one.title)}: figures/{one.name}.png" for one in block.figures)

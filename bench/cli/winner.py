@@ -160,7 +160,7 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
 
 
 def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
-    from bench.report.evidence import LATENCY
+    from bench.report.numbers.evidence import LATENCY
     from bench.winner import choose, manifest
     from bench.winner.texts import read_file
 

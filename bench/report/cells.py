@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.config.cards import GIB
@@ -12,6 +12,11 @@ from bench.redaction import clean as clean
 
 UNKNOWN = "–"
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def format_known(value: float | None, write: Callable[[float], str]) -> str:
+    """Write a number, or the sign for one that is unknown."""
+    return UNKNOWN if value is None else write(value)
 
 
 def round_six(value: float | None) -> float | None:
@@ -43,6 +48,17 @@ def format_number(value: Any) -> str:
     return str(value)
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by dotted key."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
 def superscript(number: int) -> str:
     """The number as a mark of a note."""
     return str(number).translate(_SUPERSCRIPTS)
@@ -53,7 +69,8 @@ def escape_markdown(text: str) -> str:
 
     Angle brackets become entities: some renderers pass ``\\<script>`` on as HTML.
     """
-    text = re.sub(r"([\\`*|\[\]~])", r"\\\1", clean(text))
+    text = re.sub(r"\\(?=[!-/:-@\[-`{-~]|$)", r"\\\\", clean(text))  # before others it is only itself
+    text = re.sub(r"([`*|\[\]~])", r"\\\1", text)
     text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # snake_case needs no escape
     text = re.sub(r"&(?=#?\w+;)", "&amp;", text)
     return text.replace("<", "&lt;").replace(">", "&gt;")

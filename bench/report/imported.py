@@ -1,17 +1,11 @@
 """The section of table.md with other people's results: shown, and counted nowhere."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.report.cells import (
-    UNKNOWN,
-    escape_markdown,
-    format_count,
-    format_gib,
-    format_number,
-    to_markdown,
-)
-from bench.report.language.text import Text, format_duration
+from bench.report.blocks import Section, Table, make_bullets
+from bench.report.cells import UNKNOWN, format_count, format_gib, format_known, format_number
+from bench.report.language.text import Text
 from bench.results.selection import read_number, read_value
 from bench.results.store import Result
 
@@ -20,28 +14,21 @@ _SETTINGS = {"r": "config.lora.r", "alpha": "config.lora.alpha", "dropout": "con
 _SETTINGS |= {"lr": "config.train.lr", "seed": "config.seed"}
 
 
-def describe_imported(results: Sequence[Result], *, bad: Sequence[tuple[str, str]], text: Text) -> str:
-    """The section, or nothing where nothing was imported; bad: (path, reason) of records left out."""
-    words = text.sentences
+def describe_imported(results: Sequence[Result], *, bad: Sequence[tuple[str, str]], text: Text) -> Section:
+    """The section, empty where nothing was imported; bad: (path, reason) of records left out."""
     if not results and not bad:
-        return ""
-    columns = words.imported_columns
-    table = [_to_cells(one, text) for one in sorted(results, key=_order)]
+        return Section(text("imported.title"), [])
+    columns = text.under("imported.columns")
+    cells = [_to_cells(one, text) for one in sorted(results, key=_order)]
     left = [index for index, name in enumerate(columns) if name in _LEFT]
-    parts = [f"## {words.imported}\n"]
-    if table:
-        parts.append(
-            to_markdown(list(columns.values()), [[row[name] for name in columns] for row in table], left=left)
-        )
+    table = Table([*columns.values()], [[row[name] for name in columns] for row in cells], left=left)
     sources = {one.provenance.get("source") for one in results}
-    notes = [words.imported_note]
-    notes += [note for source, note in words.imported_sources.items() if source in sources]
+    notes = [text("imported.note")]
+    notes += [note for source, note in text.under("imported.sources").items() if source in sources]
     if bad:
-        records = [
-            text.bad_one.format(path=escape_markdown(path), reason=escape_markdown(why)) for path, why in bad
-        ]
-        notes.append(words.imported_bad.format(records=text.comma.join(records)))
-    return "\n".join([*parts, "".join(f"- {note}\n" for note in notes)])
+        records = [text("notes.bad_one", path=path, reason=why) for path, why in bad]
+        notes.append(text("imported.bad", records=text("join.comma").join(records)))
+    return Section(text("imported.title"), [*([table] if cells else []), make_bullets(notes)])
 
 
 def _order(result: Result) -> tuple[Any, ...]:
@@ -50,28 +37,19 @@ def _order(result: Result) -> tuple[Any, ...]:
 
 
 def _to_cells(result: Result, text: Text) -> dict[str, str]:
-    """The record's cells as Markdown, every text of it escaped."""
+    """Return the record's cells by column."""
 
     def read_text(path: str) -> str:
         value = read_value(result, path)
-        return UNKNOWN if value is None else escape_markdown(str(value))
+        return UNKNOWN if value is None else str(value)
 
-    numbers = {
-        "memory": next((one for one in (result.memory.get("train") or {}).values() if one is not None), None),
-        "train_time": read_number(result, "time.train_seconds"),
-        "accuracy": read_number(result, "metrics.test.accuracy"),
-        "f1_macro": read_number(result, "metrics.test.f1_macro"),
-        "trainable": read_number(result, "parameters.trainable"),
-    }
+    def show(path: str, write: Callable[[float], str]) -> str:
+        return format_known(read_number(result, path), write)
+
+    peaks = (one for one in (result.memory.get("train") or {}).values() if one is not None)
     settings = {name: read_number(result, path) for name, path in _SETTINGS.items()}
     source, row = read_text("provenance.file"), result.provenance.get("row")
-
-    def show(name: str, write: Any) -> str:
-        return UNKNOWN if numbers[name] is None else str(write(numbers[name]))
-
-    def percent(share: float) -> str:
-        return text.percent.format(100 * share)
-
+    accuracy = show("metrics.test.accuracy", text.format_percent)
     return {
         "method": read_text("config.method.title"),
         "model": read_text("config.model.name"),
@@ -80,12 +58,12 @@ def _to_cells(result: Result, text: Text) -> dict[str, str]:
             f"{name}={format_number(one)}" for name, one in settings.items() if one is not None
         )
         or UNKNOWN,
-        "memory": show("memory", format_gib),
+        "memory": format_known(next(peaks, None), format_gib),
         "kind": read_text("memory.kind"),
-        "train_time": show("train_time", lambda seconds: format_duration(seconds, text)),
-        "accuracy": show("accuracy", percent) if result.is_success else text.statuses[result.status],
-        "f1_macro": show("f1_macro", percent),
-        "trainable": show("trainable", format_count),
+        "train_time": show("time.train_seconds", text.format_duration),
+        "accuracy": accuracy if result.is_success else text(f"statuses.{result.status}"),
+        "f1_macro": show("metrics.test.f1_macro", text.format_percent),
+        "trainable": show("parameters.trainable", format_count),
         "source": f"{read_text('provenance.source')}: "
-        + (text.sentences.row.format(file=source, row=row) if row else source),
+        + (text("imported.row", file=source, row=row) if row else source),
     }

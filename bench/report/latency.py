@@ -3,37 +3,33 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.report.cells import escape_markdown, to_markdown
-from bench.report.evidence import Latency
+from bench.report.blocks import Block, Section, Table, make_bullets
 from bench.report.language.text import Text
-from bench.report.sections import bullets, section
+from bench.report.numbers.evidence import Latency
 from bench.results.store import Result
 
 
-def describe_latencies(latencies: Sequence[tuple[Result, Latency]], *, text: Text) -> str:
+def describe_latencies(latencies: Sequence[tuple[Result, Latency]], *, text: Text) -> Section:
     """A table of every form of every run that was measured, in the order of the runs."""
-    prose, lines, notes = text.prose, [], []
+    lines, notes = list[list[str]](), list[str]()
     for result, found in latencies:
         name = f"{result.config['method']['title']} ({result.run_id})"
-        lines += [[escape_markdown(name), *cells] for cells in list_forms(found["forms"], text)]
+        lines += [[name, *cells] for cells in list_forms(found["forms"], text)]
         hardware = found.get("hardware") or {}
-        machine = hardware.get("gpu") or hardware.get("cpu") or text.sentences.unknown
-        notes.append(
-            prose.how_latency.format(
-                machine=escape_markdown(str(machine)), threads=found.get("threads"), texts=found.get("texts")
-            )
-        )
-    if not lines:
-        return ""
-    header = [text.columns["method"], *prose.latency_columns]
-    return section(prose.latency, [to_markdown(header, lines, left=[0, 1]), bullets(dict.fromkeys(notes))])
+        machine = hardware.get("gpu") or hardware.get("cpu") or text("unknown")
+        counts = {name: found.get(name) for name in ("threads", "texts")}
+        notes.append(text("latency.how", machine=machine, **counts))
+    header = [text("columns.method"), *text.under("latency.columns").values()]
+    blocks: list[Block] = [Table(header, lines, left=[0, 1]), make_bullets(dict.fromkeys(notes))]
+    return Section(text("latency.title"), blocks if lines else [])
 
 
 def list_forms(forms: Iterable[Mapping[str, Any]], text: Text) -> list[list[str]]:
     """The cells of each form: its name, batch size, milliseconds per text (p50, p95), texts per second."""
+    names = text.under("latency.forms")
     return [
         [
-            escape_markdown(text.prose.latency_forms.get(one["form"], one["form"])),
+            names.get(one["form"], one["form"]),
             str(one["batch_size"]),
             f"{one['p50_ms']:.2f}",
             f"{one['p95_ms']:.2f}",

@@ -1,17 +1,17 @@
 """The sections below the tables: which methods differ, what the choice chose from, and r against alpha."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from bench.report.cells import UNKNOWN, escape_markdown, format_number, round_six, to_csv, to_markdown
-from bench.report.comparison import FEWEST_DISCORDANT, Comparison
-from bench.report.evidence import Evidence
-from bench.report.health import Health
-from bench.report.language.text import Text, format_duration
-from bench.report.rows import Row, Task
-from bench.report.statistics import Difference, expect_best
-
-Titles = Mapping[tuple[Task, str | None], str]  # of each table, by task and kind of memory
+from bench.report.blocks import Block, Paragraph, Section, Table, make_bullets
+from bench.report.cells import UNKNOWN, format_known, format_number, round_six, to_csv
+from bench.report.language.text import Text
+from bench.report.naming import Titles, place
+from bench.report.numbers.comparison import FEWEST_DISCORDANT, Comparison
+from bench.report.numbers.evidence import Evidence
+from bench.report.numbers.health import Health
+from bench.report.numbers.rows import Row, Task
+from bench.report.numbers.statistics import Difference, expect_best
 
 _MOST_SENTENCES = 15  # all pairs of five methods and a baseline; the rest is in comparisons.csv
 _DRAWS = (1, 3)
@@ -24,106 +24,104 @@ _COMPARISON_COLUMNS = (
 )
 
 
-def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> str:
+def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> Section:
     """A sentence for each two methods of a table, and how it came about."""
-    prose, parts = text.prose, []
+    blocks = list[Block]()
     for key, compared in groupby(evidence.comparisons, key=lambda one: (one.one.task, one.one.memory_kind)):
         members = list(compared)
         shown = members if len(members) <= _MOST_SENTENCES else _with_leader(members)
         lines = [_say(one, text) for one in shown]
         if further := len(members) - len(shown):
-            lines.append(prose.further.format(count=further))
-        parts.append(head(key, titles) + bullets(lines))
-    parts.append(
-        bullets(
-            prose.left_out.format(title=escape_markdown(one.row.title), reason=escape_markdown(one.reason))
-            for one in evidence.left_out
+            lines.append(text("comparisons.further", count=further))
+        blocks += place(key, titles, [make_bullets(lines)])
+    blocks.append(
+        make_bullets(
+            text("comparisons.left_out", title=one.row.title, reason=one.reason) for one in evidence.left_out
         )
     )
     if evidence.comparisons:
-        notes = [prose.how_compared.format(count=len(evidence.comparisons))]
+        blocks.append(Paragraph(text("comparisons.how", count=len(evidence.comparisons))))
         found = [one.detectable for one in evidence.comparisons if one.detectable is not None]
         if found:
             ends = dict.fromkeys(f"{100 * end:.1f}" for end in (min(found), max(found)))
-            notes.append(prose.detectable.format(points=text.between.join(ends)))
-        parts += [f"{note}\n" for note in notes]
-    return section(prose.comparisons, parts)
+            blocks.append(Paragraph(text("comparisons.detectable", points=text("join.to").join(ends))))
+    return Section(text("comparisons.title"), blocks)
 
 
-def describe_budgets(rows: Sequence[Row], *, titles: Titles, text: Text) -> str:
+def describe_budgets(rows: Sequence[Row], *, titles: Titles, text: Text) -> Section:
     """What each method's best configuration was chosen from, and the best of equally many to be expected."""
-    prose, parts = text.prose, []
+    blocks = list[Block]()
+    names = text.under("budget.columns")
     for key, same in groupby(rows, key=lambda row: (row.task, row.memory_kind)):
         members = list(same)
         counts = [len(row.budget.scores) for row in members if row.budget.scores and not row.baseline]
         common = min(counts, default=1)
         draws = sorted({*_DRAWS, common} & set(range(1, max(counts, default=1) + 1)))
-        names = dict(prose.budget_columns)
         header = [names[name] for name in ("method", "configurations", "failed")]
         stopped = any(row.budget.stopped for row in members)
         header += [names["stopped"]] * stopped + [names["seconds"]]
         for count in draws:
-            column = names["draws"].format(draws=count)
-            header.append(prose.common.format(column=column) if count == common else column)
+            column = text("budget.columns.draws", draws=count)
+            header.append(text("budget.common", column=column) if count == common else column)
         lines = [_count(row, draws=draws, stopped=stopped, text=text) for row in members]
-        parts.append(head(key, titles) + to_markdown([*header, names["all"]], lines, left=[0]))
-    metric = _name_metric(rows, text)
-    return section(prose.budget, [prose.how_drawn.format(metric=metric) + "\n", *parts] if parts else [])
+        blocks += place(key, titles, [Table([*header, names["all"]], lines, left=[0])])
+    how = Paragraph(text("budget.how", metric=_name_metric(rows, text)))
+    return Section(text("budget.title"), [how, *blocks] if blocks else [])
 
 
 def _count(row: Row, *, draws: Sequence[int], stopped: bool, text: Text) -> list[str]:
     budget = row.budget
-    duration = format_duration(budget.seconds, text)
-    spent = text.prose.at_least.format(duration=duration) if budget.untimed else duration
+    duration = text.format_duration(budget.seconds)
+    spent = text("budget.at_least", duration=duration) if budget.untimed else duration
     scores = [expect_best(budget.scores, count) for count in (*draws, len(budget.scores))]
     return [
-        escape_markdown(row.title),
+        row.title,
         str(budget.configurations),
         str(budget.failed),
         *([str(budget.stopped)] * stopped),
         spent if budget.untimed < row.runs else UNKNOWN,
-        *(UNKNOWN if score is None else text.percent.format(100 * score) for score in scores),
+        *(format_known(score, text.format_percent) for score in scores),
     ]
 
 
-def describe_pivots(rows: Sequence[Row], *, titles: Titles, text: Text) -> str:
+def describe_pivots(rows: Sequence[Row], *, titles: Titles, text: Text) -> Section:
     """For each method that varied r or alpha: the best validation score of each pair."""
-    prose, parts = text.prose, []
+    blocks = list[Block]()
     for key, same in groupby(rows, key=lambda row: (row.task, row.memory_kind)):
-        tables = []
+        tables = list[Block]()
         for row in same:
             if len(row.budget.pivot) < 2:
                 continue
             ranks, alphas = (sorted(set(values)) for values in zip(*row.budget.pivot, strict=True))
             lines = [
-                [format_number(r), *(_percent(row.budget.pivot.get((r, alpha)), text) for alpha in alphas)]
+                [
+                    format_number(r),
+                    *(format_known(row.budget.pivot.get((r, a)), text.format_percent) for a in alphas),
+                ]
                 for r in ranks
             ]
-            table = to_markdown([prose.pivot_corner, *map(format_number, alphas)], lines, left=[])
-            tables.append(f"{prose.pivot_method.format(title=escape_markdown(row.title))}\n\n{table}")
+            tables.append(Paragraph(text("pivots.method", title=row.title)))
+            tables.append(Table([text("pivots.corner"), *map(format_number, alphas)], lines, left=[]))
         if tables:
-            parts.append(head(key, titles) + "\n".join(tables))
-    title = prose.pivot.format(metric=_name_metric(rows, text))
-    return section(title, [prose.how_pivoted + "\n", *parts] if parts else [])
+            blocks += place(key, titles, tables)
+    title = text("pivots.title", metric=_name_metric(rows, text))
+    return Section(title, [Paragraph(text("pivots.how")), *blocks] if blocks else [])
 
 
 def describe_health(task: Task, text: Text) -> str:
     """A note on the task's data, from what its records say; empty if they say nothing."""
     parts = list(_list_health(task.health, text))
-    if not parts:
-        return ""
-    return text.prose.health.format(data=escape_markdown(task.data), parts=text.prose.semicolon.join(parts))
+    return text("notes.health", data=task.data, parts=text("join.semicolon").join(parts)) if parts else ""
 
 
 def _list_health(health: Health, text: Text) -> Iterator[str]:
-    prose = text.prose
-    for count, (none, some) in ((health.leaked, prose.leaked), (health.conflicting, prose.conflicting)):
+    for name, count in (("leaked", health.leaked), ("conflicting", health.conflicting)):
         if count is not None:
-            yield some.format(count=count) if count else none
+            yield text(f"notes.{name}.some", count=count) if count else text(f"notes.{name}.none")
     if health.imbalance is not None:
-        yield prose.imbalance.format(ratio=health.imbalance)
+        yield text("notes.imbalance", ratio=health.imbalance)
     if health.truncated is not None:
-        yield prose.truncated.format(share=100 * health.truncated)
+        yield text("notes.truncated", share=100 * health.truncated)
 
 
 def render_comparisons(comparisons: Sequence[Comparison]) -> str:
@@ -146,13 +144,13 @@ def render_comparisons(comparisons: Sequence[Comparison]) -> str:
 
 
 def _say(one: Comparison, text: Text) -> str:
-    prose = text.prose
-    verdict = prose.verdicts[one.verdict].format(rows=one.rows)
+    verdict = text(f"comparisons.verdicts.{one.verdict}", rows=one.rows)
     if one.told_apart < FEWEST_DISCORDANT:
-        verdict += prose.few_told_apart.format(count=one.told_apart)
-    return prose.comparison.format(
-        one=escape_markdown(one.one.title),
-        other=escape_markdown(one.other.title),
+        verdict += text("comparisons.few_told_apart", count=one.told_apart)
+    return text(
+        "comparisons.comparison",
+        one=one.one.title,
+        other=one.other.title,
         points=_say_points(one.accuracy, text),
         verdict=verdict,
     )
@@ -160,9 +158,9 @@ def _say(one: Comparison, text: Text) -> str:
 
 def _say_points(difference: Difference, text: Text) -> str:
     if difference.low is None or difference.high is None:
-        return text.prose.points.format(estimate=_points(difference.estimate))
+        return text("comparisons.points", estimate=_points(difference.estimate))
     ends = (_points(value) for value in (difference.estimate, difference.low, difference.high))
-    return text.prose.points_between.format(**dict(zip(("estimate", "low", "high"), ends, strict=True)))
+    return text("comparisons.points_between", **dict(zip(("estimate", "low", "high"), ends, strict=True)))
 
 
 def _points(share: float) -> str:
@@ -177,22 +175,4 @@ def _with_leader(members: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _name_metric(rows: Sequence[Row], text: Text) -> str:
-    return text.metrics[next((row.selection.select_by for row in rows if row.selection), "accuracy")]
-
-
-def _percent(share: float | None, text: Text) -> str:
-    return UNKNOWN if share is None else text.percent.format(100 * share)
-
-
-def head(key: tuple[Task, str | None], titles: Titles) -> str:
-    """Which table is meant, where there are several."""
-    return f"### {titles[key]}\n\n" if len(titles) > 1 else ""
-
-
-def bullets(lines: Iterable[str]) -> str:
-    return "".join(f"- {line}\n" for line in lines)
-
-
-def section(title: str, parts: Sequence[str]) -> str:
-    body = "\n".join(part for part in parts if part)
-    return f"## {title}\n\n{body}" if body else ""
+    return text("metrics." + next((row.selection.select_by for row in rows if row.selection), "accuracy"))

@@ -9,45 +9,52 @@ results. runs.csv and comparisons.csv are for machines.
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from bench.config.cards import GIB
 from bench.config.reporting import ReportConfig
+from bench.report.blocks import Block, Paragraph, Section, Table, make_bullets, write_markdown
 from bench.report.cells import (
     UNKNOWN,
     clean,
-    escape_markdown,
     format_count,
     format_gib,
+    format_known,
     format_number,
     round_six,
     superscript,
     to_csv,
-    to_markdown,
 )
-from bench.report.claims import describe_claims
-from bench.report.evidence import Evidence, gather, price_training
-from bench.report.findings import describe_findings
 from bench.report.imported import describe_imported
-from bench.report.language.text import COLUMNS, EXTRAS, Text, format_duration, read_language
+from bench.report.language.text import Text, read_language
 from bench.report.latency import describe_latencies
-from bench.report.rows import OVER, Row, Task
+from bench.report.naming import Titles, join_hyperparameters, name_columns, say_empty, title_tasks
+from bench.report.numbers.evidence import Evidence, gather, price_training
+from bench.report.numbers.rows import OVER, Row
 from bench.report.runs import render_runs
 from bench.report.sections import (
-    Titles,
-    bullets,
     describe_budgets,
     describe_comparisons,
     describe_health,
     describe_pivots,
     render_comparisons,
-    section,
 )
+from bench.report.verdicts.claims import describe_claims
+from bench.report.verdicts.findings import describe_findings
 from bench.results.store import STARTED, STATUSES, Result, Store
 
+COLUMNS = (  # of both tables; the first six are fixed by the contract
+    *("method", "memory", "train_time", "accuracy", "f1_macro", "trainable"),
+    *("seeds", "interval", "hyperparameters", "runs"),
+)
+EXTRAS = (  # of table.csv alone
+    *("data", "model", "memory_kind", "status", "memory_bytes", "train_seconds", "joules", "validation"),
+    *("accuracy_low", "accuracy_high", "interval_over", "texts_low", "texts_high", "accuracy_sd"),
+    *("f1_macro_low", "f1_macro_high", "f1_macro_sd", "total", "weights", "run_ids"),
+)
 _LEFT = (COLUMNS.index("method"), COLUMNS.index("hyperparameters"))  # the other columns are numbers
 _LONGEST_ERROR = 200  # characters of a message; the record has all of it
 
@@ -64,39 +71,38 @@ def write_tables(
         ConfigError: no such language.
         StoreError: the folder cannot be written.
     """
-    text = read_language(lang)
-    files = render_tables(gather(store, report), text=text)
+    text, evidence = read_language(lang), gather(store, report)
+    blocks = describe_all(evidence, text=text)
     if progress is not None:
         ended, planned = progress
-        files["table.md"] = text.still_running.format(ended=ended, planned=planned) + files["table.md"]
+        said = text("table.still_running", ended=ended, planned=planned)
+        blocks.insert(0, Paragraph(said, strong=True))
+    files = render_files(evidence, blocks, text=text)
     return [store.write_report(name, body) for name, body in files.items()]
 
 
-def render_tables(
-    evidence: Evidence, *, text: Text, figures: Sequence[tuple[str, str]] = ()
-) -> dict[str, str]:
-    """The four files by name; figures: title and path of each image that table.md is to show."""
-    images = [f"![{escape_markdown(title)}]({path})\n" for title, path in figures]
-    parts = [
-        render_markdown(evidence, text=text),
-        section(text.captions.sections["figures"], images),
-    ]
+def render_files(evidence: Evidence, blocks: Sequence[Block], *, text: Text) -> dict[str, str]:
+    """Return the four files by name; blocks: what table.md is to say."""
     return {
         "table.csv": render_csv(evidence, text=text),
-        "table.md": "\n".join(part for part in parts if part),
+        "table.md": write_markdown(blocks),
         "runs.csv": render_runs(evidence.results),
         "comparisons.csv": render_comparisons(evidence.comparisons),
     }
 
 
-def render_markdown(evidence: Evidence, *, text: Text) -> str:
-    """table.md without figures: the tables, then notes and the sections."""
+def describe_all(evidence: Evidence, *, text: Text) -> list[Block]:
+    """Return what table.md says, without figures: the tables, then notes and the sections."""
     tables, notes, titles = describe_tables(evidence, text=text)
-    sections = describe_sections(evidence, titles=titles, text=text)
-    return "\n".join(part for part in (tables, notes, *sections.values()) if part)
+    return [*tables, notes, *describe_sections(evidence, titles=titles, text=text).values()]
 
 
-def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict[str, str]:
+def render_markdown(evidence: Evidence, *, text: Text) -> str:
+    """Return table.md without figures."""
+    return write_markdown(describe_all(evidence, text=text))
+
+
+def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict[str, Section]:
     """What follows from the tables, by name and in order; a section with nothing to say is empty."""
     return {
         "findings": describe_findings(evidence, titles=titles, text=text),
@@ -109,27 +115,24 @@ def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict
     }
 
 
-def describe_tables(evidence: Evidence, *, text: Text) -> tuple[str, str, Titles]:
-    """A heading and a table for each task and kind of memory; the notes; each table's title."""
-    rows = evidence.rows
+def describe_tables(evidence: Evidence, *, text: Text) -> tuple[list[Block], Section, Titles]:
+    """A section with a table for each kind of memory, for each task; the notes; each table's title."""
     notes: list[str] = []
-    parts = [] if rows else [f"{text.empty}\n"]
-    headings = title_tasks([row.task for row in rows], text)
-    titles = {}
-    columns = _list_columns(evidence.report)
-    for task, of_task in groupby(rows, key=lambda row: row.task):
-        parts.append(f"## {headings[task]}\n")
+    blocks: list[Block] = [] if evidence.rows else [say_empty(text)]
+    headings = title_tasks([row.task for row in evidence.rows], text)
+    titles, columns = {}, _list_columns(evidence.report)
+    for task, of_task in groupby(evidence.rows, key=lambda row: row.task):
+        tables = []
         for kind, of_kind in groupby(of_task, key=lambda row: row.memory_kind):
-            header = {**text.columns, "cost": text.prose.cost}
-            header["memory"] = text.memory_columns.get(kind or "", header["memory"])
+            header = name_columns(kind, text)
             titles[task, kind] = f"{headings[task]}, {header['memory']}"
             cells = [_to_cells(row, report=evidence.report, text=text, notes=notes) for row in of_kind]
-            table = [[row[name] for name in columns] for row in cells]
-            parts.append(to_markdown([header[name] for name in columns], table, left=_LEFT))
+            rows = [[row[name] for name in columns] for row in cells]
+            tables.append(Table([header[name] for name in columns], rows, left=_LEFT))
+        blocks.append(Section(headings[task], tables))
     general = _explain(evidence, text) + _count_unsuccessful(evidence.results, evidence.bad, text)
     marked = [f"{superscript(number)} {note}" for number, note in enumerate(notes, start=1)]
-    described = section(text.notes, [bullets(general + marked)])
-    return "\n".join(parts), described, titles
+    return blocks, Section(text("notes.title"), [make_bullets(general + marked)]), titles
 
 
 def render_csv(evidence: Evidence, *, text: Text) -> str:
@@ -137,7 +140,7 @@ def render_csv(evidence: Evidence, *, text: Text) -> str:
     names = [*COLUMNS, *EXTRAS, *_list_columns(evidence.report)[len(COLUMNS) :]]
     if any(row.paged_bytes for row in evidence.rows):
         names.append("paged")
-    header = {**text.columns, **text.extras, "cost": text.prose.cost, "paged": text.paged_column}
+    header = text.under("columns") | text.under("csv_columns")
     values = [_to_values(row, report=evidence.report, text=text) for row in evidence.rows]
     return to_csv([header[name] for name in names], [[row[name] for name in names] for row in values])
 
@@ -148,24 +151,20 @@ def _list_columns(report: ReportConfig) -> tuple[str, ...]:
 
 
 def _to_cells(row: Row, *, report: ReportConfig, text: Text, notes: list[str]) -> dict[str, str]:
-    """The row's cells as Markdown; what a cell cannot say goes to the notes, and its number to the cell."""
-
-    def percent(share: float) -> str:
-        return text.percent.format(100 * share)
-
-    title = escape_markdown(row.title)
+    """The row's cells; what a cell cannot say goes to the notes, and its number to the cell."""
+    title = row.title
     cells = {
         "method": title,
         "memory": _describe_memory(row, text),
-        "train_time": _format(row.train_seconds, lambda seconds: format_duration(seconds, text)),
-        "accuracy": _format(row.accuracy.mean if row.accuracy else None, percent),
-        "f1_macro": _format(row.f1_macro.mean if row.f1_macro else None, percent),
-        "trainable": _format(row.trainable_parameters, format_count),
-        "seeds": (str(len(row.seeds)) if row.seeds else text.any_seed) if row.selection else UNKNOWN,
+        "train_time": format_known(row.train_seconds, text.format_duration),
+        "accuracy": format_known(row.accuracy.mean if row.accuracy else None, text.format_percent),
+        "f1_macro": format_known(row.f1_macro.mean if row.f1_macro else None, text.format_percent),
+        "trainable": format_known(row.trainable_parameters, format_count),
+        "seeds": (str(len(row.seeds)) if row.seeds else text("table.any_seed")) if row.selection else UNKNOWN,
         "interval": _say_interval(row, text) or UNKNOWN,
-        "hyperparameters": escape_markdown(join_hyperparameters(row, text)) if row.selection else UNKNOWN,
+        "hyperparameters": join_hyperparameters(row, text) if row.selection else UNKNOWN,
         "runs": f"{row.runs}/{row.failed_runs}",
-        "cost": _format(price_training(row, report), lambda cost: f"{cost:.2g}"),
+        "cost": format_known(price_training(row, report), lambda cost: f"{cost:.2g}"),
     }
 
     def mark(column: str, note: str) -> None:
@@ -174,22 +173,24 @@ def _to_cells(row: Row, *, report: ReportConfig, text: Text, notes: list[str]) -
         cells[column] += superscript(notes.index(note) + 1)
 
     if row.selection is None:
-        cells["accuracy"] = text.statuses[row.status]
-        note = text.no_success.format(title=title, counts=_join_counts(row.statuses, text))
+        cells["accuracy"] = text(f"statuses.{row.status}")
+        note = text("notes.no_success", title=title, counts=_join_counts(row.statuses, text))
         if row.error:
-            note += text.first_error.format(error=escape_markdown(_shorten(row.error)))
+            note += text("notes.first_error", error=_shorten(row.error))
         mark("accuracy", note)
     for column in (name for name in COLUMNS if name in row.unknown):
         none_alone = row.not_alone == len(row.run_ids) and column in ("memory", "train_time")
-        reason = text.none_alone if none_alone else escape_markdown(row.unknown[column]) or text.no_reason
-        mark(column, text.unknown.format(title=title, column=text.columns[column], reason=reason))
+        reason = (
+            text("notes.none_alone") if none_alone else clean(row.unknown[column]) or text("notes.no_reason")
+        )
+        mark(column, text("notes.unknown", title=title, column=text(f"columns.{column}"), reason=reason))
     if row.has_random_weights and row.selection:
-        mark("accuracy", text.random_weights)
-        mark("f1_macro", text.random_weights)
+        mark("accuracy", text("notes.random_weights"))
+        mark("f1_macro", text("notes.random_weights"))
     if 0 < row.not_alone < len(row.run_ids):
-        mark("memory", text.not_alone.format(title=title, count=row.not_alone, runs=len(row.run_ids)))
+        mark("memory", text("notes.not_alone", title=title, count=row.not_alone, runs=len(row.run_ids)))
     if row.lost_seeds:
-        mark("seeds", text.some_seeds.format(title=title, counts=_join_counts(row.lost_seeds, text)))
+        mark("seeds", text("notes.some_seeds", title=title, counts=_join_counts(row.lost_seeds, text)))
     return cells
 
 
@@ -200,15 +201,15 @@ def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
     return {
         "method": row.title,
         "memory": round_six(None if peak is None else peak / GIB),
-        "train_time": None if row.train_seconds is None else format_duration(row.train_seconds, text),
+        "train_time": None if row.train_seconds is None else text.format_duration(row.train_seconds),
         "accuracy": round_six(accuracy.mean if accuracy else None),
         "f1_macro": round_six(f1_macro.mean if f1_macro else None),
         "trainable": row.trainable_parameters,
-        "seeds": (len(row.seeds) or text.any_seed) if row.selection else None,
+        "seeds": (len(row.seeds) or text("table.any_seed")) if row.selection else None,
         "interval": _say_interval(row, text),
         "hyperparameters": join_hyperparameters(row, text) if row.selection else None,
         # in words: a spreadsheet reads 12/1 as a date
-        "runs": text.tried.format(tried=row.runs, failed=row.failed_runs),
+        "runs": text("table.tried", tried=row.runs, failed=row.failed_runs),
         "data": row.task.data,
         "model": row.task.model,
         "memory_kind": row.memory_kind,
@@ -234,28 +235,6 @@ def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
     }
 
 
-def title_tasks(tasks: Sequence[Task], text: Text) -> dict[Task, str]:
-    """Each task's heading; tasks of the same names are told apart by their content."""
-    titles = {}
-    for task in dict.fromkeys(tasks):
-        heading = text.heading_without_model if task.model is None else text.heading
-        titles[task] = heading.format(
-            data=escape_markdown(task.data), model=escape_markdown(task.model or "")
-        )
-    counts = Counter(titles.values())
-    for task, title in titles.items():
-        if counts[title] > 1:
-            title = text.of_content.format(
-                heading=title,
-                fingerprint=escape_markdown(task.fingerprint[:8]),
-                revision=escape_markdown((task.revision or UNKNOWN)[:8]),
-            )
-        if task.test_size is not None:
-            title = text.test_size.format(heading=title, size=task.test_size)
-        titles[task] = title
-    return titles
-
-
 def _explain(evidence: Evidence, text: Text) -> list[str]:
     """How the numbers came about, and what of the data could mislead; nothing where there are none."""
     rows = evidence.rows
@@ -264,77 +243,71 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
     if not selections:
         return [note for note in health if note]
     seeds = sorted({one.seed for one in selections if one.seed is not None})
-    at_seed = text.at_seed.format(seeds=text.either.join(map(str, seeds))) if seeds else ""
-    metric = text.metrics[selections[0].select_by]
+    at_seed = text("notes.at_seed", seeds=text("join.or").join(map(str, seeds))) if seeds else ""
+    metric = text(f"metrics.{selections[0].select_by}")
     kinds = dict.fromkeys(row.memory_kind for row in rows if row.memory_kind)
-    notes = [text.choice.format(metric=metric, at_seed=at_seed), text.numbers]
-    notes += [text.memory_notes[kind] for kind in kinds]
+    notes = [text("notes.choice", metric=metric, at_seed=at_seed), text("notes.numbers")]
+    notes += [text(f"notes.memory.{kind}") for kind in kinds]
     if any(row.paged_bytes for row in rows):
-        notes.append(text.paged_note)
+        notes.append(text("notes.paged"))
     errors = [
         abs(one.prediction["error"]) for one in evidence.results if one.prediction.get("error") is not None
     ]
     if errors:
         figures = {"median": statistics.median(errors), "worst": max(errors), "runs": len(errors)}
-        notes.append(text.prose.how_predicted.format(**figures))
-    notes.append(text.spread)
+        notes.append(text("notes.predicted", **figures))
+    notes.append(text("notes.interval"))
     marked = {row.interval.over for row in rows if row.interval}
-    notes += [text.spreads[over] for over in OVER if over in marked and over in text.spreads]
+    notes += [
+        text(f"notes.intervals.{over}")
+        for over in OVER
+        if over in marked and over in text.under("notes.intervals")
+    ]
     if any(row.selection and not row.seeds for row in rows):
-        notes.append(text.any_seed_note)
-    prices = {name: getattr(evidence.report, name) for name in text.prose.priced}
+        notes.append(text("notes.any_seed"))
+    prices = {name: getattr(evidence.report, name) for name in text.under("notes.prices")}
     if set(prices.values()) != {None}:
         said = (
-            text.prose.priced[name].format(price=format_number(one))
+            text(f"notes.prices.{name}", price=format_number(one))
             for name, one in prices.items()
             if one is not None
         )
-        notes.append(text.prose.how_priced.format(prices=text.comma.join(said)))
+        notes.append(text("notes.cost", prices=text("join.comma").join(said)))
     return notes + [note for note in health if note]
 
 
 def _count_unsuccessful(results: Sequence[Result], bad: Sequence[tuple[str, str]], text: Text) -> list[str]:
     """What is not in the numbers: runs by status, and records that cannot be trusted by name."""
     statuses = Counter(one.status for one in results if not one.is_success)
-    notes = [text.unsuccessful.format(counts=_join_counts(statuses, text))] if statuses else []
+    notes = [text("notes.unsuccessful", counts=_join_counts(statuses, text))] if statuses else []
     if statuses[STARTED]:
-        notes.append(text.unfinished)
+        notes.append(text("notes.unfinished"))
     if bad:
-        records = [
-            text.bad_one.format(path=escape_markdown(path), reason=escape_markdown(_shorten(reason)))
-            for path, reason in bad
-        ]
-        notes.append(text.bad.format(records=text.comma.join(records)))
+        records = [text("notes.bad_one", path=path, reason=_shorten(reason)) for path, reason in bad]
+        notes.append(text("notes.bad", records=text("join.comma").join(records)))
     return notes
 
 
 def _join_counts(statuses: Mapping[str, int], text: Text) -> str:
     order = [one for one in (*STATUSES, STARTED) if statuses.get(one)]
-    counted = (text.counted.format(count=statuses[one], status=text.statuses[one]) for one in order)
-    return text.comma.join(counted)
-
-
-def join_hyperparameters(row: Row, text: Text) -> str:
-    shown = (f"{name}={format_number(value)}" for name, value in row.hyperparameters.items())
-    return ", ".join(shown) or text.nothing
+    counted = (text("notes.counted", count=statuses[one], status=text(f"statuses.{one}")) for one in order)
+    return text("join.comma").join(counted)
 
 
 def _say_interval(row: Row, text: Text) -> str | None:
     if row.interval is None:
         return None
-    return text.intervals[row.interval.over].format(100 * row.interval.low, 100 * row.interval.high)
+    return text(
+        f"table.intervals.{row.interval.over}", low=100 * row.interval.low, high=100 * row.interval.high
+    )
 
 
 def _describe_memory(row: Row, text: Text) -> str:
     """Return the peak in GiB, and what was paged to the machine's memory beside it."""
-    peak = _format(row.peak_memory_bytes, format_gib)
+    peak = format_known(row.peak_memory_bytes, format_gib)
     if row.peak_memory_bytes is None or not row.paged_bytes:
         return peak
-    return text.paged.format(memory=peak, paged=format_gib(row.paged_bytes))
-
-
-def _format(value: float | None, write: Callable[[float], str]) -> str:
-    return UNKNOWN if value is None else write(value)
+    return text("table.paged", memory=peak, paged=format_gib(row.paged_bytes))
 
 
 def _shorten(message: str) -> str:

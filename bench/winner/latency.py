@@ -80,7 +80,7 @@ def describe(rows: Sequence[Latency], found: Path, texts: int) -> dict[str, Any]
 def tabulate(rows: Sequence[Latency]) -> str:
     """The forms as a Markdown table."""
     cells = list_forms(map(asdict, rows), ENGLISH)
-    return to_markdown(ENGLISH.prose.latency_columns, cells, left={0})
+    return to_markdown([*ENGLISH.under("latency.columns").values()], cells, left={0})
 
 
 def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:

@@ -11,7 +11,7 @@ import pandas as pd
 from bench.config.schema import DataConfig
 from bench.data import dataset
 from bench.errors import BenchError, StoreError
-from bench.report.rows import Row
+from bench.report.numbers.rows import Row
 from bench.results.selection import read_number, read_value
 from bench.results.store import Result
 

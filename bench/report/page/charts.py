@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import altair as alt
 
-from bench.report.language.captions import Captions
+from bench.report.language.text import Text
 
 Rows = Sequence[Mapping[str, Any]]
 Spec = dict[str, Any]
@@ -36,11 +36,11 @@ _CONFIG: Spec = {
 class Key:
     """The colour and the shape of each method, the same in all charts of a table."""
 
-    def __init__(self, titles: Mapping[str, bool], words: Captions) -> None:
+    def __init__(self, titles: Mapping[str, bool], text: Text) -> None:
         """titles: method -> whether it is a baseline."""
         trained = [title for title, is_baseline in titles.items() if not is_baseline]
         self.titles = list(titles)
-        self.axes = words.axes
+        self.axes = text.under("figures.axes")
         self.colours = [
             _GREY if is_baseline else _COLOURS[trained.index(title) % len(_COLOURS)]
             for title, is_baseline in titles.items()
@@ -65,9 +65,9 @@ def _below(domain: Sequence[str]) -> alt.Legend:
     return alt.Legend(orient="bottom", direction="vertical", columns=columns)
 
 
-def draw_pareto(rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: Key, words: Captions) -> Spec:
+def draw_pareto(rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: Key, text: Text) -> Spec:
     """rows: kind is point, front (in order) or edge; an edge has the side that its label goes to."""
-    axes = words.axes
+    axes = text.under("figures.axes")
     x = alt.X("memory:Q", title=axes["memory"], scale=alt.Scale(domain=domains["memory"], nice=False))
     y = alt.Y("accuracy:Q", title=axes["accuracy"], scale=alt.Scale(domain=domains["accuracy"], nice=False))
     shown = [row["title"] for row in rows if row["kind"] != "front"]
@@ -114,9 +114,9 @@ def draw_pareto(rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: 
     return _finish(alt.layer(*layers), rows, height=360)
 
 
-def draw_heatmap(rows: Rows, *, score: str, words: Captions) -> Spec:
+def draw_heatmap(rows: Rows, *, score: str, text: Text) -> Spec:
     """rows: lr, r and alpha as they are written, score in percent."""
-    axes = words.axes
+    axes = text.under("figures.axes")
     scores = [row["score"] for row in rows]
     middle = (min(scores) + max(scores)) / 2
     order = {name: sorted({row[name] for row in rows}, key=float) for name in ("lr", "r", "alpha")}
@@ -134,10 +134,10 @@ def draw_heatmap(rows: Rows, *, score: str, words: Captions) -> Spec:
         scale=alt.Scale(scheme="blues", zero=False),
         legend=alt.Legend(orient="bottom", gradientLength=160),
     )
-    text = base.mark_text(fontSize=12).encode(
+    numbers = base.mark_text(fontSize=12).encode(
         text=alt.Text("score:Q", format=".1f"), color=_on_dark("score", middle)
     )
-    cells = alt.layer(base.mark_rect(stroke="white").encode(color=colour), text)
+    cells = alt.layer(base.mark_rect(stroke="white").encode(color=colour), numbers)
     cells = cells.properties(width=alt.Step(48), height=alt.Step(34))
     lr = alt.Facet("lr:N", title=axes["lr"], sort=order["lr"])
     return _finish(
@@ -148,7 +148,7 @@ def draw_heatmap(rows: Rows, *, score: str, words: Captions) -> Spec:
     )
 
 
-def draw_effect(rows: Rows, *, name: str, score: str, key: Key, words: Captions) -> Spec:
+def draw_effect(rows: Rows, *, name: str, score: str, key: Key, text: Text) -> Spec:
     """rows: a configuration's value of the hyperparameter, place of the value, and score in percent."""
     order = list(dict.fromkeys(row["value"] for row in sorted(rows, key=lambda row: row["place"])))
     shown = [row["title"] for row in rows]
@@ -162,7 +162,7 @@ def draw_effect(rows: Rows, *, name: str, score: str, key: Key, words: Captions)
         y=alt.Y("score:Q", title=score, scale=y),
         shape=key.shape(shown),
         tooltip=[
-            alt.Tooltip("title:N", title=words.axes["method"]),
+            alt.Tooltip("title:N", title=text("figures.axes.method")),
             alt.Tooltip("value:N", title=name),
             alt.Tooltip("score:Q", title=score, format=".1f"),
         ],
@@ -170,9 +170,9 @@ def draw_effect(rows: Rows, *, name: str, score: str, key: Key, words: Captions)
     return _finish(alt.layer(line, points), rows, height=260)
 
 
-def draw_curves(rows: Rows, *, measure: str, key: Key, words: Captions) -> Spec:
+def draw_curves(rows: Rows, *, measure: str, key: Key, text: Text) -> Spec:
     """rows: run, seed, step and value."""
-    axes = words.axes
+    axes = text.under("figures.axes")
     shown = [row["title"] for row in rows]
     few = len(rows) < 150
     chart = (
@@ -195,9 +195,9 @@ def draw_curves(rows: Rows, *, measure: str, key: Key, words: Captions) -> Spec:
     return _finish(chart, rows, height=300)
 
 
-def draw_confusion(rows: Rows, *, labels: Sequence[str], words: Captions) -> Spec:
+def draw_confusion(rows: Rows, *, labels: Sequence[str], text: Text) -> Spec:
     """rows: label, prediction, texts and their share of the label in percent."""
-    axes = words.axes
+    axes = text.under("figures.axes")
     size, scale = 40 if len(labels) <= 8 else 26, alt.Scale(domain=list(labels))
     base = alt.Chart().encode(
         x=alt.X(
@@ -215,14 +215,14 @@ def draw_confusion(rows: Rows, *, labels: Sequence[str], words: Captions) -> Spe
         ],
     )
     colour = alt.Color("share:Q", scale=alt.Scale(scheme="blues", domain=[0, 100]), legend=None)
-    text = base.mark_text(fontSize=11).encode(text="texts:Q", color=_on_dark("share", 55))
-    cells = alt.layer(base.mark_rect(stroke="white").encode(color=colour), text)
+    numbers = base.mark_text(fontSize=11).encode(text="texts:Q", color=_on_dark("share", 55))
+    cells = alt.layer(base.mark_rect(stroke="white").encode(color=colour), numbers)
     return _finish(cells.properties(width=alt.Step(size), height=alt.Step(min(size, 32))), rows)
 
 
-def draw_f1(rows: Rows, *, labels: Sequence[str], key: Key, words: Captions) -> Spec:
+def draw_f1(rows: Rows, *, labels: Sequence[str], key: Key, text: Text) -> Spec:
     """rows: title, label and f1 in percent."""
-    axes = words.axes
+    axes = text.under("figures.axes")
     shown = [row["title"] for row in rows]
     chart = (
         alt.Chart()
@@ -243,15 +243,15 @@ def draw_f1(rows: Rows, *, labels: Sequence[str], key: Key, words: Captions) -> 
 
 
 def draw_phases(
-    rows: Rows, *, measure: str, phases: Sequence[str], titles: Sequence[str], words: Captions
+    rows: Rows, *, measure: str, phases: Sequence[str], titles: Sequence[str], text: Text
 ) -> Spec:
     """rows: title, phase, its place and value; times are stacked, peaks stand side by side."""
     stacked = measure == "seconds"
     colours = [_PHASE_COLOURS[phase] for phase in phases]
-    names = [words.phases[phase] for phase in phases]
+    names = [text(f"figures.phases.{phase}") for phase in phases]
     scale = alt.Scale(domain=names, range=colours)
     y = alt.Y("title:N", title=None, sort=list(titles))
-    name = words.axes[measure]
+    name = text(f"figures.axes.{measure}")
     chart = (
         alt.Chart()
         .mark_bar()
@@ -260,14 +260,14 @@ def draw_phases(
             y=y,
             color=alt.Color(
                 "phase:N",
-                title=words.axes["phase"],
+                title=text("figures.axes.phase"),
                 scale=scale,
                 legend=alt.Legend(orient="bottom", columns=2),
             ),
             order="place:Q",
             tooltip=[
-                alt.Tooltip("title:N", title=words.axes["method"]),
-                alt.Tooltip("phase:N", title=words.axes["phase"]),
+                alt.Tooltip("title:N", title=text("figures.axes.method")),
+                alt.Tooltip("phase:N", title=text("figures.axes.phase")),
                 alt.Tooltip("value:Q", title=name, format=".2f"),
             ],
         )
@@ -277,9 +277,9 @@ def draw_phases(
     return _finish(chart, rows, height=len(titles) * (30 if stacked else 14 * len(phases)))
 
 
-def draw_predicted(rows: Rows, *, key: Key, words: Captions) -> Spec:
+def draw_predicted(rows: Rows, *, key: Key, text: Text) -> Spec:
     """rows: kind is point or diagonal; run, measured and predicted in GiB, error in words."""
-    axes = words.axes
+    axes = text.under("figures.axes")
     shown = [row["title"] for row in rows if row["kind"] == "point"]
     scale = alt.Scale(zero=False)
     x, y = (

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import StoreError
-from bench.report.evidence import Evidence
+from bench.report.numbers.evidence import Evidence
+from bench.report.numbers.rows import Row, Task
 from bench.report.page.answers import Answers, read_answers, read_texts
-from bench.report.rows import Row, Task
 from bench.results.store import Result, Store
 
 

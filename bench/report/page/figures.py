@@ -3,42 +3,29 @@
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from bench.config.cards import GIB
-from bench.report.cells import UNKNOWN, clean, format_number
-from bench.report.contrast import Group, group_rows
-from bench.report.evidence import Evidence
-from bench.report.language.captions import Captions
+from bench.report.blocks import Figure
+from bench.report.cells import clean, flatten, format_known, format_number
 from bench.report.language.text import Text
+from bench.report.numbers.contrast import Group, group_rows
+from bench.report.numbers.evidence import Evidence
+from bench.report.numbers.rows import PEAKS, Row, stands_alone
+from bench.report.numbers.statistics import summarise
 from bench.report.page import charts
 from bench.report.page.answers import count_confusion, score_labels
-from bench.report.page.charts import Key, Spec
+from bench.report.page.charts import Key
 from bench.report.page.details import Course, Details
-from bench.report.page.pareto import place_methods, title_row, to_percent
-from bench.report.rows import PEAKS, Row, flatten, stands_alone
-from bench.report.statistics import summarise
+from bench.report.page.pareto import place_methods, to_percent
 from bench.results.selection import read_number, read_seed
 from bench.results.store import Result
 
 _PHASES = ("load", "train", "eval")
 _MOST_STEPS = 120  # of a curve: more cannot be told apart on the page
+_TENTHS, _HUNDREDTHS, _THREE_DIGITS = "{:.1f}".format, "{:.2f}".format, "{:.3g}".format
 _MOST_LABELS = 20  # of a confusion matrix
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One chart, and in words and numbers what it shows."""
-
-    kind: str  # a key of Captions.figures
-    name: str  # of its files
-    title: str
-    caption: str
-    spec: Spec
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 Drawn = Iterator[tuple[str, Figure]]
@@ -49,8 +36,8 @@ def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group,
     figures = {}
     names: set[str] = set()
     for group, rows in group_rows(evidence.rows).items():
-        key = Key({title_row(row): row.baseline for row in rows}, text.captions)
-        make = partial(_make, names=names, words=text.captions)
+        key = Key({row.title: row.baseline for row in rows}, text)
+        make = partial(_make, names=names, text=text)
         figures[group] = [
             figure
             for found in (
@@ -67,32 +54,26 @@ def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group,
     return figures
 
 
-def _make(
-    kind: str, *, names: set[str], words: Captions, part: str = "", more: str = "", **shown: Any
-) -> Figure:
+def _make(kind: str, *, names: set[str], text: Text, part: str = "", more: str = "", **shown: Any) -> Figure:
     """The figure with its words and a name that no other has, whatever the name of the part."""
-    title, caption = words.figures[kind]
+    title, caption = text(f"figures.titles.{kind}"), text(f"figures.captions.{kind}")
     stem = name = "-".join(filter(None, [kind, re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-")[:40]]))
     while name in names:
         name = f"{stem}-{sum(one.startswith(stem) for one in names) + 1}"
     names.add(name)
-    title = words.of_method.format(title=title, name=part) if part else title
+    title = text("figures.of_method", title=title, name=part) if part else title
     caption = " ".join(filter(None, [caption, more]))
     shown["spec"] = shown["spec"] | {"description": f"{title}. {caption}"}
     return Figure(kind=kind, name=name, title=title, caption=caption, **shown)
 
 
-def _show(value: float | None, form: str = ".1f") -> str:
-    return UNKNOWN if value is None else format(value, form)
-
-
 def _draw_pareto(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterator[Figure]:
-    axes, (points, drawn, domains) = text.captions.axes, place_methods(rows, text)
+    axes, (points, drawn, domains) = text.under("figures.axes"), place_methods(rows, text)
     lines = [
         [
             point.title,
-            _show(point.memory, ".2f"),
-            _show(point.accuracy) if point.status is None else point.status,
+            format_known(point.memory, _HUNDREDTHS),
+            format_known(point.accuracy, _TENTHS) if point.status is None else point.status,
             point.interval,
             point.time,
         ]
@@ -101,19 +82,19 @@ def _draw_pareto(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterat
     names = ("method", "memory", "accuracy", "interval", "train_time")
     yield make(
         "pareto",
-        spec=charts.draw_pareto(drawn, domains=domains, key=key, words=text.captions),
+        spec=charts.draw_pareto(drawn, domains=domains, key=key, text=text),
         header=[axes[name] for name in names],
         rows=lines,
     )
 
 
 def _name_score(row: Row, text: Text) -> str:
-    metric = text.metrics[row.selection.select_by if row.selection else "accuracy"]
-    return text.captions.axes["score"].format(metric=metric)
+    metric = text("metrics." + (row.selection.select_by if row.selection else "accuracy"))
+    return text("figures.score", metric=metric)
 
 
 def _draw_heatmaps(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figure]:
-    axes, paths = text.captions.axes, ("train.lr", "lora.r", "lora.alpha")
+    axes, paths = text.under("figures.axes"), ("train.lr", "lora.r", "lora.alpha")
     for row in (one for one in rows if one.selection and len(one.budget.pivot) > 1):
         best: dict[tuple[float, ...], float] = {}
         for run, score in zip(row.selection.candidates, row.selection.scores, strict=True):  # type: ignore[union-attr]
@@ -131,16 +112,18 @@ def _draw_heatmaps(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figur
             score = _name_score(row, text)
             yield make(
                 "heatmap",
-                part=title_row(row),
-                spec=charts.draw_heatmap(cells, score=score, words=text.captions),
+                part=row.title,
+                spec=charts.draw_heatmap(cells, score=score, text=text),
                 header=[axes["lr"], axes["r"], axes["alpha"], score],
-                rows=[[one["lr"], one["r"], one["alpha"], _show(one["score"])] for one in cells],
+                rows=[
+                    [one["lr"], one["r"], one["alpha"], format_known(one["score"], _TENTHS)] for one in cells
+                ],
             )
 
 
 def _draw_effects(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterator[Figure]:
     """One figure for each hyperparameter that the candidates of a trained method differ in."""
-    axes, found = text.captions.axes, dict[str, list[dict[str, Any]]]()
+    axes, found = text.under("figures.axes"), dict[str, list[dict[str, Any]]]()
     trained = [row for row in rows if row.selection and not row.baseline]
     for row in trained:
         candidates = row.selection.candidates if row.selection else ()
@@ -150,7 +133,7 @@ def _draw_effects(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Itera
             values = [one.get(path) for one in leaves]
             if len(set(map(repr, values))) > 1 and path != "seed":
                 found.setdefault(path, []).extend(
-                    {"title": title_row(row), "raw": value, "score": to_percent(score)}
+                    {"title": row.title, "raw": value, "score": to_percent(score)}
                     for value, score in zip(values, scores, strict=True)
                 )
     for path, points in found.items():
@@ -169,9 +152,9 @@ def _draw_effects(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Itera
         for title, value in dict.fromkeys((one["title"], one["value"]) for one in shown):
             same = [one["score"] for one in shown if (one["title"], one["value"]) == (title, value)]
             ends = (max(same), math.fsum(same) / len(same), min(same))
-            lines.append([title, value, str(len(same)), *map(_show, ends)])
+            lines.append([title, value, str(len(same)), *map(_TENTHS, ends)])
         header = [axes["method"], name, *(axes[one] for one in ("runs", "best", "mean", "worst"))]
-        spec = charts.draw_effect(shown, name=name, score=score, key=key, words=text.captions)
+        spec = charts.draw_effect(shown, name=name, score=score, key=key, text=text)
         yield make("effect", part=name, spec=spec, header=header, rows=lines)
 
 
@@ -181,7 +164,7 @@ def _order(value: Any) -> tuple[bool, float, str]:
 
 
 def _draw_curves(courses: Sequence[Course], key: Key, text: Text, make: Any) -> Iterator[Figure]:
-    words, axes = text.captions, text.captions.axes
+    axes = text.under("figures.axes")
     for kind, name, factor in (("loss", "loss", 1), ("validation", "validation_accuracy", 100)):
         points, lines, steps = [], [], 1
         for one in courses:
@@ -196,7 +179,7 @@ def _draw_curves(courses: Sequence[Course], key: Key, text: Text, make: Any) -> 
             every = math.ceil(len(logged) / _MOST_STEPS)
             steps = max(steps, every)
             kept = [*logged[:-1:every], logged[-1]]
-            place = {"title": title_row(one.row), "run": one.run.run_id, "seed": seed}
+            place = {"title": one.row.title, "run": one.run.run_id, "seed": seed}
             points += [{**place, "step": step, "value": round(value, 5)} for step, value in kept]
             values = [value for _, value in logged]
             ends = (values[0], min(values), max(values), values[-1])
@@ -206,13 +189,13 @@ def _draw_curves(courses: Sequence[Course], key: Key, text: Text, make: Any) -> 
                     place["title"],
                     one.run.run_id,
                     seed,
-                    *(_show(end, ".3g") for end in (ends[0], best, ends[3])),
+                    *(format_known(end, _THREE_DIGITS) for end in (ends[0], best, ends[3])),
                 ]
             )
         if points:
             header = [axes[one] for one in ("method", "run", "seed", "first", "best", "last")]
-            more = words.thinned.format(step=steps) if steps > 1 else ""
-            spec = charts.draw_curves(points, measure=kind, key=key, words=words)
+            more = text("figures.thinned", step=steps) if steps > 1 else ""
+            spec = charts.draw_curves(points, measure=kind, key=key, text=text)
             yield make(kind, more=more, spec=spec, header=header, rows=lines)
 
 
@@ -221,7 +204,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _draw_phases(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figure]:
-    words, axes = text.captions, text.captions.axes
+    axes = text.under("figures.axes")
     kind = rows[0].memory_kind
     peak = PEAKS[kind].rpartition(".")[2] if kind else None
     seconds = {phase: f"time.{phase}_seconds" for phase in _PHASES}
@@ -234,19 +217,22 @@ def _draw_phases(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figure]
             if any(value is not None for value in values.values()):
                 shown += [
                     {
-                        "title": title_row(row),
-                        "phase": words.phases[phase],
+                        "title": row.title,
+                        "phase": text(f"figures.phases.{phase}"),
                         "place": place,
                         "value": round(value, 4),
                     }
                     for place, (phase, value) in enumerate(values.items())
                     if value is not None
                 ]
-                lines.append([title_row(row), *(_show(value, ".2f") for value in values.values())])
+                lines.append([row.title, *(format_known(value, _HUNDREDTHS) for value in values.values())])
         if shown:
             titles = [line[0] for line in lines]
-            spec = charts.draw_phases(shown, measure=measure, phases=list(paths), titles=titles, words=words)
-            header = [f"{axes['method']} ({axes[measure]})", *(words.phases[phase] for phase in paths)]
+            spec = charts.draw_phases(shown, measure=measure, phases=list(paths), titles=titles, text=text)
+            header = [
+                f"{axes['method']} ({axes[measure]})",
+                *(text(f"figures.phases.{phase}") for phase in paths),
+            ]
             yield make(name, spec=spec, header=header, rows=lines)
 
 
@@ -259,7 +245,7 @@ def _measure(runs: Sequence[Result], path: str, measure: str) -> float | None:
 
 
 def _draw_predicted(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterator[Figure]:
-    axes, points = text.captions.axes, list[dict[str, Any]]()
+    axes, points = text.under("figures.axes"), list[dict[str, Any]]()
     for row in rows:
         runs = (*row.selection.candidates, *row.selection.results) if row.selection else ()
         for run in {one.run_id: one for one in runs}.values():
@@ -267,7 +253,7 @@ def _draw_predicted(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Ite
             predicted, measured, error = (read_number(run, f"prediction.{name}") for name in names)
             if predicted is not None and measured is not None and error is not None:
                 numbers = {"predicted": round(predicted / GIB, 4), "measured": round(measured / GIB, 4)}
-                place = {"kind": "point", "title": title_row(row), "run": run.run_id}
+                place = {"kind": "point", "title": row.title, "run": run.run_id}
                 points.append({**place, **numbers, "error": f"{100 * error:+.1f} %"})
     if points:
         ends = [point[name] for point in points for name in ("predicted", "measured")]
@@ -277,15 +263,15 @@ def _draw_predicted(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Ite
             [one["title"], one["run"], *(f"{one[name]:.2f}" for name in header[2:4]), one["error"]]
             for one in points
         ]
-        spec = charts.draw_predicted([*diagonal, *points], key=key, words=text.captions)
+        spec = charts.draw_predicted([*diagonal, *points], key=key, text=text)
         yield make("predicted", spec=spec, header=[axes[name] for name in header], rows=lines)
 
 
 def _draw_answers(found: Sequence[Any], key: Key, text: Text, make: Any) -> Iterator[Figure]:
-    words, axes = text.captions, text.captions.axes
+    axes = text.under("figures.axes")
     counted = [(one, count_confusion(one)) for one in found]
     points: list[dict[str, Any]] = [
-        {"title": title_row(one.row), "label": clean(label), "f1": to_percent(score)}
+        {"title": one.row.title, "label": clean(label), "f1": to_percent(score)}
         for one, counts in counted
         for label, score in zip(one.labels, score_labels(counts), strict=True)
         if score is not None
@@ -294,8 +280,11 @@ def _draw_answers(found: Sequence[Any], key: Key, text: Text, make: Any) -> Iter
         labels = list(dict.fromkeys(point["label"] for point in points))
         scores = {(point["title"], point["label"]): point["f1"] for point in points}
         titles = list(dict.fromkeys(point["title"] for point in points))
-        lines = [[label, *(_show(scores.get((title, label))) for title in titles)] for label in labels]
-        spec = charts.draw_f1(points, labels=labels, key=key, words=words)
+        lines = [
+            [label, *(format_known(scores.get((title, label)), _TENTHS) for title in titles)]
+            for label in labels
+        ]
+        spec = charts.draw_f1(points, labels=labels, key=key, text=text)
         yield make("f1", spec=spec, header=[f"{axes['label']} ({axes['f1']})", *titles], rows=lines)
     for one, counts in counted:
         wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
@@ -318,7 +307,7 @@ def _draw_answers(found: Sequence[Any], key: Key, text: Text, make: Any) -> Iter
                 for place, row in enumerate(kept)
             ]
             cut = len(kept) < len(one.labels)
-            more = words.fewer_labels.format(all=len(one.labels), shown=len(kept)) if cut else ""
-            spec = charts.draw_confusion(cells, labels=names, words=words)
+            more = text("figures.fewer_labels", all=len(one.labels), shown=len(kept)) if cut else ""
+            spec = charts.draw_confusion(cells, labels=names, text=text)
             header = [f"{axes['label']} \\ {axes['prediction']}", *names]
-            yield make("confusion", part=title_row(one.row), more=more, spec=spec, header=header, rows=lines)
+            yield make("confusion", part=one.row.title, more=more, spec=spec, header=header, rows=lines)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import vl_convert
 
+from bench.report.blocks import Figure
 from bench.report.page.charts import Spec
-from bench.report.page.figures import Figure
 
 _WIDTH = 640  # pixels of what is as wide as there is room on the page
 _SCALE = 2.0  # of PNG

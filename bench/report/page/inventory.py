@@ -2,19 +2,16 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from markupsafe import Markup
-
-from bench.report.cells import UNKNOWN, clean, format_count, format_gib, format_number
-from bench.report.evidence import Evidence
-from bench.report.language.text import ENGLISH, Text, format_duration
+from bench.report.blocks import Block, Cell, Link, Paragraph, Section, Table
+from bench.report.cells import UNKNOWN, clean, flatten, format_count, format_gib, format_known, format_number
+from bench.report.language.text import ENGLISH, Text
+from bench.report.numbers.evidence import Evidence
+from bench.report.numbers.rows import PEAKS, Row
 from bench.report.page.answers import Answers, compare_answers
 from bench.report.page.details import Details
-from bench.report.page.figures import Figure
-from bench.report.rows import PEAKS, Row, flatten
 from bench.results.selection import read_number, read_seed, read_value
 from bench.results.store import Result
 
@@ -29,35 +26,12 @@ _SCORES = {
 }
 
 
-@dataclass(frozen=True)
-class Link:
-    """A cell that leads to a file of the results, relative to the page."""
-
-    text: str
-    href: str
-
-
-Cell = str | Link
-
-
-@dataclass(frozen=True)
-class Block:
-    """A piece of a section: any of markup, figures and a table; one with a summary opens on demand."""
-
-    markup: Markup | None = None
-    figures: Sequence[Figure] = ()
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[Cell]] = ()
-    name: str = ""  # of the table, for who cannot see it
-    summary: str = ""
-
-
 def list_runs(evidence: Evidence) -> Mapping[str, Any]:
     """Every run, in the order of runs.csv: cells with what they sort by, None where unknown."""
     runs = [_read_run(one) for one in evidence.results]
     runs.sort(key=lambda run: [str(run[name]["text"]) for name in ("data", "model", "method", "run_id")])
     same = [name for name in ("data", "model") if len({run[name]["text"] for run in runs}) < 2]
-    header = [name for name in ENGLISH.captions.run_columns if name not in same]
+    header = [name for name in ENGLISH.under("page.run_columns") if name not in same]
     return {
         "header": header,
         "statuses": sorted({run["status"]["status"] for run in runs}),
@@ -78,7 +52,7 @@ def _read_run(result: Result) -> dict[str, dict[str, Any]]:
         return {"value": value, "text": UNKNOWN if value is None else text or clean(format_number(value))}
 
     def show(value: float | None, write: Callable[[float], str]) -> dict[str, Any]:
-        return cell(value, None if value is None else write(value))
+        return cell(value, format_known(value, write))
 
     def percent(path: str) -> dict[str, Any]:
         return show(read_number(result, path), lambda share: f"{100 * share:.1f}")
@@ -101,20 +75,17 @@ def _read_run(result: Result) -> dict[str, dict[str, Any]]:
 
 def list_failures(evidence: Evidence, *, text: Text) -> list[Block]:
     """Every run without success, with its cause, and the records that cannot be trusted."""
-    words = text.captions
     failed = sorted((one for one in evidence.results if not one.is_success), key=lambda one: one.run_id)
-    blocks = []
+    blocks = list[Block]()
     if failed:
-        header = [*words.failure_columns.values(), words.log]
+        header = [*text.under("page.failure_columns").values(), text("page.log")]
         rows = [_tell_failure(one, text) for one in failed]
-        blocks.append(Block(header=header, rows=rows, name=words.sections["failures"]))
+        blocks.append(Table(header, rows))
     elif evidence.results and not evidence.bad:
-        blocks.append(Block(markup=Markup("<p>{}</p>").format(words.none_failed)))
+        blocks.append(Paragraph(text("page.none_failed")))
     if bad := [*evidence.bad, *evidence.bad_imported]:
-        rows = [[clean(path), clean(reason)] for path, reason in bad]
-        header = [words.failure_columns["run_id"], words.failure_columns["message"]]
-        heading = Markup("<h3>{}</h3>").format(words.bad_records)
-        blocks.append(Block(markup=heading, header=header, rows=rows, name=words.bad_records))
+        header = [text("page.failure_columns.run_id"), text("page.failure_columns.message")]
+        blocks.append(Section(text("page.bad_records"), [Table(header, bad)]))
     return blocks
 
 
@@ -125,8 +96,8 @@ def _tell_failure(result: Result, text: Text) -> list[Cell]:
     return [
         Link(result.run_id, folder),
         clean(str(title)),
-        text.statuses[result.status],
-        text.captions.phases.get(result.phase, result.phase),
+        text(f"statuses.{result.status}"),
+        text.under("figures.phases").get(result.phase, result.phase),
         error["type"] or UNKNOWN,
         _shorten(error["message"]) or UNKNOWN,
         Link("log.txt", f"{folder}log.txt"),
@@ -135,7 +106,7 @@ def _tell_failure(result: Result, text: Text) -> list[Cell]:
 
 def list_provenance(evidence: Evidence, *, text: Text) -> list[Block]:
     """What the records say of machines, packages, code, model and data, and how many runs say each."""
-    words, found = text.captions, dict[str, Counter[str]]()
+    found = dict[str, Counter[str]]()
     for result in sorted(evidence.results, key=lambda one: one.run_id):
         fingerprint = read_value(result, "canonical_config.data.fingerprint")
         leaves = flatten({"data_fingerprint": fingerprint, **result.provenance})
@@ -147,18 +118,18 @@ def list_provenance(evidence: Evidence, *, text: Text) -> list[Block]:
     rows = []
     for name in sorted(found):
         counts = sorted(found[name].items(), key=lambda pair: (-pair[1], pair[0]))
-        values = [words.of_runs.format(value=value, count=count) for value, count in counts[:_MOST_VALUES]]
+        values = [text("page.of_runs", value=value, count=count) for value, count in counts[:_MOST_VALUES]]
         shown = [counts[0][0]] if len(counts) == 1 else values
-        rows.append([clean(name), text.prose.semicolon.join(shown) + "…" * (len(counts) > _MOST_VALUES)])
+        rows.append([clean(name), text("join.semicolon").join(shown) + "…" * (len(counts) > _MOST_VALUES)])
     if not rows:
         return []
-    note = Markup("<p>{}</p>").format(words.how_provenance)
-    return [Block(markup=note, header=words.provenance_columns, rows=rows, name=words.sections["provenance"])]
+    header = [*text.under("page.provenance_columns").values()]
+    return [Paragraph(text("page.provenance")), Table(header, rows)]
 
 
 def list_article(evidence: Evidence, *, text: Text) -> list[Block]:
     """The article's numbers beside these, for each of its methods that has a success."""
-    words, blocks = text.captions, list[Block]()
+    blocks = list[Block]()
     for task, kind in dict.fromkeys((row.task, row.memory_kind) for row in evidence.rows):
         rows: list[list[Cell]] = []
         for one in evidence.report.article.table:
@@ -168,93 +139,79 @@ def list_article(evidence: Evidence, *, text: Text) -> list[Block]:
                 if (row.task, row.memory_kind, row.method) == (task, kind, one.method) and row.selection
             ]
             for row in same[:1]:
-                title = clean(row.title)
+                title = row.title
                 theirs = [
                     f"{one.memory_gb:g} GB",
-                    format_duration(3600 * one.train_hours, text),
-                    text.percent.format(100 * one.accuracy),
-                    text.percent.format(100 * one.f1_macro),
+                    text.format_duration(3600 * one.train_hours),
+                    text.format_percent(one.accuracy),
+                    text.format_percent(one.f1_macro),
                     format_count(one.trainable_parameters),
                 ]
-                rows.append([f"{title} ({words.article})", *theirs])
-                rows.append([f"{title} ({words.measured})", *_measure(row, text)])
+                rows.append([f"{title} ({text('page.article')})", *theirs])
+                rows.append([f"{title} ({text('page.measured')})", *_measure(row, text)])
         if rows:
-            note = Markup("<p>{}</p>").format(words.how_article)
-            header, name = list(words.article_columns.values()), text.sentences.claims_heading
-            blocks.append(Block(markup=None if blocks else note, header=header, rows=rows, name=name))
-    return blocks
+            blocks.append(Table([*text.under("page.article_columns").values()], rows))
+    return [Paragraph(text("page.how_article")), *blocks] if blocks else []
 
 
 def _measure(row: Row, text: Text) -> list[str]:
-    def show(value: float | None, write: Any) -> str:
-        return UNKNOWN if value is None else str(write(value))
-
-    def percent(share: float) -> str:
-        return text.percent.format(100 * share)
-
     return [
-        show(row.peak_memory_bytes, lambda count: f"{format_gib(count)} GiB"),
-        show(row.train_seconds, lambda seconds: format_duration(seconds, text)),
-        show(row.accuracy.mean if row.accuracy else None, percent),
-        show(row.f1_macro.mean if row.f1_macro else None, percent),
-        show(row.trainable_parameters, format_count),
+        format_known(row.peak_memory_bytes, lambda count: f"{format_gib(count)} GiB"),
+        format_known(row.train_seconds, text.format_duration),
+        format_known(row.accuracy.mean if row.accuracy else None, text.format_percent),
+        format_known(row.f1_macro.mean if row.f1_macro else None, text.format_percent),
+        format_known(row.trainable_parameters, format_count),
     ]
 
 
 def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Block]:
     """For every two methods that are compared: the test texts that only one of them has right."""
-    words = text.captions
     by_row = {id(one.row): one for one in details.answers}
-    blocks = []
+    blocks = list[Block]()
     for compared in evidence.comparisons:
         pair = [by_row.get(id(row)) for row in (compared.other, compared.one)]
         for one, other in (pair, pair[::-1]):
             if one and other and (block := _tell_apart(one, other, details, text)):
                 blocks.append(block)
-    unread = [
-        Block(
-            markup=Markup("<p>{}</p>").format(words.unread.format(title=clean(row.title), reason=clean(why)))
-        )
-        for row, why in details.unread
+    unread: list[Block] = [
+        Paragraph(text("page.unread", title=row.title, reason=why)) for row, why in details.unread
     ]
     if not blocks:
         return unread
-    heading = Markup("<h3>{}</h3><p>{}</p>").format(
-        words.apart, words.how_apart.format(comparisons=text.prose.comparisons)
-    )
+    how = Paragraph(text("page.how_apart", comparisons=text("comparisons.title")))
     reasons = [
-        words.texts_unread.format(reason=clean(found))
+        text("page.texts_unread", reason=found)
         for task in dict.fromkeys(one.row.task for one in details.answers)
         if isinstance(found := details.texts[task], str)
     ]
-    notes = [Block(markup=Markup("<p>{}</p>").format(one)) for one in dict.fromkeys(reasons)]
-    return [*unread, Block(markup=heading), *notes, *blocks]
+    notes = map(Paragraph, dict.fromkeys(reasons))
+    return [*unread, Section(text("page.apart"), [how, *notes, *blocks])]
 
 
-def _tell_apart(one: Answers, other: Answers, details: Details, text: Text) -> Block | None:
-    words, found = text.captions, compare_answers(one, other)
+def _tell_apart(one: Answers, other: Answers, details: Details, text: Text) -> Table | None:
+    found = compare_answers(one, other)
     if found is None or not found.ids:
         return None
-    names = [clean(side.row.title) for side in (one, other)]
+    names = [side.row.title for side in (one, other)]
     texts = details.texts[one.row.task]
-    columns = dict(words.text_columns)
-    columns["other"] = columns["other"].format(other=names[1])
+    columns = text.under("page.text_columns")
+    columns["other"] = text("page.text_columns.other", other=names[1])
     rows: list[list[Cell]] = []
     for key in found.ids[:_MOST_TEXTS]:
         cells = {
             "id": str(key),
             "text": UNKNOWN if isinstance(texts, str) else _shorten(clean(texts.get(key, UNKNOWN))),
-            "label": clean(one.test["label"][key]),
-            "other": clean(other.test["prediction"][key]),
+            "label": str(one.test["label"][key]),
+            "other": str(other.test["prediction"][key]),
         }
         rows.append([cells[name] for name in columns if name != "text" or not isinstance(texts, str)])
     if isinstance(texts, str):
         del columns["text"]
-    summary = words.only_right.format(one=names[0], other=names[1], count=len(found.ids))
+    summary = text("page.only_right", one=names[0], other=names[1], count=len(found.ids))
     further = len(found.ids) - len(rows)
     if further:
-        rows.append(["…", words.further.format(count=further), *[""] * (len(columns) - 2)])
-    return Block(header=list(columns.values()), rows=rows, summary=summary, name=summary)
+        rows.append(["…", text("page.further", count=further), *[""] * (len(columns) - 2)])
+    return Table([*columns.values()], rows, summary=summary)
 
 
 def _shorten(text: str) -> str:

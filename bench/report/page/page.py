@@ -1,46 +1,38 @@
 """report.html: one page that needs nothing else, in every language, made from the results alone.
 
-Other people's texts are inert: the template escapes them, Markdown is rendered without HTML, JSON inside the
-page cannot end its element, and the policy allows only the page's own scripts, by hash, and no request.
+Other people's texts are inert: the template and ``markup.py`` escape them, JSON inside the page cannot end
+its element, and the policy allows only the page's own scripts, by hash, and no request.
 """
 
 import base64
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import vl_convert
-from markdown_it import MarkdownIt
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from bench.config.reporting import ReportConfig
+from bench.report.blocks import Block, Figure, Figures, Paragraph, Section, is_empty
 from bench.report.cells import clean
-from bench.report.contrast import Group
-from bench.report.evidence import Evidence, gather
 from bench.report.language.text import LANGUAGES, Text, read_language
+from bench.report.naming import place, title_tasks
+from bench.report.numbers.contrast import Group
+from bench.report.numbers.evidence import Evidence, gather
 from bench.report.page.details import Details, gather_details
-from bench.report.page.figures import Figure, draw_all
+from bench.report.page.figures import draw_all
 from bench.report.page.images import render_images
-from bench.report.page.inventory import (
-    Block,
-    list_apart,
-    list_article,
-    list_failures,
-    list_provenance,
-    list_runs,
-)
-from bench.report.table import describe_sections, describe_tables, render_tables, title_tasks
+from bench.report.page.inventory import list_apart, list_article, list_failures, list_provenance, list_runs
+from bench.report.page.markup import write_html
+from bench.report.table import describe_all, describe_sections, describe_tables, render_files
 from bench.results.store import Store
 
 PAGE = "report.html"
-_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
 _ORDER = (
     *("findings", "methods", "comparisons", "search", "training", "answers", "latency", "claims", "imported"),
     *("runs", "failures", "notes", "provenance"),
@@ -52,14 +44,6 @@ _PLACES = {
     "training": ("loss", "validation", "time", "memory", "predicted"),
     "answers": ("f1", "confusion"),
 }
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of the page in one language."""
-
-    title: str
-    blocks: Sequence[Block]
 
 
 def write_report(store: Store, *, lang: str, report: ReportConfig) -> list[Path]:
@@ -74,10 +58,12 @@ def write_report(store: Store, *, lang: str, report: ReportConfig) -> list[Path]
     drawn = {code: draw_all(evidence, details, text=one) for code, one in LANGUAGES.items()}
     figures = [figure for same in drawn[lang].values() for figure in same]
     images = render_images(figures)
-    titles = [(figure.title, f"figures/{figure.name}.png") for figure in figures]
+    blocks = describe_all(evidence, text=text)
+    if figures:
+        blocks.append(Section(text("page.sections.figures"), [Figures(figures)]))
     files: dict[str, str | bytes] = {
         **images,
-        **render_tables(evidence, text=text, figures=titles),
+        **render_files(evidence, blocks, text=text),
         PAGE: render_page(evidence, details, drawn, lang=lang),
     }
     written = [store.write_report(name, body) for name, body in files.items()]
@@ -91,7 +77,7 @@ def render_page(
     """The whole page; drawn: the figures of each table, by language."""
     parts = {code: _list_parts(evidence, details, drawn[code], text=text) for code, text in LANGUAGES.items()}
     charts, has_charts = _pack_charts(drawn)
-    style, script, vega = (_read_asset("report.css"), _read_asset("report.js"), _bundle())
+    style, script, vega = _read_asset("report.css") + _hide_others(), _read_asset("report.js"), _bundle()
     policy = {
         "default-src": "'none'",
         "script-src": " ".join(map(_hash, [script] + [vega] * has_charts)),
@@ -113,11 +99,13 @@ def render_page(
         charts=Markup(charts),
         order=[name for name in _ORDER if name in parts[lang]],
         parts=parts,
+        write_html=write_html,
         subtitles={
-            code: Markup(" · ").join(_read_headings(evidence, text)) for code, text in LANGUAGES.items()
+            code: " · ".join(title_tasks([row.task for row in evidence.rows], text).values())
+            for code, text in LANGUAGES.items()
         },
         leads={
-            code: text.captions.lead.format(runs=len(evidence.results), succeeded=succeeded)
+            code: text("page.lead", runs=len(evidence.results), succeeded=succeeded)
             for code, text in LANGUAGES.items()
         },
         runs=list_runs(evidence),
@@ -130,43 +118,35 @@ def _list_parts(
     """The page's sections in one language, by their names; those with nothing to say are left out."""
     tables, notes, titles = describe_tables(evidence, text=text)
     described = describe_sections(evidence, titles=titles, text=text)
-    words = text.captions
 
-    def pick(place: str) -> list[Block]:
-        blocks = []
+    def pick(name: str) -> list[Block]:
+        found = list[Block]()
         for group, figures in drawn.items():
-            chosen = [one for kind in _PLACES[place] for one in figures if one.kind == kind]
+            chosen = [one for kind in _PLACES[name] for one in figures if one.kind == kind]
             if chosen:
-                heading = Markup("<h3>{}</h3>").format(_plain(titles[group])) if len(drawn) > 1 else None
-                blocks.append(Block(markup=heading, figures=chosen))
-        return blocks
+                found += place(group, titles, [Figures(chosen)])
+        return found
 
-    budget = Block(markup=to_html(described["budget"], deeper=True))
-    blocks: dict[str, list[Block]] = {
-        "findings": _fold_evidence(_without_heading(described["findings"]), text),
-        "methods": [Block(markup=to_html(tables, deeper=True)), *pick("methods")],
-        "comparisons": _without_heading(described["comparisons"]),
-        "search": [*pick("search"), *([budget] if described["budget"] else [])],
+    claims = described["claims"].blocks
+    own: dict[str, Sequence[Block]] = {
+        "methods": [*tables, *pick("methods")],
+        "search": [*pick("search"), described["budget"]],
         "training": [*pick("training"), *_explain_prediction(evidence, drawn, text)],
         "answers": [*pick("answers"), *list_apart(evidence, details, text=text)],
-        "latency": _without_heading(described["latency"]),
-        "claims": [*_without_heading(described["claims"]), *list_article(evidence, text=text)],
-        "imported": _without_heading(described["imported"]),
-        "runs": [Block(markup=Markup("<p>{}</p>").format(words.sort))] if evidence.results else [],
+        "runs": [Paragraph(text("page.sort"))] if evidence.results else [],
         "failures": list_failures(evidence, text=text),
-        "notes": _without_heading(notes),
         "provenance": list_provenance(evidence, text=text),
     }
-    named = {**words.sections, "findings": text.sentences.findings, "comparisons": text.prose.comparisons}
-    named |= {
-        "latency": text.prose.latency,
-        "claims": text.sentences.claims_heading,
-        "imported": text.sentences.imported,
-        "notes": text.notes,
+    named = text.under("page.sections")
+    sections = {
+        **described,
+        "notes": notes,
+        "claims": Section(described["claims"].title, [*claims, *list_article(evidence, text=text)]),
+        **{name: Section(named[name], blocks) for name, blocks in own.items()},
     }
     if not evidence.rows:
-        blocks["findings"] = [Block(markup=to_html(text.empty))]
-    return {name: Section(named[name], found) for name, found in blocks.items() if found and any(found)}
+        sections["findings"] = Section(described["findings"].title, tables)
+    return {name: one for name, one in sections.items() if not is_empty(one)}
 
 
 def _explain_prediction(
@@ -180,47 +160,7 @@ def _explain_prediction(
         one.reasons[name] for one in evidence.results for name in ("prediction.error",) if name in one.reasons
     ]
     reason = f" ({clean(reasons[0])})" if reasons else ""
-    return [Block(markup=Markup("<p>{}</p>").format(text.captions.nothing_predicted.format(reason=reason)))]
-
-
-def to_html(markdown: str, *, deeper: bool = False) -> Markup:
-    """The Markdown of a table or a section; deeper: its headings one level down, below the page's own."""
-    if deeper:
-        markdown = re.sub(r"^(#+) ", r"#\1 ", markdown, flags=re.MULTILINE)
-    html = _MARKDOWN.render(markdown).replace(' style="text-align:right"', ' class="number"')
-    html = html.replace(' style="text-align:left"', "")
-    html = html.replace("<table>", '<div class="scroll" role="region" tabindex="0"><table>')
-    return Markup(html.replace("</table>", "</table></div>").replace("<th>", '<th scope="col">'))
-
-
-def _without_heading(markdown: str) -> list[Block]:
-    """A section below a heading of the page's own."""
-    body = re.sub(r"\A## .*\n", "", markdown)
-    return [Block(markup=to_html(body))] if body.strip() else []
-
-
-def _fold_evidence(blocks: Sequence[Block], text: Text) -> list[Block]:
-    """The runs below each finding, on demand."""
-    word = str(escape(text.sentences.evidence))
-    fold = rf"<ul>\n<li>{re.escape(word.strip())} *(.*)</li>\n</ul>"
-    summary = word.strip(" :：")
-    return [
-        Block(
-            markup=Markup(
-                re.sub(fold, rf"<details><summary>{summary}</summary>\1</details>", str(one.markup))
-            )
-        )
-        for one in blocks
-    ]
-
-
-def _plain(markdown: str) -> Markup:
-    """A heading of Markdown, without its paragraph."""
-    return Markup(_MARKDOWN.renderInline(markdown))
-
-
-def _read_headings(evidence: Evidence, text: Text) -> list[Markup]:
-    return [_plain(title) for title in title_tasks([row.task for row in evidence.rows], text).values()]
+    return [Paragraph(text("page.nothing_predicted", reason=reason))]
 
 
 def _pack_charts(drawn: Mapping[str, Mapping[Group, Sequence[Figure]]]) -> tuple[str, bool]:
@@ -236,6 +176,12 @@ def _pack_charts(drawn: Mapping[str, Mapping[Group, Sequence[Figure]]]) -> tuple
     for character in "<>&\u2028\u2029":  # so that no text ends the element that it stands in
         packed = packed.replace(character, f"\\u{ord(character):04x}")
     return packed, bool(data)
+
+
+def _hide_others() -> str:
+    """Style: of what stands in every language, show the language that the page is in."""
+    others = (f'html[lang="{code}"] .say:not([lang="{code}"])' for code in LANGUAGES)
+    return f"{', '.join(others)} {{ display: none; }}\n"
 
 
 @functools.cache

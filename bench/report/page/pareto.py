@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.config.cards import GIB
-from bench.report.cells import UNKNOWN, clean
-from bench.report.language.text import Text, format_duration
-from bench.report.rows import Row
+from bench.report.cells import UNKNOWN
+from bench.report.language.text import Text
+from bench.report.numbers.rows import Row
 
 _BELOW = 10  # points of accuracy under the trained methods; what is lower would press them together
 _STEP = 0.07  # of the axis, between methods that have no number at all
@@ -65,24 +65,26 @@ def place_methods(
 
 
 def _locate(row: Row, text: Text) -> Point:
-    peak, status = row.peak_memory_bytes, None if row.selection else text.statuses[row.status]
+    peak, status = row.peak_memory_bytes, None if row.selection else text(f"statuses.{row.status}")
     accuracy = to_percent(row.accuracy.mean if row.accuracy else None)
     low, high = (
         to_percent(end) for end in ((row.interval.low, row.interval.high) if row.interval else (None,) * 2)
     )
-    shown = UNKNOWN if accuracy is None else text.percent.format(accuracy)
+    shown = UNKNOWN if accuracy is None else text("percent", percent=accuracy)
     return Point(
-        title=title_row(row),
+        title=row.title,
         memory=None if peak is None else round(peak / GIB, 4),
         accuracy=accuracy,
         low=low,
         high=high,
-        interval=text.intervals[row.interval.over].format(low, high) if row.interval else UNKNOWN,
+        interval=text(f"table.intervals.{row.interval.over}", low=low, high=high)
+        if row.interval
+        else UNKNOWN,
         seconds=None if row.train_seconds is None else round(row.train_seconds, 4),
-        time=UNKNOWN if row.train_seconds is None else format_duration(row.train_seconds, text),
+        time=UNKNOWN if row.train_seconds is None else text.format_duration(row.train_seconds),
         status=status,
         baseline=row.baseline,
-        label=text.captions.at_edge.format(title=title_row(row), number=status or shown),
+        label=text("figures.at_edge", title=row.title, number=status or shown),
     )
 
 
@@ -121,11 +123,6 @@ def _find_front(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             place = {name: point[name] for name in ("title", "memory", "accuracy")}
             front.append({**place, "kind": "front", "order": len(front)})
     return front
-
-
-def title_row(row: Row) -> str:
-    """The method as figures name it: plain text on one line."""
-    return clean(row.title) or row.method
 
 
 def to_percent(share: float | None) -> float | None:

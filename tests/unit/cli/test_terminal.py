@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 
 from bench.cli import terminal
-from bench.report.cells import escape_markdown, to_markdown
+from bench.report.blocks import Section, Table, make_bullets
 
 ROWS = [["LoRA", "r=16, alpha=16, dropout=0.05, lr=0.003", "0.72"], ["基线", "none at all", "1234.56"]]
 HEADER = ["Method", "Chosen hyperparameters", "Peak memory (GiB)"]
@@ -46,10 +46,10 @@ def test_a_word_longer_than_the_terminal_is_broken_and_whole(
 
 @pytest.mark.parametrize("width", [100], indirect=True)
 @pytest.mark.usefixtures("width")
-def test_a_report_is_drawn_with_what_its_escapes_stand_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_is_drawn_with_its_texts_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "a|b *c* <script> [x](y) \\ `d`"
-    table = to_markdown(["Label", "Share"], [[escape_markdown(hostile), "5 %"]], left=[0])
-    terminal.print_markdown(f"## A heading\n\n{table}\n- as it is: {escape_markdown(hostile)}\n")
+    table = Table(["Label", "Share"], [[hostile, "5 %"]], left=[0])
+    terminal.print_blocks([Section("A heading", [table, make_bullets([f"as it is: {hostile}"])])])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "A heading"
     assert any(hostile in line and "5 %" in line for line in lines)

@@ -9,7 +9,7 @@ from records import NO_PRICES, make_peft, make_run
 
 from bench.errors import DataError, MissingError
 from bench.extras.imports import read_csv, read_peft, save
-from bench.report.rows import build_rows
+from bench.report.numbers.rows import build_rows
 from bench.report.table import write_tables
 from bench.results.store import Store, find_imported
 

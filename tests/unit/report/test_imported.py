@@ -1,5 +1,6 @@
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,16 @@ import pytest
 from records import make_peft
 
 from bench.extras.imports import read_csv, read_peft
-from bench.report.imported import describe_imported
+from bench.report import imported
+from bench.report.blocks import write_markdown
 from bench.report.language.text import LANGUAGES
 from bench.results.store import Result
 
-ENGLISH = LANGUAGES["en"]
 HOSTILE = '=HYPERLINK("http://a")|x|<script>\x1b[31m\u202e`[a](b)\ud800\n# heading'
+
+
+def describe(records: Sequence[Result], *, bad: Sequence[tuple[str, str]] = (), lang: str = "en") -> str:
+    return write_markdown([imported.describe_imported(records, bad=bad, text=LANGUAGES[lang])])
 
 
 def read_one(folder: Path, content: dict[str, Any]) -> Result:
@@ -26,8 +31,8 @@ def test_the_section_shows_each_record_with_its_source(tmp_path: Path) -> None:
         "method,peak_memory_gib,train_hours,accuracy\nQLoRA,8.7,2.6,88.6%\nLoRA,,,\n", encoding="utf-8"
     )
     records = [*read_csv(table)[0], read_one(tmp_path, make_peft())]
-    shown = describe_imported(records[::-1], bad=[("imported/x", "is damaged")], text=ENGLISH)
-    assert shown == describe_imported(records, bad=[("imported/x", "is damaged")], text=ENGLISH)
+    shown = describe(records[::-1], bad=[("imported/x", "is damaged")])
+    assert shown == describe(records, bad=[("imported/x", "is damaged")])
     lines = [re.split(r" *\| *", line)[1:-1] for line in shown.splitlines() if line.startswith("|")][2:]
     assert lines == [
         ["QLoRA", "–", "–", "–", "8.70", "–", "2.6 h", "88.6 %", "–", "–", "csv: article.csv, row 1"],
@@ -53,13 +58,11 @@ def test_the_section_shows_each_record_with_its_source(tmp_path: Path) -> None:
 def test_a_failed_result_shows_its_status(tmp_path: Path) -> None:
     content = make_peft()
     content["train_info"]["status"] = "canceled"
-    assert "| failed" in " ".join(
-        describe_imported([read_one(tmp_path, content)], bad=[], text=ENGLISH).split()
-    )
+    assert "| failed" in " ".join(describe([read_one(tmp_path, content)]).split())
 
 
 def test_without_imports_there_is_no_section() -> None:
-    assert describe_imported([], bad=[], text=ENGLISH) == ""
+    assert describe([]) == ""
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
@@ -68,7 +71,7 @@ def test_hostile_text_stays_text(tmp_path: Path, lang: str) -> None:
     content["run_info"] |= {"experiment_name": HOSTILE, "error_msg": HOSTILE}
     content["run_info"]["train_config"]["model_id"] = HOSTILE
     content["meta_info"] = {"dataset_info": {HOSTILE: {}}, "system_info": {"accelerator": HOSTILE}}
-    shown = describe_imported([read_one(tmp_path, content)], bad=[(HOSTILE, HOSTILE)], text=LANGUAGES[lang])
+    shown = describe([read_one(tmp_path, content)], bad=[(HOSTILE, HOSTILE)], lang=lang)
     rows = [line for line in shown.splitlines() if line.startswith("|")]
     assert {len(re.split(r"(?<!\\)\|", line)) for line in rows} == {13}
     assert sum(line.startswith("#") for line in shown.splitlines()) == 1

@@ -10,9 +10,9 @@ import pytest
 from records import NO_PRICES, make_evidence, make_predictions, make_run
 
 from bench.config.pack import describe_pack
-from bench.report.budget import count_budget
-from bench.report.evidence import price_training
 from bench.report.language.text import LANGUAGES
+from bench.report.numbers.budget import count_budget
+from bench.report.numbers.evidence import price_training
 from bench.report.sections import render_comparisons
 from bench.report.table import render_csv, render_markdown
 from bench.results.selection import select_best

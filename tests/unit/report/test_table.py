@@ -14,11 +14,11 @@ from records import METHODS, NO_PRICES, make_evidence, make_run
 from report_folder import write_results
 
 from bench.errors import ConfigError
-from bench.report.language.text import COLUMNS, EXTRAS, LANGUAGES, Text, format_duration
-from bench.report.rows import Interval, build_rows
+from bench.report.language.text import LANGUAGES, Text
+from bench.report.numbers.rows import Interval, build_rows
 from bench.report.runs import render_runs
 from bench.report.sections import render_comparisons
-from bench.report.table import render_csv, render_markdown, write_tables
+from bench.report.table import COLUMNS, EXTRAS, render_csv, render_markdown, write_tables
 from bench.results.store import STATUSES, Result, Store
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
@@ -105,9 +105,9 @@ def test_table_csv_has_the_headers_of_table_md_and_plain_numbers():
     evidence = make_evidence(small_sweep())
     for text in (ENGLISH, CHINESE):
         header = render_csv(evidence, text=text).splitlines()[0].split(",")
-        assert header[: len(COLUMNS)] == list(text.columns.values())
+        assert header[: len(COLUMNS)] == list(text.under("columns").values())
     article = "方法 | 显存占用 | 训练时间 | 准确率 | F1分数 | 可训练参数"
-    assert " | ".join(CHINESE.columns.values()).startswith(f"{article} | ")
+    assert " | ".join(CHINESE.under("columns").values()).startswith(f"{article} | ")
     tfidf, lora, qlora = read_csv(render_csv(evidence, text=ENGLISH))
     assert lora["Peak memory (GiB)"] == "1.5"
     assert lora["Peak memory (bytes)"] == str(3 * 2**29)
@@ -189,7 +189,7 @@ def test_a_method_without_a_success_keeps_its_row(status: str):
         markdown = read_markdown([make_run("lora", status=status)], text)
         cells = read_cells(markdown)[2]
         assert cells[0] == "LoRA"
-        assert cells[3] == f"{text.statuses[status]}¹"
+        assert cells[3] == f"{text(f'statuses.{status}')}¹"
         assert "0" not in "".join(cells[1:7])  # unknown is never zero
 
 
@@ -205,7 +205,7 @@ def test_an_unfinished_run_counts_as_failed_and_is_explained():
     markdown = read_markdown([make_run(r=8), make_run(r=16, status="started")])
     assert read_cells(markdown)[2][-1] == "2/1"
     assert "Runs without success: 1 unfinished." in markdown
-    assert ENGLISH.unfinished in markdown
+    assert ENGLISH("notes.unfinished") in markdown
 
 
 def test_an_unknown_number_says_why():
@@ -460,13 +460,18 @@ def test_hostile_text_stays_text(hostile: str):
     ],
 )
 def test_durations(seconds: float, english: str, chinese: str):
-    assert format_duration(seconds, ENGLISH) == english
-    assert format_duration(seconds, CHINESE) == chinese
+    assert ENGLISH.format_duration(seconds) == english
+    assert CHINESE.format_duration(seconds) == chinese
 
 
 @pytest.mark.parametrize(
     "module",
-    ["bench.results.selection", "bench.report.statistics", "bench.report.table", "bench.report.page.page"],
+    [
+        "bench.results.selection",
+        "bench.report.numbers.statistics",
+        "bench.report.table",
+        "bench.report.page.page",
+    ],
 )
 def test_reports_do_not_wait_for_torch(module: str):
     code = f"import sys, {module}; print(*{{'torch', 'transformers'}} & set(sys.modules))"
@@ -527,7 +532,7 @@ def test_what_is_paged_to_the_machines_memory_stands_beside_the_peak(
     evidence = make_evidence([full, lora, earlier])
     markdown = render_markdown(evidence, text=text)
     assert [row[1] for row in read_cells(markdown)[2:5]] == [cell, "1.00", "0.50"]
-    assert markdown.count(text.paged_note) == 1
+    assert markdown.count(text("notes.paged")) == 1
     lines = render_csv(evidence, text=text).splitlines()
     assert lines[0].split(",")[-1] == column
     assert [row[column] for row in read_csv("\n".join(lines))] == ["12.5", "0.0", ""]
@@ -545,4 +550,4 @@ def test_where_nothing_is_paged_the_files_are_as_they_were() -> None:
         assert read_markdown(before, text) == read_markdown(after, text)
         files = [render_csv(make_evidence(results), text=text) for results in (before, after)]
         assert files[0] == files[1]
-        assert text.paged_column not in files[0]
+        assert text("csv_columns.paged") not in files[0]

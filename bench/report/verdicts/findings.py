@@ -9,19 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from bench.report.cells import escape_markdown, format_count, format_gib
-from bench.report.comparison import Comparison
-from bench.report.contrast import (
-    AccuracyGap,
-    Contrast,
-    contrast,
-    find_gap,
-    group_rows,
-)
-from bench.report.evidence import Evidence
-from bench.report.language.text import Text, format_duration
-from bench.report.rows import Row
-from bench.report.sections import Titles, bullets, head, section
+from bench.report.blocks import Block, Bullet, Bullets, Section
+from bench.report.cells import format_count, format_gib
+from bench.report.language.text import Text
+from bench.report.naming import Titles, join_titles, name_kind, place
+from bench.report.numbers.comparison import Comparison
+from bench.report.numbers.contrast import AccuracyGap, Contrast, contrast, find_gap, group_rows
+from bench.report.numbers.evidence import Evidence
+from bench.report.numbers.rows import Row
 
 _NEGLIGIBLE = 0.02  # a difference in memory or time that nobody chooses a method for
 
@@ -34,13 +29,13 @@ class Finding:
     rows: Sequence[Row]
 
 
-def describe_findings(evidence: Evidence, *, titles: Titles, text: Text) -> str:
+def describe_findings(evidence: Evidence, *, titles: Titles, text: Text) -> Section:
     """The section: what the results say, table by table; nothing where no run has succeeded."""
-    parts = []
+    blocks = list[Block]()
     for group, rows in group_rows(evidence.rows).items():
-        lines = [_cite(one, text) for one in find_all(rows, evidence.comparisons, text)]
-        parts.append(head(group, titles) + bullets(lines) if lines else "")
-    return section(text.sentences.findings, parts)
+        items = [_cite(one, text) for one in find_all(rows, evidence.comparisons, text)]
+        blocks += place(group, titles, [Bullets(items)])
+    return Section(text("findings.title"), blocks)
 
 
 def find_all(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> list[Finding]:
@@ -49,9 +44,7 @@ def find_all(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text)
     trained = [row for row in measured if not row.baseline]
     findings: list[Finding] = []
     if random := [row for row in measured if row.has_random_weights]:
-        findings.append(
-            Finding(text.sentences.random_weights.format(titles=join_titles(random, text)), random)
-        )
+        findings.append(Finding(text("findings.random_weights", titles=join_titles(random, text)), random))
     else:
         findings += _find_accuracy(trained, comparisons, text)
         findings += _find_gain(measured, comparisons, text)
@@ -61,7 +54,7 @@ def find_all(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text)
         findings += _find_cheapest(trained, comparisons, text)
     findings += _find_shares(trained, text)
     findings += [
-        Finding(text.sentences.none_succeeded.format(title=escape_markdown(row.title), runs=row.runs), [])
+        Finding(text("findings.none_succeeded", title=row.title, runs=row.runs), [])
         for row in rows
         if not row.selection
     ]
@@ -76,15 +69,15 @@ def most_accurate(rows: Sequence[Row]) -> Row | None:
 
 def _find_accuracy(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> Iterator[Finding]:
     """What the paired comparisons with the most accurate method say."""
-    words, best = text.sentences, most_accurate(rows)
+    best = most_accurate(rows)
     gaps = [gap for row in rows if best and row is not best and (gap := find_gap(best, row, comparisons))]
     for gap in (one for one in gaps if one.comparison.verdict != "none"):
         if gap.low is None or gap.high is None:
             continue
         numbers = {"points": 100 * gap.estimate, "low": 100 * gap.low, "high": 100 * gap.high}
-        names = {"one": escape_markdown(gap.one.title), "other": escape_markdown(gap.other.title)}
-        sentence = words.accuracy[gap.comparison.verdict].format(
-            texts=gap.comparison.rows, **numbers, **names
+        names = {"one": gap.one.title, "other": gap.other.title}
+        sentence = text(
+            f"findings.accuracy.{gap.comparison.verdict}", texts=gap.comparison.rows, **numbers, **names
         )
         yield Finding(sentence, [gap.one, gap.other])
     if best and (same := [gap for gap in gaps if gap.comparison.verdict == "none"]):
@@ -92,28 +85,28 @@ def _find_accuracy(rows: Sequence[Row], comparisons: Sequence[Comparison], text:
     if best and (
         missing := [row for row in rows if row is not best and row not in [gap.other for gap in gaps]]
     ):
-        names = {"one": escape_markdown(best.title), "titles": join_titles(missing, text)}
-        yield Finding(words.not_compared.format(**names), [best, *missing])
+        names = {"one": best.title, "titles": join_titles(missing, text)}
+        yield Finding(text("findings.not_compared", **names), [best, *missing])
 
 
 def _say_same(best: Row, gaps: Sequence[AccuracyGap], text: Text) -> Finding:
     """Methods that nothing tells apart from the most accurate, and how much would have been needed."""
-    words = text.sentences
     detectable = [gap.comparison.detectable for gap in gaps]
     known = [one for one in detectable if one is not None]
-    sentence = words.accuracy["none"].format(
-        one=escape_markdown(best.title),
+    sentence = text(
+        "findings.accuracy.none",
+        one=best.title,
         titles=join_titles([gap.other for gap in gaps], text),
         texts=gaps[0].comparison.rows,
     )
     if len(known) == len(detectable):
-        sentence += words.detectable.format(points=100 * max(known))
+        sentence += text("findings.detectable", points=100 * max(known))
     return Finding(sentence, [best, *(gap.other for gap in gaps)])
 
 
 def _find_gain(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> Iterator[Finding]:
     """What the most accurate training gains over the best baseline, which costs next to nothing."""
-    words, best = text.sentences, most_accurate([row for row in rows if not row.baseline])
+    best = most_accurate([row for row in rows if not row.baseline])
     for row in (row for row in rows if best and row.baseline):
         gap = find_gap(best, row, comparisons) if best else None
         if not gap or not best or not best.accuracy or not row.accuracy:
@@ -122,9 +115,10 @@ def _find_gain(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Tex
         if verdict == "difference" and gap.estimate < 0:
             verdict = "worse"
         yield Finding(
-            words.gain[verdict].format(
-                one=escape_markdown(best.title),
-                other=escape_markdown(row.title),
+            text(
+                f"findings.gain.{verdict}",
+                one=best.title,
+                other=row.title,
                 here=100 * best.accuracy.mean,
                 there=100 * row.accuracy.mean,
                 points=100 * abs(gap.estimate),
@@ -147,29 +141,29 @@ def _find_contrasts(rows: Sequence[Row], measure: str, text: Text) -> Iterator[F
         if isinstance(found, Contrast):
             yield Finding(_say_contrast(found, text), [one, other])
         elif found == "hardware":
-            names = {"one": escape_markdown(one.title), "other": escape_markdown(other.title)}
-            yield Finding(text.sentences.other_hardware.format(**names), [one, other])
+            names = {"one": one.title, "other": other.title}
+            yield Finding(text("findings.other_hardware", **names), [one, other])
 
 
 def _say_contrast(found: Contrast, text: Text) -> str:
-    words = text.sentences
     verdict = "less" if found.high < 0 else "more" if found.low > 0 else "overlap"
     if abs(found.change) < _NEGLIGIBLE:
         verdict = "same"
     if found.measure == "train_time" and found.runs < 2:
         verdict = "open"
     here, there = (
-        format_gib(one) if found.measure == "memory" else format_duration(one, text) for one in found.values
+        format_gib(one) if found.measure == "memory" else text.format_duration(one) for one in found.values
     )
-    sentence = words.contrasts[found.measure][verdict].format(
-        one=escape_markdown(found.one.title),
-        other=escape_markdown(found.other.title),
+    sentence = text(
+        f"findings.contrasts.{found.measure}.{verdict}",
+        one=found.one.title,
+        other=found.other.title,
         percent=abs(100 * found.change),
         here=here,
         there=there,
-        kind=words.kinds[found.one.memory_kind or "unknown"],
+        kind=name_kind(found.one.memory_kind, text),
     )
-    return sentence + (words.one_run_each if found.runs < 2 and verdict != "open" else "")
+    return sentence + (text("findings.one_run_each") if found.runs < 2 and verdict != "open" else "")
 
 
 def _find_unquantised(row: Row, rows: Sequence[Row]) -> Row | None:
@@ -201,12 +195,13 @@ def _find_cheapest(rows: Sequence[Row], comparisons: Sequence[Comparison], text:
     least, second = sorted(known, key=lambda row: row.peak_memory_bytes or 0.0)[:2]
     found = contrast(least, second, "memory")
     if isinstance(found, Contrast) and found.high < 0:
-        sentence = text.sentences.cheapest.format(
-            one=escape_markdown(least.title),
-            best=escape_markdown(best.title),
+        sentence = text(
+            "findings.cheapest",
+            one=least.title,
+            best=best.title,
             titles=join_titles(same[1:], text),
             here=format_gib(found.values[0]),
-            kind=text.sentences.kinds[least.memory_kind or "unknown"],
+            kind=name_kind(least.memory_kind, text),
         )
         yield Finding(sentence, same)
 
@@ -223,21 +218,11 @@ def _find_shares(rows: Sequence[Row], text: Text) -> Iterator[Finding]:
         numbers = {"trainable": format_count(trainable), "total": format_count(total)}
         share = 100 * trainable / total
         yield Finding(
-            text.sentences.share.format(titles=join_titles(members, text), share=share, **numbers), members
+            text("findings.share", titles=join_titles(members, text), share=share, **numbers), members
         )
 
 
-def join_titles(rows: Sequence[Row], text: Text) -> str:
-    titles = [escape_markdown(row.title) for row in rows]
-    return text.sentences.all_of.join(filter(None, [text.comma.join(titles[:-1]), titles[-1]]))
-
-
-def _cite(finding: Finding, text: Text) -> str:
-    """The sentence and its runs, below it."""
-    cited = [
-        text.sentences.cited.format(title=escape_markdown(row.title), runs=" ".join(row.run_ids))
-        for row in finding.rows
-    ]
-    return finding.sentence + (
-        f"\n  - {text.sentences.evidence}{text.prose.semicolon.join(cited)}" if cited else ""
-    )
+def _cite(finding: Finding, text: Text) -> Bullet:
+    """The sentence, and its runs below it."""
+    cited = [text("findings.run", title=row.title, runs=" ".join(row.run_ids)) for row in finding.rows]
+    return Bullet(finding.sentence, label=text("findings.runs"), detail=text("join.semicolon").join(cited))

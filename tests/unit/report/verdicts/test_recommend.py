@@ -11,9 +11,10 @@ from records import make_evidence, make_predictions, make_run
 
 from bench.config.pack import describe_pack
 from bench.errors import StoreError
-from bench.report.advice import describe_advice
+from bench.report.blocks import write_markdown
 from bench.report.language.text import LANGUAGES
-from bench.report.recommend import Limits, Recommendation, recommend
+from bench.report.verdicts.advice import describe_advice
+from bench.report.verdicts.recommend import Limits, Recommendation, recommend
 from bench.results.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
@@ -51,7 +52,7 @@ def advise(
     shown, fits = describe_advice(
         make_evidence(results, predictions=predictions), read, limits=limits, text=text
     )
-    return found, shown, fits
+    return found, write_markdown(shown), fits
 
 
 def name(found: Recommendation) -> str | None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from bench.report.statistics import (
+from bench.report.numbers.statistics import (
     Score,
     Seeds,
     adjust_holm,

@@ -14,11 +14,11 @@ import pandas as pd
 
 from bench.config.cards import GIB
 from bench.report.cells import format_gib
-from bench.report.comparison import Comparison, compare_methods
-from bench.report.contrast import Group, find_gap, group_rows
-from bench.report.findings import most_accurate
-from bench.report.language.text import Text, format_duration
-from bench.report.rows import PEAKS, Row, build_rows, stands_alone
+from bench.report.language.text import Text
+from bench.report.numbers.comparison import Comparison, compare_methods
+from bench.report.numbers.contrast import Group, find_gap, group_rows
+from bench.report.numbers.rows import PEAKS, Row, build_rows, stands_alone
+from bench.report.verdicts.findings import most_accurate
 from bench.results.selection import MethodKey, configuration_key, group_by_method, read_number, read_value
 from bench.results.store import Result
 
@@ -118,34 +118,33 @@ def _is_better(one: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
 
 def _find_reason(row: Row, inside: Row, needs: Sequence[_Need], limits: Limits, text: Text) -> str | None:
     """Why the method is out of question, in words, or None; inside: its row within the limits."""
-    reasons = text.counsel.rejections
     if row.selection is None:
-        return reasons["none_succeeded"].format(status=text.statuses[row.status])
+        return text("advice.rejections.none_succeeded", status=text(f"statuses.{row.status}"))
     peaks = [one.peak_bytes for one in needs if one.peak_bytes is not None]
     if not peaks:
-        return reasons["unknown_memory"]
+        return text("advice.rejections.unknown_memory")
     if min(peaks) > limits.vram_bytes:
-        return reasons["memory"].format(needs=format_gib(min(peaks)), limit=f"{limits.vram_gib:g}")
+        return text("advice.rejections.memory", needs=format_gib(min(peaks)), limit=f"{limits.vram_gib:g}")
     times = [
         one.seconds
         for one in needs
         if _divide(one.peak_bytes, limits.vram_bytes) <= 1 and one.seconds is not None
     ]
     if limits.max_seconds is not None and not times:
-        return reasons["unknown_time"]
+        return text("advice.rejections.unknown_time")
     if limits.max_seconds is not None and min(times) > limits.max_seconds:
         durations = {
-            "needs": format_duration(min(times), text),
-            "limit": format_duration(limits.max_seconds, text),
+            "needs": text.format_duration(min(times)),
+            "limit": text.format_duration(limits.max_seconds),
         }
-        return reasons["time"].format(**durations)
+        return text("advice.rejections.time", **durations)
     if inside.accuracy is None:
-        return reasons["unknown_accuracy"]
+        return text("advice.rejections.unknown_accuracy")
     if limits.min_accuracy is not None and inside.has_random_weights:
-        return reasons["random_weights"]
+        return text("advice.rejections.random_weights")
     if limits.min_accuracy is not None and inside.accuracy.mean < limits.min_accuracy:
         shares = {"has": 100 * inside.accuracy.mean, "limit": 100 * limits.min_accuracy}
-        return reasons["accuracy"].format(**shares)
+        return text("advice.rejections.accuracy", **shares)
     return None
 
 

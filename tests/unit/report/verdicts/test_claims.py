@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from records import CARD, NO_PRICES, make_evidence, make_run
 
-from bench.report.claims import Judgement, judge
 from bench.report.language.text import LANGUAGES
 from bench.report.table import render_markdown
+from bench.report.verdicts.claims import Judgement, judge
 from bench.results.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from bench.report.budget import Budget, count_budget
-from bench.report.health import Health, describe_health
-from bench.report.statistics import Summary, summarise
+from bench.report.cells import clean, flatten
+from bench.report.numbers.budget import Budget, count_budget
+from bench.report.numbers.health import Health, describe_health
+from bench.report.numbers.statistics import Summary, summarise
 from bench.results.selection import (
     MethodKey,
     Selection,
@@ -144,7 +145,7 @@ def _build_row(
         task=task,
         memory_kind=kind,
         method=key.method,
-        title=str(read_value(shown[0], "config.method.title") or key.method),
+        title=clean(str(read_value(shown[0], "config.method.title") or "")) or key.method,
         baseline=read_value(shown[0], "config.method.estimator") != "network",
         status=status,
         statuses=statuses,
@@ -206,7 +207,7 @@ def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[
 
 
 def _join_names(results: Iterable[Result], path: str) -> str:
-    return " / ".join(sorted({str(read_value(one, path)) for one in results}))
+    return " / ".join(sorted({clean(str(read_value(one, path))) for one in results}))
 
 
 def _read_kind(result: Result) -> str | None:
@@ -275,16 +276,6 @@ def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result])
         varied.add("lora.target_modules")
     paths = [path for path in _USUAL if path in found] + sorted(varied - set(_USUAL) - {"seed"})
     return {path.rpartition(".")[2]: found[path] for path in paths}
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= flatten(value, f"{prefix}{name}.")
-        else:
-            leaves[prefix + name] = value
-    return leaves
 
 
 def _first_error(results: Iterable[Result], status: str) -> str | None:

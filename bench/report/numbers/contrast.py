@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.report.comparison import Comparison
-from bench.report.rows import PEAKS, Row, Task, stands_alone
+from bench.report.numbers.comparison import Comparison
+from bench.report.numbers.rows import PEAKS, Row, Task, stands_alone
 from bench.results.selection import read_number
 
 Group = tuple[Task, str | None]  # what can be compared: one task, measured in one kind of memory
@@ -47,7 +47,7 @@ def group_rows(rows: Sequence[Row]) -> dict[Group, list[Row]]:
 
 
 def contrast(one: Row, other: Row, measure: str) -> Contrast | str:
-    """The two methods' memory or train time, or why there is none: a key of the texts' ``reasons``."""
+    """The two methods' memory or train time, or why there is none: a key below ``claims.no_contrast``."""
     values = [row.peak_memory_bytes if measure == "memory" else row.train_seconds for row in (one, other)]
     measured = [_read_alone(row, measure) for row in (one, other)]
     if one.memory_kind != other.memory_kind or one.task != other.task:

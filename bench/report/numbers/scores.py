@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from bench.errors import StoreError
-from bench.report.rows import Interval, Row
-from bench.report.statistics import (
+from bench.report.numbers.rows import Interval, Row
+from bench.report.numbers.statistics import (
     Integers,
     Score,
     Seeds,

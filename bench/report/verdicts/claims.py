@@ -9,17 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.config.reporting import ArticleClaim, ArticleConfig
-from bench.report.cells import UNKNOWN, escape_markdown, format_count, format_gib, to_markdown
-from bench.report.contrast import (
-    contrast,
-    find_gap,
-    group_rows,
-    read_hardware,
-)
-from bench.report.evidence import Evidence
-from bench.report.language.text import Text, format_duration
-from bench.report.rows import Row
-from bench.report.sections import Titles, head, section
+from bench.report.blocks import Block, Paragraph, Section, Table
+from bench.report.cells import UNKNOWN, format_count, format_gib
+from bench.report.language.text import Text
+from bench.report.naming import Titles, name_kind, place
+from bench.report.numbers.contrast import contrast, find_gap, group_rows, read_hardware
+from bench.report.numbers.evidence import Evidence
+from bench.report.numbers.rows import Row
 
 VERDICTS = ("reproduced", "not_reproduced", "undecided", "not_comparable")
 
@@ -44,10 +40,10 @@ class Judgement:
     reasons: Sequence[str]
 
 
-def describe_claims(evidence: Evidence, *, titles: Titles, text: Text) -> str:
+def describe_claims(evidence: Evidence, *, titles: Titles, text: Text) -> Section:
     """The section, for each of the report's tables that has one of the article's methods; else nothing."""
-    words, article = text.sentences, evidence.report.article
-    parts = []
+    article = evidence.report.article
+    blocks = list[Block]()
     for group, rows in group_rows(evidence.rows).items():
         judgements = [judge(claim, rows, evidence, text) for claim in article.claims]
         if not any(_find(rows, one.method) for one in article.table):
@@ -56,27 +52,28 @@ def describe_claims(evidence: Evidence, *, titles: Titles, text: Text) -> str:
             [
                 _quote(one.claim, rows, article, text),
                 one.measured.shown if one.measured else UNKNOWN,
-                words.verdicts[one.verdict],
-                text.prose.semicolon.join(one.reasons) or UNKNOWN,
+                text(f"claims.verdicts.{one.verdict}"),
+                text("join.semicolon").join(one.reasons) or UNKNOWN,
             ]
             for one in judgements
         ]
-        parts.append(head(group, titles) + to_markdown(list(words.claim_columns), table, left=range(4)))
+        shown: list[Block] = [Table([*text.under("claims.columns").values()], table)]
         if group[0].model == article.model:
-            parts.append(f"{words.article_parameters}\n")
-    return section(words.claims_heading, [f"{words.claims_rule}\n", *parts] if parts else [])
+            shown.append(Paragraph(text("claims.article_parameters")))
+        blocks += place(group, titles, shown)
+    return Section(text("claims.title"), [Paragraph(text("claims.rule")), *blocks] if blocks else [])
 
 
 def judge(claim: ArticleClaim, rows: Sequence[Row], evidence: Evidence, text: Text) -> Judgement:
     """The claim's verdict, from the rows of one table; on the article only where they are about the same."""
-    words, article = text.sentences, evidence.report.article
+    article = evidence.report.article
     method = _find(rows, claim.method)
     against = _find(rows, claim.against) if claim.against else method
     lacking = [
         name for name, row in ((claim.method, method), (claim.against, against)) if name and row is None
     ]
     if method is None or against is None:
-        reasons = [words.reasons["no_run"].format(method=name) for name in lacking]
+        reasons = [text("claims.reasons.no_run", method=name) for name in lacking]
         return Judgement(claim, "not_comparable", None, reasons)
     measured = _measure(claim, method, against, evidence, text)
     reasons = _list_differences(claim, method, against, article, text)
@@ -87,14 +84,14 @@ def judge(claim: ArticleClaim, rows: Sequence[Row], evidence: Evidence, text: Te
     low = -math.inf if claim.bounds == "high" else claim.says - claim.tolerance
     high = math.inf if claim.bounds == "low" else claim.says + claim.tolerance
     if claim.measure == "train_time" and min(len(method.run_ids), len(against.run_ids)) < 2:
-        return Judgement(claim, "undecided", measured, [words.reasons["one_run"]])
+        return Judgement(claim, "undecided", measured, [text("claims.reasons.one_run")])
     if claim.measure == "accuracy" and 1 in (len(method.seeds), len(against.seeds)):
-        return Judgement(claim, "undecided", measured, [words.reasons["one_seed"]])
+        return Judgement(claim, "undecided", measured, [text("claims.reasons.one_seed")])
     if low <= measured.low and measured.high <= high:
         return Judgement(claim, "reproduced", measured, [])
     if measured.high < low or high < measured.low:
         return Judgement(claim, "not_reproduced", measured, [])
-    return Judgement(claim, "undecided", measured, [words.reasons["across"]])
+    return Judgement(claim, "undecided", measured, [text("claims.reasons.across")])
 
 
 def _find(rows: Sequence[Row], method: str | None) -> Row | None:
@@ -105,19 +102,18 @@ def _list_differences(
     claim: ArticleClaim, method: Row, against: Row, article: ArticleConfig, text: Text
 ) -> list[str]:
     """Why the results say nothing of the article's claim, in words."""
-    reasons, task = text.sentences.reasons, method.task
-    hardware, found = read_hardware(method), []
+    task, hardware, found = method.task, read_hardware(method), list[str]()
     if claim.measure == "memory" and method.memory_kind != "cuda":
-        found.append(reasons["not_gpu_memory"])
+        found.append(text("claims.reasons.not_gpu_memory"))
     if claim.measure == "accuracy" and (method.has_random_weights or against.has_random_weights):
-        found.append(reasons["random_weights"])
+        found.append(text("claims.reasons.random_weights"))
     if "model" in claim.needs and task.model != article.model:
-        found.append(reasons["model"].format(here=escape_markdown(str(task.model)), there=article.model))
+        found.append(text("claims.reasons.model", here=str(task.model), there=article.model))
     if "data" in claim.needs and task.data not in article.data:
-        found.append(reasons["data"].format(here=escape_markdown(task.data)))
+        found.append(text("claims.reasons.data", here=task.data))
     if "card" in claim.needs and article.card not in (hardware or ""):
-        here = escape_markdown(hardware) if hardware else text.sentences.unknown
-        found.append(reasons["card"].format(here=here, there=article.card))
+        here = hardware or text("unknown")
+        found.append(text("claims.reasons.card", here=here, there=article.card))
     return found
 
 
@@ -125,55 +121,56 @@ def _measure(
     claim: ArticleClaim, method: Row, against: Row, evidence: Evidence, text: Text
 ) -> Measured | str:
     """What the results say, or in words why they say nothing."""
-    words = text.sentences
-    names = {"one": escape_markdown(method.title), "other": escape_markdown(against.title)}
+    names = {"one": method.title, "other": against.title}
     if claim.measure == "trainable":
         trainable, total = method.trainable_parameters, method.total_parameters
         if trainable is None or not total:
-            return words.reasons["unknown"]
+            return text("claims.no_contrast.unknown")
         counts = {"trainable": format_count(trainable), "total": format_count(total)}
         share = trainable / total
         return Measured(
-            share, share, share, words.measured["trainable"].format(share=100 * share, **counts, **names)
+            share, share, share, text("claims.measured.trainable", share=100 * share, **counts, **names)
         )
     if claim.measure == "accuracy":
         gap = find_gap(method, against, evidence.comparisons)
         if gap is None:
-            return words.reasons["not_paired"]
+            return text("claims.reasons.not_paired")
         if gap.low is None or gap.high is None:
-            return words.reasons["too_few_apart"]
+            return text("claims.reasons.too_few_apart")
         points = {"points": 100 * gap.estimate, "low": 100 * gap.low, "high": 100 * gap.high}
-        shown = words.measured["accuracy"].format(**points, texts=gap.comparison.rows, **names)
+        shown = text("claims.measured.accuracy", **points, texts=gap.comparison.rows, **names)
         return Measured(gap.estimate, gap.low, gap.high, shown)
     found = contrast(method, against, claim.measure)
     if isinstance(found, str):
-        return words.reasons[found]
-    write = format_gib if claim.measure == "memory" else lambda seconds: format_duration(seconds, text)
+        return text(f"claims.no_contrast.{found}")
+    write = format_gib if claim.measure == "memory" else text.format_duration
     numbers = {"percent": 100 * found.change, "here": write(found.values[0]), "there": write(found.values[1])}
-    kind = text.sentences.kinds[method.memory_kind or "unknown"]
-    shown = words.measured[claim.measure].format(**numbers, kind=kind, **names)
+    kind = name_kind(method.memory_kind, text)
+    shown = text(f"claims.measured.{claim.measure}", **numbers, kind=kind, **names)
     return Measured(found.change, found.low, found.high, shown)
 
 
 def _quote(claim: ArticleClaim, rows: Sequence[Row], article: ArticleConfig, text: Text) -> str:
     """The claim with the article's own numbers and what counts as reproducing it."""
-    words = text.sentences
     table = {one.method: one for one in article.table}
     one, other = table[claim.method], table[claim.against or claim.method]
-    titles = {row.method: escape_markdown(row.title) for row in rows}
+    titles = {row.method: row.title for row in rows}
     numbers = {
         "memory": (one.memory_gb, other.memory_gb),
         "accuracy": (100 * one.accuracy, 100 * other.accuracy),
         "train_time": (one.train_hours, other.train_hours),
         "trainable": (format_count(one.trainable_parameters), ""),
     }
-    bound = words.bound[claim.measure]
-    low, high = (100 * (claim.says + sign * claim.tolerance) for sign in (-1, 1))
-    return words.claims[claim.measure].format(
+    low, high = (
+        text(f"claims.bound.{claim.measure}", percent=100 * (claim.says + sign * claim.tolerance))
+        for sign in (-1, 1)
+    )
+    return text(
+        f"claims.claims.{claim.measure}",
         one=titles.get(one.method, one.method),
         other=titles.get(other.method, other.method),
         says=100 * claim.says,
         here=numbers[claim.measure][0],
         there=numbers[claim.measure][1],
-        counts=words.bounds[claim.bounds].format(low=bound.format(low), high=bound.format(high)),
+        counts=text(f"claims.bounds.{claim.bounds}", low=low, high=high),
     )

@@ -7,8 +7,8 @@ from typing import Any
 from bench.config.reporting import ReportConfig
 from bench.errors import StoreError
 from bench.files import read_object
-from bench.report.comparison import Comparison, LeftOut, compare_methods
-from bench.report.rows import Row, build_rows
+from bench.report.numbers.comparison import Comparison, LeftOut, compare_methods
+from bench.report.numbers.rows import Row, build_rows
 from bench.results.store import BadRecord, Result, Store, find_imported
 
 LATENCY = "latency.json"  # in the folder of a run, from `bench latency`

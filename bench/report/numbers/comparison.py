@@ -9,9 +9,9 @@ from itertools import combinations
 import numpy as np
 
 from bench.errors import StoreError
-from bench.report.rows import Row, Task
-from bench.report.scores import Read, Scored, bound_rows, score_method
-from bench.report.statistics import (
+from bench.report.numbers.rows import Row, Task
+from bench.report.numbers.scores import Read, Scored, bound_rows, score_method
+from bench.report.numbers.statistics import (
     LEVEL,
     Difference,
     adjust_holm,

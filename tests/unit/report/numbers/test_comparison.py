@@ -11,8 +11,8 @@ from records import make_evidence, make_predictions, make_run
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from bench.report.comparison import Comparison
-from bench.report.rows import build_rows
+from bench.report.numbers.comparison import Comparison
+from bench.report.numbers.rows import build_rows
 from bench.results.store import Result
 
 ROWS = 2000

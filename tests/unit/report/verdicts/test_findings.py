@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from records import make_evidence, make_run
 
-from bench.report.findings import find_all
 from bench.report.language.text import LANGUAGES, Text
 from bench.report.table import render_markdown
+from bench.report.verdicts.findings import find_all
 from bench.results.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]

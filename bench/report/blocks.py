@@ -1,0 +1,127 @@
+"""What a report says, before it is a file, a page or a screen: sections of blocks, their texts as they are.
+
+Each of the three that show blocks makes other people's texts harmless in its own way: Markdown here, the page
+in ``page/markup.py``, the terminal in ``cli/terminal.py``.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.report.cells import escape_markdown, to_markdown
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+    command: str = ""  # a part of the text that is to be typed
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Bullet:
+    text: str
+    label: str = ""  # opens the detail
+    detail: str = ""  # below the text; the page shows it on demand
+
+
+@dataclass(frozen=True)
+class Bullets:
+    items: Sequence[Bullet]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell that leads to a file of the results folder."""
+
+    text: str
+    path: str
+
+
+Cell = str | Link
+
+
+@dataclass(frozen=True)
+class Table:
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    left: Collection[int] | None = None  # columns of words, the others are numbers; None: all are words
+    name: str = ""  # for those who cannot see it
+    summary: str = ""  # where it is not empty, the page shows the table on demand, below this line
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One chart, and in words and numbers what it shows."""
+
+    kind: str  # a key of the words' figures.titles
+    name: str  # of its files
+    title: str
+    caption: str
+    spec: dict[str, Any]  # Vega-Lite
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures side by side."""
+
+    figures: Sequence[Figure]
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    blocks: Sequence["Block"]
+
+
+Block = Paragraph | Bullets | Table | Figures | Section
+
+
+def make_bullets(lines: Iterable[str]) -> Bullets:
+    """Return a list of plain lines."""
+    return Bullets([Bullet(line) for line in lines])
+
+
+def is_empty(block: Block) -> bool:
+    """Whether the block has nothing to say, so that nobody shows it: a section without blocks, say."""
+    if isinstance(block, Section):
+        return all(map(is_empty, block.blocks))
+    return isinstance(block, Bullets) and not block.items
+
+
+def write_markdown(blocks: Iterable[Block], *, level: int = 2) -> str:
+    """Return the blocks as Markdown; level: of the headings of their sections."""
+    return "\n".join(_write(block, level) for block in blocks if not is_empty(block))
+
+
+def _write(block: Block, level: int) -> str:
+    match block:
+        case Section():
+            body = write_markdown(block.blocks, level=level + 1)
+            return f"{'#' * level} {escape_markdown(block.title)}\n\n{body}"
+        case Paragraph():
+            text = escape_markdown(block.text)
+            if block.command:
+                text = text.replace(block.command, f"`{block.command}`")
+            return f"**{text}**\n" if block.strong else f"{text}\n"
+        case Bullets():
+            return "".join(map(_write_bullet, block.items))
+        case Table():
+            left = range(len(block.header)) if block.left is None else block.left
+            rows = [[escape_markdown(read_cell(cell)) for cell in row] for row in block.rows]
+            return to_markdown([escape_markdown(cell) for cell in block.header], rows, left=left)
+        case Figures():
+            shown = (f"![{escape_markdown(one.title)}](figures/{one.name}.png)\n" for one in block.figures)
+            return "\n".join(shown)
+
+
+def _write_bullet(item: Bullet) -> str:
+    below = f"  - {item.label}{escape_markdown(item.detail)}\n" if item.detail else ""
+    return f"- {escape_markdown(item.text)}\n{below}"
+
+
+def read_cell(cell: Cell) -> str:
+    """Return what the cell says, wherever it leads."""
+    return cell.text if isinstance(cell, Link) else cell

@@ -1,0 +1,181 @@
+"""What `bench recommend` prints: what to take and why, each method's numbers, and the article's advice."""
+
+from collections.abc import Sequence
+
+from bench.config.reporting import ArticleAdvice
+from bench.report.blocks import Block, Paragraph, Section, Table, make_bullets
+from bench.report.cells import UNKNOWN, format_gib, format_known
+from bench.report.language.text import Text
+from bench.report.naming import (
+    join_hyperparameters,
+    join_titles,
+    name_columns,
+    name_kind,
+    say_empty,
+    title_tasks,
+)
+from bench.report.numbers.contrast import Group, find_gap, read_hardware
+from bench.report.numbers.evidence import Evidence
+from bench.report.numbers.rows import Row
+from bench.report.verdicts.findings import most_accurate
+from bench.report.verdicts.recommend import Limits, Read, Recommendation, recommend
+
+
+def describe_advice(
+    evidence: Evidence, read: Read, *, limits: Limits, text: Text
+) -> tuple[list[Block], bool]:
+    """The advice, and whether anything fits the limits."""
+    found = recommend(evidence.results, read, limits=limits, text=text)
+    headings = title_tasks([row.task for row in evidence.rows], text)
+    blocks = list[Block]()
+    for group, one in found.items():
+        said = make_bullets(_explain(group, one, limits, text))
+        tables = (_tabulate(group, one, text), _compare_with_article(group, evidence, read, text))
+        blocks.append(Section(headings[group[0]], [said, *tables]))
+    if not found:
+        blocks.append(say_empty(text))
+    if evidence.imported:
+        blocks.append(Paragraph(text("advice.imports_left_out", count=len(evidence.imported))))
+    return blocks, any(one.chosen for one in found.values())
+
+
+def _explain(group: Group, found: Recommendation, limits: Limits, text: Text) -> list[str]:
+    """The recommendation and its reasons, a line each."""
+    chosen = found.chosen
+    lines = [text("advice.budget", limits=_say_limits(limits, text), kind=name_kind(group[1], text))]
+    if group[1] == "cpu_resident":
+        lines.append(text("advice.resident"))
+    if chosen is None:
+        nearest = found.rejected[0] if found.rejected else None
+        names = {"title": nearest[0].title, "reason": nearest[1]} if nearest else {}
+        return [*lines, text("advice.nothing_fits"), *([text("advice.nearest", **names)] if nearest else [])]
+    title = chosen.title
+    numbers, settings = _say_numbers(chosen, text), join_hyperparameters(chosen, text)
+    if chosen.hyperparameters:
+        lines.append(text("advice.take_with", title=title, settings=settings, numbers=numbers))
+    else:
+        lines.append(text("advice.take", title=title, numbers=numbers))
+    lines.append(_say_why(found, text))
+    if chosen.has_random_weights:
+        return lines
+    if len(chosen.seeds) == 1:
+        lines.append(text("advice.one_seed", title=title))
+    interval = chosen.interval
+    if limits.min_accuracy is not None and interval and interval.low < limits.min_accuracy:
+        lines.append(text("advice.floor_unsure", low=100 * interval.low, limit=100 * limits.min_accuracy))
+    if found.baseline:
+        names = {"baseline": found.baseline.title, "title": title}
+        lines.append(text("advice.baseline", numbers=_say_numbers(found.baseline, text), **names))
+    return lines
+
+
+def _say_why(found: Recommendation, text: Text) -> str:
+    """Why the chosen one before the others that fit."""
+    chosen = found.chosen
+    assert chosen is not None
+    title = chosen.title
+    others = [row for row in found.fitting if row is not chosen and row.baseline == chosen.baseline]
+    if not others:
+        return text("advice.only_one", title=title)
+    if chosen.has_random_weights:
+        return text("advice.random", title=title)
+    if len(found.same) > 1:
+        best, *others = found.same
+        names = {"best": best.title, "title": title}
+        return text("advice.same", titles=join_titles(others, text), **names)
+    gaps = [find_gap(chosen, row, found.comparisons) for row in others]
+    if all(gap and gap.comparison.verdict != "none" for gap in gaps):
+        return text("advice.more_accurate", title=title, titles=join_titles(others, text))
+    return text("advice.not_compared", title=title, titles=join_titles(others, text))
+
+
+def _say_limits(limits: Limits, text: Text) -> str:
+    said = [text("advice.at_most_memory", gib=limits.vram_gib)]
+    if limits.max_seconds is not None:
+        said.append(text("advice.at_most_time", duration=text.format_duration(limits.max_seconds)))
+    if limits.min_accuracy is not None:
+        said.append(text("advice.at_least", percent=100 * limits.min_accuracy))
+    return text("join.comma").join(said)
+
+
+def _say_numbers(row: Row, text: Text) -> str:
+    """Memory, time and accuracy in one breath; scores of random weights are none."""
+    peak, seconds = row.peak_memory_bytes, row.train_seconds
+    said = [f"{format_gib(peak)} GiB"] if peak is not None else []
+    said += [text.format_duration(seconds)] if seconds is not None else []
+    if row.accuracy and not row.has_random_weights:
+        said.append(text("advice.accuracy", percent=100 * row.accuracy.mean))
+    return text("join.comma").join(said) or UNKNOWN
+
+
+def _tabulate(group: Group, found: Recommendation, text: Text) -> Table:
+    """Every method: the recommended one, those that fit, those that do not and why."""
+    names = ("method", "hyperparameters", "memory", "train_time", "accuracy")
+    header = name_columns(group[1], text)
+    ordered = sorted(found.fitting, key=lambda row: row is not found.chosen)
+    verdicts = [
+        (row, text("advice.chosen") if row is found.chosen else text("advice.fits")) for row in ordered
+    ]
+    lines = []
+    for row, verdict in [*verdicts, *found.rejected]:
+        known = row.selection is not None
+        shown = row.accuracy.mean if row.accuracy and not row.has_random_weights else None
+        lines.append(
+            [
+                row.title,
+                join_hyperparameters(row, text) if known else UNKNOWN,
+                format_known(row.peak_memory_bytes, format_gib),
+                format_known(row.train_seconds, text.format_duration),
+                format_known(shown, text.format_percent),
+                verdict,
+            ]
+        )
+    return Table([*(header[name] for name in names), text("advice.verdict")], lines, left=(0, 1, 5))
+
+
+def _compare_with_article(group: Group, evidence: Evidence, read: Read, text: Text) -> Table:
+    """The article's recommendation table with what the results say on each of its lines."""
+    article = evidence.report.article
+    rows = [row for row in evidence.rows if (row.task, row.memory_kind) == group and row.selection]
+    titles = {row.method: row.title for row in rows}
+    lines = [
+        [
+            text(f"advice.cases.{one.case}", gb=one.memory_gb),
+            titles.get(one.method, one.method),
+            _answer(one, group, rows, evidence, read, text),
+        ]
+        for one in article.advice
+    ]
+    return Table([*text.under("advice.columns").values()], lines)
+
+
+def _answer(
+    advice: ArticleAdvice, group: Group, rows: Sequence[Row], evidence: Evidence, read: Read, text: Text
+) -> str:
+    """What the results say on one line of the article's advice."""
+    trained = [row for row in rows if not row.baseline]
+    if advice.memory_gb is not None:
+        if group[1] != "cuda":
+            return text("advice.answers.no_gpu")
+        limits = Limits(vram_gib=advice.memory_gb, max_seconds=None, min_accuracy=None)
+        chosen = recommend(evidence.results, read, limits=limits, text=text)[group].chosen
+        if chosen is None:
+            return text("advice.answers.nothing_fits")
+        return text("advice.answers.take", title=chosen.title, numbers=_say_numbers(chosen, text))
+    if advice.case == "speed":
+        timed = [row for row in trained if row.train_seconds is not None]
+        if not timed or len({read_hardware(row) for row in timed}) != 1 or read_hardware(timed[0]) is None:
+            return text("advice.answers.unknown")
+        quickest = min(timed, key=lambda row: row.train_seconds or 0.0)
+        return text("advice.answers.take", title=quickest.title, numbers=_say_numbers(quickest, text))
+    if any(row.has_random_weights for row in trained):
+        return text("advice.answers.random")
+    best = most_accurate(trained)
+    if best is None:
+        return text("advice.answers.unknown")
+    gaps = [find_gap(best, row, evidence.comparisons) for row in trained if row is not best]
+    same = [gap.other for gap in gaps if gap and gap.comparison.verdict == "none"]
+    said = text("advice.answers.take", title=best.title, numbers=_say_numbers(best, text))
+    if same:
+        said += text("advice.answers.same", titles=join_titles(same, text))
+    return said if all(gaps) else said + text("advice.answers.not_compared")

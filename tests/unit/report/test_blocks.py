@@ -1,0 +1,110 @@
+"""Blocks as Markdown, as HTML and on a terminal: the same words in each, and no text that does anything."""
+
+import html
+import re
+from html.parser import HTMLParser
+
+import pytest
+from markdown_it import MarkdownIt
+
+from bench.cli import terminal
+from bench.report.blocks import (
+    Block,
+    Bullet,
+    Bullets,
+    Figure,
+    Figures,
+    Link,
+    Paragraph,
+    Section,
+    Table,
+    make_bullets,
+    write_markdown,
+)
+from bench.report.language.text import LANGUAGES
+from bench.report.page.markup import write_html
+
+HOSTILE = r'a|b *c* _d_ <script>x</script> [y](z) ![i](j) \ \\ \* `e` ~~f~~ &lt; "g" {{7*7}}'
+BLOCKS: list[Block] = [
+    Paragraph("No runs yet: bench sweep makes them.", command="bench sweep"),
+    Section(
+        f"Heading {HOSTILE}",
+        [
+            Paragraph(HOSTILE, strong=True),
+            Bullets([Bullet(HOSTILE, label="Runs: ", detail=HOSTILE), Bullet("plain")]),
+            Section("Below", [Table([f"Label {HOSTILE}", "Share"], [[HOSTILE, "5 %"]], left=[0])]),
+        ],
+    ),
+]
+
+
+class Words(HTMLParser):
+    """The texts of a page, and its tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.said, self.tags = list[str](), list[str]()
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.said += data.split()
+
+
+def test_all_three_say_the_same_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    markdown = Words(MarkdownIt("commonmark").enable("table").render(write_markdown(BLOCKS)))
+    page = Words(write_html(BLOCKS, text=LANGUAGES["en"]))
+    monkeypatch.setenv("COLUMNS", "400")
+    terminal.print_blocks(BLOCKS)
+    screen = re.sub(r"^ *- |─+", "", capsys.readouterr().out, flags=re.MULTILINE).split()
+    assert markdown.said == screen
+    assert [word for word in markdown.said if word != "Runs:"] == [
+        word for word in page.said if word != "Runs"
+    ]
+    assert " ".join(screen).count(HOSTILE) == 6
+    assert {*markdown.tags, *page.tags}.isdisjoint({"script", "img", "a", "del"})
+
+
+def test_markdown_of_each_block() -> None:
+    assert write_markdown(BLOCKS[:1]) == "No runs yet: `bench sweep` makes them.\n"
+    figure = Figure("loss", "loss-2", "A | b", "", {}, [], [])
+    blocks = [
+        Section("One", [Figures([figure, figure]), make_bullets(["x", "y"])]),
+        Paragraph("Stop", strong=True),
+    ]
+    image = "![A \\| b](figures/loss-2.png)\n"
+    assert write_markdown(blocks) == f"## One\n\n{image}\n{image}\n- x\n- y\n\n**Stop**\n"
+    assert write_markdown([Table(["r \\ alpha", "8"], [["4", Link("there", "x")]])]).startswith(
+        "| r \\ alpha | 8"
+    )
+
+
+def test_a_block_with_nothing_to_say_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks: list[Block] = [Section("Empty", [make_bullets([]), Section("Too", [])]), make_bullets([])]
+    terminal.print_blocks(blocks)
+    assert write_markdown(blocks) + write_html(blocks, text=LANGUAGES["en"]) + capsys.readouterr().out == ""
+
+
+def test_the_page_marks_numbers_and_names_what_can_be_scrolled() -> None:
+    table = Table(["Method", "Peak", "Note"], [["LoRA", "1.5", Link("log", 'runs/1/"x"')]], left=[0, 2])
+    shown = write_html([Section("Memory", [table])], text=LANGUAGES["en"])
+    assert re.findall(r"<t[hd]\b[^>]*>", shown) == [
+        *('<th scope="col">', '<th scope="col" class="number">', '<th scope="col">'),
+        *('<th scope="row">', '<td class="number">', "<td>"),
+    ]
+    assert 'tabindex="0" aria-label="Memory"' in shown
+    assert f'<a href="{html.escape("runs/1/", quote=True)}&#34;x&#34;">log</a>' in shown
+
+
+def test_a_caption_stands_once_above_figures_that_share_it() -> None:
+    one, other = (Figure("loss", name, name, "Lower is better.", {}, ["a"], [["1"]]) for name in ("x", "y"))
+    shown = write_html([Figures([one, other])], text=LANGUAGES["zh"])
+    assert shown.count("Lower is better.") == 1
+    assert shown.count("<summary>数值</summary>") == 2
+    assert '<div class="chart" data-lang="zh" data-chart="y"></div>' in shown
