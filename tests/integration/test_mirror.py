@@ -19,13 +19,27 @@ from bench.run.run import run
 Compose = Callable[..., Config]
 
 
+Mirrored = tuple[Config, Store, Result]
+
+
 @pytest.fixture
-def mirrored(
+def mirror_run(
     compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> tuple[Config, Store, Result]:
+) -> Callable[[str], Mirrored]:
+    """A success of a method with its offline W&B run."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    config = compose_tiny("track.mode=offline", "train.max_steps=4", "train.eval_steps=4")
-    return config, Store(Path(config.results_dir)), run(config)
+
+    def run_offline(method: str) -> Mirrored:
+        lines = ("track.mode=offline", "train.max_steps=4", "train.eval_steps=4")
+        config = compose_tiny(f"method={method}", *lines)
+        return config, Store(Path(config.results_dir)), run(config)
+
+    return run_offline
+
+
+@pytest.fixture
+def mirrored(mirror_run: Callable[[str], Mirrored]) -> Mirrored:
+    return mirror_run("majority")
 
 
 def inspect(folder: Path) -> dict[str, Any]:
@@ -51,9 +65,9 @@ def _without_times(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_partial_or_missing_mirror_is_made_again_and_that_of_a_replaced_attempt_goes(
-    mirrored: tuple[Config, Store, Result],
+    mirror_run: Callable[[str], Mirrored],
 ) -> None:
-    config, store, result = mirrored
+    config, store, result = mirror_run("lora")
     [folder] = tracking.offline_folders(store.folder)
     before = inspect(folder)
     assert mirror.mend(store, config) == (0, 0)
@@ -74,7 +88,7 @@ def test_a_partial_or_missing_mirror_is_made_again_and_that_of_a_replaced_attemp
     assert len(tracking.offline_folders(store.folder)) == 1
 
 
-def test_a_success_whose_mirror_could_not_start_gets_one(mirrored: tuple[Config, Store, Result]) -> None:
+def test_a_success_whose_mirror_could_not_start_gets_one(mirrored: Mirrored) -> None:
     config, store, result = mirrored
     shutil.rmtree(store.folder / "wandb")
     reason = f"{tracking.NOT_STARTED}: OSError: no luck"
@@ -91,9 +105,7 @@ def test_a_success_whose_mirror_could_not_start_gets_one(mirrored: tuple[Config,
 @pytest.mark.parametrize(
     "kept", [{"mode": "online"}, {"mode": "disabled", "wandb_run_id": None, "reason": "track.mode=disabled"}]
 )
-def test_what_was_online_or_is_not_wanted_is_not_made(
-    mirrored: tuple[Config, Store, Result], kept: dict[str, Any]
-) -> None:
+def test_what_was_online_or_is_not_wanted_is_not_made(mirrored: Mirrored, kept: dict[str, Any]) -> None:
     config, store, result = mirrored
     shutil.rmtree(store.folder / "wandb")
     store.write(dataclasses.replace(result, tracking={**result.tracking, **kept}))
@@ -101,7 +113,7 @@ def test_what_was_online_or_is_not_wanted_is_not_made(
 
 
 def test_what_was_uploaded_is_not_made_again_once_its_folder_has_gone(
-    mirrored: tuple[Config, Store, Result], monkeypatch: pytest.MonkeyPatch
+    mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, store, _ = mirrored
     [folder] = tracking.offline_folders(store.folder)
