@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from bench.errors import StoreError
 
 TEMPORARY = ".writing-"  # begins the name of a file that is not whole yet
+ABANDONED_SECONDS = 60  # after its last byte nobody goes on with a file, which takes milliseconds to write
 
 
 def replace_file(path: Path, body: str | bytes, *, durable: bool = True) -> None:
@@ -44,6 +46,14 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what a killed process left of files in the folder; another process may be writing newer ones."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                path.unlink()
 
 
 def can_write(folder: Path) -> bool:

@@ -254,12 +254,17 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _sync(arguments: argparse.Namespace) -> int:
-    from bench.run import tracking
+    from bench.results.store import Store
+    from bench.run import mirror, tracking
 
     if not 0 < arguments.probe_seconds <= 60:
         raise ConfigError(f"--probe-seconds {arguments.probe_seconds}: must lie in (0, 60]")
-    folder = find_results(arguments.results)
-    uploaded, failed = tracking.sync(folder, probe_seconds=arguments.probe_seconds)
+    store = Store(find_results(arguments.results))
+    tracking.require_server("bench sync", arguments.probe_seconds)
+    made, removed = mirror.mend(store, _read_section([], "track"))
+    if made or removed:
+        print(f"{made} made from their records, {removed} removed that a later attempt has replaced")
+    uploaded, failed = tracking.sync(store.folder, probe_seconds=arguments.probe_seconds)
     print(f"{uploaded} uploaded, {failed} failed")
     return 1 if failed else 0
 

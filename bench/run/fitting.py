@@ -13,7 +13,7 @@ from bench.errors import ConfigError
 from bench.packs.fit import fit_pack
 from bench.results.store import Store
 from bench.run.journal import Journal
-from bench.run.preparation import Prepared
+from bench.run.preparation import ASIDE, Prepared
 from bench.train import optimizers, parallel, processes
 from bench.train.checkpoint import BEST
 from bench.train.device import (
@@ -25,8 +25,6 @@ from bench.train.device import (
 )
 from bench.train.fit import Fitted, fit
 from bench.train.meter import Meter
-
-ASIDE = "alone"  # in a run's folder: the weights of a run that is trained again
 
 
 def require_device(config: Config) -> torch.device:

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 import transformers
 
-from bench.config.identity import describe
 from bench.config.pack import describe_pack
 from bench.config.schema import Config
 from bench.data import dataset as datasets
 from bench.redaction import redact
 from bench.results.store import Result, Store, start_record
-from bench.run import provenance, tracking
+from bench.run import provenance
+from bench.run.mirror import start_tracker
 from bench.run.preparation import Prepared, adapt
 from bench.run.tracking import Mode, Tracker
 from bench.train.meter import Meter
@@ -68,7 +68,7 @@ def open_all(
         store.write(record)
     with log_to({one.run_id: store.run_folder(one.run_id) / "log.txt" for one in started}):
         yield [
-            Journal(adapt(config), record, _start_tracker(config, record, mode), meter)
+            Journal(adapt(config), record, start_tracker(config, record, mode), meter)
             for (config, _), record in zip(prepared.members, started, strict=True)
         ]
 
@@ -85,22 +85,6 @@ def _start_records(prepared: Prepared, store: Store) -> list[Result]:
         start_record(config, identity, earlier=store.read(identity.run_id), **shared)
         for config, identity in prepared.members
     ]
-
-
-def _start_tracker(config: Config, started: Result, mode: Mode) -> Tracker:
-    """Start the W&B run that mirrors this one."""
-    folder = Path(config.results_dir)
-    return tracking.start(
-        mode,
-        project=config.track.project,
-        entity=config.track.entity,
-        folder=folder,
-        run_id=started.run_id,
-        name=describe(config),
-        group=folder.name,
-        tags=[config.method.name, config.model.name, config.data.name],
-        config=started.config,
-    )
 
 
 @contextlib.contextmanager

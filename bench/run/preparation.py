@@ -16,6 +16,8 @@ from bench.data.dataset import Dataset
 from bench.model import weights
 from bench.results.store import Result
 
+ASIDE = "alone"  # in a run's folder: the weights of a run that is trained again
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -22,10 +22,10 @@ from bench.errors import ConfigError, DataError, RunError, StoreError
 from bench.memory import comparison
 from bench.redaction import LONGEST, redact, shorten
 from bench.results.store import STARTED, Result, Store, now
-from bench.run.fitting import ASIDE, has_success, take_from_aside
+from bench.run.fitting import has_success, take_from_aside
 from bench.run.journal import Journal
-from bench.run.preparation import Prepared
-from bench.run.tracking import Tracker
+from bench.run.mirror import describe_tracker, flatten
+from bench.run.preparation import ASIDE, Prepared
 from bench.train import checkpoint, metrics
 from bench.train.fit import Fitted, score_all
 from bench.train.meter import Meter
@@ -112,7 +112,7 @@ def _record(journal: Journal, end: Fitted | BaseException, prepared: Prepared, s
     if error is None or not replaces:
         store.write_history(run_id, journal.history)
     result = finish_record(journal.started, prepared.dataset, meter, phase=phase, fitted=fitted, error=error)
-    result = dataclasses.replace(result, tracking=_describe_tracker(journal.tracker))
+    result = dataclasses.replace(result, tracking=describe_tracker(journal.tracker))
     store.write(result)  # before what may take its time
     if journal.is_alone and (error is None or result.status == "oom"):
         result = comparison.compare(
@@ -129,15 +129,10 @@ def _finish_tracker(store: Store, journal: Journal, recorded: _Recorded) -> Resu
     """End the run's W&B run; return the record, which says what became of it."""
     result, tracker = recorded.result, journal.tracker
     tracker.finish(summary=flatten(result), predictions=recorded.predictions, success=recorded.error is None)
-    if _describe_tracker(tracker) != result.tracking:
-        result = dataclasses.replace(result, tracking=_describe_tracker(tracker))
+    if describe_tracker(tracker) != result.tracking:
+        result = dataclasses.replace(result, tracking=describe_tracker(tracker))
         store.write(result)
     return result
-
-
-def _describe_tracker(tracker: Tracker) -> dict[str, Any]:
-    """Return the block ``tracking`` of a record."""
-    return {"mode": tracker.mode, "wandb_run_id": tracker.wandb_run_id, "reason": tracker.reason}
 
 
 def _explain_full_disk(error: BaseException) -> BaseException:
@@ -226,24 +221,6 @@ def classify(error: BaseException | None) -> str:
     ):
         return "oom"
     return "failed"
-
-
-def flatten(result: Result) -> dict[str, object]:
-    """Return the table's columns of a record, as W&B's summary."""
-    train_memory = result.memory.get("train") or {}
-    return {
-        "status": result.status,
-        "train_seconds": result.time.get("train_seconds"),
-        "pack_size": (result.packed or {}).get("size"),
-        **{f"train_{name}": value for name, value in train_memory.items()},
-        **{
-            f"{split}_{name}": value
-            for split, scores in result.metrics.items()
-            for name, value in scores.items()
-        },
-        **{f"{name}_parameters": value for name, value in result.parameters.items()},
-        **result.throughput,
-    }
 
 
 def _describe_error(error: BaseException | None) -> dict[str, Any] | None:

@@ -4,13 +4,14 @@ Importing this module is quick: torch is imported once the configuration is know
 """
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.config.schema import Config
 from bench.results.store import Result, Store
 from bench.run import driver, tracking
-from bench.run.preparation import adapt, is_done, prepare
+from bench.run.preparation import ASIDE, adapt, is_done, prepare
 from bench.train import checkpoint
 
 
@@ -72,8 +73,14 @@ def find_done(run_ids: Sequence[str], store: Store) -> dict[str, Result]:
     found = {run_id: store.read(run_id) for run_id in run_ids}
     alone = len(run_ids) == 1
     done = {run_id: one for run_id, one in found.items() if one is not None and is_done(one, alone=alone)}
-    for run_id, one in done.items():
-        train = one.config["train"]
-        policy = train.get("keep", "best")  # which earlier records do not say
-        checkpoint.tidy(store.run_folder(run_id), policy=policy, stopped=train.get("stop_step") is not None)
+    for one in done.values():
+        tidy(one, store)
     return done
+
+
+def tidy(success: Result, store: Store) -> None:
+    """Leave of a success on disk what ``train.keep`` says, and the weights of no second training."""
+    folder, train = store.run_folder(success.run_id), success.config["train"]
+    policy = train.get("keep", "best")  # which earlier records do not say
+    checkpoint.tidy(folder, policy=policy, stopped=train.get("stop_step") is not None)
+    shutil.rmtree(folder / ASIDE, ignore_errors=True)

@@ -33,6 +33,10 @@ FINISH_SECONDS = 9  # by default wandb waits for ever on a server that died
 UPLOAD_SECONDS = 300  # of one offline run, about 0.1 MB; `wandb sync` retries a lost server for ever
 LOOK_SECONDS = 0.01  # between looks for W&B's service
 MODULES = ("wandb", "wandb.sdk.launch.inputs.internal", "requests")  # what wandb.init imports, in seconds
+NOT_STARTED = "W&B could not start"
+_SYNCED = ".wandb.synced"  # ends the name of the file by which wandb marks an uploaded run
+_COMPLETE = "bench-complete"  # in an offline run's folder: bench has written all of it
+_UPLOADED = ".uploaded"  # in wandb/: the ids of runs that were uploaded, also where their folders have gone
 _LATER = "upload later with `bench sync`"
 _NETRC_ALIASES = {"api.forge.coreweave.com": "api.wandb.ai"}  # W&B's public server, and its name before
 _SECRET = re.compile(
@@ -82,7 +86,7 @@ def resolve(mode: str, *, probe_seconds: float) -> Mode:
     if mode == "auto":
         return _resolve_auto(probe_seconds)
     if mode == "online":
-        _require_server("track.mode=online", probe_seconds)
+        require_server("track.mode=online", probe_seconds)
         return Mode("online", None)
     return Mode(mode, f"track.mode={mode}" + (f"; {_LATER}" if mode == "offline" else ""))
 
@@ -109,8 +113,9 @@ def start(
     group: str,
     tags: Sequence[str],
     config: Mapping[str, object],
+    wandb_run_id: str | None = None,
 ) -> Tracker:
-    """Start a tracker for one attempt at a run; its W&B id is the run_id and a random suffix.
+    """Start a tracker for one attempt at a run; its W&B id, unless given, is the run_id and a random suffix.
 
     W&B's files go to ``folder``/wandb. If wandb fails, the tracker is disabled and its reason says why.
     """
@@ -127,14 +132,14 @@ def start(
             project=project,
             entity=entity,
             dir=str(folder),
-            id=f"{run_id}-{secrets.token_hex(4)}",
+            id=wandb_run_id or f"{run_id}-{secrets.token_hex(4)}",
             name=name,
             group=group,
             tags=list(tags),
             config={**config, "run_id": run_id},
         )
     except Exception as error:
-        reason = f"W&B could not start: {describe_error(error)}"
+        reason = f"{NOT_STARTED}: {describe_error(error)}"
         _log.warning("%s; the run goes on without it", reason)
         if mode.mode == "online":
             _mark_lost(folder)
@@ -201,6 +206,9 @@ class WandbTracker:
             )
             _log.warning("%s", self.reason)
             _mark_lost(self.folder)
+        for folder in offline_folders(self.folder, str(self.wandb_run_id)):
+            if not self.failed:
+                (folder / _COMPLETE).touch()
 
     def _attempt(self, action: str, call: Callable[[], object], *, always: bool = False) -> None:
         """Call wandb, unless it failed before; its errors are reported once and never raised."""
@@ -221,10 +229,24 @@ def default_entity() -> str | None:
     return entity
 
 
-def offline_folders(results_dir: Path) -> list[Path]:
-    """List the W&B folders of offline runs in ``results_dir``/wandb that are not uploaded, oldest first."""
-    folders = (results_dir / "wandb").glob("offline-run-*")  # then the time of the start: names sort by age
-    return sorted(folder for folder in folders if _is_pending(folder))
+def offline_folders(results_dir: Path, wandb_run_id: str = "*") -> list[Path]:
+    """List the W&B folders of offline runs in ``results_dir``/wandb that are not uploaded, oldest first.
+
+    ``wandb_run_id`` is a pattern of their ids.
+    """
+    # The time of the start stands before the id, so that names sort by age.
+    folders = sorted((results_dir / "wandb").glob(f"offline-run-*-{wandb_run_id}"))
+    return [folder for folder in folders if not any(folder.glob(f"*{_SYNCED}"))]
+
+
+def is_whole(results_dir: Path, wandb_run_id: str) -> bool:
+    """Return whether the offline run was uploaded, or is there with all that bench wrote."""
+    folders = list((results_dir / "wandb").glob(f"offline-run-*-{wandb_run_id}"))
+    if any((folder / _COMPLETE).exists() or any(folder.glob(f"*{_SYNCED}")) for folder in folders):
+        return True
+    with contextlib.suppress(OSError):
+        return wandb_run_id in (results_dir / "wandb" / _UPLOADED).read_text(encoding="utf-8").split()
+    return False
 
 
 def sync(results_dir: Path, *, probe_seconds: float) -> tuple[int, int]:
@@ -237,8 +259,9 @@ def sync(results_dir: Path, *, probe_seconds: float) -> tuple[int, int]:
         ConfigError: no API key.
         MissingError: the server does not answer within ``probe_seconds``.
     """
-    _require_server("bench sync", probe_seconds)
-    outcomes = [_upload(folder) for folder in offline_folders(results_dir)]
+    require_server("bench sync", probe_seconds)
+    pending = [folder for folder in offline_folders(results_dir) if any(folder.glob("*.wandb"))]
+    outcomes = [_upload(folder) for folder in pending]
     return outcomes.count(True), outcomes.count(False)
 
 
@@ -324,7 +347,7 @@ def _resolve_auto(probe_seconds: float) -> Mode:
     return Mode("online", None)
 
 
-def _require_server(what: str, probe_seconds: float) -> None:
+def require_server(what: str, probe_seconds: float) -> None:
     """Raise the error that is in the way of an upload, with the remedy."""
     try:
         _check_server(_read_settings(), probe_seconds)
@@ -374,11 +397,6 @@ def describe_error(error: Exception) -> str:
     return _SECRET.sub("***", f"{type(error).__name__}: {line}")
 
 
-def _is_pending(folder: Path) -> bool:
-    """Return whether the folder holds a run's file without wandb's mark of an upload."""
-    return any(not file.with_suffix(".wandb.synced").exists() for file in folder.glob("*.wandb"))
-
-
 def _upload(folder: Path) -> bool:
     """Upload the folder; return whether wandb left its mark, as it exits with 0 even when refused."""
     command = [sys.executable, "-m", "wandb", "sync", str(folder.resolve())]
@@ -388,6 +406,9 @@ def _upload(folder: Path) -> bool:
         subprocess.run(
             command, cwd=home, stdin=quiet, stdout=quiet, stderr=quiet, timeout=UPLOAD_SECONDS, check=False
         )
-    if pending := _is_pending(folder):
+    if not any(folder.glob(f"*{_SYNCED}")):
         _log.warning("%s: not uploaded; `python -m wandb sync` of this folder says why", folder)
-    return not pending
+        return False
+    with (folder.parent / _UPLOADED).open("a", encoding="utf-8") as uploaded:
+        uploaded.write(folder.name.split("-", 3)[3] + "\n")
+    return True

@@ -16,7 +16,7 @@ from bench.redaction import show
 from bench.results import selection
 from bench.results.store import STARTED, STATUSES, Result, Store, start_record
 from bench.run import tracking
-from bench.sweep import crashes, losers
+from bench.sweep import cleanup, crashes
 from bench.sweep.halving import count_survivors, group_points, plan_rung, rungs, survivors
 from bench.sweep.isolate import ProcessError
 from bench.sweep.packing import Pack, form_packs, pack_lines, shrink
@@ -111,6 +111,7 @@ class Sweep:
         tracking.begin_sweep(self.store.folder)
         for line in [*crashes.recover_native_oom(self.store), *self.store.recover()]:
             print(show(line), flush=True)
+        cleanup.remove_leftovers(self.store)
         if self._launch_new(self.plan.points[: self.plan.first]) and self._search():
             best = self._choose_best()
             finals = plan_finals(best, self.base.sweep.final_seeds, self.identify).points
@@ -299,7 +300,7 @@ class Sweep:
         """
         planned = {point.run_id: point for point in self.plan.points}
         chosen = self._select(planned)
-        if freed := losers.remove(self.store, self.points, chosen):
+        if freed := cleanup.remove_losers(self.store, self.points, chosen):
             print(f"train.keep: what was not chosen gave back {freed / GIB:.1f} GiB of the disk", flush=True)
         go_on = self._measure_alone(planned[one.run_id] for best in chosen for one in best.results)
         return [planned[best.results[0].run_id] for best in chosen] if go_on else []

@@ -11,6 +11,7 @@ import torch
 from bench.config.schema import Config
 from bench.results.store import Result, Store
 from bench.run import fitting
+from bench.run.preparation import ASIDE
 from bench.run.run import run, run_all
 from bench.train.checkpoint import BEST
 from bench.train.meter import Meter
@@ -69,7 +70,7 @@ def test_each_run_of_a_pack_leaves_the_record_of_a_run_alone(
     assert again.attempts[0]["packed"] == results[0].packed
     assert store.read(again.run_id) == again
     assert run(compose_tiny("lora.r=2")) == again
-    assert not (store.run_folder(again.run_id) / fitting.ASIDE).exists()
+    assert not (store.run_folder(again.run_id) / ASIDE).exists()
 
 
 def test_a_run_that_fails_alone_leaves_its_success_in_a_pack_as_it_was(

@@ -19,6 +19,7 @@ from bench.errors import ConfigError, HeldError, MissingError, StoreError
 from bench.model import weights
 from bench.results.store import RECORD, STARTED, STATUSES, Result, Store, start_record
 from bench.run import tracking
+from bench.run.preparation import ASIDE
 from bench.sweep import engine, request
 from bench.sweep.engine import Foresight, Outcome, Sweep
 from bench.sweep.isolate import ProcessError
@@ -249,6 +250,34 @@ def test_a_process_that_bitsandbytes_ended_for_want_of_memory_was_out_of_memory(
         assert found.error["message"] == (
             "bitsandbytes ended the process: Error out of memory at line 62 in file /src/csrc/ops.cu"
         )
+
+
+def test_what_killed_processes_left_goes_with_the_next_start_also_where_all_is_done(
+    sweep: Callable[..., Outcome], store: Store, plan: Plan
+) -> None:
+    done, failed, held = plan.points[:3]
+    for point, status in ((done, "success"), (failed, "failed"), (held, "success")):
+        store.write(record(point, status))
+        folder = store.run_folder(point.run_id)
+        (folder / FOLDER / "step-000010").mkdir(parents=True)
+        (folder / ASIDE).mkdir()
+        (folder / ".writing-result.json.x").touch()
+    (store.folder / ".writing-table.csv.old").touch()
+    os.utime(store.folder / ".writing-table.csv.old", (0, 0))
+    (store.folder / ".writing-table.csv.new").touch()  # which another sweep may be writing
+    with store.claim(held.run_id):
+        (store.run_folder(held.run_id) / ".writing-result.json.x").touch()
+        sweep(Trainer(store), **{"sweep.retry": []})
+    left = {
+        point.run_id: sorted(path.name for path in store.run_folder(point.run_id).iterdir())
+        for point in (done, failed, held)
+    }
+    own = [".lock", "config.yaml", "result.json"]
+    parts = [".writing-result.json.x", ASIDE, FOLDER]
+    assert left[done.run_id] == own
+    assert left[failed.run_id] == sorted([*own, ASIDE, FOLDER])
+    assert left[held.run_id] == sorted([*own, *parts])
+    assert [path.name for path in store.folder.glob(".writing-*")] == [".writing-table.csv.new"]
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,33 @@
-"""Weights and checkpoints of runs that were not chosen, which are removed (``train.keep``)."""
+"""What a sweep removes from the disk: leftovers of killed processes, weights of runs that were not chosen."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
+from bench.errors import StoreError
+from bench.files import remove_temporary
 from bench.results import selection
 from bench.results.selection import Selection
 from bench.results.store import Result, Store
+from bench.run.run import tidy
 from bench.sweep.plan import Point
 from bench.train import checkpoint
 from bench.train.checkpoint import BEST
 
 
-def remove(store: Store, planned: Mapping[str, Point], chosen: Sequence[Selection]) -> int:
+def remove_leftovers(store: Store) -> None:
+    """Remove parts of files that killed processes left, and checkpoints of runs that are done.
+
+    Runs without a success keep their checkpoints, from which they resume; a run that another process holds
+    is left alone.
+    """
+    remove_temporary(store.folder)
+    for record in store.read_all()[0]:
+        with contextlib.suppress(StoreError), store.claim(record.run_id):  # which removes parts of files
+            if record.status == "success":
+                tidy(record, store)
+
+
+def remove_losers(store: Store, planned: Mapping[str, Point], chosen: Sequence[Selection]) -> int:
     """Remove weights and checkpoints of runs that lost against their method's best; return the bytes.
 
     ``train.keep`` decides: as the plan has it now, or as the record has it of a run of another sweep. Kept
