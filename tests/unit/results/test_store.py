@@ -42,7 +42,11 @@ def make_result(status: str = "success", *, seed: int = 0, **changed: Any) -> Re
         "phase": "save",
         "started_at": "2026-01-01T00:00:00.000+00:00",
         "ended_at": None,
-        "config": {"method": {"name": "lora"}, "seed": seed, "data": {"labels": ["股票", "債券"]}},
+        "config": {
+            "method": {"name": "lora", "title": "LoRA"},
+            "seed": seed,
+            "data": {"labels": ["股票", "債券"]},
+        },
         "canonical_config": canonical,
         "labels": ["股票", "債券"],
         "metrics": {"test": {"accuracy": 0.875, "f1_macro": 1.0, "loss": 0.1}},
