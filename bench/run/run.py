@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.config import pins, schema
 from bench.config.checks import require_valid
 from bench.config.identity import Identity, describe, identify
+from bench.config.names import suggest_option
 from bench.config.pack import describe_pack, unpack
 from bench.config.schema import Config
 from bench.data import dataset as datasets
@@ -36,7 +37,6 @@ from bench.redaction import show
 from bench.results.store import Result, Store, start_record
 from bench.run import driver, tracking
 from bench.run.tracking import Mode
-from bench.spelling import guess
 from bench.train import checkpoint
 
 PLUGINS_DIR = Path(__file__).parents[1] / "plugins"
@@ -247,10 +247,11 @@ def quote_text(argument: str) -> str:
     Those are values beyond ASCII, ``a=标题``, and names of groups like ``model=null``.
     """
     key, equals, value = argument.partition("=")
+    key = schema.open_key(key)
     if _NO_TEXT.fullmatch(value) and (schema.CONF_DIR / key.lstrip("+").partition("@")[0]).is_dir():
         return f"{key}='{value}'"
     if argument.startswith("-") or not equals or any(mark in value for mark in "'\"{"):
-        return argument
+        return key + equals + value
     return key + equals + _BEYOND_ASCII.sub(lambda found: f"'{found[0]}'", value)
 
 
@@ -316,7 +317,7 @@ def _explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.partition("/")  # the name may be a URL with a password in it
         options = [one for one in error.options if "/" not in one]
-        near = guess(name, options)
+        near = suggest_option(group, name, options)
         return f"{group}={name}: there is no such {group}{near or ';'} there are {', '.join(options)}"
     if found := re.match(r"Could not override '([^'@]+)'", str(error)):
         return schema.explain_unknown(found[1])
