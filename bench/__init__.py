@@ -14,7 +14,7 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def load(folder: str | Path) -> "Classifier":
-    """The classifier in a folder that ``bench export`` or ``bench merge`` has made.
+    """Load the classifier in a folder that ``bench export`` or ``bench merge`` has made.
 
     ``bench.load(DIR).predict(texts)`` gives each text's label and probabilities.
 

@@ -46,5 +46,5 @@ class RunError(BenchError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
+    """Return an error's first line, or its kind where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,11 +1,11 @@
-"""What somebody may have meant who wrote a name that there is not."""
+"""Close matches for an unknown name."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 def guess(word: str, known: Iterable[str]) -> str:
-    """``; did you mean X?``, to end an error with, or nothing where no known name is near.
+    """Suggest close matches as ``; did you mean X?`` to end an error with; empty where no known name is near.
 
     Of a field's path the last part is enough: ``lr`` or ``lrr`` for ``train.lr``.
     """

@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def _call(arguments: list[str]) -> int:
-    """Calls the command; its exit code. run, sweep and what a shell completes of them are the Hydra app."""
+    """Call the command and return its exit code; run, sweep and their completion are the Hydra app."""
     parser = make_parser()
     command, rest = "".join(arguments[:1]), arguments[1:]
     if command == "-sc":
@@ -43,7 +43,7 @@ def _call(arguments: list[str]) -> int:
 
 
 def _read_flags(overrides: Sequence[str]) -> list[str]:
-    """A sweep's overrides, its flags turned into overrides: ``--retry failed,oom`` and ``--fail-fast``."""
+    """Turn a sweep's flags into overrides: ``--retry failed,oom`` and ``--fail-fast``."""
     lines: list[str] = []
     rest = iter(overrides)
     for one in rest:
@@ -57,7 +57,7 @@ def _read_flags(overrides: Sequence[str]) -> list[str]:
 
 
 def make_parser() -> help.Parser:
-    """All commands with their options and help."""
+    """Make the parser of all commands with their options and help."""
     parser = help.Parser(
         prog="bench", description="Full fine-tuning, LoRA or QLoRA, for your data on your card?"
     )

@@ -102,7 +102,7 @@ class Parser(argparse.ArgumentParser):
         self._is_mixing = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Also takes options that stand between a command's arguments, which argparse by itself does not."""
+        """Take options between a command's arguments too, which argparse by itself does not."""
         is_list = any(one.nargs == "*" for one in self._get_positional_actions())
         if self._is_mixing or not is_list:
             return super().parse_known_args(args, namespace)
@@ -113,7 +113,7 @@ class Parser(argparse.ArgumentParser):
             self._is_mixing = False
 
     def error(self, message: str) -> NoReturn:
-        """The message, what may have been meant, and exit code 2."""
+        """Exit with code 2 after the message and what may have been meant."""
         if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
             message += guess(found[1], re.findall(r"'([^']+)'", found[2]))
         elif found := re.search(r"unrecognized arguments: (-[^ =]+)", message):
@@ -121,7 +121,7 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
     def list_commands(self) -> Iterator[tuple[str, "Parser"]]:
-        """Every command that there is to call, with its parser."""
+        """Yield every command with its parser."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 for name, parser in action.choices.items():
@@ -129,7 +129,7 @@ class Parser(argparse.ArgumentParser):
                     yield from inner or [(name, parser)]
 
     def list_options(self) -> Iterator[str]:
-        """Every option of the parser and of its commands."""
+        """Yield every option of the parser and of its commands."""
         for action in self._actions:
             yield from action.option_strings
             if isinstance(action, argparse._SubParsersAction):
@@ -138,10 +138,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def complete(arguments: list[str], parser: Parser) -> list[str] | None:
-    """What bash or another shell asks for on TAB: commands and options here, overrides from Hydra.
+    """Answer a shell's TAB: commands and options here, overrides by Hydra.
 
-    Prints the former and returns None; returns the arguments that Hydra is to be called with for the latter,
-    with the command taken out of the line that the shell has put into COMP_LINE.
+    Prints the former and returns None; returns the arguments to call Hydra with for the latter, with the
+    command taken out of the line that the shell has put into COMP_LINE.
     """
     line = os.environ.get("COMP_LINE", "")
     words = line.split()
@@ -157,7 +157,7 @@ def complete(arguments: list[str], parser: Parser) -> list[str] | None:
 
 
 def require_flags(flags: Iterable[str], parser: Parser) -> None:
-    """Ends with one message at an option that is nearly one of a sweep's; others are Hydra's to judge."""
+    """Exit with one message at an option that is nearly a sweep's; Hydra judges the others."""
     for flag in flags:
         name = flag.partition("=")[0]
         if name.startswith("--") and name not in SWEEP_FLAGS and guess(name, SWEEP_FLAGS):

@@ -21,7 +21,7 @@ _LANGUAGES = sorted(path.stem for path in Path(__file__).parents[1].glob("report
 
 
 def add_commands(commands: Any, results: help.Parser) -> None:
-    """Adds them to the parser of ``bench``; ``results`` is the parser of --results."""
+    """Add them to the parser of ``bench``; ``results`` is the parser of --results."""
     table = commands.add_parser("table", parents=[results], help="tables and comparisons from results")
     table.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="report.price_per_hour=0.5")
     table.add_argument("--lang", choices=_LANGUAGES, default="en", help="language of the table")
@@ -53,7 +53,7 @@ def add_commands(commands: Any, results: help.Parser) -> None:
 
 
 def _add_advice(commands: Any, results: help.Parser) -> None:
-    """The commands about what follows from the results, and about results from elsewhere."""
+    """Add the commands for advice, and those for results from elsewhere."""
     recommend = commands.add_parser(
         "recommend", parents=[results], help="which method and settings, from your own results"
     )
@@ -75,7 +75,7 @@ def _add_advice(commands: Any, results: help.Parser) -> None:
 
 
 def find_results(given: str | None, root: Path = Path("results")) -> Path:
-    """The results folder that is meant: the one given, else results/quickstart, else the only one there.
+    """Find the results folder: the one given, else results/quickstart, else the only one there.
 
     Raises:
         StoreError: there is none, or more than one and none was named.
@@ -97,14 +97,14 @@ def find_results(given: str | None, root: Path = Path("results")) -> Path:
 
 
 def open_store(given: str | None) -> "Store":
-    """The records of the results folder that is meant."""
+    """Open the records of the results folder that --results means."""
     from bench.results.store import Store
 
     return Store(find_results(given))
 
 
 def _read_section(overrides: Sequence[str], section: str) -> "Config":
-    """The configuration with settings of one section, report or track, from the command line.
+    """Compose the configuration with settings of one section, report or track, from the command line.
 
     Raises:
         ConfigError: a setting of another section, or one that is wrong.

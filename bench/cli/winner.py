@@ -25,7 +25,7 @@ _RUN = "a run_id, or best:METHOD, which is the table's choice"
 
 
 def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Open) -> None:
-    """Adds them to the parser of ``bench``; ``results`` is the parser of --results."""
+    """Add them to the parser of ``bench``; ``results`` is the parser of --results."""
     export = commands.add_parser(
         "export", parents=[results], help="a run's adapter or weights, for PEFT, transformers or bench"
     )
@@ -240,7 +240,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         ) from None
     from bench.winner import classifier
 
-    limits = serve.Limits(
+    limits = serve.RequestLimits(
         texts=arguments.max_texts,
         characters=arguments.max_characters,
         waiting=arguments.max_waiting,
@@ -251,14 +251,14 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def require_positive(option: str, value: int) -> None:
-    """Raises a ConfigError unless the option's number is at least 1."""
+    """Raise a ConfigError unless the option's number is at least 1."""
     if value < 1:
         raise ConfigError(f"{option} {value}: must be at least 1")
 
 
 @contextlib.contextmanager
 def _progress(count: int) -> "Iterator[Callable[[int], object]]":
-    """A bar on a terminal's standard error, and nothing elsewhere."""
+    """Show a bar on a terminal's standard error, and nothing elsewhere."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -269,7 +269,7 @@ def _progress(count: int) -> "Iterator[Callable[[int], object]]":
 
 
 def _open_classifier(open_store: Open, arguments: argparse.Namespace) -> "Classifier":
-    """The classifier of the run or the folder that is meant."""
+    """Load the classifier of the run or the folder that is meant."""
     from bench.winner import choose, manifest
 
     if not choose.names_run(arguments.source):
@@ -286,7 +286,7 @@ def _open_classifier(open_store: Open, arguments: argparse.Namespace) -> "Classi
 
 
 def _find(open_store: Open, arguments: argparse.Namespace) -> "tuple[Store, Result]":
-    """The run that is meant, known to have weights before anything heavy is imported."""
+    """Find the run that is meant, with its weights, before anything heavy is imported."""
     from bench.winner import choose
 
     store = open_store(arguments.results)

@@ -30,7 +30,7 @@ class Card:
 
 @cache
 def read_cards() -> dict[str, Card]:
-    """Every card that is known, by name."""
+    """Read every known card, by name."""
     text = resources.files("bench.assets").joinpath("cards.yaml").read_text(encoding="utf-8")
     return {
         name: Card(
@@ -46,6 +46,6 @@ def read_cards() -> dict[str, Card]:
 
 
 def recognise(device: str) -> Card | None:
-    """The card that the driver calls so, or None if it is not in the table."""
+    """Return the card that the driver calls so, or None if it is not in the table."""
     name = device.removeprefix("NVIDIA ").removeprefix("GeForce ")
     return next((card for card in read_cards().values() if card.device == name), None)

@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 
-from bench.config.schema import CONF_DIR, is_text
+from bench.config.schema import CONF_DIR, is_text, open_key
 
 # Text that Hydra's grammar reads as that text without quotes: not a number, not null, not true.
 _PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)$)[A-Za-z_/][A-Za-z0-9_./-]*", re.IGNORECASE)
@@ -23,12 +23,13 @@ def quote_text(argument: str) -> str:
     a text, such as results_dir, what Hydra's grammar cannot read, or reads as a number or shorter.
     """
     key, equals, value = argument.partition("=")
+    key = open_key(key)
     path = key.lstrip("+")
     if argument.startswith("-") or not equals:
-        return argument
+        return key + equals + value
     if _NO_TEXT.fullmatch(value) and (CONF_DIR / path.partition("@")[0]).is_dir():
         return f"{key}='{value}'"
-    line = argument
+    line = key + equals + value
     if not any(mark in value for mark in "'\"{"):
         line = key + equals + _BEYOND_ASCII.sub(lambda text: f"'{text[0]}'", value)
     return override_line(key, value) if is_text(path) and _is_misread(line, value) else line

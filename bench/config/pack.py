@@ -13,17 +13,17 @@ from bench.errors import ConfigError
 
 
 def unpack(config: Config) -> list[Config]:
-    """Each run that the configuration asks for, as it would be asked for alone; its own comes first.
+    """Return each run that the configuration asks for, as if it were asked for alone; its own comes first.
 
     Raises:
-        ConfigError: ``pack`` names a field that there is not, or a value of the wrong type.
+        ConfigError: ``pack`` names an unknown field, or a value of the wrong type.
     """
     alone = dataclasses.replace(config, pack=[])
     return [alone, *(replace_values(alone, values) for values in config.pack)]
 
 
 def describe_others(first: Config, *others: Config) -> list[dict[str, Any]]:
-    """``pack`` of the first configuration that has it trained together with the others."""
+    """Write the first configuration's ``pack``, which has it trained together with the others."""
     return [
         {path: value for path in OWN if (value := read_field(one, path)) != read_field(first, path)}
         for one in others
@@ -31,7 +31,7 @@ def describe_others(first: Config, *others: Config) -> list[dict[str, Any]]:
 
 
 def check_pack(config: Config) -> list[str]:
-    """Why the configuration's runs cannot be trained together, a line for each reason."""
+    """Say why the configuration's runs cannot be trained together, a line for each reason."""
     if not (given := config.pack):
         return []
     wrong = [path for values in given for path in values if path not in OWN]
@@ -54,14 +54,14 @@ def check_pack(config: Config) -> list[str]:
 def describe_pack(
     size: int, *, peak_bytes: int | None = None, seconds: float | None = None
 ) -> dict[str, Any]:
-    """The block ``packed`` of a record: of the whole process, and none of it one run's own."""
+    """Make the block ``packed`` of a record: of the whole process, and none of it one run's own."""
     return {"size": size, "pack_peak_bytes": peak_bytes, "pack_seconds": seconds}
 
 
 def find_fault(
     packed: Mapping[str, Any] | None, *, memory: Mapping[str, Any], time: Mapping[str, Any]
 ) -> str | None:
-    """What is wrong with a record of a run that was trained together with others, or None."""
+    """Say what is wrong with a record of a run that was trained together with others, or return None."""
     if packed is None:
         return None
     if set(packed) != set(describe_pack(2)):

@@ -16,7 +16,7 @@ _KINDS = {"model": "config.json", "data": "README.md"}  # section -> a small fil
 
 
 def find_pins(config: Config) -> dict[str, str]:
-    """The revisions that the configuration leaves open, as values of its fields; mostly none.
+    """Find the revisions that the configuration leaves open, as values of its fields; mostly none.
 
     Raises:
         MissingError: the commit is not in the cache and the hub cannot be asked, and what to do.
@@ -29,7 +29,7 @@ def find_pins(config: Config) -> dict[str, str]:
 
 
 def pin(config: Config) -> Config:
-    """The configuration with a commit wherever it names something on the hub without one.
+    """Set a commit wherever the configuration names something on the hub without one.
 
     Raises:
         MissingError: as find_pins.
@@ -45,7 +45,7 @@ def _is_open(config: Config, section: str) -> bool:
 
 @cache
 def _find_commit(section: str, hub_id: str) -> str:
-    """The commit that main is in the cache, else on the hub, and then in the cache too."""
+    """Look up the commit of main in the cache, else on the hub, which puts it in the cache too."""
     kind = "dataset" if section == "data" else "model"
     return _read_cache(kind, hub_id) or _ask_hub(section, kind, hub_id)
 
@@ -62,7 +62,7 @@ def _read_cache(kind: str, hub_id: str) -> str | None:
 
 
 def _ask_hub(section: str, kind: str, hub_id: str) -> str:
-    """Downloads one small file of main, by which the cache comes to know main's commit."""
+    """Download one small file of main, so that the cache knows main's commit."""
     from huggingface_hub import snapshot_download
 
     download: Callable[..., str] = snapshot_download

@@ -36,9 +36,9 @@ from bench.config.fields import (
     size,
     some_of,
 )
+from bench.config.names import suggest_setting
 from bench.config.reporting import ReportConfig
 from bench.errors import ConfigError
-from bench.spelling import guess
 
 CONF_DIR = Path(__file__).parents[2] / "conf"
 # Statuses after which a run may be trained again.
@@ -316,6 +316,11 @@ def _holds_any(path: str) -> bool:
     return any(path.startswith(f"{mapping}.") for mapping in ("method.adapter", "model.architecture"))
 
 
+def open_key(key: str) -> str:
+    """Write ``++`` before a mapping that others fill, or a key in it, as Hydra adds no key without it."""
+    return f"++{key}" if _holds_any(f"{key}.") else key
+
+
 def _writable_schema(schema: Any) -> Any:
     """Make the dataclass an OmegaConf node that overrides may set, as its frozen ones are read-only."""
     node = OmegaConf.structured(schema)
@@ -378,7 +383,7 @@ def explain_unknown(key: str, given: str | None = None) -> str:
     parent = _type_of(section) if section else None
     known = f"{section} has {_list_fields(parent)}" if parent else f"there are {_list_fields(Config)}"
     groups = [folder.name for folder in CONF_DIR.iterdir() if folder.is_dir()]
-    near = guess(key, [*list_paths(), *groups])
+    near = suggest_setting(key, [*list_paths(), *groups])
     return f"{given or key}: there is no such setting{near or ';'} {known}"
 
 

@@ -58,7 +58,7 @@ class Batch(Protocol):
 
 
 @dataclass(frozen=True)
-class Work:
+class Job:
     """What one job does, in a form that any process of bench can load."""
 
     call: bytes
@@ -75,12 +75,12 @@ class Death:
     details: Mapping[str, Any]
 
 
-def pack(call: Callable[[], Any], *, seconds: float | None = None, threads: int | None = None) -> Work:
+def pack(call: Callable[[], Any], *, seconds: float | None = None, threads: int | None = None) -> Job:
     """The call as a job's work, in the directory that this process works in."""
-    return Work(cloudpickle.dumps(call), str(Path.cwd()), seconds, threads)
+    return Job(cloudpickle.dumps(call), str(Path.cwd()), seconds, threads)
 
 
-def perform(work: Work) -> Any:
+def perform(work: Job) -> Any:
     """In the job: what the call returns, or how the process that it was called in died."""
     os.chdir(work.folder)
     if str(PLUGINS_DIR) not in sys.path:

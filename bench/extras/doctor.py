@@ -40,7 +40,7 @@ _EXTRAS = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Trial:
     """One thing that was looked at."""
 
     name: str
@@ -53,7 +53,7 @@ class Finding:
         return {True: "yes", False: "NO", None: "-"}[self.works]
 
 
-def examine(config: "Config") -> Iterator[Finding]:
+def examine(config: "Config") -> Iterator[Trial]:
     """All findings for runs like this one: the device and what it computes, the model, hub, W&B, disk."""
     from bench.run import tracking
 
@@ -64,24 +64,22 @@ def examine(config: "Config") -> Iterator[Finding]:
     yield from map(_find_extra, _EXTRAS)
     yield _find_hub(seconds)
     mode = tracking.resolve("auto", probe_seconds=seconds)
-    yield Finding(
-        "W&B", mode.mode == "online" or None, mode.reason or "the server answers; runs are mirrored"
-    )
+    yield Trial("W&B", mode.mode == "online" or None, mode.reason or "the server answers; runs are mirrored")
     yield _find_disk(Path(config.results_dir))
 
 
-def examine_cards(devices: str) -> Iterator[Finding]:
+def examine_cards(devices: str) -> Iterator[Trial]:
     """The driver beside torch, and each card: what is free of it, who holds the rest, whether runs get it."""
     found = driver.ask()
     if found is None:
-        yield Finding("driver", None, "no NVIDIA driver answers")
+        yield Trial("driver", None, "no NVIDIA driver answers")
         return
     chosen, works, detail = driver.Choice(), True, driver.tell_driver(found)
     try:
         chosen = driver.choose(devices)
     except BenchError as error:
         works, detail = False, str(error)
-    yield Finding("driver", works, "; ".join(filter(None, [detail, chosen.note])))
+    yield Trial("driver", works, "; ".join(filter(None, [detail, chosen.note])))
     for one in found.devices:
         is_chosen = one in chosen.devices
         parts = [
@@ -89,15 +87,15 @@ def examine_cards(devices: str) -> Iterator[Finding]:
             driver.tell_holders(one),
             f"runs get it with devices={devices}" if is_chosen else f"not used with devices={devices}",
         ]
-        yield Finding(f"card {one.index}", is_chosen or None, "; ".join(filter(None, parts)))
+        yield Trial(f"card {one.index}", is_chosen or None, "; ".join(filter(None, parts)))
 
 
-def examine_device(device: torch.device) -> Iterator[Finding]:
+def examine_device(device: torch.device) -> Iterator[Trial]:
     """The device, its precision, and whether 4-bit weights and 8-bit optimizers really work on it."""
-    yield Finding("Python", True, f"{platform.python_version()}, torch {torch.__version__}")
+    yield Trial("Python", True, f"{platform.python_version()}, torch {torch.__version__}")
     hardware = provenance.describe(model_revision=None)["hardware"]
     available = psutil.virtual_memory().available
-    yield Finding(
+    yield Trial(
         "CPU",
         True,
         f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_bytes'] / GIB:.1f} GiB of memory, "
@@ -105,28 +103,28 @@ def examine_device(device: torch.device) -> Iterator[Finding]:
     )
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        yield Finding("GPU", True, f"{hardware['gpu']}, {total / GIB:.1f} GiB, {free / GIB:.1f} free")
+        yield Trial("GPU", True, f"{hardware['gpu']}, {total / GIB:.1f} GiB, {free / GIB:.1f} free")
     else:
-        yield Finding("GPU", None, "torch finds no CUDA device; everything runs on the CPU")
+        yield Trial("GPU", None, "torch finds no CUDA device; everything runs on the CPU")
     precision = choose_precision("auto", device)
     yield _try("precision", lambda: _try_precision(device, precision))
     yield _try("4-bit weights (NF4)", lambda: _try_four_bit(device, DTYPES[precision]))
     yield _try("8-bit AdamW", lambda: _try_optimizer("AdamW8bit", device))
     if device.type == "cpu":
-        yield Finding("paged 8-bit AdamW", None, "paging needs a CUDA device")
+        yield Trial("paged 8-bit AdamW", None, "paging needs a CUDA device")
     elif is_wsl():
-        yield Finding("paged 8-bit AdamW", None, f"{NO_PAGING}; train=full_24gb cannot run")
+        yield Trial("paged 8-bit AdamW", None, f"{NO_PAGING}; train=full_24gb cannot run")
     else:
         yield _try("paged 8-bit AdamW", lambda: _try_optimizer("PagedAdamW8bit", device))
 
 
-def _try(name: str, call: Callable[[], str]) -> Finding:
+def _try(name: str, call: Callable[[], str]) -> Trial:
     """What the call says, or its error as a fault."""
     try:
-        return Finding(name, True, call())
+        return Trial(name, True, call())
     except Exception as error:  # whatever a library raises on this machine is the finding
         line = next(iter(str(error).splitlines()), "no message")
-        return Finding(name, False, f"{type(error).__name__}: {line}")
+        return Trial(name, False, f"{type(error).__name__}: {line}")
 
 
 def _try_precision(device: torch.device, precision: str) -> str:
@@ -203,36 +201,36 @@ def _relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.detach().cpu().float() - expected).norm() / expected.norm())
 
 
-def _find_model(model: "ModelConfig") -> Finding:
+def _find_model(model: "ModelConfig") -> Trial:
     from bench.model.weights import locate
 
     try:
-        return Finding("default model", True, str(locate(model) or "random weights"))
+        return Trial("default model", True, str(locate(model) or "random weights"))
     except BenchError as error:
-        return Finding("default model", False, str(error))
+        return Trial("default model", False, str(error))
 
 
-def _find_extra(package: str) -> Finding:
+def _find_extra(package: str) -> Trial:
     is_there = importlib.util.find_spec(package) is not None
-    return Finding(
+    return Trial(
         package, is_there or None, f"{'installed' if is_there else 'not installed'}; for {_EXTRAS[package]}"
     )
 
 
-def _find_hub(seconds: float) -> Finding:
+def _find_hub(seconds: float) -> Trial:
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() not in ("", "0", "NO", "FALSE", "OFF"):
-        return Finding("hub", None, "HF_HUB_OFFLINE is set; only models and data in the cache are used")
+        return Trial("hub", None, "HF_HUB_OFFLINE is set; only models and data in the cache are used")
     try:
         with urllib.request.urlopen(urllib.request.Request(HUB, method="HEAD"), timeout=seconds):
-            return Finding("hub", True, f"{HUB} answers")
+            return Trial("hub", True, f"{HUB} answers")
     except (OSError, urllib.error.URLError) as error:
-        return Finding("hub", None, f"{HUB} cannot be reached ({error}); only what is in the cache is used")
+        return Trial("hub", None, f"{HUB} cannot be reached ({error}); only what is in the cache is used")
 
 
-def _find_disk(results: Path) -> Finding:
+def _find_disk(results: Path) -> Trial:
     """Whether results can be written, without making anything."""
     place = next(path for path in (results.absolute(), *results.absolute().parents) if path.exists())
     free = f"{shutil.disk_usage(place).free / GIB:.1f} GiB free"
     if can_write(results):
-        return Finding("results", True, f"{results} can be written, {free}")
-    return Finding("results", False, f"{place} cannot be written; give another folder with results_dir")
+        return Trial("results", True, f"{results} can be written, {free}")
+    return Trial("results", False, f"{place} cannot be written; give another folder with results_dir")

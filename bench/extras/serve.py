@@ -26,7 +26,7 @@ Job = tuple[list[str], Future[list[Prediction]]]
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """What one request and all of them together may ask for."""
 
     texts: int  # in a request
@@ -68,7 +68,7 @@ class Batcher:
     the process.
     """
 
-    def __init__(self, predict: Predict, limits: Limits, counts: Counts) -> None:
+    def __init__(self, predict: Predict, limits: RequestLimits, counts: Counts) -> None:
         self.waiting = 0
         self._predict, self._limits, self._counts = predict, limits, counts
         self._queue: queue.SimpleQueue[Job] = queue.SimpleQueue()
@@ -129,7 +129,7 @@ class Answer(BaseModel):
     probabilities: dict[str, float]
 
 
-class Answers(BaseModel):
+class Classified(BaseModel):
     """In the order of the texts."""
 
     predictions: list[Answer]
@@ -141,7 +141,7 @@ class Fault(BaseModel):
     detail: str
 
 
-class Health(BaseModel):
+class Liveness(BaseModel):
     """What is served."""
 
     status: str
@@ -150,13 +150,13 @@ class Health(BaseModel):
     labels: list[str]
 
 
-def make_app(classifier: Classifier, limits: Limits) -> FastAPI:
+def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
     """The HTTP application around the classifier."""
     counts, manifest = Counts(), classifier.manifest
     batcher = Batcher(lambda texts: classifier.predict(texts, batch_size=limits.batch), limits, counts)
     text = Annotated[str, StringConstraints(min_length=1, max_length=limits.characters)]
 
-    class Texts(BaseModel):
+    class Question(BaseModel):
         """Texts to classify."""
 
         model_config = ConfigDict(extra="forbid")
@@ -168,7 +168,7 @@ def make_app(classifier: Classifier, limits: Limits) -> FastAPI:
     faults: dict[int | str, dict[str, Any]] = {code: {"model": Fault} for code in (400, 411, 413, 422, 503)}
 
     @app.post("/classify", responses=faults)
-    async def classify(request: Texts) -> Answers:
+    async def classify(request: Question) -> Classified:
         """Each text's label and probabilities."""
         if empty := [number for number, one in enumerate(request.texts) if not one.strip()]:
             return _refuse(422, f"texts.{empty[0]}: is empty")  # type: ignore[return-value]
@@ -178,12 +178,12 @@ def make_app(classifier: Classifier, limits: Limits) -> FastAPI:
             return _refuse(422, str(error))  # type: ignore[return-value]
         if found is None:
             return _refuse(503, "too many texts wait; try again")  # type: ignore[return-value]
-        return Answers(predictions=[Answer(**dataclasses.asdict(one)) for one in found])
+        return Classified(predictions=[Answer(**dataclasses.asdict(one)) for one in found])
 
     @app.get("/healthz")
-    async def healthz() -> Health:
+    async def healthz() -> Liveness:
         """That the server lives, and what it serves."""
-        return Health(
+        return Liveness(
             status="ok", run_id=manifest.run_id, method=manifest.method, labels=list(manifest.labels)
         )
 
@@ -215,7 +215,7 @@ def run(app: FastAPI, *, host: str, port: int) -> int:
     return 0
 
 
-def _count(counts: Counts, limits: Limits) -> Any:
+def _count(counts: Counts, limits: RequestLimits) -> Any:
     """Refuses bodies that are larger than the largest request in order, unread, and counts every answer."""
     largest = 1024 + limits.texts * (
         12 * limits.characters + 8

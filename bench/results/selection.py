@@ -39,7 +39,7 @@ class Selection:
 
 
 def read_value(result: Result, path: str) -> Any:
-    """The value at a dotted path of a record, such as ``metrics.test.accuracy``, or None if it has none."""
+    """Return the value at a dotted path of a record, such as ``metrics.test.accuracy``, or None."""
     name, *rest = _split(path)
     value = getattr(result, name)
     for part in rest:
@@ -53,14 +53,14 @@ def _split(path: str) -> list[str]:
 
 
 def read_number(result: Result, path: str) -> int | float | None:
-    """The number at a dotted path of a record, or None if there is none that is finite."""
+    """Return the finite number at a dotted path of a record, or None if there is none."""
     value = read_value(result, path)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return value if is_number and math.isfinite(value) else None
 
 
 def read_score(result: Result, name: str) -> int | float | None:
-    """The validation score that the run competes with: of its first success, or None if it has none."""
+    """Return the validation score that the run competes with, its first success's, or None without one."""
     earlier = [one for one in result.attempts if one.get("status") == "success" and one.get("validation")]
     return (
         earlier[0]["validation"].get(name) if earlier else read_number(result, f"metrics.validation.{name}")
@@ -68,7 +68,7 @@ def read_score(result: Result, name: str) -> int | float | None:
 
 
 def configuration_key(result: Result) -> str:
-    """One hyperparameter configuration: equal for runs that differ in nothing but seed and halving's rung."""
+    """Name the hyperparameter configuration: equal for runs that differ only in seed and halving's rung."""
     canonical = {name: value for name, value in result.canonical_config.items() if name != "seed"}
     if "train" in canonical:
         canonical["train"] = {key: one for key, one in canonical["train"].items() if key != "stop_step"}
@@ -76,7 +76,7 @@ def configuration_key(result: Result) -> str:
 
 
 def method_key(result: Result) -> MethodKey:
-    """The method and the task a run belongs to."""
+    """Return the method and the task that a run belongs to."""
     revision = read_value(result, "canonical_config.model.revision")
     return MethodKey(
         data_fingerprint=str(read_value(result, "canonical_config.data.fingerprint")),
@@ -86,7 +86,7 @@ def method_key(result: Result) -> MethodKey:
 
 
 def group_by_method(results: Iterable[Result]) -> dict[MethodKey, list[Result]]:
-    """The runs of each method on each task, both in a fixed order.
+    """Group the runs by method and task, both in a fixed order.
 
     A baseline without a base model belongs to every task with the same data.
     """
@@ -104,13 +104,13 @@ def group_by_method(results: Iterable[Result]) -> dict[MethodKey, list[Result]]:
 
 
 def read_criterion(results: Iterable[Result]) -> str:
-    """The validation metric that most of the runs were to be selected by, so that table and sweep agree."""
+    """Return the validation metric that most runs were to be selected by, so that table and sweep agree."""
     counts = Counter(read_value(result, "config.sweep.select_by") for result in results)
     return max(CRITERIA, key=lambda name: counts[name])  # max keeps the first of equals
 
 
 def select_best(results: Sequence[Result], *, select_by: str = "accuracy") -> Selection | None:
-    """The best configuration among the runs of one method on one task; None if no run can be compared.
+    """Choose the best configuration among the runs of one method on one task; None if none can be compared.
 
     Configurations may have different numbers of seeds, and a mean over three seeds is not to be compared with
     one lucky seed. So they compete at one seed, the one that the most of them have a success for (of equals,
@@ -147,12 +147,12 @@ def select_best(results: Sequence[Result], *, select_by: str = "accuracy") -> Se
 
 
 def is_stopped(result: Result) -> bool:
-    """Whether the run is a rung of halving: a training that was stopped before its schedule ended."""
+    """Tell whether the run is a rung of halving: a training that was stopped before its schedule ended."""
     return read_value(result, "canonical_config.train.stop_step") is not None
 
 
 def read_seed(result: Result) -> int | None:
-    """The run's seed, or None where the seed cannot matter."""
+    """Return the run's seed, or None where the seed cannot matter."""
     seed = result.canonical_config.get("seed")
     return seed if isinstance(seed, int) else None
 

@@ -17,8 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import pandas as pd
 import yaml
@@ -29,6 +28,7 @@ from bench.config.schema import Config, to_dict
 from bench.csv_text import to_exact_csv
 from bench.errors import HeldError, StoreError
 from bench.files import TEMPORARY, explained, replace_file
+from bench.results import validity
 
 SCHEMA_VERSION = 1
 STATUSES = ("success", "failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
@@ -86,12 +86,12 @@ class BadRecord:
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the millisecond."""
+    """Return the time in UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def start_record(config: Config, identity: Identity, *, earlier: Result | None, **more: Any) -> Result:
-    """The record that precedes an attempt at a run, after the ``earlier`` attempts at it."""
+    """Make the record that precedes an attempt at a run, after the ``earlier`` attempts at it."""
     attempts = []
     if earlier is not None:
         kept = ("attempt", "status", "phase", "started_at", "ended_at", "error", "packed")
@@ -119,7 +119,7 @@ class Store:
     folder: Path
 
     def run_folder(self, run_id: str) -> Path:
-        """Where a run's files are.
+        """Return the folder of a run's files.
 
         Raises:
             StoreError: not a run_id, so that no name can lead out of the folder.
@@ -129,7 +129,7 @@ class Store:
         return self.folder / "runs" / run_id
 
     def prepare(self) -> None:
-        """Makes the folder and proves that it can be written.
+        """Make the folder and prove that it can be written.
 
         Raises:
             StoreError: it cannot.
@@ -140,7 +140,7 @@ class Store:
                 pass
 
     def recover(self) -> list[str]:
-        """Puts right what dead owners left, and says what: unfinished runs become crashed, bad records go.
+        """Put right what dead owners left, and say what: unfinished runs become crashed, bad records go.
 
         A record that cannot be trusted is moved to ``quarantine``; no run of a living process is touched.
         """
@@ -167,7 +167,7 @@ class Store:
         killed_by: str | None = None,
         exit_code: int | None = None,
     ) -> None:
-        """Writes the final record of a run whose process is dead.
+        """Write the final record of a run whose process is dead.
 
         Raises:
             HeldError: it lives.
@@ -184,7 +184,7 @@ class Store:
             self.write(dataclasses.replace(started, status=status, ended_at=now(), error=error))
 
     def is_held(self, run_id: str) -> bool:
-        """Whether a living process has claimed the run."""
+        """Tell whether a living process has claimed the run."""
         try:
             with (self.run_folder(run_id) / ".lock").open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -196,7 +196,7 @@ class Store:
 
     @contextlib.contextmanager
     def claim(self, run_id: str) -> Iterator[Path]:
-        """The run's folder, held by this process until it ends or lets go; no lock outlives its holder.
+        """Hold the run's folder for this process until it ends or lets go; no lock outlives its holder.
 
         Temporary files that a dead holder left are removed.
 
@@ -222,7 +222,7 @@ class Store:
             yield folder
 
     def write(self, result: Result) -> None:
-        """Puts the record on disk, atomically and durably; a success is never replaced by anything less.
+        """Put the record on disk, atomically and durably; a success is never replaced by anything less.
 
         Only within a claim: of two writers without one, the slower could undo a success.
 
@@ -238,21 +238,21 @@ class Store:
             replace_file(folder / RECORD, _to_json(_with_checksum(dataclasses.asdict(result))))
 
     def write_predictions(self, run_id: str, predictions: pd.DataFrame) -> None:
-        """predictions.csv: split, id, label, prediction and a probability column per label."""
+        """Write predictions.csv: split, id, label, prediction and a probability column per label."""
         self._write_file(run_id, "predictions.csv", to_exact_csv(predictions, float_format="%.6g"))
 
     def write_history(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """history.jsonl: a line for each logged step."""
+        """Write history.jsonl: a line for each logged step."""
         lines = [json.dumps(finite(row), ensure_ascii=False, allow_nan=False) for row in rows]
         self._write_file(run_id, "history.jsonl", "".join(f"{line}\n" for line in lines))
 
     def read(self, run_id: str) -> Result | None:
-        """The run's record, or None if there is none that can be trusted."""
+        """Read the run's record; return None without one that can be trusted."""
         found = read_record(self.run_folder(run_id) / RECORD)
         return found if isinstance(found, Result) else None
 
     def read_all(self) -> tuple[list[Result], list[BadRecord]]:
-        """Every record in order of run_id, and those that cannot be trusted."""
+        """Read every record in order of run_id, and those that cannot be trusted."""
         runs = self.folder / "runs"
         if runs.exists() and not os.access(runs, os.R_OK | os.X_OK):  # which glob takes for an empty folder
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(runs))
@@ -261,7 +261,7 @@ class Store:
         return good, [record for record in found if isinstance(record, BadRecord)]
 
     def read_predictions(self, run_id: str) -> pd.DataFrame:
-        """predictions.csv of a run; labels stay text, whatever they look like.
+        """Read predictions.csv of a run; labels stay text, whatever they look like.
 
         Raises:
             StoreError: it is not there, or is not what a run writes.
@@ -279,7 +279,7 @@ class Store:
         return found
 
     def read_history(self, run_id: str) -> list[dict[str, Any]]:
-        """history.jsonl of a run, a row for each logged step; empty for a run that logs none.
+        """Read history.jsonl of a run, a row for each logged step; empty for a run that logs none.
 
         Raises:
             StoreError: it is not there, or is not what a run writes.
@@ -295,7 +295,7 @@ class Store:
         return rows
 
     def write_report(self, name: str, body: str | bytes) -> Path:
-        """A file made from the records, beside runs/, in place of the one before."""
+        """Write a file that is made from the records beside runs/, in place of the one before."""
         path = self.folder / name
         with explained(path):
             path.parent.mkdir(exist_ok=True)
@@ -303,14 +303,14 @@ class Store:
         return path
 
     def keep_reports(self, folder: str, names: Sequence[str]) -> None:
-        """Removes the files of a folder of reports that were made before and are not made now."""
+        """Remove the files of a folder of reports that were made before and are not made now."""
         with explained(self.folder / folder):
             for path in sorted((self.folder / folder).glob("*.*")):
                 if path.name not in names and path.suffix in (".svg", ".png"):
                     path.unlink(missing_ok=True)
 
     def quarantine(self, path: Path) -> None:
-        """Moves a record that does not count out of the way, beside runs/."""
+        """Move a record that does not count out of the way, beside runs/."""
         folder = self.folder / "quarantine"
         with explained(folder):
             folder.mkdir(exist_ok=True)
@@ -328,7 +328,7 @@ class Store:
 
 
 def read_record(path: Path) -> Result | BadRecord:
-    """The record in the file, if its schema, its id and its checksum are right."""
+    """Read the record in the file; it is bad unless its schema, id, checksum and values are right."""
     try:
         if not path.is_file():  # reading a pipe would wait for ever
             return BadRecord(path, "cannot be read (it is not a file)")
@@ -355,26 +355,14 @@ def read_record(path: Path) -> Result | BadRecord:
     if not result.run_id == hash_canonical(result.canonical_config) == path.parent.name:
         return BadRecord(path, "its run_id is not the hash of its configuration and the folder's name")
     for name, kind in _KINDS.items():
-        if not _fits(getattr(result, name), kind):
+        if not validity.fits(getattr(result, name), kind):
             return BadRecord(path, f"its {name} is not of the type {kind}")
-    fault = find_fault(result.packed, memory=result.memory, time=result.time)
+    fault = validity.find_fault(values) or find_fault(result.packed, memory=result.memory, time=result.time)
     return result if fault is None else BadRecord(path, fault)
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value of JSON has the declared type; a bool is not a number."""
-    if kind is Any:
-        return True
-    if isinstance(kind, UnionType):
-        return any(_fits(value, one) for one in get_args(kind))
-    if not isinstance(value, get_origin(kind) or kind) or isinstance(value, bool):
-        return False
-    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    return all(_fits(one, get_args(kind)[-1]) for one in inner)
-
-
 def finite(value: Any) -> Any:
-    """The value with NaN and infinities as None and half characters escaped, so that JSON can hold it."""
+    """Make a value that JSON can hold: NaN and infinities as None, half characters escaped."""
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()
     if isinstance(value, float):
@@ -387,13 +375,13 @@ def finite(value: Any) -> Any:
 
 
 def _with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with the checksum of all its fields."""
+    """Add the checksum of all fields to a record."""
     body = finite(values)
     return {**body, "checksum": _checksum(body)}
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
-    """The SHA-256 of a record's fields, in any order."""
+    """Compute the SHA-256 of a record's fields, in any order."""
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -407,5 +395,5 @@ def _to_yaml(values: Mapping[str, Any]) -> str:
 
 
 def find_imported(store: Store) -> Store:
-    """Where what was imported lies beside the runs of a results folder, out of every report's count."""
+    """Return the store of imported records, which lies beside runs/ and out of every report's count."""
     return Store(store.folder / "imported")

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.config import schema
 from bench.config.identity import describe
+from bench.config.names import suggest_option
 from bench.config.overrides import quote_text
 from bench.config.pack import unpack
 from bench.config.schema import Config
@@ -29,7 +30,6 @@ from bench.redaction import show
 from bench.results.store import Result
 from bench.run import driver, tracking
 from bench.run.run import run_all
-from bench.spelling import guess
 
 PLUGINS_DIR = Path(__file__).parents[1] / "plugins"
 
@@ -125,7 +125,7 @@ def _explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.partition("/")  # the name may be a URL with a password in it
         options = [one for one in error.options if "/" not in one]
-        near = guess(name, options)
+        near = suggest_option(group, name, options)
         return f"{group}={name}: there is no such {group}{near or ';'} there are {', '.join(options)}"
     if found := re.match(r"Could not override '([^'@]+)'", str(error)):
         return schema.explain_unknown(found[1])

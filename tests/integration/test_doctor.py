@@ -15,7 +15,7 @@ from bench.run import driver
 CPU = torch.device("cpu")
 
 
-def examine(config: Config) -> dict[str, doctor.Finding]:
+def examine(config: Config) -> dict[str, doctor.Trial]:
     return {one.name: one for one in doctor.examine(config)}
 
 

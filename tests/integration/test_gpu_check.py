@@ -27,7 +27,7 @@ from bench.extras.gpu_check import article, report, sweeps, trials, watch
 from bench.extras.gpu_check.__main__ import Part
 from bench.extras.gpu_check.lab import Ended, Lab, Late, Proof
 from bench.extras.gpu_check.lab import Machine as Found
-from bench.extras.gpu_check.report import Outcome
+from bench.extras.gpu_check.report import PartResult
 from bench.memory.calibration import read_measured
 from bench.results.store import Result
 
@@ -40,7 +40,7 @@ def make_lab(folder: Path, *, seconds: float = 600, machine: Found = CARD) -> La
     return Lab(folder, time.monotonic() + seconds, machine)
 
 
-def run_parts(folder: Path, *parts: Part, seconds: float = 60) -> list[Outcome]:
+def run_parts(folder: Path, *parts: Part, seconds: float = 60) -> list[PartResult]:
     return list(gpu_check.run_parts(folder, parts, ends_at=time.monotonic() + seconds))
 
 
@@ -305,7 +305,10 @@ def test_what_cannot_be_trained_here_says_why(tmp_path: Path, lab: dict[str, Any
 
 def test_the_report_is_for_people_and_for_plans(tmp_path: Path) -> None:
     made = article.compare("qlora", make_measured(measured=10 * GIB), [1.5], usable_bytes=24 * GIB)
-    outcomes = [Outcome("ChatGLM-6B", 61.2, [made]), Outcome("pack", 0.0, [Proof("pack", None, "no time")])]
+    outcomes = [
+        PartResult("ChatGLM-6B", 61.2, [made]),
+        PartResult("pack", 0.0, [Proof("pack", None, "no time")]),
+    ]
     paths = report.write_report(report.describe(outcomes, CARD, seconds=70.0), tmp_path)
     assert [path.name for path in paths] == ["nvidia-geforce-rtx-4090.json", "nvidia-geforce-rtx-4090.md"]
     known = read_measured(tmp_path, "rtx4090")

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, settings
 
 import bench
 from bench.errors import DataError
-from bench.extras.serve import Limits, make_app
+from bench.extras.serve import RequestLimits, make_app
 from bench.results.store import Result, Store
 from bench.winner import export
 from bench.winner.classifier import Prediction
 
-LIMITS = Limits(texts=4, characters=50, waiting=16, batch=8)
+LIMITS = RequestLimits(texts=4, characters=50, waiting=16, batch=8)
 LABELS = ["good", "bad"]
 
 
@@ -149,7 +149,7 @@ def test_a_folder_is_served(train: Callable[..., tuple[Store, Result]], tmp_path
     expected = found.predict(["股票上涨", "美元汇率"])
 
     async def send() -> httpx.Response:
-        app = make_app(found, Limits(texts=4, characters=50, waiting=16, batch=8))
+        app = make_app(found, RequestLimits(texts=4, characters=50, waiting=16, batch=8))
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app=app), base_url="http://test"
         ) as client:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.extras.gpu_check import article, sweeps
 from bench.extras.gpu_check.lab import ROOT, Lab, Late, Machine, Proof, find_missing
-from bench.extras.gpu_check.report import FAIL, Outcome, describe, name_card, write_report
+from bench.extras.gpu_check.report import FAIL, PartResult, describe, name_card, write_report
 from bench.memory.calibration import FOLDER
 
 LIMIT_SECONDS = 9 * 60
@@ -52,7 +52,7 @@ PARTS = (
 def main() -> None:
     """Run everything and exit with 1 if a part failed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it has started ends with it
-    started, outcomes = time.monotonic(), list[Outcome]()
+    started, outcomes = time.monotonic(), list[PartResult]()
     place = ROOT / "build"  # and not /tmp, which may be in memory that a run is to page to
     place.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gpu-check-", dir=place, ignore_cleanup_errors=True) as folder:
@@ -65,7 +65,7 @@ def main() -> None:
     sys.exit(1 if FAIL in {one.status for one in outcomes} else 0)
 
 
-def run_parts(folder: Path, parts: Sequence[Part], *, ends_at: float) -> Iterator[Outcome]:
+def run_parts(folder: Path, parts: Sequence[Part], *, ends_at: float) -> Iterator[PartResult]:
     """Run the parts in order, as far as the time lasts; each proof is printed as it is found."""
     machine = None
     for number, part in enumerate(parts):
@@ -76,13 +76,13 @@ def run_parts(folder: Path, parts: Sequence[Part], *, ends_at: float) -> Iterato
         for proof in _check(part, lab, is_first=number == 0):
             proofs.append(proof)
             print(f"  {proof.mark:5}{proof.name:22}{proof.detail}", flush=True)
-        outcome = Outcome(part.name, time.monotonic() - started, proofs)
+        outcome = PartResult(part.name, time.monotonic() - started, proofs)
         print(f"  {outcome.status}", flush=True)
         machine = machine or find_machine(outcome)
         yield outcome
 
 
-def find_machine(outcome: Outcome) -> Machine | None:
+def find_machine(outcome: PartResult) -> Machine | None:
     """Find what the first part says of the machine, if it came to that."""
     found = [one.numbers["machine"] for one in outcome.proofs if "machine" in one.numbers]
     return Machine(**found[0]) if found else None

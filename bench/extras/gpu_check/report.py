@@ -22,7 +22,7 @@ _SECONDS = {"seconds_per_step": "s a step", "seconds_per_evaluated_text": "s a t
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PartResult:
     """What a part came to."""
 
     name: str
@@ -36,7 +36,7 @@ class Outcome:
         return FAIL if False in found else PASS if True in found else SKIPPED
 
 
-def describe(outcomes: Sequence[Outcome], machine: Machine | None, *, seconds: float) -> dict[str, Any]:
+def describe(outcomes: Sequence[PartResult], machine: Machine | None, *, seconds: float) -> dict[str, Any]:
     """Describe what the check came to so far, in values of JSON; `bench plan` reads card and calibration."""
     known = machine or Machine()
     proofs = [proof for outcome in outcomes for proof in outcome.proofs]

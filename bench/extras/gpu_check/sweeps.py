@@ -41,7 +41,7 @@ LARGER = (
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepResult:
     """A sweep that has ended."""
 
     ended: Ended
@@ -60,12 +60,12 @@ class Swept:
         return [row["loss"] for row in rows if "loss" in row]
 
 
-def sweep(lab: Lab, *lines: str, look: Callable[[psutil.Process], None] = lambda _: None) -> Swept:
+def sweep(lab: Lab, *lines: str, look: Callable[[psutil.Process], None] = lambda _: None) -> SweepResult:
     """Run `bench sweep` with these overrides on texts of random words."""
     folder, texts = lab.folder / "results", write_texts(lab.folder / "texts.csv")
     places = ("data=files", f"data.train={texts}", f"results_dir={folder}", f"cache_dir={lab.folder}/cache")
     ended = lab.run("-m", "bench", "sweep", *MODEL, *FOR_ALL, *places, *lines, look=look)
-    return Swept(ended, folder, read_results(folder))
+    return SweepResult(ended, folder, read_results(folder))
 
 
 def read_results(folder: Path) -> Sequence["Result"]:
@@ -107,19 +107,19 @@ def check_sweep(lab: Lab) -> Iterator[Proof]:
         yield from watch.prove()
 
 
-def _lacks_bf16(swept: Swept) -> bool:
+def _lacks_bf16(swept: SweepResult) -> bool:
     """Whether the card computes in fp16, in which no runs train together."""
     return any(one.model.get("precision") == "fp16" for one in swept.results)
 
 
-def _prove_success(swept: Swept, *, runs: int) -> Proof:
+def _prove_success(swept: SweepResult, *, runs: int) -> Proof:
     """Whether the sweep has so many runs and each has succeeded."""
     good = [one for one in swept.results if one.is_success]
     works = swept.fault is None and len(good) == runs
     return Proof("sweep", works, swept.fault or f"{len(good)} of {runs} runs succeeded")
 
 
-def prove_fall(swept: Swept, result: "Result") -> Proof:
+def prove_fall(swept: SweepResult, result: "Result") -> Proof:
     """Whether the run's loss has fallen, from its first quarter to its last."""
     losses = swept.read_losses(result.run_id)
     quarter = max(1, len(losses) // 4)

@@ -1,5 +1,6 @@
 """Every range and every rule between fields says what is wrong and what to do, all of them at once."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf, nan
@@ -11,6 +12,7 @@ from bench.config.checks import check, require_valid
 from bench.config.fields import write
 from bench.config.schema import RETRIED, Config, replace_values
 from bench.errors import ConfigError
+from bench.run.run import quote_text
 
 Compose = Callable[..., Config]
 
@@ -421,3 +423,14 @@ def test_every_fault_of_every_run_is_said_once(compose: Compose) -> None:
 def test_right_configurations_pass(compose: Compose) -> None:
     require_valid([])
     require_valid([compose(), compose("method=full")])
+
+
+def test_every_override_that_a_message_names_can_be_pasted(compose: Compose) -> None:
+    cases = [values for values, _ in RULES]
+    cases += [{path: value} for path, (outside, _, _) in RANGES.items() for value in outside]
+    faults = [fault for values in cases for fault in check(replace_values(compose(), values))]
+    remedies = [fault.split(": ", 1)[1] for fault in faults]
+    lines = {line for text in remedies for line in re.findall(r"(?<![\w.])([a-z][a-z_.]+=[^\s,;]+)", text)}
+    assert len(lines) > 8
+    for line in lines:
+        assert compose(quote_text(line.strip("`()")))

@@ -42,7 +42,11 @@ def make_result(status: str = "success", *, seed: int = 0, **changed: Any) -> Re
         "phase": "save",
         "started_at": "2026-01-01T00:00:00.000+00:00",
         "ended_at": None,
-        "config": {"method": {"name": "lora"}, "seed": seed, "data": {"labels": ["股票", "債券"]}},
+        "config": {
+            "method": {"name": "lora", "title": "LoRA"},
+            "seed": seed,
+            "data": {"labels": ["股票", "債券"]},
+        },
         "canonical_config": canonical,
         "labels": ["股票", "債券"],
         "metrics": {"test": {"accuracy": 0.875, "f1_macro": 1.0, "loss": 0.1}},
@@ -312,13 +316,17 @@ def test_foreign_and_broken_files_hide_no_record(store: Store) -> None:
 
 def test_what_is_not_a_finite_number_is_null_in_json(store: Store) -> None:
     result = make_result(
-        "diverged", metrics={"test": {"loss": nan, "best": [inf, (1.0, -inf)]}}, time={"train_seconds": inf}
+        "diverged",
+        metrics={"test": {"loss": nan}},
+        model={"best": [inf, (1.0, -inf)]},
+        time={"train_seconds": inf},
     )
     store.write(result)
     store.write_history(result.run_id, [{"step": 1, "loss": nan}, {"step": 2, "loss": 0.5, "标签": "股票"}])
     found = store.read(result.run_id)
     assert found is not None
-    assert found.metrics == {"test": {"loss": None, "best": [None, [1.0, None]]}}
+    assert found.metrics == {"test": {"loss": None}}
+    assert found.model == {"best": [None, [1.0, None]]}
     assert found.time == {"train_seconds": None}
     lines = (store.run_folder(result.run_id) / "history.jsonl").read_text(encoding="utf-8").splitlines()
     assert lines == ['{"step": 1, "loss": null}', '{"step": 2, "loss": 0.5, "标签": "股票"}']

@@ -49,7 +49,7 @@ def make_result(seed: int, status: str, *, attempt: int = 1) -> Result:
         phase="train",
         started_at="2026-01-01T00:00:00.000+00:00",
         ended_at=None,
-        config={"method": {"name": "lora"}, "seed": seed},
+        config={"method": {"name": "lora", "title": "LoRA"}, "seed": seed},
         canonical_config=canonical,
         metrics={"test": {"accuracy": 0.875}},
     )
