@@ -44,6 +44,17 @@ def locate(model: ModelConfig) -> Path | None:
     return _locate_saved(model)
 
 
+def find(model: ModelConfig) -> Path | None:
+    """Return the folder if it is on this machine already; nothing is downloaded.
+
+    Raises:
+        MissingError, ConfigError: as locate, of a folder.
+    """
+    if model.weights == "random":
+        return None
+    return _find_snapshot(model) if model.source == "hub" else _locate_saved(model)
+
+
 def _locate_saved(model: ModelConfig) -> Path:
     if model.source == "hub":
         folder, name = _download(model), f"model.hub_id={model.hub_id}"

@@ -30,6 +30,7 @@ from bench.config.pack import describe_pack, unpack
 from bench.config.schema import Config
 from bench.data import dataset as datasets
 from bench.data.dataset import Dataset
+from bench.data.vocabulary import require_readable
 from bench.errors import BenchError, ConfigError
 from bench.model import weights
 from bench.redaction import show
@@ -56,6 +57,7 @@ class Prepared:
     runs: Sequence[tuple[Config, Identity]]  # with commits for what is on the hub; more than one is a pack
     dataset: Dataset
     model_folder: Path | None  # None: its weights are random
+    unknown_share: float | None  # of the texts' tokens, where it could be measured
 
 
 def run(config: Config) -> Result:
@@ -109,6 +111,8 @@ def _train(
     from bench.run import attempt
 
     described = {**datasets.describe(prepared.dataset), "truncated_share": None}
+    if prepared.unknown_share is not None:
+        described["unknown_share"] = prepared.unknown_share
     size = len(prepared.runs)
     started = [
         start_record(
@@ -154,7 +158,7 @@ def prepare(config: Config) -> Prepared:
     identified = [
         (one, identify(one, data_fingerprint=dataset.fingerprint, model_revision=revision)) for one in runs
     ]
-    return Prepared(identified, dataset, folder)
+    return Prepared(identified, dataset, folder, require_readable(dataset, runs[0], folder))
 
 
 def halve_micro_batch(config: Config) -> Config:
