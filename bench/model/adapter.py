@@ -26,6 +26,7 @@ _DEFAULT_TARGETS: dict[peft.PeftType, dict[str, Any]] = {  # PEFT's choice of mo
     peft.PeftType.LORA: constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     peft.PeftType.IA3: constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
 }
+_ATTENTION = "lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
 
 
 def add_adapter(
@@ -43,7 +44,7 @@ def add_adapter(
     try:
         adapted = peft.get_peft_model(model, settings)
     except (ValueError, TypeError, Warning) as error:
-        raise ConfigError(f"{_name_options(config.method, config.lora)}: {first_line(error)}") from None
+        raise _explain_refusal(error, config) from None
     if starts_from_loss:
         if folder is None:
             raise ConfigError(
@@ -72,7 +73,20 @@ def add_member(model: peft.PeftModel, config: Config, *, name: str, new: Sequenc
     try:
         model.add_adapter(name, settings)
     except (ValueError, TypeError, Warning) as error:
-        raise ConfigError(f"{_name_options(config.method, config.lora)}: {first_line(error)}") from None
+        raise _explain_refusal(error, config) from None
+
+
+def _explain_refusal(error: Exception, config: Config) -> ConfigError:
+    """Return PEFT's refusal of a model as an error that names the settings and, where known, what to do."""
+    remedy = ""
+    if "ParamWrapper" in str(error) and "lora_dropout" in str(error):
+        remedy = (
+            " The model's experts are adapted without dropout alone: use lora.dropout=0, or leave them out "
+            f"with {_ATTENTION}"
+        )
+    elif isinstance(error, peft.NoMatchingPeftModuleError):
+        remedy = f" Use lora.target_modules=all-linear lora.dropout=0, or {_ATTENTION}"
+    return ConfigError(f"{_name_options(config.method, config.lora)}: {first_line(error)}{remedy}")
 
 
 def _choose(model: Any, config: Config, new: Sequence[str]) -> tuple[Any, bool]:

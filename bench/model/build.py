@@ -3,12 +3,14 @@
 Branches on the fields of a method, never on its name.
 """
 
+import contextlib
 import math
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from unittest import mock
 
 import torch
 from torch import nn
@@ -27,7 +29,7 @@ from transformers import (
 import bench.model.chatglm  # noqa: F401 (makes the Auto classes know them)
 from bench.config.schema import Config, MethodConfig, ModelConfig
 from bench.errors import BenchError, ConfigError, first_line
-from bench.model import decoder, encoder, random_weights, trained, weights
+from bench.model import decoder, encoder, positions, random_weights, trained, weights
 from bench.model.adapter import add_adapter, starts_from_base
 from bench.model.trained import DTYPES as DTYPES
 
@@ -35,6 +37,7 @@ HEADS = {
     "sequence_classification": AutoModelForSequenceClassification,
     "label_likelihood": AutoModelForCausalLM,
 }
+_RESERVED_POSITIONS = 8  # more than any model sets apart, as RoBERTa's first two
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,28 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise
     except Exception as error:
         raise ConfigError(f"{folder}: its tokenizer does not load ({first_line(error)})") from None
-    if tokenizer.pad_token_id is None:
+    # What pads is masked, so that any token serves; one that was added beyond the model's words does not.
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= weights.count_words(folder):
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
+
+
+def fit_length(wanted: int, source: ModelConfig, folder: Path | None) -> int:
+    """Return the tokens that are wanted, or as many as the model, which is not built, has positions for.
+
+    Raises:
+        ConfigError: the model's configuration does not load.
+    """
+    settings = load_settings(source, folder)
+    declared = getattr(settings, "max_position_embeddings", None)
+    if isinstance(declared, int) and wanted <= declared - _RESERVED_POSITIONS:  # as nearly always
+        return wanted
+    try:
+        with torch.device("meta"):
+            skeleton: nn.Module = AutoModel.from_config(settings)
+    except ValueError:  # an architecture that is nothing without a head
+        return wanted
+    return positions.cut_length(wanted, skeleton)
 
 
 def build(
@@ -148,6 +170,7 @@ def build_base(
         "precision": precision,
         "attention": base.config._attn_implementation,
         "new_modules": new,
+        "max_length": positions.cut_length(config.train.max_length, skeleton),
     }
     if config.train.gradient_checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -229,7 +252,9 @@ def _load_weights(
     if folder is None or device.type == "meta":
         new = unquantised if config.task == "sequence_classification" else []
         kind = HEADS[config.task]
-        model, missing = random_weights.make_model(kind, settings, new=new, device=device, **options), set()
+        with plain_linear_layers(settings.model_type):
+            model = random_weights.make_model(kind, settings, new=new, device=device, **options)
+        missing = set()
     else:
         model, info = read_checkpoint(
             HEADS[config.task],
@@ -264,19 +289,35 @@ def read_checkpoint(kind: Any, folder: Path, **options: Any) -> Any:
         ConfigError: pickled weights hold more than tensors, or are damaged.
     """
     try:
-        return kind.from_pretrained(
-            folder,
-            use_safetensors=not weights.is_pickled(folder),
-            weights_only=True,  # of pickled shards
-            local_files_only=True,
-            trust_remote_code=False,
-            **options,
-        )
+        with plain_linear_layers(weights.read_if_whole(folder).get("model_type")):
+            return kind.from_pretrained(
+                folder,
+                use_safetensors=not weights.is_pickled(folder),
+                weights_only=True,  # of pickled shards
+                local_files_only=True,
+                trust_remote_code=False,
+                **options,
+            )
     except (pickle.UnpicklingError, EOFError):  # torch's message says how to run it all the same
         raise ConfigError(
             f"{folder}: its .bin files hold more than tensors, which could run code, or are damaged; "
             "nothing of them was run; use the official files"
         ) from None
+
+
+@contextlib.contextmanager
+def plain_linear_layers(architecture: str | None) -> Iterator[None]:
+    """Inside, make Falcon of torch's linear layers instead of its own, which compute the same.
+
+    bitsandbytes replaces layers of exactly that type.
+    """
+    if architecture != "falcon":
+        yield
+        return
+    from transformers.models.falcon import modeling_falcon
+
+    with mock.patch.object(modeling_falcon, "FalconLinear", nn.Linear):
+        yield
 
 
 def save_trained(model: nn.Module, path: Path, *, writes: bool = True) -> None:
@@ -302,24 +343,33 @@ def _read_settings(
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
     }
-    if folder is None:
-        settings = random_weights.read_settings(source, **head)
-    else:
-        try:
-            settings = AutoConfig.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False, **head
-            )
-        except Exception as error:
-            raise ConfigError(f"{folder}: its config.json does not load ({first_line(error)})") from None
-    if settings.pad_token_id is None:  # a decoder's head looks for the last token that is not a pad
-        settings.pad_token_id = pad_token_id
+    settings = load_settings(source, folder, **head)
     words = getattr(settings, "vocab_size", math.inf)
-    if beyond := [one for one in (settings.pad_token_id, pad_token_id) if one is not None and one >= words]:
+    if settings.pad_token_id is None or settings.pad_token_id >= words:  # which a decoder's head looks for
+        settings.pad_token_id = pad_token_id
+    if pad_token_id is not None and pad_token_id >= words:
         raise ConfigError(
-            f"{folder}: the pad token has the number {beyond[0]}, and the model has {words} words; name one "
-            "of them as pad_token in tokenizer_config.json and as pad_token_id in config.json"
+            f"{folder}: the pad token has the number {pad_token_id}, and the model has {words} words; name "
+            "one of them as pad_token in tokenizer_config.json"
         )
     settings.use_cache = False  # a decoder keeps keys and values to go on writing, which nothing here does
+    return settings
+
+
+def load_settings(source: ModelConfig, folder: Path | None, **more: Any) -> PreTrainedConfig:
+    """Return the model's configuration, with ``more`` values put over it.
+
+    Raises:
+        ConfigError: it does not load, or transformers does not know the architecture.
+    """
+    if folder is None:
+        return random_weights.read_settings(source, **more)
+    try:
+        settings: PreTrainedConfig = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **more
+        )
+    except Exception as error:
+        raise ConfigError(f"{folder}: its config.json does not load ({first_line(error)})") from None
     return settings
 
 

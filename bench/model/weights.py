@@ -8,8 +8,10 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
+import shlex
 import tempfile
 import time
 from functools import cache
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.pins import WITHOUT_HUB
-from bench.config.schema import ModelConfig
+from bench.config.schema import Config, ModelConfig, replace_values
 from bench.errors import ConfigError, MissingError
 
 _REMEMBERED_BYTES = 2**20  # a smaller file is read as quickly as what is remembered of it
@@ -27,6 +29,11 @@ _WITHOUT_CONFIG = "holds no config.json; save it with save_pretrained"
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _PICKLED = "pytorch_model*.bin"
 _RELEASED_PICKLED = ("chatglm",)  # model types whose official weights are pickled shards and nothing else
+# Model types that cannot compute in bf16 or fp16, and why (transformers 5.24).
+_FP32_ALONE = {
+    "deberta": "its attention masks with a number that bf16 and fp16 cannot hold",
+    "fnet": "its Fourier transform has no other type",
+}
 
 
 def locate(model: ModelConfig) -> Path | None:
@@ -52,18 +59,55 @@ def find(model: ModelConfig) -> Path | None:
     """
     if model.weights == "random":
         return None
-    return _find_snapshot(model) if model.source == "hub" else _locate_saved(model)
+    if model.source == "hub":
+        _require_unquantised_on_hub(model)
+        return _find_snapshot(model)
+    return _locate_saved(model)
 
 
 def _locate_saved(model: ModelConfig) -> Path:
     if model.source == "hub":
+        _require_unquantised_on_hub(model)
         folder, name = _download(model), f"model.hub_id={model.hub_id}"
         hint = "; if it has one, this machine's copy is not complete and the hub cannot be reached"
     else:
         folder, name, hint = _find_folder(model), f"model.path={model.path}", ""
     if fault := _find_fault(folder):
         raise ConfigError(f"{name}: {fault}{hint}")
+    _require_unquantised(name, folder)
     return folder
+
+
+def _require_unquantised(name: str, folder: Path) -> None:
+    """Raise a ConfigError where the checkpoint's weights are quantised already: no method would be itself."""
+    settings = read_if_whole(folder)
+    held = settings.get("quantization_config")
+    if not held:
+        return
+    kind = str(held.get("quant_method", "an unknown way"))
+    architecture = next(iter(settings.get("architectures") or ["AutoModel"]))
+    remedy = "give the model's original weights, which method=qlora quantises itself"
+    if kind == "bitsandbytes":
+        old, new = shlex.quote(str(folder)), shlex.quote(f"{folder.name}-dequantised")
+        remedy += (
+            ", or dequantise these, which brings back nothing that was lost: "
+            "python -c 'import sys, transformers as t; "
+            f"t.{architecture}.from_pretrained(sys.argv[1]).dequantize().save_pretrained(sys.argv[2]); "
+            f"t.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])' {old} {new}"
+        )
+    raise ConfigError(
+        f"{name}: its weights are quantised already ({kind}), so that method=full could train only what is "
+        f"not, and method=lora would be QLoRA; {remedy}"
+    )
+
+
+def _require_unquantised_on_hub(model: ModelConfig) -> None:
+    """Raise that error as soon as the model's config.json is in the cache, where pinning a commit puts it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(str(model.hub_id), "config.json", revision=model.revision)
+    if isinstance(found, str):
+        _require_unquantised(f"model.hub_id={model.hub_id}", Path(found).parent)
 
 
 def _find_folder(model: ModelConfig) -> Path:
@@ -113,6 +157,46 @@ def read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
+def read_if_whole(folder: Path) -> dict[str, Any]:
+    """Return the model's config.json, or nothing where it is damaged, which loading the model says better."""
+    try:
+        values = read_config(folder)
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def count_words(folder: Path) -> float:
+    """Return the rows of the model's embedding of words, infinity where its config.json does not say."""
+    settings = read_if_whole(folder)
+    count = settings.get("vocab_size") or (settings.get("text_config") or {}).get("vocab_size")
+    return math.inf if count is None else int(count)
+
+
+def settle_precision(config: Config) -> tuple[Config, str | None]:
+    """Return the configuration with fp32 where its architecture computes in nothing else, and why.
+
+    Raises:
+        ConfigError: another precision is asked for.
+    """
+    kind, requested = _read_model_type(config.model), config.train.precision
+    reason = _FP32_ALONE.get(kind)
+    if reason is None or requested == "fp32" or config.method.estimator not in ("network", "frozen_encoder"):
+        return config, None
+    reason = f"{kind} computes in fp32 alone: {reason}"
+    if requested != "auto":
+        raise ConfigError(f"train.precision={requested}: {reason}; use auto or fp32")
+    return replace_values(config, {"train.precision": "fp32"}), reason
+
+
+def _read_model_type(model: ModelConfig) -> str:
+    """Return the architecture's name, empty where neither the preset nor this machine has it."""
+    if model.architecture is not None:
+        return str(model.architecture.get("model_type", ""))
+    folder = _find_folder(model) if model.source != "hub" else _find_snapshot(model)
+    return "" if folder is None else str(read_if_whole(folder).get("model_type", ""))
+
+
 def is_pickled(folder: Path) -> bool:
     """Whether the weights are to be read from pickled shards, weights only, as there is no other release."""
     has_safetensors = any(folder.glob("*.safetensors"))
@@ -121,10 +205,7 @@ def is_pickled(folder: Path) -> bool:
 
 def _is_released_pickled(folder: Path) -> bool:
     """Whether the model is of a type whose official weights are pickled; a damaged config.json is of none."""
-    try:
-        return read_config(folder).get("model_type") in _RELEASED_PICKLED
-    except (OSError, ValueError, AttributeError):
-        return False
+    return read_if_whole(folder).get("model_type") in _RELEASED_PICKLED
 
 
 def _find_fault(folder: Path) -> str | None:

@@ -84,7 +84,7 @@ def run_all(config: Config) -> list[Result]:
     driver.take(config.devices, config.train.processes)  # before what is imported here looks at the cards
     from bench.run import attempt
 
-    attempt.require_device(halve_micro_batch(_name_device(config)))
+    attempt.require_device(_adapt(config)[0])
     mode = _decide_tracking(config)
     store = Store(Path(config.results_dir))
     store.prepare()
@@ -110,6 +110,7 @@ def _train(
     """Starts a record for each of the runs and trains them, several in one go."""
     from bench.run import attempt
 
+    adapted = [_adapt(config) for config, _ in prepared.runs]
     described = {**datasets.describe(prepared.dataset), "truncated_share": None}
     if prepared.unknown_share is not None:
         described["unknown_share"] = prepared.unknown_share
@@ -122,14 +123,15 @@ def _train(
             labels=list(prepared.dataset.labels),
             data=described,
             packed=None if size == 1 else describe_pack(size),
+            reasons={} if reason is None else {"model.precision": reason},
         )
-        for config, identity in prepared.runs
+        for (config, identity), (_, reason) in zip(prepared.runs, adapted, strict=True)
     ]
     for record in started:
         store.write(record)
     with attempt.log_to({one.run_id: store.run_folder(one.run_id) / "log.txt" for one in started}):
         return attempt.attempt(
-            [halve_micro_batch(_name_device(config)) for config, _ in prepared.runs],
+            [config for config, _ in adapted],
             prepared.dataset,
             model_folder=prepared.model_folder,
             store=store,
@@ -188,6 +190,16 @@ def _decide_tracking(config: Config) -> Mode:
     if settings.reason is not None:
         return Mode(settings.mode, settings.reason)
     return tracking.resolve(settings.mode, probe_seconds=settings.probe_seconds)
+
+
+def _adapt(config: Config) -> tuple[Config, str | None]:
+    """Return the configuration as it is trained on this machine, and why its precision is not what it was.
+
+    Raises:
+        ConfigError: it cannot be trained so.
+    """
+    settled, reason = weights.settle_precision(config)
+    return halve_micro_batch(_name_device(settled)), reason
 
 
 def _name_device(config: Config) -> Config:
@@ -309,7 +321,9 @@ def summarise(config: Config, result: Result) -> str:
         if packed is None
         else f"one of {packed['size']} packed in {packed['pack_seconds']:.1f} s"
     )
-    return f"{name}: test accuracy {test['accuracy']:.1%}, F1 {test['f1_macro']:.1%}, {how}"
+    length = result.model.get("max_length", config.train.max_length)
+    cut = f", texts cut at the model's {length} tokens" if length < config.train.max_length else ""
+    return f"{name}: test accuracy {test['accuracy']:.1%}, F1 {test['f1_macro']:.1%}, {how}{cut}"
 
 
 _app = hydra.main(version_base="1.3", config_path=str(schema.CONF_DIR), config_name="config")(task)

@@ -251,7 +251,7 @@ def _describe(result: Result, config: Config) -> Manifest:
         method=config.method.name,
         task=config.task,
         labels=list(result.labels),
-        max_length=config.train.max_length,
+        max_length=int(result.model.get("max_length", config.train.max_length)),
         precision=fitting_precision(str(result.model["precision"]), choose_device("auto")),
         quantization=config.method.quantization,
         double_quant=config.method.double_quant,
