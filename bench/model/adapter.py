@@ -32,7 +32,7 @@ _ATTENTION = "lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
 def add_adapter(
     model: PreTrainedModel, config: Config, *, new: Sequence[str], folder: Path | None
 ) -> tuple[nn.Module, Any]:
-    """The model inside PEFT, its base frozen, and its target modules; new modules are trained in full.
+    """Return the model inside PEFT, its base frozen, and its target modules.
 
     PEFT changes the base itself for some starts: PiSSA takes what the adapter holds out of the weights. The
     start is a function of the weights and of torch's seed, so that building again makes the same base.
@@ -62,7 +62,7 @@ def starts_from_base(method: MethodConfig) -> bool:
 
 
 def add_member(model: peft.PeftModel, config: Config, *, name: str, new: Sequence[str]) -> None:
-    """One more adapter of that name around a base that has some, drawn as if it were the only one.
+    """Add an adapter of that name to a base that has some, drawn as if it were the only one.
 
     Raises:
         ConfigError: as add_adapter.
@@ -90,7 +90,7 @@ def _explain_refusal(error: Exception, config: Config) -> ConfigError:
 
 
 def _choose(model: Any, config: Config, new: Sequence[str]) -> tuple[Any, bool]:
-    """PEFT's configuration of the adapter, and whether its start is bench's own (_start_from_loss).
+    """Return PEFT's configuration of the adapter, and whether its start is bench's own.
 
     Raises:
         ConfigError: PEFT does not know an option or would ignore it.
@@ -115,7 +115,7 @@ def _choose(model: Any, config: Config, new: Sequence[str]) -> tuple[Any, bool]:
 
 
 def _find_kind(name: Any) -> peft.PeftType:
-    """PEFT's type of that name.
+    """Return PEFT's type of that name.
 
     Raises:
         ConfigError: there is none.
@@ -128,7 +128,7 @@ def _find_kind(name: Any) -> peft.PeftType:
 
 
 def _require_default_targets(kind: peft.PeftType, architecture: str) -> None:
-    """Raises a ConfigError if modules are to be PEFT's choice and it makes none for the architecture."""
+    """Raise a ConfigError where PEFT chooses no modules for the architecture."""
     if architecture in _DEFAULT_TARGETS.get(kind, [architecture]):
         return
     if kind == peft.PeftType.LORA:
@@ -146,7 +146,7 @@ def _require_default_targets(kind: peft.PeftType, architecture: str) -> None:
 
 
 def _make_settings(kind: peft.PeftType, options: Mapping[str, Any], **ours: Any) -> peft.PeftConfig:
-    """PEFT's configuration.
+    """Return PEFT's configuration.
 
     Raises:
         ConfigError: an option that the type does not have.
@@ -163,7 +163,7 @@ def _make_settings(kind: peft.PeftType, options: Mapping[str, Any], **ours: Any)
 
 
 def _name_options(method: MethodConfig, lora: LoraConfig) -> str:
-    """The settings that a complaint of PEFT's can be about, as they are overridden."""
+    """Write the settings that a complaint of PEFT's can be about, as they are overridden."""
     if not uses_lora(method) or "target_modules" in method.adapter:
         return f"method.adapter={method.adapter}"
     targets = f"lora.target_modules={lora.target_modules}"
@@ -172,7 +172,7 @@ def _name_options(method: MethodConfig, lora: LoraConfig) -> str:
 
 @torch.no_grad()
 def _start_from_loss(model: peft.PeftModel, folder: Path) -> None:
-    """Sets each A and B to the closest that rank r comes to what quantising its layer lost.
+    """Set each A and B to the closest that rank r comes to what quantising its layer lost.
 
     One step of LoftQ's alternation (arXiv:2311.08659, algorithm 1): the 4-bit weights stay as they are, so
     memory does too. peft.replace_lora_weights_loftq does the same but for needing a GPU and for leaving out
@@ -205,7 +205,7 @@ def _start_from_loss(model: peft.PeftModel, folder: Path) -> None:
 
 
 def _find_tensors(folder: Path) -> dict[str, Path]:
-    """Which of a checkpoint's files holds each tensor."""
+    """Return which of a checkpoint's files holds each tensor."""
     files: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:

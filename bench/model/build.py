@@ -61,7 +61,7 @@ class Network:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer, with a pad token even where the model declares none.
+    """Return the model's own tokenizer, with a pad token that the model has.
 
     Raises:
         ConfigError: the folder holds no tokenizer that loads.
@@ -106,7 +106,7 @@ def build(
     device: torch.device,
     precision: str,
 ) -> Network:
-    """The network that the method trains, on its device, its new weights drawn from torch's current seed.
+    """Return the network that the method trains, its new weights drawn from torch's current seed.
 
     Without a folder its base weights are random ones of the model's architecture, and on the device ``meta``
     shapes without values. What is trained is held in ``train.weights`` and the frozen base in ``precision``
@@ -143,7 +143,7 @@ def build_base(
     device: torch.device,
     precision: str,
 ) -> Base:
-    """What ``build`` begins with: the same for all runs that differ in their adapter alone.
+    """Return what ``build`` begins with, the same for runs that differ in their adapter alone.
 
     Raises:
         ConfigError: as build.
@@ -178,7 +178,7 @@ def build_base(
 
 
 def describe_source(source: ModelConfig) -> dict[str, str]:
-    """Where weights and tokens came from, for the record."""
+    """Return where weights and tokens came from, for the record."""
     tokenizer = "its own" if source.weights == "saved" else "words hashed into the vocabulary"
     return {"weights": source.weights, "tokenizer": tokenizer}
 
@@ -186,7 +186,7 @@ def describe_source(source: ModelConfig) -> dict[str, str]:
 def load_encoder(
     source: ModelConfig, folder: Path | None, *, device: torch.device, precision: str
 ) -> nn.Module:
-    """The base model without a head, frozen, to be read from only."""
+    """Return the base model without a head, frozen, to be read from only."""
     encoder: Any
     if folder is None:
         encoder = random_weights.make_model(
@@ -218,7 +218,7 @@ class Quantised(Protocol):
 def quantization_config(
     method: Quantised, compute_dtype: torch.dtype, skip_modules: Sequence[str]
 ) -> BitsAndBytesConfig | None:
-    """How bitsandbytes holds the frozen weights, or None for a method that does not quantise."""
+    """Return how bitsandbytes holds the frozen weights, None where it does not."""
     skip = list(skip_modules)
     if method.quantization == "none":
         return None
@@ -242,7 +242,7 @@ def _load_weights(
     device: torch.device,
     precision: str,
 ) -> tuple[PreTrainedModel, set[str]]:
-    """The base weights in memory, and the modules that the checkpoint lacks."""
+    """Return the base weights in memory, and the modules that the checkpoint lacks."""
     method = config.method
     options: dict[str, Any] = {
         "dtype": DTYPES[config.train.weights if method.trainable == "all" else precision],
@@ -272,7 +272,7 @@ def _load_weights(
 
 
 def keep_unpacked(model: nn.Module) -> None:
-    """Keeps bitsandbytes from repacking 4-bit weights at the first evaluation, as it does on some CPUs.
+    """Keep bitsandbytes from repacking 4-bit weights at the first evaluation on some CPUs.
 
     Repacked ones can neither train nor be dequantised, and compute slightly other numbers.
     """
@@ -283,7 +283,7 @@ def keep_unpacked(model: nn.Module) -> None:
 
 
 def read_checkpoint(kind: Any, folder: Path, **options: Any) -> Any:
-    """The checkpoint as one of transformers' Auto classes reads it, without running anything that is in it.
+    """Read the checkpoint by one of transformers' Auto classes, without running its code.
 
     Raises:
         ConfigError: pickled weights hold more than tensors, or are damaged.
@@ -321,7 +321,7 @@ def plain_linear_layers(architecture: str | None) -> Iterator[None]:
 
 
 def save_trained(model: nn.Module, path: Path, *, writes: bool = True) -> None:
-    """Writes the weights that are trained, and no others; where processes share them, all must call this.
+    """Write the weights that are trained; where processes share them, all must call this.
 
     Raises:
         StoreError: the disk refused it; a file that was there stays.
@@ -330,14 +330,14 @@ def save_trained(model: nn.Module, path: Path, *, writes: bool = True) -> None:
 
 
 def load_trained(model: nn.Module, path: Path) -> None:
-    """Puts weights that save_trained wrote back into the same kind of model."""
+    """Put weights that save_trained wrote back into the same kind of model."""
     trained.read(trained.find(model), path)
 
 
 def _read_settings(
     source: ModelConfig, folder: Path | None, labels: Sequence[str], pad_token_id: int | None
 ) -> PreTrainedConfig:
-    """The model's configuration with these labels on its head."""
+    """Return the model's configuration with these labels on its head."""
     head = {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
@@ -374,7 +374,7 @@ def load_settings(source: ModelConfig, folder: Path | None, **more: Any) -> PreT
 
 
 def _make_skeleton(settings: PreTrainedConfig, task: str) -> PreTrainedModel:
-    """The model without memory for its weights: its modules and their shapes."""
+    """Return the model without memory for its weights: its modules and their shapes."""
     try:
         with torch.device("meta"):
             skeleton: PreTrainedModel = HEADS[task].from_config(settings)
@@ -388,7 +388,7 @@ def _make_skeleton(settings: PreTrainedConfig, task: str) -> PreTrainedModel:
 
 
 def _require_complete(missing: set[str], folder: Path | None) -> list[str]:
-    """No new modules: a language model that lacks some of its own cannot say how likely a label is."""
+    """Return no new modules, or raise a ConfigError where a language model lacks some."""
     if missing:
         raise ConfigError(
             f"{folder}: the checkpoint lacks {', '.join(sorted(missing))}, which task=label_likelihood "
@@ -398,7 +398,7 @@ def _require_complete(missing: set[str], folder: Path | None) -> list[str]:
 
 
 def _set_attention(settings: PreTrainedConfig, skeleton: PreTrainedModel, requested: str) -> None:
-    """Has the model compute attention as requested; auto leaves it to transformers.
+    """Have the model compute attention as requested; auto leaves it to transformers.
 
     Raises:
         ConfigError: the architecture has it not.
@@ -419,7 +419,7 @@ def _set_attention(settings: PreTrainedConfig, skeleton: PreTrainedModel, reques
 
 
 def head_names(skeleton: PreTrainedModel) -> list[str]:
-    """The modules with weights outside the base model: the classification head, or that of words."""
+    """Return the modules with weights outside the base model: a head, of labels or of words."""
     base = skeleton.base_model_prefix
     return [
         name
@@ -429,7 +429,7 @@ def head_names(skeleton: PreTrainedModel) -> list[str]:
 
 
 def _require_quantised(model: nn.Module, method: MethodConfig) -> None:
-    """Raises a ConfigError if no weight came out quantised though the method says so."""
+    """Raise a ConfigError if no weight came out quantised though the method says so."""
     if method.quantization == "none":
         return
     kinds = {"Linear8bitLt"} if method.quantization == "int8" else {"Linear4bit"}

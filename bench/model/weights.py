@@ -37,7 +37,7 @@ _FP32_ALONE = {
 
 
 def locate(model: ModelConfig) -> Path | None:
-    """The folder with config.json, weights and the tokenizer; a hub model is downloaded into its cache.
+    """Return the folder with config.json, weights and tokenizer; a hub model is downloaded.
 
     Random weights need no folder, only an architecture.
 
@@ -111,7 +111,7 @@ def _require_unquantised_on_hub(model: ModelConfig) -> None:
 
 
 def _find_folder(model: ModelConfig) -> Path:
-    """The folder that model.path means."""
+    """Return the folder that model.path means."""
     folder = _package_folder(str(model.path)) if model.source == "package" else Path(str(model.path))
     if not folder.is_dir():
         raise MissingError(
@@ -121,7 +121,7 @@ def _find_folder(model: ModelConfig) -> Path:
 
 
 def revision(model: ModelConfig) -> str:
-    """What identifies the weights: hub name and commit, or a hash of the files, or of the architecture.
+    """Return what identifies the weights: hub name and commit, or a hash of files or architecture.
 
     Raises:
         MissingError, ConfigError: as locate.
@@ -138,7 +138,7 @@ def revision(model: ModelConfig) -> str:
 
 
 def read_architecture(model: ModelConfig) -> dict[str, Any]:
-    """The architecture of random weights, in config.json's names: the one declared, else the folder's.
+    """Return the architecture of random weights: the one declared, else the folder's.
 
     Raises:
         MissingError, ConfigError: as locate.
@@ -152,7 +152,7 @@ def read_architecture(model: ModelConfig) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json."""
+    """Read the model's config.json."""
     values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return values
 
@@ -198,18 +198,18 @@ def _read_model_type(model: ModelConfig) -> str:
 
 
 def is_pickled(folder: Path) -> bool:
-    """Whether the weights are to be read from pickled shards, weights only, as there is no other release."""
+    """Return whether the weights are read from pickled shards, as there is no other release."""
     has_safetensors = any(folder.glob("*.safetensors"))
     return not has_safetensors and _is_released_pickled(folder) and any(folder.glob(_PICKLED))
 
 
 def _is_released_pickled(folder: Path) -> bool:
-    """Whether the model is of a type whose official weights are pickled; a damaged config.json is of none."""
+    """Return whether the model is of a type whose official weights are pickled."""
     return read_if_whole(folder).get("model_type") in _RELEASED_PICKLED
 
 
 def _find_fault(folder: Path) -> str | None:
-    """Why the folder holds no model that bench loads, or None."""
+    """Return why the folder holds no model that bench loads, or None."""
     if not (folder / "config.json").is_file():
         return _WITHOUT_CONFIG
     if is_pickled(folder):
@@ -224,7 +224,7 @@ def _find_fault(folder: Path) -> str | None:
 
 
 def _find_missing_shard(folder: Path) -> str | None:
-    """Which pickled shard, or the index that names them, is not there or not whole, or None."""
+    """Return which pickled shard, or their index, is not there or not whole, or None."""
     if (folder / "pytorch_model.bin").is_file():
         return None
     index = folder / "pytorch_model.bin.index.json"
@@ -237,7 +237,7 @@ def _find_missing_shard(folder: Path) -> str | None:
 
 
 def _package_folder(path: str) -> Path:
-    """The folder inside an installed package, found without importing it."""
+    """Return the folder inside an installed package, found without importing it."""
     package, _, inner = path.partition("/")
     if not package.isidentifier():
         raise ConfigError(
@@ -251,12 +251,12 @@ def _package_folder(path: str) -> Path:
 
 
 def is_downloaded(model: ModelConfig) -> bool:
-    """Whether the hub's model is in this machine's cache, weights and all."""
+    """Return whether the hub's model is in this machine's cache, weights and all."""
     return _find_snapshot(model) is not None
 
 
 def _find_snapshot(model: ModelConfig) -> Path | None:
-    """The snapshot of the pinned commit in the cache, or None if it is not there or not whole."""
+    """Return the pinned commit's snapshot in the cache, None if it is not there or not whole."""
     with contextlib.suppress(Exception):  # the hub's own errors differ by version
         folder = _fetch(model, local_files_only=True)
         if _find_fault(folder) is None:  # a cache may hold the tokenizer alone
@@ -278,7 +278,7 @@ def _fetch(model: ModelConfig, *more: str, local_files_only: bool) -> Path:
 
 
 def _download(model: ModelConfig) -> Path:
-    """The snapshot of the pinned commit, from the cache where it is there."""
+    """Return the snapshot of the pinned commit, from the cache where it is there."""
     if (folder := _find_snapshot(model)) is not None:
         return folder
     try:
@@ -296,7 +296,7 @@ def _download(model: ModelConfig) -> Path:
 
 @cache
 def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """A hash of the names and of every byte of the files."""
+    """Hash the names and every byte of the files."""
     digest = hashlib.sha256()
     for path, size, changed_ns in files:
         digest.update(os.fsencode(path.name) + b"\0" + _hash_file(path, size, changed_ns).encode())
@@ -304,7 +304,7 @@ def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def _hash_file(path: Path, size: int, changed_ns: int) -> str:
-    """The file's SHA-256; a big one's is remembered on disk, so that 16 GB are read once and not every time.
+    """Return the file's SHA-256; a big one's is remembered on disk, so that it is read once.
 
     A file that changed a moment ago may change again within the clock's resolution, so it is not remembered.
     """
@@ -322,7 +322,7 @@ def _hash_file(path: Path, size: int, changed_ns: int) -> str:
 
 
 def _find_note(path: Path) -> Path | None:
-    """Where the file's hash is remembered: one place a path, so that no old ones pile up."""
+    """Return where the file's hash is remembered: one place a path, so that none pile up."""
     try:
         cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # this user has no home
@@ -331,7 +331,7 @@ def _find_note(path: Path) -> Path | None:
 
 
 def _read_note(note: Path, stated: list[Any]) -> str | None:
-    """The remembered hash, if it was of the file as it is stated: path, size and time of change."""
+    """Return the remembered hash, if path, size and time of change are as stated."""
     try:
         values = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -342,7 +342,7 @@ def _read_note(note: Path, stated: list[Any]) -> str | None:
 
 
 def _write_note(note: Path, values: list[Any]) -> None:
-    """Remembers the hash at once and as a whole; a cache that cannot be written is no cache."""
+    """Remember the hash at once and as a whole; a cache that cannot be written is no cache."""
     with contextlib.suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=note.parent, prefix=".")
