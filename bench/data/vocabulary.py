@@ -13,6 +13,7 @@ from bench.redaction import show
 
 WARNED_SHARE, REFUSED_SHARE = 0.05, 0.5  # of a text's tokens that are unknown
 _LOOKED_AT = 2000  # texts, spread evenly
+_BERT_KINDS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")  # that read a vocab.txt alike
 _SHOWN = 30  # characters of a text
 _logger = logging.getLogger(__name__)
 
@@ -80,16 +81,25 @@ def _load(folder: Path) -> tuple[Any, int] | None:
             tokenizer.no_padding()
             token = model.get("unk_token")
             unknown = model.get("unk_id") if token is None else tokenizer.token_to_id(token)
-        elif words.is_file():
-            settings = folder / "tokenizer_config.json"
-            options = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-            tokenizer = BertWordPieceTokenizer(str(words), lowercase=options.get("do_lower_case", True))
-            unknown = tokenizer.token_to_id("[UNK]")
+            may_have_none = model.get("type") in ("BPE", "Unigram")
+        elif words.is_file() and (settings := _read_settings(folder)) is not None:
+            tokenizer = BertWordPieceTokenizer(str(words), lowercase=settings.get("do_lower_case", True))
+            unknown, may_have_none = tokenizer.token_to_id("[UNK]"), False
         else:
             return None
     except Exception:  # the library's own errors are bare Exceptions; loading the model says what is wrong
         return None
-    return tokenizer, -1 if unknown is None else int(unknown)
+    if unknown is None:
+        return (tokenizer, -1) if may_have_none else None
+    return tokenizer, int(unknown)
+
+
+def _read_settings(folder: Path) -> dict[str, Any] | None:
+    """Return what tokenizer_config.json says of a vocabulary of BERT's kind, None of another kind."""
+    path = folder / "tokenizer_config.json"
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kind = str(settings.get("tokenizer_class") or _BERT_KINDS[0]).removesuffix("Fast")
+    return settings if kind in _BERT_KINDS else None
 
 
 def _name_reader(texts: Sequence[str]) -> str:
