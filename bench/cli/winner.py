@@ -52,7 +52,7 @@ def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Op
     )
     classify.add_argument("source", metavar="RUN_ID|DIR", help=_SOURCE)
     classify.add_argument("texts", nargs="*", metavar="TEXT")
-    classify.add_argument("--file", type=Path, metavar="F", help=".csv or .jsonl")
+    classify.add_argument("--file", type=Path, metavar="F", help="as data.train: .csv, .jsonl, .xlsx, ...")
     classify.add_argument("--column", default="text", metavar="NAME", help="of the file; default: text")
     classify.add_argument("--out", type=Path, metavar="F", help=".csv or .jsonl, with every probability")
     classify.add_argument("--json", action="store_true", help="JSON lines with every probability")

@@ -36,7 +36,7 @@ class Dataset:
 
 
 def fingerprint(config: DataConfig) -> str:
-    """A hash of the content and of every setting that changes the splits, found without making them.
+    """Hash the content and every setting that changes the splits, without making them.
 
     Names and paths do not count, nor a size or a seed that is not used: a run's identity rests on this.
 
@@ -60,7 +60,7 @@ def fingerprint(config: DataConfig) -> str:
 
 
 def load(config: DataConfig) -> Dataset:
-    """The data set: read, labels folded and numbered, splits cut where the source has none of its own.
+    """Read the texts, fold and number their labels, and cut the splits that the source lacks.
 
     A text that occurs in two splits is counted and reported, not dropped: the rows are the user's.
 
@@ -88,7 +88,7 @@ def load(config: DataConfig) -> Dataset:
 
 
 def name_labels(labels: Sequence[str], config: DataConfig) -> dict[str, str]:
-    """What each label is called where a model is to write it, in their order: data.label_words, or itself.
+    """Return what each label is called where a model writes it: data.label_words, or itself.
 
     Raises:
         ConfigError: words for a label that there is not.
@@ -102,7 +102,7 @@ def name_labels(labels: Sequence[str], config: DataConfig) -> dict[str, str]:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """What a run's record says of its data: fingerprint, rows in all and by label, duplicates, conflicts."""
+    """Return what a run's record says of its data: rows by label, duplicates, conflicts."""
     counts = {
         split: np.bincount(frame["label"], minlength=len(dataset.labels)).tolist()
         for split, frame in dataset.splits.items()
@@ -119,7 +119,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def _fold(frame: pd.DataFrame, split: str, config: DataConfig) -> pd.DataFrame:
-    """The rows with each raw label replaced by the one that data.label_map folds it into."""
+    """Replace each raw label by the one that data.label_map folds it into."""
     if not config.label_map:
         return frame
     counts = frame["label"].value_counts()
@@ -134,7 +134,7 @@ def _fold(frame: pd.DataFrame, split: str, config: DataConfig) -> pd.DataFrame:
 
 
 def _declare_labels(frames: Frames, config: DataConfig) -> tuple[str, ...]:
-    """The labels in their declared order: data.labels, or train's, sorted.
+    """Return the labels in their declared order: data.labels, or train's, sorted.
 
     Raises:
         DataError: a row's label is not declared, train lacks a declared one, or there is only one.
@@ -184,7 +184,7 @@ def _doubt_labels(labels: Sequence[str], frames: Frames, config: DataConfig) -> 
 
 
 def _cut(frames: Frames, config: DataConfig, labels: tuple[str, ...]) -> Frames:
-    """All three splits; those that the source lacks are cut from train, each with its share of every label.
+    """Return all three splits; those that the source lacks are cut from train, stratified by label.
 
     Rows keep their order. Test is drawn first, so that it stays when only validation's or train's size
     changes.
@@ -207,8 +207,11 @@ def _cut(frames: Frames, config: DataConfig, labels: tuple[str, ...]) -> Frames:
 
 
 def _row_counts(frames: Frames, config: DataConfig) -> dict[str, int]:
-    """Rows of each split that comes out of train, as scikit-learn counts them: a share of train's rows is
-    rounded up for test and validation, down for train; train takes the rest unless its size is given."""
+    """Count the rows of each split that comes out of train, as scikit-learn does.
+
+    A share of train's rows is rounded up for test and validation, down for train; train takes the rest unless
+    its size is given.
+    """
     total = len(frames["train"])
     sizes: dict[str, int] = {}
     for split in ("test", "validation"):
@@ -258,7 +261,7 @@ def _require_enough(
 
 
 def _allot(counts: npt.NDArray[np.int64], size: int, *, spare: int) -> npt.NDArray[np.int64]:
-    """How many rows of each label to draw: in proportion, at least one, and ``spare`` are left of each.
+    """Return how many rows of each label to draw: in proportion, at least one; ``spare`` are left.
 
     Args:
         counts: rows there are. # (labels,)
@@ -287,7 +290,7 @@ def _count_duplicates(splits: Frames) -> int:
 
 
 def _count_conflicts(splits: Frames) -> int:
-    """Rows whose exact text has another label too, in whatever split: one of the two is wrong."""
+    """Count the rows whose exact text has another label too, in whatever split."""
     rows = pd.concat([splits[split][["text", "label"]] for split in SPLITS])
     labels = rows.groupby("text", sort=False)["label"].nunique()
     return int(rows["text"].isin(labels.index[labels > 1]).sum())

@@ -35,7 +35,7 @@ class Prompt:
 
 
 def make(tokenizer: Any, *, template: str, words: Mapping[str, str]) -> Prompt:
-    """The template around ``{text}`` and each label's words, by label in their declared order.
+    """Return the template around ``{text}`` and each label's words, in their declared order.
 
     Template, text and words are tokenised apart, so that only the text can be cut and that an answer's tokens
     are the same after every text. The tokenizer's special tokens stand where it puts them around a text, also
@@ -67,7 +67,7 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def _require_distinct(answers: Sequence[tuple[int, ...]], words: Mapping[str, str], name: str) -> None:
-    """Raises a ConfigError that names the labels whose words the tokenizer cannot write or tell apart."""
+    """Raise a ConfigError that names labels whose words cannot be written or told apart."""
     seen: dict[tuple[int, ...], str] = {}
     for label, answer in zip(words, answers, strict=True):
         said = f"data.label_words: {words[label]!r} of the label {label!r}"
@@ -80,7 +80,7 @@ def _require_distinct(answers: Sequence[tuple[int, ...]], words: Mapping[str, st
 
 
 def _find_specials(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
-    """The tokens that the tokenizer adds before and after a text, without an eos at the end."""
+    """Return the tokens that the tokenizer adds before and after a text, without a last eos."""
     bare, whole = _encode(tokenizer, text), tokenizer(text)["input_ids"]
     starts = [start for start in range(len(whole)) if whole[start : start + len(bare)] == bare]
     if not starts:

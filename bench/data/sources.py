@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 
 
 def read(config: DataConfig) -> Frames:
-    """The source's rows by split, at least ``train``: frames of text and label, without a missing value.
+    """Return the source's rows by split, at least ``train``: texts and labels, no value missing.
 
     Raises:
         MissingError: a file, a package or a hub's data set is not on this machine.
@@ -42,7 +42,7 @@ def read(config: DataConfig) -> Frames:
 
 
 def read_content(config: DataConfig) -> dict[str, Any]:
-    """What stands for the source's content in a hash: no paths and no names that a user may change.
+    """Return what stands for the source's content in a hash: no paths, no names.
 
     Raises:
         MissingError: a file or a package is not on this machine.
@@ -52,7 +52,7 @@ def read_content(config: DataConfig) -> dict[str, Any]:
 
 
 def given_splits(config: DataConfig) -> dict[str, str | None]:
-    """The splits that the source has of its own, each with its file or its name on the hub.
+    """Return the splits that the source has of its own, each with its file or name on the hub.
 
     Raises:
         ConfigError: files or a hub's data set without ``data.train``.
@@ -68,7 +68,7 @@ def given_splits(config: DataConfig) -> dict[str, str | None]:
 
 
 def _hash_bytes(parts: Iterable[bytes]) -> str:
-    """SHA-256 of the parts, each after its length, so that no two lists of parts collide."""
+    """Return SHA-256 of the parts, each after its length, so that no two lists collide."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "big") + part)
@@ -87,7 +87,7 @@ class _News:
 
 
 def hold_bbc() -> _News | None:
-    """BBC News or None; kept, so that processes forked from this one need not open its files.
+    """Return BBC News or None; kept, so that processes forked from this one open no files.
 
     Raises:
         OSError: it is installed and cannot be read.
@@ -98,7 +98,7 @@ def hold_bbc() -> _News | None:
 
 @cache  # asked for twice in each run: as texts, and to tell which texts these are
 def _read_bbc(folders: tuple[str, ...]) -> _News | None:
-    """Its files in an order that no file system decides."""
+    """Read its files in an order that no file system decides."""
     paths = [path for folder in folders for path in Path(folder, "bbcnews", "data").glob("*/*.txt")]
     files = sorted((path.parent.name, path.name, path.read_bytes()) for path in paths)
     if not files:
@@ -109,7 +109,7 @@ def _read_bbc(folders: tuple[str, ...]) -> _News | None:
 
 
 def _decode(content: bytes) -> str:
-    """One of the files is Latin-1, the others UTF-8."""
+    """Decode UTF-8, or Latin-1, which one of the files is."""
     try:
         return content.decode()
     except UnicodeDecodeError:
@@ -136,18 +136,18 @@ def _bbc_content(config: DataConfig) -> dict[str, Any]:
 
 
 def _read_headlines(_: DataConfig) -> Frames:
-    """First lines, their spaces made single."""
+    """Read first lines, their spaces made single."""
     lines = ((text.partition("\n")[0], label) for label, text in _require_bbc().texts)
     return {"train": _distinct((" ".join(line.split()), label) for line, label in lines)}
 
 
 def _read_news(_: DataConfig) -> Frames:
-    """Whole texts."""
+    """Read whole texts."""
     return {"train": _distinct((text, label) for label, text in _require_bbc().texts)}
 
 
 def _distinct(rows: Iterable[tuple[str, str]]) -> pd.DataFrame:
-    """Each text once, sorted; a text under two labels keeps the one that comes first in the alphabet."""
+    """Return each text once, sorted, under the alphabet's first of its labels."""
     label_of: dict[str, str] = {}
     for text, label in sorted(rows):
         label_of.setdefault(text, label)
@@ -245,7 +245,7 @@ def _read_hub(config: DataConfig) -> Frames:
 
 
 def _load_hub(config: DataConfig) -> Mapping[str, Any]:
-    """The hub's data set by its own split names, from the cache where it is there; no remote code is run."""
+    """Return the hub's data set by its own split names; no remote code is run."""
     _hub_content(config)
     from datasets import load_dataset
 

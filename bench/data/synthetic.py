@@ -35,24 +35,24 @@ class Grammar:
     classes: Mapping[str, Sequence[str]]  # in the declared order of the labels
 
     def slots_of(self, label: str) -> Slots:
-        """All slots of a text of this class."""
+        """Return all slots of a text of this class."""
         return {**self.slots, "core": self.classes[label]}
 
 
 @cache
 def load_grammar() -> Grammar:
-    """The grammar in assets/finance8.yaml, read once."""
+    """Read the grammar in assets/finance8.yaml, once."""
     text = resources.files("bench.assets").joinpath("finance8.yaml").read_text(encoding="utf-8")
     return Grammar(**yaml.safe_load(text))
 
 
 def labels() -> tuple[str, ...]:
-    """The 8 class names in their declared order, which is the order of a model's outputs."""
+    """Return the 8 class names in their declared order, that of a model's outputs."""
     return tuple(load_grammar().classes)
 
 
 def best_accuracy(noise: float) -> float:
-    """The accuracy that a perfect classifier reaches in expectation: the share of labels left true.
+    """Return the accuracy that a perfect classifier reaches: the share of true labels.
 
     A wrong label is one of the 7 others alike, so the true class stays the best answer while noise < 7/8.
 
@@ -64,7 +64,7 @@ def best_accuracy(noise: float) -> float:
 
 
 def generate(*, seed: int, sizes: Mapping[str, int], noise: float) -> dict[str, pd.DataFrame]:
-    """Texts and labels by split name, for a comparison whose ceiling is known: ``best_accuracy(noise)``.
+    """Return texts and labels by split, whose best accuracy is known: ``best_accuracy(noise)``.
 
     Each frame has the columns ``text`` (at most 60 characters) and ``label``, in shuffled order. No text
     occurs twice over all splits. True classes are balanced to within one row in each split; then each label
@@ -83,7 +83,7 @@ def generate(*, seed: int, sizes: Mapping[str, int], noise: float) -> dict[str, 
 
 
 def derivations(template: str, slots: Slots) -> int:
-    """In how many ways the template's slots can be filled: no fewer than the distinct texts it gives."""
+    """Count the ways to fill the template's slots: no fewer than the distinct texts."""
     count = 1
     for name in _SLOT.findall(template):
         count *= sum(derivations(alternative, slots) for alternative in slots[name])
@@ -117,7 +117,7 @@ def _check_sizes(sizes: Mapping[str, int]) -> None:
 
 
 def _draw_split(size: int, noise: float, rng: np.random.Generator, seen: set[str]) -> pd.DataFrame:
-    """One split's rows; the texts are added to ``seen``."""
+    """Draw one split's rows; the texts are added to ``seen``."""
     names = labels()
     truth = rng.permutation(np.arange(size) % len(names))  # (size,)
     texts = [_draw_new(names[index], rng, seen) for index in truth]
@@ -128,7 +128,7 @@ def _draw_split(size: int, noise: float, rng: np.random.Generator, seen: set[str
 
 
 def _draw_new(label: str, rng: np.random.Generator, seen: set[str]) -> str:
-    """A text of this class, not too long and not in ``seen``; it is added to ``seen``."""
+    """Draw a text of this class, not too long and not in ``seen``, to which it is added."""
     grammar = load_grammar()
     slots = grammar.slots_of(label)
     text = _fill(grammar.sentence, slots, rng)
@@ -139,7 +139,7 @@ def _draw_new(label: str, rng: np.random.Generator, seen: set[str]) -> str:
 
 
 def _fill(template: str, slots: Slots, rng: np.random.Generator) -> str:
-    """The template with each slot replaced by one of its alternatives, each as likely, filled in turn."""
+    """Replace each of the template's slots by one of its alternatives, each as likely."""
 
     def choose(slot: re.Match[str]) -> str:
         alternatives = slots[slot[1]]

@@ -46,7 +46,7 @@ def read(content: bytes, name: str, *, where: str, encoding: str, wanted: Sequen
 
     Args:
         where: what an error begins with, for example ``data.train=my.csv``.
-        wanted: the columns of texts and labels, by which a header is known.
+        wanted: the columns of texts and, as the last, of labels, if there are any.
 
     Raises:
         DataError: it cannot be read.
@@ -145,8 +145,8 @@ def _drop_blank_end(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _find_joined(frame: pd.DataFrame, wanted: Sequence[str], delimiter: str) -> list[str]:
     """Note lines that look like rows and are inside the quotes of another: its quote is not closed."""
-    *_, label = wanted
-    if label not in frame:
+    label = wanted[-1]
+    if len(wanted) < 2 or label not in frame:
         return []
     cells = [column for column in frame if frame[column].str.contains("[\r\n]", regex=True).any()]
     if not cells:

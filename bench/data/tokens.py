@@ -35,7 +35,7 @@ class Tokenizer(Protocol):
     is_fast: bool
 
     def __call__(self, text: list[str], **options: Any) -> Any:
-        """``input_ids`` of each text."""
+        """Return ``input_ids`` of each text."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Padding:
 
     @classmethod
     def of(cls, tokenizer: Any) -> "Padding":
-        """The tokenizer's own padding.
+        """Return the tokenizer's own padding.
 
         Raises:
             ConfigError: it has no token to pad with.
@@ -70,11 +70,11 @@ class TokenisedSplit:
     full_lengths: Integers  # tokens before texts were cut: (rows,)
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Return the number of rows."""
         return len(self.labels)
 
     def row(self, index: int) -> Integers:
-        """The token ids of one row, with the tokenizer's special tokens. # (length,)"""
+        """Return the token ids of one row, with the tokenizer's special tokens. # (length,)"""
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
     @property
@@ -96,7 +96,7 @@ def tokenise(
     cache_dir: str | Path,
     prompt: Prompt | None = None,
 ) -> dict[str, TokenisedSplit]:
-    """The splits as token ids; read from disk where the same texts met the same tokenizer and limit before.
+    """Return the splits as token ids, from disk where the same texts met the same tokenizer before.
 
     With a prompt each row is that, up to where the answer begins; together they keep to the limit.
 
@@ -136,7 +136,7 @@ def tokenise(
 
 
 def identify_tokenizer(tokenizer: Any) -> str:
-    """A hash of all that decides the ids: the backend's file for a fast tokenizer, else class and vocabulary.
+    """Hash all that decides the ids: a fast tokenizer's file, else class and vocabulary.
 
     The backend remembers how the last call truncated and padded; that is left out.
     """
@@ -160,7 +160,7 @@ def identify_tokenizer(tokenizer: Any) -> str:
 
 
 def micro_batches_per_epoch(split: TokenisedSplit, micro_batch_size: int) -> int:
-    """Micro-batches that show every row once, the last one possibly smaller."""
+    """Count the micro-batches that show every row once; the last may be smaller."""
     return -(-len(split) // micro_batch_size)
 
 
@@ -174,7 +174,7 @@ def train_batches(
     padding: Padding,
     skipped: int = 0,
 ) -> Iterator[Batch]:
-    """So many micro-batches, over as many epochs as they need, each padded to its own longest row.
+    """Yield so many micro-batches, over as many epochs as they need, each padded to its longest.
 
     Every epoch shows every row once, in an order of its own that the seed decides. ``group_by_length`` puts
     rows of like length together, which saves padding; the batches still come in random order. The first
@@ -197,7 +197,7 @@ def train_batches(
 def eval_batches(
     split: TokenisedSplit, *, batch_size: int, padding: Padding
 ) -> Iterator[tuple[Integers, Batch]]:
-    """Every row once, the longest first: row numbers, to put predictions back in order, and their batch."""
+    """Yield every row once, the longest first: row numbers, and their batch."""
     order = np.argsort(-split.lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
@@ -207,7 +207,7 @@ def eval_batches(
 def mean_padded_tokens(
     split: TokenisedSplit, micro_batch_size: int, *, group_by_length: bool, seed: int
 ) -> float:
-    """Tokens of an average micro-batch of the first epoch, its padding included."""
+    """Return the tokens of an average micro-batch of the first epoch, padding included."""
     size = micro_batch_size if group_by_length else None
     order = _order_rows(split.lengths, np.random.default_rng([seed, 0]), size)
     return _count_padded(split.lengths[order], micro_batch_size) / micro_batches_per_epoch(
@@ -216,12 +216,12 @@ def mean_padded_tokens(
 
 
 def count_evaluated_tokens(split: TokenisedSplit, batch_size: int) -> int:
-    """Tokens of all batches that evaluate the split, their padding included."""
+    """Count the tokens of all batches that evaluate the split, padding included."""
     return _count_padded(-np.sort(-split.lengths), batch_size)
 
 
 def _count_padded(lengths: Integers, batch_size: int) -> int:
-    """Tokens of rows in this order, each as long as its batch's longest."""
+    """Count the tokens of rows in this order, each as long as its batch's longest."""
     groups = (lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size))
     return sum(len(group) * int(group.max()) for group in groups)
 
@@ -235,7 +235,7 @@ def tokenise_texts(
     prompt: Prompt | None,
     split: str,
 ) -> TokenisedSplit:
-    """Each text twice, whole and cut, as a cut text does not say how long it was."""
+    """Tokenise each text twice, whole and cut, as a cut text does not say how long it was."""
     before, after, room = ((), (), 0) if prompt is None else (prompt.before, prompt.after, prompt.room)
     options = {"add_special_tokens": prompt is None, "verbose": False}
     whole: Sequence[list[int]] = tokenizer(texts, truncation=False, **options)["input_ids"]
@@ -256,7 +256,7 @@ def tokenise_texts(
 
 
 def _order_rows(lengths: Integers, random: np.random.Generator, micro_batch_size: int | None) -> Integers:
-    """Row numbers shuffled; with a size, sorted by length within each run of MEGABATCH micro-batches."""
+    """Shuffle row numbers; with a size, sort each run of MEGABATCH micro-batches by length."""
     order: Integers = random.permutation(len(lengths))
     if micro_batch_size is None:
         return order
@@ -282,7 +282,7 @@ def _pad(split: TokenisedSplit, rows: Integers, padding: Padding) -> Batch:
 
 
 def _read_cache(path: Path, dataset: Dataset) -> dict[str, TokenisedSplit] | None:
-    """The splits in the file, or None where there is none that is whole and of this data set."""
+    """Return the splits in the file, None where it is not whole or not of this data set."""
     try:
         with path.open("rb"):
             pass

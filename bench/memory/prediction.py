@@ -113,6 +113,7 @@ def settle(config: Config, card: Card | None) -> Config:
     is_saved = source.source == "hub" and source.weights == "saved"
     if is_saved and source.architecture is not None and not weights.is_downloaded(source):
         config = replace_values(config, {"model.weights": "random"})
+    config, _ = weights.settle_precision(config)
     if card is not None and config.train.precision == "auto":
         precision = "bf16" if "bf16" in card.flops_per_second else "fp16"
         config = replace_values(config, {"train.precision": precision})

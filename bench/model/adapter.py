@@ -26,12 +26,13 @@ _DEFAULT_TARGETS: dict[peft.PeftType, dict[str, Any]] = {  # PEFT's choice of mo
     peft.PeftType.LORA: constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     peft.PeftType.IA3: constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
 }
+_ATTENTION = "lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
 
 
 def add_adapter(
     model: PreTrainedModel, config: Config, *, new: Sequence[str], folder: Path | None
 ) -> tuple[nn.Module, Any]:
-    """The model inside PEFT, its base frozen, and its target modules; new modules are trained in full.
+    """Return the model inside PEFT, its base frozen, and its target modules.
 
     PEFT changes the base itself for some starts: PiSSA takes what the adapter holds out of the weights. The
     start is a function of the weights and of torch's seed, so that building again makes the same base.
@@ -43,7 +44,7 @@ def add_adapter(
     try:
         adapted = peft.get_peft_model(model, settings)
     except (ValueError, TypeError, Warning) as error:
-        raise ConfigError(f"{_name_options(config.method, config.lora)}: {first_line(error)}") from None
+        raise _explain_refusal(error, config) from None
     if starts_from_loss:
         if folder is None:
             raise ConfigError(
@@ -61,7 +62,7 @@ def starts_from_base(method: MethodConfig) -> bool:
 
 
 def add_member(model: peft.PeftModel, config: Config, *, name: str, new: Sequence[str]) -> None:
-    """One more adapter of that name around a base that has some, drawn as if it were the only one.
+    """Add an adapter of that name to a base that has some, drawn as if it were the only one.
 
     Raises:
         ConfigError: as add_adapter.
@@ -72,11 +73,24 @@ def add_member(model: peft.PeftModel, config: Config, *, name: str, new: Sequenc
     try:
         model.add_adapter(name, settings)
     except (ValueError, TypeError, Warning) as error:
-        raise ConfigError(f"{_name_options(config.method, config.lora)}: {first_line(error)}") from None
+        raise _explain_refusal(error, config) from None
+
+
+def _explain_refusal(error: Exception, config: Config) -> ConfigError:
+    """Return PEFT's refusal of a model as an error that names the settings and, where known, what to do."""
+    remedy = ""
+    if "ParamWrapper" in str(error) and "lora_dropout" in str(error):
+        remedy = (
+            " The model's experts are adapted without dropout alone: use lora.dropout=0, or leave them out "
+            f"with {_ATTENTION}"
+        )
+    elif isinstance(error, peft.NoMatchingPeftModuleError):
+        remedy = f" Use lora.target_modules=all-linear lora.dropout=0, or {_ATTENTION}"
+    return ConfigError(f"{_name_options(config.method, config.lora)}: {first_line(error)}{remedy}")
 
 
 def _choose(model: Any, config: Config, new: Sequence[str]) -> tuple[Any, bool]:
-    """PEFT's configuration of the adapter, and whether its start is bench's own (_start_from_loss).
+    """Return PEFT's configuration of the adapter, and whether its start is bench's own.
 
     Raises:
         ConfigError: PEFT does not know an option or would ignore it.
@@ -101,7 +115,7 @@ def _choose(model: Any, config: Config, new: Sequence[str]) -> tuple[Any, bool]:
 
 
 def _find_kind(name: Any) -> peft.PeftType:
-    """PEFT's type of that name.
+    """Return PEFT's type of that name.
 
     Raises:
         ConfigError: there is none.
@@ -114,7 +128,7 @@ def _find_kind(name: Any) -> peft.PeftType:
 
 
 def _require_default_targets(kind: peft.PeftType, architecture: str) -> None:
-    """Raises a ConfigError if modules are to be PEFT's choice and it makes none for the architecture."""
+    """Raise a ConfigError where PEFT chooses no modules for the architecture."""
     if architecture in _DEFAULT_TARGETS.get(kind, [architecture]):
         return
     if kind == peft.PeftType.LORA:
@@ -132,7 +146,7 @@ def _require_default_targets(kind: peft.PeftType, architecture: str) -> None:
 
 
 def _make_settings(kind: peft.PeftType, options: Mapping[str, Any], **ours: Any) -> peft.PeftConfig:
-    """PEFT's configuration.
+    """Return PEFT's configuration.
 
     Raises:
         ConfigError: an option that the type does not have.
@@ -149,7 +163,7 @@ def _make_settings(kind: peft.PeftType, options: Mapping[str, Any], **ours: Any)
 
 
 def _name_options(method: MethodConfig, lora: LoraConfig) -> str:
-    """The settings that a complaint of PEFT's can be about, as they are overridden."""
+    """Write the settings that a complaint of PEFT's can be about, as they are overridden."""
     if not uses_lora(method) or "target_modules" in method.adapter:
         return f"method.adapter={method.adapter}"
     targets = f"lora.target_modules={lora.target_modules}"
@@ -158,7 +172,7 @@ def _name_options(method: MethodConfig, lora: LoraConfig) -> str:
 
 @torch.no_grad()
 def _start_from_loss(model: peft.PeftModel, folder: Path) -> None:
-    """Sets each A and B to the closest that rank r comes to what quantising its layer lost.
+    """Set each A and B to the closest that rank r comes to what quantising its layer lost.
 
     One step of LoftQ's alternation (arXiv:2311.08659, algorithm 1): the 4-bit weights stay as they are, so
     memory does too. peft.replace_lora_weights_loftq does the same but for needing a GPU and for leaving out
@@ -191,7 +205,7 @@ def _start_from_loss(model: peft.PeftModel, folder: Path) -> None:
 
 
 def _find_tensors(folder: Path) -> dict[str, Path]:
-    """Which of a checkpoint's files holds each tensor."""
+    """Return which of a checkpoint's files holds each tensor."""
     files: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:

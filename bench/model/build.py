@@ -3,12 +3,14 @@
 Branches on the fields of a method, never on its name.
 """
 
+import contextlib
 import math
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from unittest import mock
 
 import torch
 from torch import nn
@@ -27,7 +29,7 @@ from transformers import (
 import bench.model.chatglm  # noqa: F401 (makes the Auto classes know them)
 from bench.config.schema import Config, MethodConfig, ModelConfig
 from bench.errors import BenchError, ConfigError, first_line
-from bench.model import decoder, encoder, random_weights, trained, weights
+from bench.model import decoder, encoder, positions, random_weights, trained, weights
 from bench.model.adapter import add_adapter, starts_from_base
 from bench.model.trained import DTYPES as DTYPES
 
@@ -35,6 +37,7 @@ HEADS = {
     "sequence_classification": AutoModelForSequenceClassification,
     "label_likelihood": AutoModelForCausalLM,
 }
+_RESERVED_POSITIONS = 8  # more than any model sets apart, as RoBERTa's first two
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Network:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer, with a pad token even where the model declares none.
+    """Return the model's own tokenizer, with a pad token that the model has.
 
     Raises:
         ConfigError: the folder holds no tokenizer that loads.
@@ -70,9 +73,28 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise
     except Exception as error:
         raise ConfigError(f"{folder}: its tokenizer does not load ({first_line(error)})") from None
-    if tokenizer.pad_token_id is None:
+    # What pads is masked, so that any token serves; one that was added beyond the model's words does not.
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= weights.count_words(folder):
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
+
+
+def fit_length(wanted: int, source: ModelConfig, folder: Path | None) -> int:
+    """Return the tokens that are wanted, or as many as the model, which is not built, has positions for.
+
+    Raises:
+        ConfigError: the model's configuration does not load.
+    """
+    settings = load_settings(source, folder)
+    declared = getattr(settings, "max_position_embeddings", None)
+    if isinstance(declared, int) and wanted <= declared - _RESERVED_POSITIONS:  # as nearly always
+        return wanted
+    try:
+        with torch.device("meta"):
+            skeleton: nn.Module = AutoModel.from_config(settings)
+    except ValueError:  # an architecture that is nothing without a head
+        return wanted
+    return positions.cut_length(wanted, skeleton)
 
 
 def build(
@@ -84,7 +106,7 @@ def build(
     device: torch.device,
     precision: str,
 ) -> Network:
-    """The network that the method trains, on its device, its new weights drawn from torch's current seed.
+    """Return the network that the method trains, its new weights drawn from torch's current seed.
 
     Without a folder its base weights are random ones of the model's architecture, and on the device ``meta``
     shapes without values. What is trained is held in ``train.weights`` and the frozen base in ``precision``
@@ -121,7 +143,7 @@ def build_base(
     device: torch.device,
     precision: str,
 ) -> Base:
-    """What ``build`` begins with: the same for all runs that differ in their adapter alone.
+    """Return what ``build`` begins with, the same for runs that differ in their adapter alone.
 
     Raises:
         ConfigError: as build.
@@ -148,6 +170,7 @@ def build_base(
         "precision": precision,
         "attention": base.config._attn_implementation,
         "new_modules": new,
+        "max_length": positions.cut_length(config.train.max_length, skeleton),
     }
     if config.train.gradient_checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -155,7 +178,7 @@ def build_base(
 
 
 def describe_source(source: ModelConfig) -> dict[str, str]:
-    """Where weights and tokens came from, for the record."""
+    """Return where weights and tokens came from, for the record."""
     tokenizer = "its own" if source.weights == "saved" else "words hashed into the vocabulary"
     return {"weights": source.weights, "tokenizer": tokenizer}
 
@@ -163,7 +186,7 @@ def describe_source(source: ModelConfig) -> dict[str, str]:
 def load_encoder(
     source: ModelConfig, folder: Path | None, *, device: torch.device, precision: str
 ) -> nn.Module:
-    """The base model without a head, frozen, to be read from only."""
+    """Return the base model without a head, frozen, to be read from only."""
     encoder: Any
     if folder is None:
         encoder = random_weights.make_model(
@@ -195,7 +218,7 @@ class Quantised(Protocol):
 def quantization_config(
     method: Quantised, compute_dtype: torch.dtype, skip_modules: Sequence[str]
 ) -> BitsAndBytesConfig | None:
-    """How bitsandbytes holds the frozen weights, or None for a method that does not quantise."""
+    """Return how bitsandbytes holds the frozen weights, None where it does not."""
     skip = list(skip_modules)
     if method.quantization == "none":
         return None
@@ -219,7 +242,7 @@ def _load_weights(
     device: torch.device,
     precision: str,
 ) -> tuple[PreTrainedModel, set[str]]:
-    """The base weights in memory, and the modules that the checkpoint lacks."""
+    """Return the base weights in memory, and the modules that the checkpoint lacks."""
     method = config.method
     options: dict[str, Any] = {
         "dtype": DTYPES[config.train.weights if method.trainable == "all" else precision],
@@ -229,7 +252,9 @@ def _load_weights(
     if folder is None or device.type == "meta":
         new = unquantised if config.task == "sequence_classification" else []
         kind = HEADS[config.task]
-        model, missing = random_weights.make_model(kind, settings, new=new, device=device, **options), set()
+        with plain_linear_layers(settings.model_type):
+            model = random_weights.make_model(kind, settings, new=new, device=device, **options)
+        missing = set()
     else:
         model, info = read_checkpoint(
             HEADS[config.task],
@@ -247,7 +272,7 @@ def _load_weights(
 
 
 def keep_unpacked(model: nn.Module) -> None:
-    """Keeps bitsandbytes from repacking 4-bit weights at the first evaluation, as it does on some CPUs.
+    """Keep bitsandbytes from repacking 4-bit weights at the first evaluation on some CPUs.
 
     Repacked ones can neither train nor be dequantised, and compute slightly other numbers.
     """
@@ -258,20 +283,21 @@ def keep_unpacked(model: nn.Module) -> None:
 
 
 def read_checkpoint(kind: Any, folder: Path, **options: Any) -> Any:
-    """The checkpoint as one of transformers' Auto classes reads it, without running anything that is in it.
+    """Read the checkpoint by one of transformers' Auto classes, without running its code.
 
     Raises:
         ConfigError: pickled weights hold more than tensors, or are damaged.
     """
     try:
-        return kind.from_pretrained(
-            folder,
-            use_safetensors=not weights.is_pickled(folder),
-            weights_only=True,  # of pickled shards
-            local_files_only=True,
-            trust_remote_code=False,
-            **options,
-        )
+        with plain_linear_layers(weights.read_if_whole(folder).get("model_type")):
+            return kind.from_pretrained(
+                folder,
+                use_safetensors=not weights.is_pickled(folder),
+                weights_only=True,  # of pickled shards
+                local_files_only=True,
+                trust_remote_code=False,
+                **options,
+            )
     except (pickle.UnpicklingError, EOFError):  # torch's message says how to run it all the same
         raise ConfigError(
             f"{folder}: its .bin files hold more than tensors, which could run code, or are damaged; "
@@ -279,8 +305,23 @@ def read_checkpoint(kind: Any, folder: Path, **options: Any) -> Any:
         ) from None
 
 
+@contextlib.contextmanager
+def plain_linear_layers(architecture: str | None) -> Iterator[None]:
+    """Inside, make Falcon of torch's linear layers instead of its own, which compute the same.
+
+    bitsandbytes replaces layers of exactly that type.
+    """
+    if architecture != "falcon":
+        yield
+        return
+    from transformers.models.falcon import modeling_falcon
+
+    with mock.patch.object(modeling_falcon, "FalconLinear", nn.Linear):
+        yield
+
+
 def save_trained(model: nn.Module, path: Path, *, writes: bool = True) -> None:
-    """Writes the weights that are trained, and no others; where processes share them, all must call this.
+    """Write the weights that are trained; where processes share them, all must call this.
 
     Raises:
         StoreError: the disk refused it; a file that was there stays.
@@ -289,42 +330,51 @@ def save_trained(model: nn.Module, path: Path, *, writes: bool = True) -> None:
 
 
 def load_trained(model: nn.Module, path: Path) -> None:
-    """Puts weights that save_trained wrote back into the same kind of model."""
+    """Put weights that save_trained wrote back into the same kind of model."""
     trained.read(trained.find(model), path)
 
 
 def _read_settings(
     source: ModelConfig, folder: Path | None, labels: Sequence[str], pad_token_id: int | None
 ) -> PreTrainedConfig:
-    """The model's configuration with these labels on its head."""
+    """Return the model's configuration with these labels on its head."""
     head = {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
     }
-    if folder is None:
-        settings = random_weights.read_settings(source, **head)
-    else:
-        try:
-            settings = AutoConfig.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False, **head
-            )
-        except Exception as error:
-            raise ConfigError(f"{folder}: its config.json does not load ({first_line(error)})") from None
-    if settings.pad_token_id is None:  # a decoder's head looks for the last token that is not a pad
-        settings.pad_token_id = pad_token_id
+    settings = load_settings(source, folder, **head)
     words = getattr(settings, "vocab_size", math.inf)
-    if beyond := [one for one in (settings.pad_token_id, pad_token_id) if one is not None and one >= words]:
+    if settings.pad_token_id is None or settings.pad_token_id >= words:  # which a decoder's head looks for
+        settings.pad_token_id = pad_token_id
+    if pad_token_id is not None and pad_token_id >= words:
         raise ConfigError(
-            f"{folder}: the pad token has the number {beyond[0]}, and the model has {words} words; name one "
-            "of them as pad_token in tokenizer_config.json and as pad_token_id in config.json"
+            f"{folder}: the pad token has the number {pad_token_id}, and the model has {words} words; name "
+            "one of them as pad_token in tokenizer_config.json"
         )
     settings.use_cache = False  # a decoder keeps keys and values to go on writing, which nothing here does
     return settings
 
 
+def load_settings(source: ModelConfig, folder: Path | None, **more: Any) -> PreTrainedConfig:
+    """Return the model's configuration, with ``more`` values put over it.
+
+    Raises:
+        ConfigError: it does not load, or transformers does not know the architecture.
+    """
+    if folder is None:
+        return random_weights.read_settings(source, **more)
+    try:
+        settings: PreTrainedConfig = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **more
+        )
+    except Exception as error:
+        raise ConfigError(f"{folder}: its config.json does not load ({first_line(error)})") from None
+    return settings
+
+
 def _make_skeleton(settings: PreTrainedConfig, task: str) -> PreTrainedModel:
-    """The model without memory for its weights: its modules and their shapes."""
+    """Return the model without memory for its weights: its modules and their shapes."""
     try:
         with torch.device("meta"):
             skeleton: PreTrainedModel = HEADS[task].from_config(settings)
@@ -338,7 +388,7 @@ def _make_skeleton(settings: PreTrainedConfig, task: str) -> PreTrainedModel:
 
 
 def _require_complete(missing: set[str], folder: Path | None) -> list[str]:
-    """No new modules: a language model that lacks some of its own cannot say how likely a label is."""
+    """Return no new modules, or raise a ConfigError where a language model lacks some."""
     if missing:
         raise ConfigError(
             f"{folder}: the checkpoint lacks {', '.join(sorted(missing))}, which task=label_likelihood "
@@ -348,7 +398,7 @@ def _require_complete(missing: set[str], folder: Path | None) -> list[str]:
 
 
 def _set_attention(settings: PreTrainedConfig, skeleton: PreTrainedModel, requested: str) -> None:
-    """Has the model compute attention as requested; auto leaves it to transformers.
+    """Have the model compute attention as requested; auto leaves it to transformers.
 
     Raises:
         ConfigError: the architecture has it not.
@@ -369,7 +419,7 @@ def _set_attention(settings: PreTrainedConfig, skeleton: PreTrainedModel, reques
 
 
 def head_names(skeleton: PreTrainedModel) -> list[str]:
-    """The modules with weights outside the base model: the classification head, or that of words."""
+    """Return the modules with weights outside the base model: a head, of labels or of words."""
     base = skeleton.base_model_prefix
     return [
         name
@@ -379,7 +429,7 @@ def head_names(skeleton: PreTrainedModel) -> list[str]:
 
 
 def _require_quantised(model: nn.Module, method: MethodConfig) -> None:
-    """Raises a ConfigError if no weight came out quantised though the method says so."""
+    """Raise a ConfigError if no weight came out quantised though the method says so."""
     if method.quantization == "none":
         return
     kinds = {"Linear8bitLt"} if method.quantization == "int8" else {"Linear4bit"}

@@ -14,13 +14,13 @@ from bench.errors import ConfigError
 
 
 def is_decoder(model: nn.Module) -> bool:
-    """Whether every attention of the model looks back only, by transformers' mark ``is_causal``."""
+    """Return whether all attention looks back only, by transformers' mark ``is_causal``."""
     marks = {mark for module in model.modules() if (mark := getattr(module, "is_causal", None)) is not None}
     return marks == {True}
 
 
 def require_causal(model: PreTrainedModel) -> None:
-    """Raises a ConfigError unless the model predicts the next token, and only where it is asked to."""
+    """Raise a ConfigError unless the model predicts the next token, where it is asked to."""
     if not is_decoder(model) or "logits_to_keep" not in inspect.signature(model.forward).parameters:
         raise ConfigError(
             f"task=label_likelihood: {model.config.model_type} is no decoder with a causal head in "
@@ -29,7 +29,7 @@ def require_causal(model: PreTrainedModel) -> None:
 
 
 def ignore_padding(model: PreTrainedModel) -> None:
-    """Makes a decoder's predictions those of its texts alone, on whichever side shorter ones are padded."""
+    """Make a decoder's predictions those of its texts alone, on whichever side they are padded."""
     if not is_decoder(model):
         return
     if isinstance(getattr(model, "score", None), nn.Module):
@@ -46,7 +46,7 @@ def _classify_last_token(
     labels: torch.Tensor | None = None,
     **options: Any,
 ) -> SequenceClassifierOutputWithPast:
-    """The head's outputs at the last token that is attended to.
+    """Return the head's outputs at the last token that is attended to.
 
     transformers' own (modeling_layers.py, GenericForSequenceClassification) looks for the last token that is
     not the pad token, and so overlooks the end of a text that ends in it, as every text does where eos serves
@@ -64,7 +64,7 @@ def _classify_last_token(
 def _count_positions(
     _: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positions that begin at the first real token; of the new tokens alone, where earlier ones are kept."""
+    """Give positions that begin at the first real token, those of the new tokens alone."""
     positions = (options["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
     new = next(one for one in (options.get("input_ids"), *arguments) if one is not None)
     return arguments, {**options, "position_ids": positions[:, -new.shape[1] :]}

@@ -24,7 +24,7 @@ FAMILIES = (
 
 
 def read_first_token_only(model: PreTrainedModel) -> None:
-    """Leaves out of the last layer of a classifier what its head does not read, if it is of a known family.
+    """Leave out of a classifier's last layer what its head does not read.
 
     Keys and values are still those of all tokens, so that the logits stay the same; all else of the layer is
     computed at the first token, by transformers' cross-attention, whose queries may be fewer. DeBERTa has
@@ -47,7 +47,7 @@ def _ask_first(
     attention_mask: torch.Tensor | None = None,
     **options: Any,
 ) -> Any:
-    """The attention of the first token to all. # hidden_states: (rows, length, features)"""
+    """Compute the attention of the first token to all. # hidden_states: (rows, length, features)"""
     if attention_mask is not None and attention_mask.dim() == 4:  # (rows, 1, length, keys); else (rows, keys)
         attention_mask = attention_mask[:, :, :1]
     options["encoder_hidden_states"] = hidden_states

@@ -34,7 +34,7 @@ _NUMBERED = re.compile(r"<\|(\d+)\|>")
 
 
 def read_settings(model: ModelConfig, **more: Any) -> PreTrainedConfig:
-    """The architecture as transformers' configuration.
+    """Return the architecture as transformers' configuration.
 
     Raises:
         ConfigError: transformers does not know it, or one of its values is wrong.
@@ -58,7 +58,7 @@ def make_model(
     device: torch.device,
     quantization_config: BitsAndBytesConfig | None,
 ) -> PreTrainedModel:
-    """The model as from_pretrained would give it, its weights drawn as its own library initialises them.
+    """Return the model as from_pretrained would, its weights drawn as its library draws them.
 
     Base weights depend on their names alone, so that all runs share one base; those of the modules ``new``
     are drawn from torch's current seed.
@@ -103,7 +103,7 @@ def make_model(
 def _draw(
     model: PreTrainedModel, module: nn.Module, empty: Mapping[str, nn.Parameter], device: torch.device
 ) -> None:
-    """Gives the module's own parameters random values in fp32, as the model's library initialises them."""
+    """Give the module's own parameters random values in fp32, as the model's library does."""
     for path, parameter in empty.items():
         zeros = torch.zeros(parameter.shape, dtype=torch.float32, device=device)
         module.register_parameter(path.rpartition(".")[2], nn.Parameter(zeros, requires_grad=False))
@@ -112,7 +112,7 @@ def _draw(
 
 
 def _return_freed_memory(device: torch.device) -> None:
-    """Has no allocator keep what drawing took: glibc would hold five times the 4-bit weights (measured)."""
+    """Have no allocator keep what drawing took: glibc would hold a lot (measured)."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return
@@ -122,14 +122,14 @@ def _return_freed_memory(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def _seeded(name: str, device: torch.device) -> Iterator[None]:
-    """Random numbers that the name decides; torch's own state is as before afterwards."""
+    """Draw random numbers that the name decides; torch's own state is as before afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(zlib.crc32(name.encode()))
         yield
 
 
 def make_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """A tokenizer whose ids are the architecture's.
+    """Return a tokenizer whose ids are the architecture's.
 
     Raises:
         ConfigError: as read_settings.
@@ -166,7 +166,7 @@ class HashTokenizer(PreTrainedTokenizer):
         return len(self.ids)
 
     def get_vocab(self) -> dict[str, int]:
-        """Pad and eos, and every token that a word can be: none that means something to the model."""
+        """Return pad and eos, and every token that a word can be."""
         return {f"<|{number}|>": number for number in (*self.special.values(), *self.ids)}
 
     def _tokenize(self, text: str, **_: Any) -> list[str]:

@@ -56,12 +56,12 @@ def write(tensors: Mapping[str, torch.Tensor], path: Path, *, writes: bool = Tru
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor of which this process may hold a part; all must ask for it."""
+    """Return the tensor of which this process may hold a part; all must ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def spread(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The tensor, or this process's part of it where ``like`` is one."""
+    """Return the tensor, or this process's part of it where ``like`` is one."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

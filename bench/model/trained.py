@@ -18,18 +18,18 @@ Trained = Mapping[str, nn.Parameter]  # by the name that a run's own network has
 
 
 def find(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What of the model is trained."""
+    """Return what of the model is trained."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def hold(trained: Trained, dtype: torch.dtype) -> None:
-    """Holds it in this type, whatever it came in."""
+    """Hold it in this type, whatever it came in."""
     for parameter in trained.values():
         parameter.data = parameter.data.to(dtype)
 
 
 def count(trained: Trained, skeleton: nn.Module) -> tuple[int, int]:
-    """Trainable and total parameters: the base model's and the head's, plus what the adapter adds.
+    """Count trainable and total parameters: the base model's, the head's and the adapter's.
 
     Args:
         skeleton: the base model and its head, of which a 4-bit weight counts as one.

@@ -8,15 +8,17 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
+import shlex
 import time
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bench.config.pins import WITHOUT_HUB
-from bench.config.schema import ModelConfig
+from bench.config.schema import Config, ModelConfig, replace_values
 from bench.errors import ConfigError, MissingError
 from bench.files import replace_file
 
@@ -27,10 +29,15 @@ _WITHOUT_CONFIG = "holds no config.json; save it with save_pretrained"
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _PICKLED = "pytorch_model*.bin"
 _RELEASED_PICKLED = ("chatglm",)  # model types whose official weights are pickled shards and nothing else
+# Model types that cannot compute in bf16 or fp16, and why (transformers 5.24).
+_FP32_ALONE = {
+    "deberta": "its attention masks with a number that bf16 and fp16 cannot hold",
+    "fnet": "its Fourier transform has no other type",
+}
 
 
 def locate(model: ModelConfig) -> Path | None:
-    """The folder with config.json, weights and the tokenizer; a hub model is downloaded into its cache.
+    """Return the folder with config.json, weights and tokenizer; a hub model is downloaded.
 
     Random weights need no folder, only an architecture.
 
@@ -44,19 +51,67 @@ def locate(model: ModelConfig) -> Path | None:
     return _locate_saved(model)
 
 
+def find(model: ModelConfig) -> Path | None:
+    """Return the folder if it is on this machine already; nothing is downloaded.
+
+    Raises:
+        MissingError, ConfigError: as locate, of a folder.
+    """
+    if model.weights == "random":
+        return None
+    if model.source == "hub":
+        _require_unquantised_on_hub(model)
+        return _find_snapshot(model)
+    return _locate_saved(model)
+
+
 def _locate_saved(model: ModelConfig) -> Path:
     if model.source == "hub":
+        _require_unquantised_on_hub(model)
         folder, name = _download(model), f"model.hub_id={model.hub_id}"
         hint = "; if it has one, this machine's copy is not complete and the hub cannot be reached"
     else:
         folder, name, hint = _find_folder(model), f"model.path={model.path}", ""
     if fault := _find_fault(folder):
         raise ConfigError(f"{name}: {fault}{hint}")
+    _require_unquantised(name, folder)
     return folder
 
 
+def _require_unquantised(name: str, folder: Path) -> None:
+    """Raise a ConfigError where the checkpoint's weights are quantised already: no method would be itself."""
+    settings = read_if_whole(folder)
+    held = settings.get("quantization_config")
+    if not held:
+        return
+    kind = str(held.get("quant_method", "an unknown way"))
+    architecture = next(iter(settings.get("architectures") or ["AutoModel"]))
+    remedy = "give the model's original weights, which method=qlora quantises itself"
+    if kind == "bitsandbytes":
+        old, new = shlex.quote(str(folder)), shlex.quote(f"{folder.name}-dequantised")
+        remedy += (
+            ", or dequantise these, which brings back nothing that was lost: "
+            "python -c 'import sys, transformers as t; "
+            f"t.{architecture}.from_pretrained(sys.argv[1]).dequantize().save_pretrained(sys.argv[2]); "
+            f"t.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])' {old} {new}"
+        )
+    raise ConfigError(
+        f"{name}: its weights are quantised already ({kind}), so that method=full could train only what is "
+        f"not, and method=lora would be QLoRA; {remedy}"
+    )
+
+
+def _require_unquantised_on_hub(model: ModelConfig) -> None:
+    """Raise that error as soon as the model's config.json is in the cache, where pinning a commit puts it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(str(model.hub_id), "config.json", revision=model.revision)
+    if isinstance(found, str):
+        _require_unquantised(f"model.hub_id={model.hub_id}", Path(found).parent)
+
+
 def _find_folder(model: ModelConfig) -> Path:
-    """The folder that model.path means."""
+    """Return the folder that model.path means."""
     folder = _package_folder(str(model.path)) if model.source == "package" else Path(str(model.path))
     if not folder.is_dir():
         raise MissingError(
@@ -66,7 +121,7 @@ def _find_folder(model: ModelConfig) -> Path:
 
 
 def revision(model: ModelConfig) -> str:
-    """What identifies the weights: hub name and commit, or a hash of the files, or of the architecture.
+    """Return what identifies the weights: hub name and commit, or a hash of files or architecture.
 
     Raises:
         MissingError, ConfigError: as locate.
@@ -83,7 +138,7 @@ def revision(model: ModelConfig) -> str:
 
 
 def read_architecture(model: ModelConfig) -> dict[str, Any]:
-    """The architecture of random weights, in config.json's names: the one declared, else the folder's.
+    """Return the architecture of random weights: the one declared, else the folder's.
 
     Raises:
         MissingError, ConfigError: as locate.
@@ -97,27 +152,64 @@ def read_architecture(model: ModelConfig) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json."""
+    """Read the model's config.json."""
     values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return values
 
 
+def read_if_whole(folder: Path) -> dict[str, Any]:
+    """Return the model's config.json, or nothing where it is damaged, which loading the model says better."""
+    try:
+        values = read_config(folder)
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def count_words(folder: Path) -> float:
+    """Return the rows of the model's embedding of words, infinity where its config.json does not say."""
+    settings = read_if_whole(folder)
+    count = settings.get("vocab_size") or (settings.get("text_config") or {}).get("vocab_size")
+    return math.inf if count is None else int(count)
+
+
+def settle_precision(config: Config) -> tuple[Config, str | None]:
+    """Return the configuration with fp32 where its architecture computes in nothing else, and why.
+
+    Raises:
+        ConfigError: another precision is asked for.
+    """
+    kind, requested = _read_model_type(config.model), config.train.precision
+    reason = _FP32_ALONE.get(kind)
+    if reason is None or requested == "fp32" or config.method.estimator not in ("network", "frozen_encoder"):
+        return config, None
+    reason = f"{kind} computes in fp32 alone: {reason}"
+    if requested != "auto":
+        raise ConfigError(f"train.precision={requested}: {reason}; use auto or fp32")
+    return replace_values(config, {"train.precision": "fp32"}), reason
+
+
+def _read_model_type(model: ModelConfig) -> str:
+    """Return the architecture's name, empty where neither the preset nor this machine has it."""
+    if model.architecture is not None:
+        return str(model.architecture.get("model_type", ""))
+    folder = _find_folder(model) if model.source != "hub" else _find_snapshot(model)
+    return "" if folder is None else str(read_if_whole(folder).get("model_type", ""))
+
+
 def is_pickled(folder: Path) -> bool:
-    """Whether the weights are to be read from pickled shards, weights only, as there is no other release."""
+    """Return whether the weights are read from pickled shards, as there is no other release."""
     has_safetensors = any(folder.glob("*.safetensors"))
     return not has_safetensors and _is_released_pickled(folder) and any(folder.glob(_PICKLED))
 
 
 def _is_released_pickled(folder: Path) -> bool:
-    """Whether the model is of a type whose official weights are pickled; a damaged config.json is of none."""
-    try:
-        return read_config(folder).get("model_type") in _RELEASED_PICKLED
-    except (OSError, ValueError, AttributeError):
-        return False
+    """Return whether the model is of a type whose official weights are pickled."""
+    return read_if_whole(folder).get("model_type") in _RELEASED_PICKLED
 
 
 def _find_fault(folder: Path) -> str | None:
-    """Why the folder holds no model that bench loads, or None."""
+    """Return why the folder holds no model that bench loads, or None."""
     if not (folder / "config.json").is_file():
         return _WITHOUT_CONFIG
     if is_pickled(folder):
@@ -132,7 +224,7 @@ def _find_fault(folder: Path) -> str | None:
 
 
 def _find_missing_shard(folder: Path) -> str | None:
-    """Which pickled shard, or the index that names them, is not there or not whole, or None."""
+    """Return which pickled shard, or their index, is not there or not whole, or None."""
     if (folder / "pytorch_model.bin").is_file():
         return None
     index = folder / "pytorch_model.bin.index.json"
@@ -145,7 +237,7 @@ def _find_missing_shard(folder: Path) -> str | None:
 
 
 def _package_folder(path: str) -> Path:
-    """The folder inside an installed package, found without importing it."""
+    """Return the folder inside an installed package, found without importing it."""
     package, _, inner = path.partition("/")
     if not package.isidentifier():
         raise ConfigError(
@@ -159,12 +251,12 @@ def _package_folder(path: str) -> Path:
 
 
 def is_downloaded(model: ModelConfig) -> bool:
-    """Whether the hub's model is in this machine's cache, weights and all."""
+    """Return whether the hub's model is in this machine's cache, weights and all."""
     return _find_snapshot(model) is not None
 
 
 def _find_snapshot(model: ModelConfig) -> Path | None:
-    """The snapshot of the pinned commit in the cache, or None if it is not there or not whole."""
+    """Return the pinned commit's snapshot in the cache, None if it is not there or not whole."""
     with contextlib.suppress(Exception):  # the hub's own errors differ by version
         folder = _fetch(model, local_files_only=True)
         if _find_fault(folder) is None:  # a cache may hold the tokenizer alone
@@ -186,7 +278,7 @@ def _fetch(model: ModelConfig, *more: str, local_files_only: bool) -> Path:
 
 
 def _download(model: ModelConfig) -> Path:
-    """The snapshot of the pinned commit, from the cache where it is there."""
+    """Return the snapshot of the pinned commit, from the cache where it is there."""
     if (folder := _find_snapshot(model)) is not None:
         return folder
     try:
@@ -204,7 +296,7 @@ def _download(model: ModelConfig) -> Path:
 
 @cache
 def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """A hash of the names and of every byte of the files."""
+    """Hash the names and every byte of the files."""
     digest = hashlib.sha256()
     for path, size, changed_ns in files:
         digest.update(os.fsencode(path.name) + b"\0" + _hash_file(path, size, changed_ns).encode())
@@ -212,7 +304,7 @@ def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def _hash_file(path: Path, size: int, changed_ns: int) -> str:
-    """The file's SHA-256; a big one's is remembered on disk, so that 16 GB are read once and not every time.
+    """Return the file's SHA-256; a big one's is remembered on disk, so that it is read once.
 
     A file that changed a moment ago may change again within the clock's resolution, so it is not remembered.
     """
@@ -230,7 +322,7 @@ def _hash_file(path: Path, size: int, changed_ns: int) -> str:
 
 
 def _find_note(path: Path) -> Path | None:
-    """Where the file's hash is remembered: one place a path, so that no old ones pile up."""
+    """Return where the file's hash is remembered: one place a path, so that none pile up."""
     try:
         cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # this user has no home
@@ -239,7 +331,7 @@ def _find_note(path: Path) -> Path | None:
 
 
 def _read_note(note: Path, stated: list[Any]) -> str | None:
-    """The remembered hash, if it was of the file as it is stated: path, size and time of change."""
+    """Return the remembered hash, if path, size and time of change are as stated."""
     try:
         values = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -64,7 +64,9 @@ class Result:
     provenance: dict[str, Any] = field(default_factory=dict)
     tracking: dict[str, Any] = field(default_factory=dict)  # {mode, wandb_run_id, reason}
     error: dict[str, Any] | None = None
-    reasons: dict[str, str] = field(default_factory=dict)  # dotted path of a null -> why
+    reasons: dict[str, str] = field(
+        default_factory=dict
+    )  # dotted path of a null, or of bench's own choice -> why
     attempts: list[dict[str, Any]] = field(default_factory=list)  # those before this one, in short
     schema_version: int = SCHEMA_VERSION
 

@@ -114,7 +114,9 @@ def summarise(config: Config, result: Result) -> str:
         if packed is None
         else f"one of {packed['size']} packed in {packed['pack_seconds']:.1f} s"
     )
-    return f"{name}: test accuracy {test['accuracy']:.1%}, F1 {test['f1_macro']:.1%}, {how}"
+    length = result.model.get("max_length", config.train.max_length)
+    cut = f", texts cut at the model's {length} tokens" if length < config.train.max_length else ""
+    return f"{name}: test accuracy {test['accuracy']:.1%}, F1 {test['f1_macro']:.1%}, {how}{cut}"
 
 
 _app = hydra.main(version_base="1.3", config_path=str(schema.CONF_DIR), config_name="config")(task)

@@ -68,18 +68,23 @@ def open_all(
         store.write(record)
     with log_to({one.run_id: store.run_folder(one.run_id) / "log.txt" for one in started}):
         yield [
-            Journal(adapt(config), record, start_tracker(config, record, mode), meter)
+            Journal(adapt(config)[0], record, start_tracker(config, record, mode), meter)
             for (config, _), record in zip(prepared.members, started, strict=True)
         ]
 
 
 def _start_records(prepared: Prepared, store: Store) -> list[Result]:
     size = len(prepared.members)
+    described = {**datasets.describe(prepared.dataset), "truncated_share": None}
+    if prepared.unknown_share is not None:
+        described["unknown_share"] = prepared.unknown_share
+    _, why = adapt(prepared.members[0][0])
     shared = {
         "labels": list(prepared.dataset.labels),
-        "data": {**datasets.describe(prepared.dataset), "truncated_share": None},
+        "data": described,
         "packed": None if size == 1 else describe_pack(size),
         "provenance": provenance.describe(model_revision=prepared.model_revision),
+        "reasons": {} if why is None else {"model.precision": why},
     }
     return [
         start_record(config, identity, earlier=store.read(identity.run_id), **shared)

@@ -13,6 +13,7 @@ from bench.config.pack import unpack
 from bench.config.schema import Config
 from bench.data import dataset as datasets
 from bench.data.dataset import Dataset
+from bench.data.vocabulary import require_readable
 from bench.model import weights
 from bench.results.store import Result
 
@@ -27,6 +28,7 @@ class Prepared:
     dataset: Dataset
     model_folder: Path | None  # None: its weights are random
     model_revision: str
+    unknown_share: float | None  # of the texts' tokens, where it could be measured
 
     @property
     def ids(self) -> list[str]:
@@ -54,20 +56,22 @@ def prepare(config: Config) -> Prepared:
     members = tuple(
         (one, identify(one, data_fingerprint=dataset.fingerprint, model_revision=revision)) for one in configs
     )
-    return Prepared(members, dataset, folder, revision)
+    unknown_share = require_readable(dataset, configs[0], folder)
+    return Prepared(members, dataset, folder, revision, unknown_share)
 
 
-def adapt(config: Config) -> Config:
-    """Return the configuration as this process trains it: on one kind of device, its micro-batch halved.
+def adapt(config: Config) -> tuple[Config, str | None]:
+    """Return the configuration as this process trains it, and why its precision is another, if it is.
 
-    Of ``devices=cpu*2`` that is cpu, of ``0,1`` cuda.
+    It has one kind of device, of ``devices=cpu*2`` cpu, of ``0,1`` cuda, and its micro-batch halved.
 
     Raises:
-        ConfigError: the micro-batch cannot be halved so often.
+        ConfigError: it cannot be trained so.
     """
+    config, reason = weights.settle_precision(config)
     first = config.devices.partition("*")[0]
     placed = dataclasses.replace(config, devices="cuda" if first[0].isdigit() else first)
-    return halve_micro_batch(placed)
+    return halve_micro_batch(placed), reason
 
 
 def is_done(record: Result | None, *, alone: bool) -> bool:

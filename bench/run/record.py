@@ -155,6 +155,7 @@ def finish_record(
     """Return the record of a run that ended, well or not, with what was measured up to there."""
     measured, reasons = (_measure_alone if started.packed is None else _measure_packed)(started, meter)
     measured |= {"phase": phase, "ended_at": now()}
+    reasons = started.reasons | reasons
     if fitted is None or error is not None:
         return dataclasses.replace(
             started,

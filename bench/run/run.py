@@ -38,7 +38,7 @@ def run_all(config: Config) -> list[Result]:
     driver.take(config.devices, config.train.processes)  # before torch is imported and looks at the cards
     from bench.run import fitting, journal, record
 
-    device = fitting.require_device(adapt(config))
+    device = fitting.require_device(adapt(config)[0])
     mode = tracking.decide(config.track)
     store = Store(Path(config.results_dir))
     store.prepare()

@@ -6,6 +6,7 @@ where a forked process cannot use a card all the same, each process is a new int
 """
 
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -178,6 +179,7 @@ def _serve(call: bytes, answers: Connection, environment: Mapping[str, str], thr
     signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED)
     gc.freeze()  # or collecting garbage would go through all that the server imported, and copy its pages
     threading.Thread(target=_die_with_parent, args=(answers,), daemon=True).start()
+    logging.getLogger().addHandler(logging.NullHandler())  # the command has said it, and a run has its log
     os.environ.update({"TOKENIZERS_PARALLELISM": "false", **environment})
     if threads is not None:
         import torch

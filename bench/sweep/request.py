@@ -15,6 +15,8 @@ from bench.config.overrides import override_line
 from bench.config.pins import find_pins
 from bench.config.schema import Config, replace_values
 from bench.data import dataset
+from bench.data.dataset import Dataset
+from bench.data.vocabulary import reads_tokens, require_readable
 from bench.errors import ConfigError
 from bench.model import weights
 from bench.sweep.overview import format_hours, tell_bound
@@ -26,10 +28,12 @@ LONG_HOURS = 12.0  # a plan that takes longer is begun on purpose only
 
 @dataclass
 class Identifier:
-    """Identifies runs, and looks at each data set and each model once."""
+    """Identifies runs, and looks once at each data set, each model, and each model on each data set."""
 
     fingerprints: dict[str, str] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+    readable: set[tuple[str, str]] = field(default_factory=set)
 
     def __call__(self, config: Config) -> Identity:
         """Return the identity of a configuration.
@@ -39,9 +43,14 @@ class Identifier:
         """
         data_key, model_key = repr(config.data), repr(config.model)
         if data_key not in self.fingerprints:
-            self.fingerprints[data_key] = dataset.load(config.data).fingerprint
+            self.datasets[data_key] = dataset.load(config.data)
+            self.fingerprints[data_key] = self.datasets[data_key].fingerprint
         if model_key not in self.revisions:
             self.revisions[model_key] = weights.revision(config.model)
+        read = (data_key, model_key)
+        if data_key in self.datasets and read not in self.readable and reads_tokens(config):
+            require_readable(self.datasets[data_key], config, weights.find(config.model))
+            self.readable.add(read)
         return identify(
             config,
             data_fingerprint=self.fingerprints[data_key],

@@ -1,6 +1,7 @@
 """Fits classifiers, networks or baselines, and has them classify the held-out texts."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from bench.data import prompt as prompts
 from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
 from bench.errors import ConfigError, RunError
-from bench.model import build, random_weights, trained
+from bench.model import build, positions, random_weights, trained, weights
 from bench.train import baselines, loop, metrics, optimizers, parallel, resumption
 from bench.train import task as tasks
 from bench.train.checkpoint import BEST
@@ -35,6 +36,7 @@ from bench.train.training import (
     prepare,
 )
 
+_logger = logging.getLogger(__name__)
 EVALUATED = ("validation", "test")
 
 
@@ -247,14 +249,18 @@ def _describe(
     part, progress, processes = member.part, member.progress, training.settings.processes
     steps: dict[str, int | None] = {"steps": progress.steps, "best_step": progress.best_step}
     steps["skipped_steps"] = progress.skipped_steps if training.scales_loss else None
-    why = f"only fp16 scales the loss and skips steps, and the run computes in {choices['precision']}"
+    reasons = _explain_cut(choices["max_length"], training.settings)
+    if not training.scales_loss:
+        reasons["model.skipped_steps"] = (
+            f"only fp16 scales the loss and skips steps, and the run computes in {choices['precision']}"
+        )
     return Fitted(
         {"validation": member.best, "test": tested},
         parameters={"trainable": part.trainable_parameters, "total": part.total_parameters},
         model={**choices, **steps, "processes": processes},  # the first one's memory, energy and history
         throughput=progress.rates(meter.seconds["train"]),
         truncated_share=split.truncated_share,
-        reasons={} if training.scales_loss else {"model.skipped_steps": why},
+        reasons=reasons,
     )
 
 
@@ -268,17 +274,43 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
     if config.task == "label_likelihood" and config.method.estimator == "network":
         words = name_labels(dataset.labels, config.data)
         prompt = prompts.make(tokenizer, template=config.model.template, words=words)
+    length = build.fit_length(config.train.max_length, config.model, model_folder)
+    if length < config.train.max_length:
+        _logger.warning("%s", _explain_length(config.train.max_length, length))
     splits = tokens.tokenise(
         dataset,
         tokenizer,
-        max_length=config.train.max_length,
+        max_length=length,
         cache_dir=config.cache_dir,
         prompt=prompt,
     )
+    if model_folder is not None:
+        _require_known(splits, model_folder)
     padding = tokens.Padding.of(tokenizer)
     if prompt is not None:  # answers follow it
         padding = dataclasses.replace(padding, side="left")
     return Texts(splits, padding, tasks.make(prompt))
+
+
+def _explain_cut(length: int, settings: TrainConfig) -> dict[str, str]:
+    """Return the record's reason for a length other than train.max_length, if it is another."""
+    wanted = settings.max_length
+    return {} if length == wanted else {"model.max_length": _explain_length(wanted, length)}
+
+
+def _explain_length(wanted: int, length: int) -> str:
+    return f"train.max_length={wanted}: the model has positions for {length} tokens, so texts are cut there"
+
+
+def _require_known(splits: Mapping[str, tokens.TokenisedSplit], folder: Path) -> None:
+    """Raise a ConfigError where texts hold words that were added to the tokenizer alone, not to the model."""
+    words = weights.count_words(folder)
+    highest = max(int(split.ids.max()) for split in splits.values())
+    if highest >= words:
+        raise ConfigError(
+            f"{folder}: its tokenizer gives texts the word {highest}, and the model has {words} words; save "
+            "the model again after model.resize_token_embeddings(len(tokenizer))"
+        )
 
 
 def count_steps(settings: TrainConfig, *, rows: int) -> int:
@@ -321,14 +353,18 @@ def _fit_frozen_encoder(
         }
         fitted = baselines.fit_frozen(features, dataset)
     encoder_parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    described = _describe_baseline(fitted, total=fitted.parameters + encoder_parameters)
+    length = positions.cut_length(settings.max_length, encoder)
     return dataclasses.replace(
-        _describe_baseline(fitted, total=fitted.parameters + encoder_parameters),
+        described,
         model={
             "architecture": type(encoder).__name__,
             **build.describe_source(config.model),
             "precision": precision,
+            "max_length": length,
         },
         truncated_share=splits["train"].truncated_share,
+        reasons=described.reasons | _explain_cut(length, settings),
     )
 
 

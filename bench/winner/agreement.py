@@ -37,7 +37,7 @@ class Agreement:
 
 
 def read_test(result: Result) -> Held:
-    """The run's test split.
+    """Return the run's test split.
 
     Raises:
         ConfigError: the texts are no longer those of the run.
@@ -54,7 +54,7 @@ def read_test(result: Result) -> Held:
 
 
 def compare(form: str, scores: Scores, trained: Scores, held: Held) -> Agreement:
-    """The form's own quality, and how far its scores are from those of the trained one."""
+    """Return the form's own quality, and how far its scores are from the trained one's."""
     found = metrics.score(softmax(scores), held.labels)
     return Agreement(
         form=form,
@@ -66,12 +66,12 @@ def compare(form: str, scores: Scores, trained: Scores, held: Held) -> Agreement
 
 
 def describe(rows: Sequence[Agreement], *, texts: int, tolerance: float) -> dict[str, Any]:
-    """agreement.json."""
+    """Return the content of agreement.json."""
     return {"split": "test", "texts": texts, "tolerance": tolerance, "forms": [asdict(one) for one in rows]}
 
 
 def tabulate(rows: Sequence[Agreement]) -> str:
-    """The forms as a Markdown table."""
+    """Write the forms as a Markdown table."""
     header = ["Form", "Accuracy", "F1 (macro)", "Changed predictions", "Largest score difference"]
     cells = [
         [

@@ -15,12 +15,12 @@ _RUN_ID = re.compile(r"[0-9a-f]{12}")
 
 
 def names_run(text: str) -> bool:
-    """Whether this is how a run is named, as opposed to a folder."""
+    """Return whether this is how a run is named, as opposed to a folder."""
     return text.startswith(_BEST) or (bool(_RUN_ID.fullmatch(text)) and not Path(text).is_dir())
 
 
 def find_run(store: Store, name: str) -> Result:
-    """The run RUN_ID, or for ``best:METHOD`` the one that the table reports of a method.
+    """Return the run RUN_ID, or for ``best:METHOD`` the one that the table reports of a method.
 
     Of that configuration's seeds it is the one at which configurations were compared on validation.
 
@@ -45,7 +45,7 @@ def find_run(store: Store, name: str) -> Result:
 
 
 def find_weights(store: Store, result: Result) -> Path:
-    """The file with what the run trained.
+    """Return the file with what the run trained.
 
     Raises:
         ConfigError: its kind of method leaves none, or they belong to random base weights.
@@ -72,7 +72,7 @@ def find_weights(store: Store, result: Result) -> Path:
 
 
 def _explain_missing(result: Result, path: Path) -> str:
-    """Why the run has no weights."""
+    """Return why the run has no weights."""
     train, method = result.config["train"], result.config["method"]
     keep, itemsize = train.get("keep", "best"), 2 if train.get("weights") == "bf16" else 4
     size = itemsize * (result.parameters.get("trainable") or 0)

@@ -62,7 +62,7 @@ class Classifier:
         batch_size: int = BATCH_SIZE,
         advance: Callable[[int], object] | None = None,
     ) -> list[Prediction]:
-        """Each text's label and probabilities, in the order of the texts; texts of like length go together.
+        """Return each text's label and probabilities, in the order of the texts.
 
         ``advance`` is told of every batch how many texts it held.
 
@@ -85,7 +85,7 @@ class Classifier:
         batch_size: int = BATCH_SIZE,
         advance: Callable[[int], object] | None = None,
     ) -> npt.NDArray[np.float64]:
-        """Numbers whose softmax is each text's probabilities: logits or log-likelihoods. # (texts, labels)"""
+        """Return numbers whose softmax is each text's probabilities. # (texts, labels)"""
         split = self.tokenise(texts)
         rows = max(1, batch_size // self.task.sequences)
         scores = np.empty((len(texts), len(self.manifest.labels)))
@@ -99,7 +99,7 @@ class Classifier:
         return scores
 
     def tokenise(self, texts: Sequence[str]) -> tokens.TokenisedSplit:
-        """The texts in token ids, cut to the run's length, in its prompt if it had one.
+        """Return the texts in token ids, cut to the run's length, in its prompt if it had one.
 
         Raises:
             DataError: a text is empty, or the tokenizer finds nothing in it.
@@ -128,20 +128,20 @@ class Classifier:
         return padding if self.manifest.prompt is None else dataclasses.replace(padding, side="left")
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Computes in the classifier's precision."""
+        """Compute in the classifier's precision."""
         return torch.autocast(
             self.device.type, dtype=build.DTYPES[self.precision], enabled=self.precision != "fp32"
         )
 
 
 def softmax(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Probabilities of scores. # (rows, labels)"""
+    """Return the probabilities of scores. # (rows, labels)"""
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def rebuild(store: Store, result: Result) -> Classifier:
-    """The run's network as it was at its best validation score, built anew from its base and its seed.
+    """Build the run's network as it was at its best validation score, from base and seed.
 
     Raises:
         ConfigError: the run is of a kind that leaves no network, or its base has changed since.
@@ -154,7 +154,7 @@ def rebuild(store: Store, result: Result) -> Classifier:
 
 
 def begin(result: Result) -> Classifier:
-    """The run's network as it was when training began, its trained weights marked as such."""
+    """Build the run's network as it was when training began, its trained weights marked."""
     config = read_config(result)
     manifest = _describe(result, config)
     folder = locate(manifest.base)
@@ -183,7 +183,7 @@ def begin(result: Result) -> Classifier:
 
 
 def with_prompt(manifest: Manifest, prompt: Prompt) -> Manifest:
-    """The manifest with the prompt in token ids."""
+    """Return the manifest with the prompt in token ids."""
     return dataclasses.replace(
         manifest,
         before=list(prompt.before),
@@ -194,7 +194,7 @@ def with_prompt(manifest: Manifest, prompt: Prompt) -> Manifest:
 
 
 def load(folder: str | Path, *, quantization: str | None = None, precision: str | None = None) -> Classifier:
-    """The classifier in a folder that ``bench export`` or ``bench merge`` has made.
+    """Return the classifier in a folder that ``bench export`` or ``bench merge`` has made.
 
     ``quantization`` holds its frozen weights otherwise than the folder says, none or nf4; ``precision`` is
     what is computed in, and by default what the run computed in.
@@ -221,14 +221,14 @@ def load(folder: str | Path, *, quantization: str | None = None, precision: str 
 
 
 def fitting_precision(recorded: str, device: torch.device) -> str:
-    """The run's own precision where this device computes in it quickly, else the device's best."""
+    """Return the run's precision where this device is quick in it, else the device's best."""
     if recorded == "fp32" or device.type == "cuda":
         return recorded
     return choose_precision("auto", device)
 
 
 def read_config(result: Result) -> Config:
-    """The run's configuration, for any device, with nothing that only training needs."""
+    """Return the run's configuration, for any device, with nothing for training only."""
     with app.composing() as compose:
         defaults = compose([])
     config = schema.from_record(
@@ -241,7 +241,7 @@ def read_config(result: Result) -> Config:
 
 
 def _describe(result: Result, config: Config) -> Manifest:
-    """The run's manifest, but for what only its network and its tokenizer know."""
+    """Return the run's manifest, but for what only its network and its tokenizer know."""
     source, is_prompted = config.model, config.task == "label_likelihood"
     path = str(Path(source.path).resolve()) if source.source == "local" and source.path else source.path
     content = str(result.canonical_config["model"]["revision"])
@@ -251,7 +251,7 @@ def _describe(result: Result, config: Config) -> Manifest:
         method=config.method.name,
         task=config.task,
         labels=list(result.labels),
-        max_length=config.train.max_length,
+        max_length=int(result.model.get("max_length", config.train.max_length)),
         precision=fitting_precision(str(result.model["precision"]), choose_device("auto")),
         quantization=config.method.quantization,
         double_quant=config.method.double_quant,
@@ -292,7 +292,7 @@ def _load_network(folder: Path, manifest: Manifest, *, device: torch.device, pre
 
 
 def cast_products(network: nn.Module, dtype: torch.dtype) -> None:
-    """Rounds the weights of matrix products once, as autocast would before each product."""
+    """Round the weights of matrix products once, as autocast would before each product."""
     for one in network.modules():
         if type(one) is nn.Linear:  # 4-bit layers are of another type
             one.to(dtype)

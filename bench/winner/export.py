@@ -27,7 +27,7 @@ _CHANGES_BASE = ("pissa", "corda", "olora", "lora_ga")
 
 
 def export(store: Store, result: Result, folder: Path) -> Classifier:
-    """Writes what the run trained, as PEFT's adapter or as a whole model, with all that reading it needs.
+    """Write what the run trained, as an adapter or a whole model, with all that reading it needs.
 
     The folder appears as a whole or not at all.
 
@@ -41,7 +41,7 @@ def export(store: Store, result: Result, folder: Path) -> Classifier:
 
 
 def write(store: Store, result: Result, folder: Path) -> Classifier:
-    """Writes the export into an empty folder, and gives back the run's classifier as it was rebuilt."""
+    """Write the export into an empty folder, and return the run's classifier as rebuilt."""
     weights = find_weights(store, result)
     found = classifier.begin(result)
     manifest = found.manifest
@@ -73,7 +73,7 @@ def write(store: Store, result: Result, folder: Path) -> Classifier:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the name only once it is whole.
+    """Give a folder to write into, which takes the name only once it is whole.
 
     Raises:
         ConfigError: there is something of that name.
@@ -98,7 +98,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _remember_start(network: Any) -> dict[str, torch.Tensor]:
-    """The adapter's A and B as training begins, if they were taken out of the base; else nothing."""
+    """Return the adapter's A and B as training begins, if they were taken out of the base."""
     if not isinstance(network, peft.PeftModel):
         return {}
     began = str(getattr(network.peft_config["default"], "init_lora_weights", "")).lower()
@@ -109,7 +109,7 @@ def _remember_start(network: Any) -> dict[str, torch.Tensor]:
 
 
 def _widen(folder: Path, start: dict[str, torch.Tensor]) -> None:
-    """Makes a saved adapter whose start was taken out of the base one for the base as it is.
+    """Make a saved adapter whose start was taken out of the base one for the base as it is.
 
     With the trained A and B the weights are W - s B0 A0 + s B A, which is an adapter of twice the rank on W
     (PiSSA, arXiv:2404.02948, appendix C). PEFT's own path_initial_model_for_weight_conversion does the same
@@ -132,14 +132,14 @@ def _widen(folder: Path, start: dict[str, torch.Tensor]) -> None:
 
 
 def _name_base(network: Any, manifest: Manifest) -> None:
-    """Has adapter_config.json say where the base is: its name on the hub, or its folder on this machine."""
+    """Have adapter_config.json say where the base is: its hub name, or its folder here."""
     settings, base = network.peft_config["default"], manifest.base
     settings.base_model_name_or_path = base.hub_id if base.source == "hub" else str(locate(base).resolve())
     settings.revision = base.revision if base.source == "hub" else None
 
 
 def free_cache(folder: Path) -> None:
-    """Lets a decoder remember tokens, which bench has no use for in training; others write with it.
+    """Let a decoder remember tokens, for which only writing has a use.
 
     Also takes out how the base was quantised, which is not how this folder's own weights are held.
     """

@@ -21,7 +21,7 @@ def generate(
     seed: int,
     batch_size: int,
 ) -> list[str]:
-    """What the model goes on to write after each text in the run's template, in the order of the texts.
+    """Return what the model goes on to write after each text in the run's template.
 
     A temperature of 0 takes the likeliest token each time; above it tokens are drawn, from the likeliest that
     together have the probability ``top_p``. Keys and values of what was read are kept, so that each new token

@@ -36,7 +36,7 @@ class Latency:
 
 
 def measure(folder: Path, texts: Sequence[str]) -> list[Latency]:
-    """Each form of the exported classifier, at batch 1 and at the batch size that is the fastest.
+    """Measure each form of the exported classifier, at batch 1 and at its fastest batch size.
 
     Raises:
         DataError: a text is empty.
@@ -48,7 +48,7 @@ def measure(folder: Path, texts: Sequence[str]) -> list[Latency]:
 
 
 def measure_form(form: str, found: Classifier, texts: Sequence[str]) -> list[Latency]:
-    """The form at batch 1, and at the best of some batch sizes.
+    """Measure the form at batch 1, and at the best of some batch sizes.
 
     Texts are taken in their order, so a batch is as mixed in length as they are.
     """
@@ -62,7 +62,7 @@ def measure_form(form: str, found: Classifier, texts: Sequence[str]) -> list[Lat
 
 
 def describe(rows: Sequence[Latency], found: Path, texts: int) -> dict[str, Any]:
-    """evidence.LATENCY: the rows, and on what they were measured."""
+    """Return evidence.LATENCY: the rows, and on what they were measured."""
     manifest = manifests.read(found)
     facts = provenance.describe(model_revision=manifest.base.content)
     return {
@@ -78,13 +78,13 @@ def describe(rows: Sequence[Latency], found: Path, texts: int) -> dict[str, Any]
 
 
 def tabulate(rows: Sequence[Latency]) -> str:
-    """The forms as a Markdown table."""
+    """Write the forms as a Markdown table."""
     cells = list_forms(map(asdict, rows), ENGLISH)
     return to_markdown([*ENGLISH.under("latency.columns").values()], cells, left={0})
 
 
 def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
-    """As it is, merged if it is an adapter, and in 4 bits; one at a time, as each takes memory."""
+    """Yield it as it is, merged if it is an adapter, and in 4 bits, one at a time."""
     manifest = manifests.read(folder)
     held = "" if manifest.quantization == "none" else f"{manifest.quantization} "
     if manifest.kind != "adapter":
@@ -106,7 +106,7 @@ def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
 
 
 def _time(form: str, found: Classifier, texts: Sequence[str], size: int) -> Latency:
-    """The seconds of each batch, by a monotonic clock; its last one may be smaller and is left out."""
+    """Return the seconds of each batch, by a monotonic clock, without a smaller last one."""
     seconds = []
     for start in range(0, len(texts) - size + 1, size):
         began = time.perf_counter()

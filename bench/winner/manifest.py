@@ -59,13 +59,13 @@ class Manifest:
 
 
 def write(manifest: Manifest, folder: Path) -> None:
-    """Puts bench.json into the folder."""
+    """Put bench.json into the folder."""
     text = json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False)
     (folder / NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> Manifest:
-    """The folder's bench.json.
+    """Read the folder's bench.json.
 
     Raises:
         ConfigError: the folder is not one that bench has exported.

@@ -28,7 +28,7 @@ _IN_FOUR_BIT = ("nf4", "fp4")
 def merge(
     store: Store, result: Result, folder: Path, *, into: str | None, tolerance: float, force: bool
 ) -> list[Agreement]:
-    """Writes the merged model, with what it agrees on beside it; a refused merge leaves nothing.
+    """Write the merged model, with what it agrees on beside it; a refused merge leaves nothing.
 
     ``into`` is ``full``, the base as it is, or ``4bit``, the values that a 4-bit base stood for while the
     adapter learned to make up for their error. By default it is what the adapter was trained on.
@@ -63,7 +63,7 @@ def merge(
 
 
 def choose_base(manifest: Manifest, into: str | None) -> str:
-    """What the adapter is merged into; by default what it was trained on.
+    """Return what the adapter is merged into; by default what it was trained on.
 
     Raises:
         ConfigError: there is no adapter, or the base was not in 4 bits.
@@ -82,7 +82,7 @@ def choose_base(manifest: Manifest, into: str | None) -> str:
 
 
 def merge_folder(folder: Path, *, into: str) -> Classifier:
-    """The exported adapter merged, in memory and in fp32."""
+    """Return the exported adapter merged, in memory and in fp32."""
     found = classifier.load(folder, quantization="none", precision="fp32")
     network: Any = found.model
     if into == FOUR_BIT:
@@ -95,14 +95,14 @@ def merge_folder(folder: Path, *, into: str) -> Classifier:
 
 
 def base_type(manifest: Manifest) -> str:
-    """What the base's own files hold: fp32, or bf16, which then the merged ones hold too."""
+    """Return what the base's own files hold, and so the merged ones: fp32 or bf16."""
     values = weights.read_config(locate(manifest.base))
     return "fp32" if values.get("dtype", values.get("torch_dtype")) in (None, "float32") else "bf16"
 
 
 @torch.no_grad()
 def _copy_dequantised(source: nn.Module, target: nn.Module) -> None:
-    """Puts the values that the source's 4-bit layers stand for in place of the target's own."""
+    """Put the values that the source's 4-bit layers stand for into the target."""
     for name, layer in source.named_modules():
         if type(layer).__name__ == "Linear4bit" and hasattr(layer, "quant_state"):
             held = dequantize_module_weight(layer)
@@ -111,7 +111,7 @@ def _copy_dequantised(source: nn.Module, target: nn.Module) -> None:
 
 
 def _write(merged: Classifier, folder: Path, expected: Scores, held: Held) -> list[Agreement]:
-    """Saves the merged model and its tokenizer: how it agrees in fp32, in bf16 and quantised again."""
+    """Save the merged model and its tokenizer: how it agrees in fp32, in bf16, quantised again."""
     rows, saved_as = [], base_type(merged.manifest)
     network: Any = merged.model
     for precision in ("fp32", "bf16"):
@@ -142,7 +142,7 @@ def _describe(
     texts: int,
     tolerance: float,
 ) -> None:
-    """Writes agreement.json and the card."""
+    """Write agreement.json and the card."""
     described = agreement.describe(rows, texts=texts, tolerance=tolerance)
     (folder / AGREEMENT).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     bases = {

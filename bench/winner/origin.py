@@ -9,7 +9,7 @@ from bench.winner.manifest import Base
 
 
 def locate(base: Base) -> Path:
-    """The folder of the base.
+    """Return the folder of the base.
 
     Raises:
         ConfigError: it is another one than the adapter was trained on.

@@ -60,7 +60,7 @@ for text in texts:
 
 
 def write(folder: Path, result: Result, manifest: Manifest, *, network: nn.Module, more: str = "") -> None:
-    """Puts README.md into the folder; ``more`` is a section about what was done since the run."""
+    """Put README.md into the folder; ``more`` is a section about what was done since the run."""
     base_license = find_license(manifest.base)
     parts = [
         _front(manifest),
@@ -75,7 +75,7 @@ def write(folder: Path, result: Result, manifest: Manifest, *, network: nn.Modul
 
 
 def write_code(manifest: Manifest) -> str:
-    """Python that loads the folder and classifies texts, without bench."""
+    """Write Python that loads the folder and classifies texts, without bench."""
     is_adapter, is_prompted = manifest.kind == "adapter", manifest.prompt is not None
     kind = "AutoModelForCausalLM" if is_prompted else "AutoModelForSequenceClassification"
     names = ["AutoTokenizer", kind, *(["AutoConfig"] if is_adapter else [])]
@@ -97,7 +97,7 @@ def write_code(manifest: Manifest) -> str:
 
 
 def find_license(base: Base) -> str:
-    """The licence that the base's own card declares, where it is beside the weights."""
+    """Return the licence that the base's own card declares, where it is beside the weights."""
     try:
         text = (locate(base) / NAME).read_text(encoding="utf-8")
         found = yaml.safe_load(match[1]) if (match := _FRONT.match(text)) else None
@@ -112,7 +112,7 @@ def _name_base(base: Base) -> str:
 
 
 def _write_options(manifest: Manifest) -> str:
-    """The further arguments of from_pretrained: a hub's commit, and how the base is quantised."""
+    """Write the further arguments of from_pretrained: a hub's commit, and quantisation."""
     options = f", revision={manifest.base.revision!r}" if manifest.base.source == "hub" else ""
     if manifest.quantization == "none":
         return options
@@ -126,7 +126,7 @@ def _write_options(manifest: Manifest) -> str:
 
 
 def _front(manifest: Manifest) -> str:
-    """The metadata that model hubs read."""
+    """Return the metadata that model hubs read."""
     values: dict[str, Any] = {
         "license": UNKNOWN,
         "library_name": "peft" if manifest.kind == "adapter" else "transformers",
@@ -238,7 +238,7 @@ def _state_licences(result: Result, base_license: str) -> str:
 
 
 def _block(text: str, language: str = "") -> str:
-    """The text as a block that no line of it can end."""
+    """Return the text as a block that no line of it can end."""
     longest = max((len(one) for one in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip(chr(10))}\n{fence}\n"

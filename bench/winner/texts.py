@@ -1,6 +1,7 @@
 """Texts to classify, from a file or line by line, and what they are taken for, written beside them."""
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,39 +9,41 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.csv_text import to_exact_csv
-from bench.errors import ConfigError, DataError, MissingError, StoreError, first_line
+from bench.data import tables
+from bench.errors import ConfigError, DataError, MissingError, StoreError
+from bench.redaction import show
 
 if TYPE_CHECKING:
     from bench.winner.classifier import Prediction
 
+_logger = logging.getLogger(__name__)
 _KINDS = (".csv", ".jsonl")
 
 
 def require_kind(path: Path, option: str) -> None:
-    """Raises a ConfigError unless the file's name says that it is CSV or JSONL."""
+    """Raise a ConfigError unless the file's name says that it is CSV or JSONL."""
     if path.suffix not in _KINDS:
         raise ConfigError(f"{option} {path}: must end in {' or '.join(_KINDS)}")
 
 
 def read_file(path: Path, column: str) -> pd.DataFrame:
-    """The file's rows, with every column that it has; the texts are in the named one.
+    """Return the file's rows, with every column that it has; texts are in the named one.
 
     Raises:
         MissingError: there is no such file.
-        ConfigError: its name does not say what it is, or it has no such column.
-        DataError: it cannot be read, or a row has no text.
+        ConfigError: it has no such column.
+        DataError: its name does not say what it is, it cannot be read, or a row has no text.
     """
-    require_kind(path, "--file")
     if not path.is_file():
         raise MissingError(f"--file {path}: there is no such file")
     try:
-        if path.suffix == ".csv":
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        else:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
-    except (ValueError, OSError) as error:  # pandas' and json's own are ValueErrors
-        raise DataError(f"--file {path}: cannot be read ({first_line(error)})") from None
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"--file {path}: cannot be read ({error.strerror})") from None
+    table = tables.read(content, path.name, where=f"--file {path}", encoding="auto", wanted=[column])
+    for note in table.notes:
+        _logger.warning("--file %s: %s", show(path), note)
+    frame = table.frame
     if column not in frame:
         there = ", ".join(map(str, frame.columns)) or "none"
         raise ConfigError(f"--column {column}: {path} has no such column; there are {there}")
@@ -51,7 +54,7 @@ def read_file(path: Path, column: str) -> pd.DataFrame:
 
 
 def read_lines(lines: Iterable[str]) -> list[str]:
-    """A text a line.
+    """Return a text a line.
 
     Raises:
         DataError: there is none, or a line is empty.
@@ -65,7 +68,7 @@ def read_lines(lines: Iterable[str]) -> list[str]:
 
 
 def add_predictions(frame: pd.DataFrame, predictions: "Sequence[Prediction]") -> pd.DataFrame:
-    """The rows with ``prediction`` and ``probability_<label>`` for each label.
+    """Add ``prediction`` and ``probability_<label>`` for each label to the rows.
 
     Raises:
         ConfigError: the rows have one of these columns already.
@@ -79,7 +82,7 @@ def add_predictions(frame: pd.DataFrame, predictions: "Sequence[Prediction]") ->
 
 
 def write_file(frame: pd.DataFrame, path: Path) -> None:
-    """Writes the rows as the file's name says.
+    """Write the rows as the file's name says.
 
     Raises:
         StoreError: the disk refused it.
@@ -92,5 +95,5 @@ def write_file(frame: pd.DataFrame, path: Path) -> None:
 
 
 def to_json(frame: pd.DataFrame) -> list[str]:
-    """Each row as a line of JSON."""
+    """Write each row as a line of JSON."""
     return [json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records")]

@@ -18,17 +18,23 @@ import pytest
 Bench = Any  # tests/e2e/conftest.py
 
 SENTENCES = {
-    "股市": ["股票指数上涨", "大盘收盘走高", "沪深股票反弹", "股票成交放量", "个股涨停"],
-    "债券": ["国债收益率下行", "企业债发行", "债券利率走低", "国债期货收涨", "债券到期兑付"],
-    "外汇": ["人民币汇率升值", "美元指数回落", "央行干预汇率", "外汇储备增加", "欧元兑美元"],
+    "股市": [
+        "Stocks rise",
+        "The index closes higher",
+        "Shares rebound",
+        "Stocks on heavy volume",
+        "Shares up",
+    ],
+    "债券": ["Bond yields fall", "A bond is issued", "Bond rates lower", "Bond futures up", "A bond matures"],
+    "外汇": ["The yuan gains", "The dollar falls", "A bank buys dollars", "Reserves grow", "Euro to dollar"],
 }
 
 
 @pytest.fixture(scope="module")
 def my_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a user may have: Chinese texts in 3 classes, columns of their own names, one odd label."""
+    """What a user may have: texts in 3 classes with Chinese names, as their columns have, one odd label."""
     rows = [
-        {"标题": f"{sentences[number % 5]}，第{number}号", "类别": label}
+        {"标题": f"{sentences[number % 5]}, No. {number}", "类别": label}
         for number in range(40)
         for label, sentences in SENTENCES.items()
     ]
@@ -44,7 +50,7 @@ def own_texts(path: Path) -> list[str]:
 QUICK = ["train.max_steps=4", "train.warmup_steps=0", "train.eval_steps=4", "track.mode=disabled"]
 
 
-def test_ones_own_chinese_texts_train(bench: Bench, my_csv: Path, tmp_path: Path) -> None:
+def test_ones_own_texts_under_chinese_names_train(bench: Bench, my_csv: Path, tmp_path: Path) -> None:
     done = bench("run", *own_texts(my_csv), "train.max_steps=30", "train.warmup_steps=3", "train.lr=3e-3")
     assert (done.returncode, done.stderr) == (0, "")
     found = re.search(r"^([0-9a-f]{12}) lora r=8 .*: test accuracy (\d+\.\d)%", done.stdout, re.MULTILINE)
@@ -93,6 +99,25 @@ def test_a_wrong_setting_is_one_message_and_nothing_written(
     assert (done.returncode, done.stdout) == (2, "")
     assert re.search(message, done.stderr), done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_doubt_about_the_data_is_said_once_a_command(bench: Bench, tmp_path: Path) -> None:
+    rows = [f"text {number} of {label},{label}" for number in range(8) for label in ("Art", "art", "money")]
+    (tmp_path / "my.csv").write_text("\n".join(["text,label", *rows, "text 0 of money,money"]))
+    settings = ["data=files", f"data.train={tmp_path}/my.csv", "track.mode=disabled"]
+    done = bench("sweep", *settings, "method=majority,tfidf", "sweep=none")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("'Art' (8 rows) and 'art' (8 rows)") == 1
+
+
+def test_texts_that_the_model_cannot_read_are_refused(bench: Bench, tmp_path: Path) -> None:
+    rows = [f"央行下调利率{number},{label}" for number in range(12) for label in "ab"]
+    (tmp_path / "zh.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    for command in ("run", "sweep"):
+        done = bench(command, "data=files", f"data.train={tmp_path}/zh.csv", "lora.r=4", *QUICK)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "model=bert-base-chinese" in done.stderr
     assert not (tmp_path / "results").exists()
 
 

@@ -67,7 +67,7 @@ class ChatGLMConfig(PreTrainedConfig):
     eos_token_id: int = 130005  # <eop>
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Refuses what the network cannot be."""
+        """Refuse what the network cannot be."""
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         unsupported = {
             "position_encoding_2d": not self.position_encoding_2d,
@@ -83,7 +83,7 @@ class ChatGLMConfig(PreTrainedConfig):
 
 
 def find_positions(input_ids: Tensor, attention_mask: Tensor, config: ChatGLMConfig) -> Tensor:
-    """Each token's position in the text and in the answer, (rows, 2, length).
+    """Return each token's position in text and answer, (rows, 2, length).
 
     Before <sop> tokens are counted in the text, from the first that is not a pad; <sop> and the answer stand
     where the text's [gMASK] (or else [MASK]) does, and are counted from 1 in the answer. Pads have 0 and 0.
@@ -101,13 +101,13 @@ def find_positions(input_ids: Tensor, attention_mask: Tensor, config: ChatGLMCon
 
 
 def find_answers(input_ids: Tensor, attention_mask: Tensor, config: ChatGLMConfig) -> Tensor:
-    """The column of each row's first <sop>, or the length where it has none and is text alone. # (rows, 1)"""
+    """Return the column of each row's first <sop>, or the length. # (rows, 1)"""
     start, has_answer = _find_first(input_ids == config.bos_token_id, attention_mask)
     return torch.where(has_answer, start, input_ids.shape[1])
 
 
 def find_visible(attention_mask: Tensor, start: Tensor, *, past: int) -> Tensor:
-    """Which of all tokens each token after the first ``past`` attends to, (rows, 1, length - past, length).
+    """Return which tokens each one after ``past`` sees, (rows, 1, length - past, length).
 
     All see the text; what follows <sop> is seen only from behind. Pads are seen by nobody.
     """
@@ -119,7 +119,7 @@ def find_visible(attention_mask: Tensor, start: Tensor, *, past: int) -> Tensor:
 
 
 def make_rotation(position_ids: Tensor, head_size: int, dtype: torch.dtype) -> Rotation:
-    """The cosines and sines that turn queries and keys to their two positions.
+    """Return the cosines and sines that turn queries and keys to their two positions.
 
     The public checkpoint was trained with frequencies, and in float16 with angles too, rounded to float16.
     """
@@ -138,13 +138,13 @@ def make_rotation(position_ids: Tensor, head_size: int, dtype: torch.dtype) -> R
 
 
 def _find_first(is_wanted: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's first column of a wanted token that is no pad, and whether it has one. # both (rows, 1)"""
+    """Find each row's first wanted token that is no pad, if it has one. # both (rows, 1)"""
     is_wanted = is_wanted & attention_mask.bool()
     return is_wanted.int().argmax(1, keepdim=True), is_wanted.any(1, keepdim=True)
 
 
 def _rotate(states: Tensor, rotation: Rotation) -> Tensor:
-    """The heads' two halves turned by the token's two positions. # (rows, heads, length, head size)"""
+    """Turn the heads' two halves by the token's two positions. # (rows, heads, length, head size)"""
     cosines, sines = (table.to(states.dtype) for table in rotation)
     quarters = states.chunk(4, dim=-1)
     turned = torch.cat([-quarters[1], quarters[0], -quarters[3], quarters[2]], dim=-1)
@@ -281,7 +281,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         )
 
     def _read_mask(self, input_ids: Tensor, mask: Tensor | None, past: int) -> tuple[Tensor, Tensor]:
-        """Which tokens are real, (rows, past + length), and which each one sees, never none of them."""
+        """Return which tokens are real, (rows, past + length), and what each one sees."""
         rows, length = input_ids.shape
         if mask is not None and mask.ndim == 4:
             is_real = input_ids.new_ones(rows, past + length)
@@ -333,7 +333,7 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *, attention_mask: Tensor | None = None, **options: Any
     ) -> dict[str, Any]:
-        """A step's inputs, with the positions that follow from all that was read and written so far."""
+        """Return a step's inputs, with the positions that follow."""
         is_real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         options["position_ids"] = find_positions(input_ids, is_real, self.config)
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(

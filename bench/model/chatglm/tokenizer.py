@@ -72,24 +72,24 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return len(self._pieces)
 
     def get_vocab(self) -> dict[str, int]:
-        """Every symbol's id."""
+        """Return every symbol's id."""
         return self._ids | self.added_tokens_encoder
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        """Text, [gMASK], <sop>, and where there is an answer the answer and <eop>."""
+        """Return text, [gMASK], <sop>, and an answer and <eop> if any."""
         answer = [] if token_ids_1 is None else [*token_ids_1, self._ids[str(self.eos_token)]]
         return [*token_ids_0, *self.suffix_tokens, *answer]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """The text that the symbols stand for."""
+        """Return the text that the symbols stand for."""
         text = self.sp_model.decode([token for token in tokens if not token.startswith("<image_")])
         text = text.replace("<n>", "\n").replace("<|tab|>", "\t")
         return re.sub(r"<\|blank_(\d+)\|>", lambda found: " " * int(found[1]), text)
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Writes the sentencepiece model, and says where."""
+        """Write the sentencepiece model, and return where."""
         path = Path(save_directory) / "-".join(filter(None, [filename_prefix, VOCABULARY]))
         path.write_bytes(self.sp_model.serialized_model_proto())
         return (str(path),)

@@ -31,6 +31,16 @@ def test_a_file_keeps_its_columns_as_text(tmp_path: Path) -> None:
     assert rows["id"].tolist()[0] == 7
 
 
+def test_a_file_of_another_kind_and_encoding_is_read_as_for_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "in.csv").write_bytes("id;text\n7;央行下调利率\n".encode("gb18030"))
+    assert texts.read_file(tmp_path / "in.csv", "text")["text"].tolist() == ["央行下调利率"]
+    assert "is read as gb18030" in caplog.text
+    (tmp_path / "in.json").write_text('[{"text": "a"}, {"text": "b"}]')
+    assert texts.read_file(tmp_path / "in.json", "text")["text"].tolist() == ["a", "b"]
+
+
 def test_what_was_read_is_written_with_the_predictions(tmp_path: Path) -> None:
     frame = texts.add_predictions(pd.DataFrame({"id": ["007", "8"]}), SURE)
     assert list(frame) == ["id", "prediction", "probability_a", "probability_b"]
@@ -59,11 +69,12 @@ def test_a_text_is_written_as_it_is(tmp_path: Path) -> None:
     ("name", "content", "error", "message"),
     [
         ("in.csv", "id\n1\n", ConfigError, "--column text: .* has no such column; there are id"),
-        ("in.csv", "", DataError, "cannot be read"),
+        ("in.csv", "", DataError, "the file is empty"),
         ("in.csv", "text,id\nx,1\n ,2\n", DataError, "row 2 has no text in text"),
         ("in.jsonl", "[1", DataError, "cannot be read"),
         ("in.jsonl", '{"text": 3}\n', DataError, "row 1 has no text in text"),
-        ("in.xlsx", "", ConfigError, r"must end in \.csv or \.jsonl"),
+        ("in.txt", "", DataError, r"--file .*in.txt: its name must end in \.csv"),
+        ("in.csv", "Text;id\nx;1\n", ConfigError, "there are Text, id"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_explained(
