@@ -1,4 +1,4 @@
-"""What each method's best run answered: confusion, F1 of each label, and texts that two methods differ in."""
+"""The answers of each method's best run: confusion, F1 of each label, texts on which two methods differ."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Answers:
+class MethodAnswers:
     """One method's answers to the test texts."""
 
     row: Row
@@ -32,13 +32,13 @@ class Answers:
 class OnlyRight:
     """The test texts that one method has right and another wrong."""
 
-    one: Answers
-    other: Answers
+    one: MethodAnswers
+    other: MethodAnswers
     ids: tuple[Any, ...]
 
 
 def choose_run(row: Row) -> Result | None:
-    """The chosen run that is best on validation; of equals, that of the smallest seed."""
+    """Choose the run that is best on validation; of equals, that of the smallest seed."""
     if row.selection is None:
         return None
     path = f"metrics.validation.{row.selection.select_by}"
@@ -47,8 +47,8 @@ def choose_run(row: Row) -> Result | None:
 
 def read_answers(
     rows: Sequence[Row], read: Callable[[str], pd.DataFrame]
-) -> tuple[list[Answers], list[tuple[Row, str]]]:
-    """The answers of each method with a success, and why those of others cannot be read."""
+) -> tuple[list[MethodAnswers], list[tuple[Row, str]]]:
+    """Read the answers of each method with a success, and why those of others cannot be read."""
     found, unread = [], []
     for row in rows:
         run = choose_run(row)
@@ -61,12 +61,12 @@ def read_answers(
         except StoreError as error:
             unread.append((row, str(error)))
         else:
-            found.append(Answers(row, run.run_id, tuple(run.labels), test[["label", "prediction"]]))
+            found.append(MethodAnswers(row, run.run_id, tuple(run.labels), test[["label", "prediction"]]))
     return found, unread
 
 
-def count_confusion(answers: Answers) -> Counts:
-    """How many test texts of each label got each prediction. # (labels, labels)"""
+def count_confusion(answers: MethodAnswers) -> Counts:
+    """Count the test texts of each label by prediction. # (labels, labels)"""
     places = {label: place for place, label in enumerate(answers.labels)}
     counts = np.zeros((len(places), len(places)), dtype=np.int64)
     pairs = (answers.test[name].map(places).to_numpy(dtype=np.int64) for name in ("label", "prediction"))
@@ -75,7 +75,7 @@ def count_confusion(answers: Answers) -> Counts:
 
 
 def score_labels(counts: Counts) -> list[float | None]:
-    """F1 of each label; None for one that was neither asked for nor answered."""
+    """Return F1 of each label; None for a label that is neither true nor predicted."""
     right, both = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1)
     return [
         float(2 * hit / total) if total else None
@@ -83,18 +83,18 @@ def score_labels(counts: Counts) -> list[float | None]:
     ]
 
 
-def compare_answers(one: Answers, other: Answers) -> OnlyRight | None:
-    """What one has right and the other wrong, or None where they answered other texts."""
+def compare_answers(one: MethodAnswers, other: MethodAnswers) -> OnlyRight | None:
+    """Return what one method has right and the other wrong, or None if they answered other texts."""
     if not one.test["label"].equals(other.test["label"]):
         return None
     right = [side.test["label"] == side.test["prediction"] for side in (one, other)]
     return OnlyRight(one, other, tuple(one.test.index[right[0] & ~right[1]].tolist()))
 
 
-def read_texts(answers: Answers) -> Mapping[Any, str] | str:
-    """The test texts by id, read again from where the run had them, or why they cannot be.
+def read_texts(answers: MethodAnswers) -> Mapping[Any, str] | str:
+    """Read the test texts again from where the run had them, by id, or say why not.
 
-    Nothing is fetched, and only the very texts that the run saw count: the data's fingerprint tells.
+    Nothing is fetched. The data's fingerprint tells whether these are the texts that the run saw.
     """
     run = choose_run(answers.row)
     values = read_value(run, "config.data") if run else None

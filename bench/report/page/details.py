@@ -1,4 +1,4 @@
-"""What figures show beside the evidence: how the chosen runs went and what they answered."""
+"""What figures show besides the evidence: histories and answers of the chosen runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from typing import Any
 
 from bench.errors import StoreError
 from bench.report.numbers.evidence import Evidence
-from bench.report.numbers.rows import Row, Task
-from bench.report.page.answers import Answers, read_answers, read_texts
+from bench.report.numbers.rows import ReportTask, Row
+from bench.report.page.answers import MethodAnswers, read_answers, read_texts
 from bench.results.store import Result, Store
 
 
 @dataclass(frozen=True)
 class Course:
-    """How one chosen run went."""
+    """The history of one chosen run."""
 
     row: Row
     run: Result
@@ -22,16 +22,16 @@ class Course:
 
 @dataclass(frozen=True)
 class Details:
-    """Of the chosen runs alone: those of all runs would be thousands of files."""
+    """Details of the chosen runs alone: those of all runs would be thousands of files."""
 
     courses: Sequence[Course]
-    answers: Sequence[Answers]
-    texts: Mapping[Task, Mapping[Any, str] | str]  # test texts by id, or why they cannot be read again
+    answers: Sequence[MethodAnswers]
+    texts: Mapping[ReportTask, Mapping[Any, str] | str]  # test texts by id, or why they cannot be read again
     unread: Sequence[tuple[Row, str]]  # files that could not be read, and why
 
 
 def gather_details(evidence: Evidence, store: Store) -> Details:
-    """Reads history.jsonl and predictions.csv of the chosen runs, and the test texts where they still are."""
+    """Read history.jsonl and predictions.csv of the chosen runs, and the test texts where they still are."""
     answers, unread = read_answers(evidence.rows, store.read_predictions)
     courses = []
     for row in evidence.rows:

@@ -1,4 +1,4 @@
-"""Where each method stands between memory and accuracy, and where a plot puts one without a place."""
+"""Each method's place in the plot of accuracy over memory, also of methods that lack a number."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ _STEP = 0.07  # of the axis, between methods that have no number at all
 
 
 @dataclass(frozen=True)
-class Point:
+class Mark:
     """One method's numbers as a plot has them: GiB and percent; None where unknown."""
 
     title: str
@@ -36,16 +36,16 @@ Span = tuple[float, float]
 
 def place_methods(
     rows: Sequence[Row], text: Text
-) -> tuple[list[Point], list[dict[str, Any]], dict[str, Span]]:
-    """The methods' numbers; the rows that charts.draw_pareto draws; and its two axes.
+) -> tuple[list[Mark], list[dict[str, Any]], dict[str, Span]]:
+    """Return the methods' numbers, the rows that charts.draw_pareto draws, and its two axes.
 
-    A method without a number stands at the edge: without memory on the right, without accuracy or far below
-    the trained methods at the bottom, without both one above the other in the lower right corner.
+    A method that lacks a number stands at the edge: on the right without memory, at the bottom without
+    accuracy or far below the trained methods, and in the lower right corner without both.
     """
     points = [_locate(row, text) for row in rows]
     domains = {"memory": _span([point.memory for point in points]), "accuracy": _span_accuracy(points)}
     (floor, top), right = domains["accuracy"], domains["memory"][1]
-    placed, edges, lost = list[Point](), list[dict[str, Any]](), 0
+    placed, edges, lost = list[Mark](), list[dict[str, Any]](), 0
     for point in points:
         memory, accuracy = point.memory, point.accuracy
         if memory is not None and accuracy is not None and accuracy >= floor:
@@ -64,14 +64,14 @@ def place_methods(
     return points, [*_find_front(marks), *marks, *edges], domains
 
 
-def _locate(row: Row, text: Text) -> Point:
+def _locate(row: Row, text: Text) -> Mark:
     peak, status = row.peak_memory_bytes, None if row.selection else text(f"statuses.{row.status}")
     accuracy = to_percent(row.accuracy.mean if row.accuracy else None)
     low, high = (
         to_percent(end) for end in ((row.interval.low, row.interval.high) if row.interval else (None,) * 2)
     )
     shown = UNKNOWN if accuracy is None else text("percent", percent=accuracy)
-    return Point(
+    return Mark(
         title=row.title,
         memory=None if peak is None else round(peak / GIB, 4),
         accuracy=accuracy,
@@ -89,7 +89,7 @@ def _locate(row: Row, text: Text) -> Point:
 
 
 def _span(values: Sequence[float | None]) -> tuple[float, float]:
-    """An axis with room for marks and for a label at its end."""
+    """Return an axis with room for marks and for a label at its end."""
     known = [value for value in values if value is not None]
     if not known:
         return 0.0, 1.0
@@ -98,10 +98,10 @@ def _span(values: Sequence[float | None]) -> tuple[float, float]:
     return round(max(0.0, low - room), 4), round(high + 2 * room, 4)
 
 
-def _span_accuracy(points: Sequence[Point]) -> Span:
-    """From the lowest end of a trained method's interval, and of baselines that come near it."""
+def _span_accuracy(points: Sequence[Mark]) -> Span:
+    """Return an axis from the lowest end of a trained method's interval on, and of baselines near it."""
 
-    def ends(some: Sequence[Point], name: str) -> list[float]:
+    def ends(some: Sequence[Mark], name: str) -> list[float]:
         found = [getattr(one, name) if getattr(one, name) is not None else one.accuracy for one in some]
         return [end for end in found if end is not None]
 
@@ -116,7 +116,7 @@ def _span_accuracy(points: Sequence[Point]) -> Span:
 
 
 def _find_front(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Those that no other beats in memory and in accuracy, from the least memory on."""
+    """Find the methods that no other beats in memory and in accuracy, from the least memory on."""
     front: list[dict[str, Any]] = []
     for point in sorted(points, key=lambda one: (one["memory"], -one["accuracy"])):
         if not front or point["accuracy"] > front[-1]["accuracy"]:

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from records import CARD, NO_PRICES, make_evidence, make_run
+from records import CARD, NO_PRICES, make_evidence, make_run, render_markdown
 
 from bench.report.language.text import LANGUAGES
-from bench.report.table import render_markdown
 from bench.report.verdicts.claims import Judgement, judge
 from bench.results.store import Result
 
@@ -139,7 +138,7 @@ def test_without_pairs_there_is_no_verdict_on_accuracy() -> None:
         (
             {"hardware": "NVIDIA H100"},
             {"memory", "accuracy", "trainable"},
-            "not known to have had the same hardware",
+            "not known to have used the same hardware",
         ),
         ({"weights": "random"}, {"memory", "train_time", "trainable"}, "the weights are random"),
     ],
