@@ -28,7 +28,7 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 
 
 @dataclass(frozen=True)
-class Table:
+class ReadFile:
     """The rows of a file, and what a person should know of how they were read."""
 
     frame: pd.DataFrame
@@ -41,7 +41,7 @@ def name_kind(name: str) -> str:
     return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
-def read(content: bytes, name: str, *, where: str, encoding: str, wanted: Sequence[str]) -> Table:
+def read(content: bytes, name: str, *, where: str, encoding: str, wanted: Sequence[str]) -> ReadFile:
     """Return the table in the file's bytes, read by what its name ends in.
 
     Args:
@@ -72,7 +72,7 @@ def read(content: bytes, name: str, *, where: str, encoding: str, wanted: Sequen
             f"is not UTF-8 and is read as {guessed}, for example {show_example(text)}; "
             "data.encoding names another"
         )
-        return Table(table.frame, (note, *table.notes))
+        return ReadFile(table.frame, (note, *table.notes))
     return table
 
 
@@ -88,7 +88,7 @@ def find_encoding(content: bytes, name: str, encoding: str) -> str | None:
 # CSV
 
 
-def _parse_csv(text: str, wanted: Sequence[str], usual: str = ",") -> Table:
+def _parse_csv(text: str, wanted: Sequence[str], usual: str = ",") -> ReadFile:
     """Read every cell as the text it is: nothing becomes a number or a missing value."""
     delimiter = _find_delimiter(text, wanted, usual)
     try:
@@ -100,10 +100,10 @@ def _parse_csv(text: str, wanted: Sequence[str], usual: str = ",") -> Table:
     except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
         raise ValueError(_explain_csv(str(error), text, wanted, delimiter)) from None
     notes = () if delimiter == usual else (f"has columns separated by {_DELIMITERS[delimiter]}",)
-    return Table(_drop_blank_end(frame), (*notes, *_find_joined(frame, wanted, delimiter)))
+    return ReadFile(_drop_blank_end(frame), (*notes, *_find_joined(frame, wanted, delimiter)))
 
 
-def _parse_tsv(text: str, wanted: Sequence[str]) -> Table:
+def _parse_tsv(text: str, wanted: Sequence[str]) -> ReadFile:
     return _parse_csv(text, wanted, usual="\t")
 
 
@@ -170,12 +170,12 @@ def _find_joined(frame: pd.DataFrame, wanted: Sequence[str], delimiter: str) -> 
 # JSON
 
 
-def _parse_json(text: str, _: Sequence[str]) -> Table:
+def _parse_json(text: str, _: Sequence[str]) -> ReadFile:
     """Read objects one after another, a line each or not, or all in one array."""
     rows = list(_read_objects(text))
     if not rows:
         raise pd.errors.EmptyDataError
-    return Table(pd.DataFrame(rows, dtype=object))
+    return ReadFile(pd.DataFrame(rows, dtype=object))
 
 
 def _read_objects(text: str) -> Iterator[dict[str, Any]]:
@@ -204,14 +204,14 @@ def _skip_blank(text: str, place: int) -> int:
 # Binary files
 
 
-def _parse_parquet(content: bytes) -> Table:
+def _parse_parquet(content: bytes) -> ReadFile:
     """Read the columns, and those that pandas keeps as its index."""
     frame = pd.read_parquet(io.BytesIO(content))
     named = [name for name in frame.index.names if name is not None and name not in frame]
-    return Table(frame.reset_index(level=named) if named else frame)
+    return ReadFile(frame.reset_index(level=named) if named else frame)
 
 
-def _parse_excel(content: bytes) -> Table:
+def _parse_excel(content: bytes) -> ReadFile:
     """Read the first sheet."""
     if importlib.util.find_spec("openpyxl") is None:
         raise MissingError("openpyxl, which reads Excel files, is not installed; pip install 'bench[excel]'")
@@ -224,14 +224,14 @@ def _parse_excel(content: bytes) -> Table:
     name, frame = next(iter(sheets.items()))
     frame.columns = [str(column) for column in frame.columns]
     more = (f"has {len(sheets)} sheets, of which the first, {str(name)!r}, is read",)
-    return Table(_drop_blank_end(frame), more if len(sheets) > 1 else ())
+    return ReadFile(_drop_blank_end(frame), more if len(sheets) > 1 else ())
 
 
-_TEXTUAL: dict[str, Callable[[str, Sequence[str]], Table]] = {
+_TEXTUAL: dict[str, Callable[[str, Sequence[str]], ReadFile]] = {
     ".csv": _parse_csv,
     ".tsv": _parse_tsv,
     ".json": _parse_json,
     ".jsonl": _parse_json,
 }
-_BINARY: dict[str, Callable[[bytes], Table]] = {".parquet": _parse_parquet, ".xlsx": _parse_excel}
+_BINARY: dict[str, Callable[[bytes], ReadFile]] = {".parquet": _parse_parquet, ".xlsx": _parse_excel}
 KINDS = (*_TEXTUAL, *_BINARY)

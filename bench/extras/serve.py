@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from bench import __version__
 from bench.errors import DataError, MissingError
-from bench.winner.classifier import Classifier, Prediction
+from bench.winner.classifier import Classifier, LabelPrediction
 
-Predict = Callable[[Sequence[str]], list[Prediction]]
-Job = tuple[list[str], Future[list[Prediction]]]
+Predict = Callable[[Sequence[str]], list[LabelPrediction]]
+Job = tuple[list[str], Future[list[LabelPrediction]]]
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class Batcher:
         self._queue: queue.SimpleQueue[Job] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="classify", daemon=True).start()
 
-    async def classify(self, texts: list[str]) -> list[Prediction] | None:
+    async def classify(self, texts: list[str]) -> list[LabelPrediction] | None:
         """The texts' predictions, or None if too many wait already."""
         if self.waiting + len(texts) > self._limits.waiting:
             return None
-        future: Future[list[Prediction]] = Future()
+        future: Future[list[LabelPrediction]] = Future()
         self.waiting += len(texts)
         try:
             self._queue.put((texts, future))

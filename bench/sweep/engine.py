@@ -53,7 +53,7 @@ class Outcome:
         return 0 if self.statuses["success"] == self.planned else 1
 
     def last_line(self) -> str:
-        """The line that scripts read; the statuses sum to planned."""
+        """Return the line that scripts read; the statuses sum to planned."""
         counts = " ".join(f"{status}={self.statuses[status]}" for status in STATUSES)
         return f"sweep: planned={self.planned} {counts} skipped={self.skipped}"
 

@@ -24,24 +24,25 @@ _WORD = re.compile(r"\b\w\w+\b")  # as TfidfVectorizer sees one
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedBaseline:
     """A baseline's answers for each row that is scored."""
 
     probabilities: dict[str, npt.NDArray[np.float64]]  # validation, test: (rows, labels)
     parameters: int  # of the logistic regression: coefficients and intercepts; 0 without one
 
 
-def fit_majority(dataset: Dataset) -> Fitted:
+def fit_majority(dataset: Dataset) -> FittedBaseline:
     """Answer every row with the share of each label in train, as a model does that does not read.
 
     Of equally frequent labels the first declared wins. Counting trains nothing: 0 parameters.
     """
     counts = np.bincount(dataset.splits["train"]["label"], minlength=len(dataset.labels))
     shares = counts / counts.sum()  # (labels,)
-    return Fitted({split: np.tile(shares, (len(dataset.splits[split]), 1)) for split in _EVALUATED}, 0)
+    probabilities = {split: np.tile(shares, (len(dataset.splits[split]), 1)) for split in _EVALUATED}
+    return FittedBaseline(probabilities, 0)
 
 
-def fit_tfidf(dataset: Dataset) -> Fitted:
+def fit_tfidf(dataset: Dataset) -> FittedBaseline:
     """Fit a logistic regression to TF-IDF of the texts: what can be had without a pretrained model.
 
     Features are words and pairs of words; where the train texts are written without spaces (see
@@ -55,7 +56,7 @@ def fit_tfidf(dataset: Dataset) -> Fitted:
     return _fit_regression(features, dataset)
 
 
-def fit_frozen(features: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> Fitted:
+def fit_frozen(features: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> FittedBaseline:
     """Fit a logistic regression to a frozen encoder's features: what can be had without fine-tuning.
 
     Each feature is first scaled to mean 0 and variance 1 over train, which changes no information and lets
@@ -82,7 +83,7 @@ def uses_characters(texts: list[str]) -> bool:
     return not any(_WORD.search(text) for text in texts)
 
 
-def _fit_regression(features: Mapping[str, Any], dataset: Dataset) -> Fitted:
+def _fit_regression(features: Mapping[str, Any], dataset: Dataset) -> FittedBaseline:
     """Fit a multinomial logistic regression to convergence, its L2 penalty chosen by accuracy on validation.
 
     A baseline whose penalty nobody chose would flatter what it is compared with.
@@ -94,4 +95,4 @@ def _fit_regression(features: Mapping[str, Any], dataset: Dataset) -> Fitted:
     ]
     best = max(models, key=lambda model: model.score(features["validation"], labels["validation"]))
     probabilities = {split: best.predict_proba(features[split]) for split in _EVALUATED}
-    return Fitted(probabilities, best.coef_.size + best.intercept_.size)
+    return FittedBaseline(probabilities, best.coef_.size + best.intercept_.size)

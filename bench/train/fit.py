@@ -368,7 +368,7 @@ def _fit_frozen_encoder(
     )
 
 
-def _describe_baseline(fitted: baselines.Fitted, *, total: int) -> Fitted:
+def _describe_baseline(fitted: baselines.FittedBaseline, *, total: int) -> Fitted:
     """Describe a baseline, whose model has so many parameters in all."""
     reason = "a baseline is fitted without training steps"
     return Fitted(

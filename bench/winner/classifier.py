@@ -30,7 +30,7 @@ from bench.train import task as tasks
 from bench.train.device import choose_device, choose_precision
 from bench.winner import manifest as manifests
 from bench.winner.choose import find_weights
-from bench.winner.manifest import Base, Manifest
+from bench.winner.manifest import Manifest, Origin
 from bench.winner.origin import locate
 
 BATCH_SIZE = 64
@@ -38,7 +38,7 @@ _OF_A_RUN = ("task", "seed", "method", "lora", "model", "data", "train")  # the 
 
 
 @dataclass(frozen=True)
-class Prediction:
+class LabelPrediction:
     """What a text is taken for."""
 
     label: str
@@ -61,7 +61,7 @@ class Classifier:
         *,
         batch_size: int = BATCH_SIZE,
         advance: Callable[[int], object] | None = None,
-    ) -> list[Prediction]:
+    ) -> list[LabelPrediction]:
         """Return each text's label and probabilities, in the order of the texts.
 
         ``advance`` is told of every batch how many texts it held.
@@ -74,7 +74,7 @@ class Classifier:
         labels = self.manifest.labels
         scores = self.score(texts, batch_size=batch_size, advance=advance)
         return [
-            Prediction(labels[int(row.argmax())], dict(zip(labels, map(float, row), strict=True)))
+            LabelPrediction(labels[int(row.argmax())], dict(zip(labels, map(float, row), strict=True)))
             for row in softmax(scores)
         ]
 
@@ -257,7 +257,7 @@ def _describe(result: Result, config: Config) -> Manifest:
         double_quant=config.method.double_quant,
         new_modules=list(result.model["new_modules"]),
         unquantised=[],
-        base=Base(source.name, source.source, path, source.hub_id, source.revision, content=content),
+        base=Origin(source.name, source.source, path, source.hub_id, source.revision, content=content),
         merged_into=None,
         template=source.template if is_prompted else None,
         label_words=list(dataset.name_labels(result.labels, config.data).values()) if is_prompted else None,

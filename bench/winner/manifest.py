@@ -14,7 +14,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Base:
+class Origin:
     """The model under an adapter, where this machine found it."""
 
     name: str
@@ -40,7 +40,7 @@ class Manifest:
     double_quant: bool
     new_modules: list[str]  # those that the base lacks and that are trained in full
     unquantised: list[str]  # modules that are never quantised: these, and heads
-    base: Base
+    base: Origin
     merged_into: str | None  # full | 4bit: which base an adapter was merged into
     template: str | None  # label_likelihood: the prompt, {text} standing for the text
     label_words: list[str] | None  # label_likelihood: what a label is called, in the labels' order
@@ -81,6 +81,6 @@ def read(folder: Path) -> Manifest:
             raise ConfigError(
                 f"{path}: has the version {values['version']}, expected {VERSION}; export again"
             )
-        return Manifest(**{**values, "base": Base(**values["base"])})
+        return Manifest(**{**values, "base": Origin(**values["base"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); export the run again") from None

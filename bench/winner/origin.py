@@ -5,10 +5,10 @@ from pathlib import Path
 from bench.config.schema import ModelConfig
 from bench.errors import ConfigError, MissingError
 from bench.model import weights
-from bench.winner.manifest import Base
+from bench.winner.manifest import Origin
 
 
-def locate(base: Base) -> Path:
+def locate(base: Origin) -> Path:
     """Return the folder of the base.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import nn
 from bench.model import decoder
 from bench.report.cells import escape_markdown, format_count, format_gib, to_markdown
 from bench.results.store import Result
-from bench.winner.manifest import Base, Manifest
+from bench.winner.manifest import Manifest, Origin
 from bench.winner.origin import locate
 
 NAME = "README.md"
@@ -96,7 +96,7 @@ def write_code(manifest: Manifest) -> str:
     return _HEAD.substitute(imports="\n".join(imports) + "\n", load=load) + use
 
 
-def find_license(base: Base) -> str:
+def find_license(base: Origin) -> str:
     """Return the licence that the base's own card declares, where it is beside the weights."""
     try:
         text = (locate(base) / NAME).read_text(encoding="utf-8")
@@ -107,7 +107,7 @@ def find_license(base: Base) -> str:
     return licence if isinstance(licence, str) and licence else UNKNOWN
 
 
-def _name_base(base: Base) -> str:
+def _name_base(base: Origin) -> str:
     return repr(base.hub_id if base.source == "hub" else str(locate(base).resolve()))
 
 

@@ -14,7 +14,7 @@ from bench.errors import ConfigError, DataError, MissingError, StoreError
 from bench.redaction import show
 
 if TYPE_CHECKING:
-    from bench.winner.classifier import Prediction
+    from bench.winner.classifier import LabelPrediction
 
 _logger = logging.getLogger(__name__)
 _KINDS = (".csv", ".jsonl")
@@ -67,7 +67,7 @@ def read_lines(lines: Iterable[str]) -> list[str]:
     return texts
 
 
-def add_predictions(frame: pd.DataFrame, predictions: "Sequence[Prediction]") -> pd.DataFrame:
+def add_predictions(frame: pd.DataFrame, predictions: "Sequence[LabelPrediction]") -> pd.DataFrame:
     """Add ``prediction`` and ``probability_<label>`` for each label to the rows.
 
     Raises:

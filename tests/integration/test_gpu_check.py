@@ -24,7 +24,7 @@ from bench.config.checks import check
 from bench.config.schema import Config, to_dict
 from bench.extras.gpu_check import __main__ as gpu_check
 from bench.extras.gpu_check import article, report, sweeps, trials, watch
-from bench.extras.gpu_check.__main__ import Part
+from bench.extras.gpu_check.__main__ import Check
 from bench.extras.gpu_check.lab import Ended, Lab, Late, Proof
 from bench.extras.gpu_check.lab import Machine as Found
 from bench.extras.gpu_check.report import PartResult
@@ -33,14 +33,14 @@ from bench.results.store import Result
 
 CPU = torch.device("cpu")
 CARD = Found(gpu="NVIDIA GeForce RTX 4090", card="rtx4090", uuid="1", memory_bytes=24 * GIB, pages=True)
-KNOWN = Part("first", lambda _: iter([Proof("machine", True, "it is", {"machine": vars(Found())})]), 60, ())
+KNOWN = Check("first", lambda _: iter([Proof("machine", True, "it is", {"machine": vars(Found())})]), 60, ())
 
 
 def make_lab(folder: Path, *, seconds: float = 600, machine: Found = CARD) -> Lab:
     return Lab(folder, time.monotonic() + seconds, machine)
 
 
-def run_parts(folder: Path, *parts: Part, seconds: float = 60) -> list[PartResult]:
+def run_parts(folder: Path, *parts: Check, seconds: float = 60) -> list[PartResult]:
     return list(gpu_check.run_parts(folder, parts, ends_at=time.monotonic() + seconds))
 
 
@@ -56,7 +56,7 @@ def test_a_part_that_fails_stops_no_other_one(tmp_path: Path, capsys: pytest.Cap
         raise Late("was still at work after 60 s, and was ended")
         yield
 
-    found = run_parts(tmp_path, KNOWN, Part("wrong", fail, 60, ()), Part("slow", be_late, 60, ()), KNOWN)
+    found = run_parts(tmp_path, KNOWN, Check("wrong", fail, 60, ()), Check("slow", be_late, 60, ()), KNOWN)
     assert [one.status for one in found] == ["PASS", "FAIL", "FAIL", "PASS"]
     assert [proof.detail for proof in found[1].proofs] == ["1 is 1", "ArithmeticError: 1 is 2"]
     assert "was still at work" in capsys.readouterr().out
@@ -67,27 +67,27 @@ def test_a_part_that_fails_stops_no_other_one(tmp_path: Path, capsys: pytest.Cap
     [
         (
             KNOWN,
-            Part("x", sweeps.check_sweep, 60, ("os", "no_such_package")),
+            Check("x", sweeps.check_sweep, 60, ("os", "no_such_package")),
             60,
             "not installed: no_such_package",
         ),
         (
             KNOWN,
-            Part("x", sweeps.check_fp16, 60, (), "a CPU does not train in fp16"),
+            Check("x", sweeps.check_fp16, 60, (), "a CPU does not train in fp16"),
             60,
             "needs a card, as a CPU",
         ),
-        (KNOWN, Part("x", sweeps.check_sweep, 60, ()), 10, "the 9 minutes are over"),
+        (KNOWN, Check("x", sweeps.check_sweep, 60, ()), 10, "the 9 minutes are over"),
         (
-            Part("first", lambda _: iter(()), 60, ()),
-            Part("x", sweeps.check_sweep, 60, ()),
+            Check("first", lambda _: iter(()), 60, ()),
+            Check("x", sweeps.check_sweep, 60, ()),
             60,
             "could not be used",
         ),
     ],
 )
 def test_what_is_left_out_says_why(
-    tmp_path: Path, first: Part, part: Part, seconds: float, reason: str
+    tmp_path: Path, first: Check, part: Check, seconds: float, reason: str
 ) -> None:
     _, left_out = run_parts(tmp_path, first, part, seconds=seconds)
     assert left_out.status == "SKIPPED"
@@ -101,7 +101,7 @@ def test_a_part_has_its_own_time_and_no_more_than_is_left(tmp_path: Path) -> Non
         seen.append(lab.seconds_left)
         yield Proof("time", True, "there is some")
 
-    run_parts(tmp_path, KNOWN, Part("short", look, 20, ()), Part("long", look, 900, ()), seconds=60)
+    run_parts(tmp_path, KNOWN, Check("short", look, 20, ()), Check("long", look, 900, ()), seconds=60)
     assert [round(one, -1) for one in seen] == [20, 60]
 
 
@@ -111,9 +111,9 @@ def test_the_report_is_saved_after_each_part(tmp_path: Path, monkeypatch: pytest
     def read_saved(_: Lab) -> Iterator[Proof]:
         yield Proof("report", False, json.loads(saved.read_text())["parts"][0]["status"])
 
-    known = Part("first", lambda _: iter([Proof("m", True, "", {"machine": vars(CARD)})]), 60, ())
+    known = Check("first", lambda _: iter([Proof("m", True, "", {"machine": vars(CARD)})]), 60, ())
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
-    monkeypatch.setattr(gpu_check, "PARTS", (known, Part("second", read_saved, 60, ())))
+    monkeypatch.setattr(gpu_check, "PARTS", (known, Check("second", read_saved, 60, ())))
     with pytest.raises(SystemExit) as ended:
         gpu_check.main()
     assert ended.value.code == 1  # a part has failed

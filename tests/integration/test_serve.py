@@ -17,7 +17,7 @@ from bench.errors import DataError
 from bench.extras.serve import RequestLimits, make_app
 from bench.results.store import Result, Store
 from bench.winner import export
-from bench.winner.classifier import Prediction
+from bench.winner.classifier import LabelPrediction
 
 LIMITS = RequestLimits(texts=4, characters=50, waiting=16, batch=8)
 LABELS = ["good", "bad"]
@@ -32,14 +32,14 @@ class Fake:
         self.gate = threading.Event()
         self.gate.set()
 
-    def predict(self, texts: Sequence[str], *, batch_size: int) -> list[Prediction]:
+    def predict(self, texts: Sequence[str], *, batch_size: int) -> list[LabelPrediction]:
         assert batch_size == LIMITS.batch
         self.batches.append(list(texts))
         self.gate.wait(10)
         if "broken" in texts:
             raise DataError("the tokenizer finds no token")
         return [
-            Prediction(LABELS[one[0] != "g"], {"good": 0.9 if one[0] == "g" else 0.1, "bad": 0.5})
+            LabelPrediction(LABELS[one[0] != "g"], {"good": 0.9 if one[0] == "g" else 0.1, "bad": 0.5})
             for one in texts
         ]
 

@@ -26,7 +26,7 @@ BENCH = (
 
 
 @dataclass(frozen=True)
-class Part:
+class Check:
     """One part of the check."""
 
     name: str
@@ -37,15 +37,15 @@ class Part:
 
 
 PARTS = (
-    Part("device", partial(Lab.try_here, name="device"), 100, TORCH),
-    Part("sweep", sweeps.check_sweep, 150, BENCH),
-    Part("out of memory", sweeps.check_halving, 90, BENCH, "only a CUDA card's memory can be capped"),
-    Part("CPU and card agree", partial(Lab.try_here, name="agreement"), 45, TORCH),
-    Part("fp16", sweeps.check_fp16, 75, BENCH, "a CPU does not train in fp16"),
-    Part("paged 8-bit AdamW", partial(Lab.try_here, name="paging"), 30, PAGING, "a CPU cannot page"),
-    Part("killed and resumed", sweeps.check_resumption, 120, BENCH),
-    Part("ChatGLM-6B", article.check_article, 300, BENCH, "the network takes a card of 8 GiB or more"),
-    Part("pack of 4", sweeps.check_pack, 120, BENCH),
+    Check("device", partial(Lab.try_here, name="device"), 100, TORCH),
+    Check("sweep", sweeps.check_sweep, 150, BENCH),
+    Check("out of memory", sweeps.check_halving, 90, BENCH, "only a CUDA card's memory can be capped"),
+    Check("CPU and card agree", partial(Lab.try_here, name="agreement"), 45, TORCH),
+    Check("fp16", sweeps.check_fp16, 75, BENCH, "a CPU does not train in fp16"),
+    Check("paged 8-bit AdamW", partial(Lab.try_here, name="paging"), 30, PAGING, "a CPU cannot page"),
+    Check("killed and resumed", sweeps.check_resumption, 120, BENCH),
+    Check("ChatGLM-6B", article.check_article, 300, BENCH, "the network takes a card of 8 GiB or more"),
+    Check("pack of 4", sweeps.check_pack, 120, BENCH),
 )
 
 
@@ -65,7 +65,7 @@ def main() -> None:
     sys.exit(1 if FAIL in {one.status for one in outcomes} else 0)
 
 
-def run_parts(folder: Path, parts: Sequence[Part], *, ends_at: float) -> Iterator[PartResult]:
+def run_parts(folder: Path, parts: Sequence[Check], *, ends_at: float) -> Iterator[PartResult]:
     """Run the parts in order, as far as the time lasts; each proof is printed as it is found."""
     machine = None
     for number, part in enumerate(parts):
@@ -88,7 +88,7 @@ def find_machine(outcome: PartResult) -> Machine | None:
     return Machine(**found[0]) if found else None
 
 
-def _check(part: Part, lab: Lab, *, is_first: bool) -> Iterator[Proof]:
+def _check(part: Check, lab: Lab, *, is_first: bool) -> Iterator[Proof]:
     """Yield the part's proofs; instead, or after those that there are, why it could not go on."""
     if missing := find_missing(part.packages):
         yield Proof(part.name, None, f"left out: not installed: {', '.join(missing)}")

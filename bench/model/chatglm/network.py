@@ -360,7 +360,7 @@ class ChatGLMForSequenceClassification(ChatGLMPreTrainedModel):
         labels: Tensor | None = None,
         **options: Any,
     ) -> SequenceClassifierOutputWithPast:
-        """The labels' logits, (rows, labels), and their loss.
+        """Return the labels' logits, (rows, labels), and their loss.
 
         Where no mask says which tokens are real, those that are not the pad token are.
         """

@@ -38,7 +38,7 @@ def make_dataset(texts: list[str], labels: list[int]) -> Dataset:
     return Dataset(dict.fromkeys(("train", "validation", "test"), frame), names, "f", 0)
 
 
-def score(fitted: baselines.Fitted, dataset: Dataset) -> dict[str, float]:
+def score(fitted: baselines.FittedBaseline, dataset: Dataset) -> dict[str, float]:
     return metrics.score(fitted.probabilities["test"], dataset.splits["test"]["label"].to_numpy())
 
 

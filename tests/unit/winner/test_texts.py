@@ -13,12 +13,15 @@ from bench.winner import texts
 
 
 @dataclass(frozen=True)
-class Prediction:
+class LabelPrediction:
     label: str
     probabilities: dict[str, float]
 
 
-SURE: Any = [Prediction("a", {"a": 0.75, "b": 0.25}), Prediction("b", {"a": 0.1234567, "b": 0.8765433})]
+SURE: Any = [
+    LabelPrediction("a", {"a": 0.75, "b": 0.25}),
+    LabelPrediction("b", {"a": 0.1234567, "b": 0.8765433}),
+]
 
 
 def test_a_file_keeps_its_columns_as_text(tmp_path: Path) -> None:
