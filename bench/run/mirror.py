@@ -77,7 +77,7 @@ def mend(store: Store, defaults: Config) -> tuple[int, int]:
 
 def _remove_replaced(record: Result, store: Store) -> int:
     """Remove W&B runs of earlier attempts that were not uploaded; return how many."""
-    folders = tracking.offline_folders(store.folder, f"{record.run_id}-*")
+    folders = tracking.find_folders(store.folder, f"{record.run_id}-*")
     replaced = [one for one in folders if not one.name.endswith(f"-{record.tracking.get('wandb_run_id')}")]
     for folder in replaced:
         shutil.rmtree(folder)
@@ -93,7 +93,7 @@ def _remake(record: Result, store: Store, defaults: Config) -> bool:
         wanted = record.tracking["mode"] == "offline" and not tracking.is_whole(store.folder, wandb_run_id)
     if not wanted:
         return False
-    for partial in tracking.offline_folders(store.folder, str(wandb_run_id)):
+    for partial in tracking.find_folders(store.folder, str(wandb_run_id)):
         shutil.rmtree(partial)
     try:
         config = dataclasses.replace(

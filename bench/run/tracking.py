@@ -206,7 +206,7 @@ class WandbTracker:
             )
             _log.warning("%s", self.reason)
             _mark_lost(self.folder)
-        for folder in offline_folders(self.folder, str(self.wandb_run_id)):
+        for folder in find_folders(self.folder, str(self.wandb_run_id)):
             if not self.failed:
                 (folder / _COMPLETE).touch()
 
@@ -229,12 +229,14 @@ def default_entity() -> str | None:
     return entity
 
 
-def offline_folders(results_dir: Path, wandb_run_id: str = "*") -> list[Path]:
-    """List the W&B folders of offline runs in ``results_dir``/wandb that are not uploaded, oldest first.
+def offline_folders(results_dir: Path) -> list[Path]:
+    """List the W&B folders of offline runs in ``results_dir``/wandb that are not uploaded, oldest first."""
+    folders = sorted((results_dir / "wandb").glob("offline-run-*"))  # then the time: names sort by age
+    return [folder for folder in folders if _is_pending(folder)]
 
-    ``wandb_run_id`` is a pattern of their ids.
-    """
-    # The time of the start stands before the id, so that names sort by age.
+
+def find_folders(results_dir: Path, wandb_run_id: str) -> list[Path]:
+    """List the folders of offline runs with this id, or pattern of ids, of which nothing was uploaded."""
     folders = sorted((results_dir / "wandb").glob(f"offline-run-*-{wandb_run_id}"))
     return [folder for folder in folders if not any(folder.glob(f"*{_SYNCED}"))]
 
@@ -260,8 +262,7 @@ def sync(results_dir: Path, *, probe_seconds: float) -> tuple[int, int]:
         MissingError: the server does not answer within ``probe_seconds``.
     """
     require_server("bench sync", probe_seconds)
-    pending = [folder for folder in offline_folders(results_dir) if any(folder.glob("*.wandb"))]
-    outcomes = [_upload(folder) for folder in pending]
+    outcomes = [_upload(folder) for folder in offline_folders(results_dir)]
     return outcomes.count(True), outcomes.count(False)
 
 
@@ -397,6 +398,11 @@ def describe_error(error: Exception) -> str:
     return _SECRET.sub("***", f"{type(error).__name__}: {line}")
 
 
+def _is_pending(folder: Path) -> bool:
+    """Return whether the folder holds a run's file without wandb's mark of an upload."""
+    return any(not file.with_suffix(_SYNCED).exists() for file in folder.glob("*.wandb"))
+
+
 def _upload(folder: Path) -> bool:
     """Upload the folder; return whether wandb left its mark, as it exits with 0 even when refused."""
     command = [sys.executable, "-m", "wandb", "sync", str(folder.resolve())]
@@ -406,7 +412,7 @@ def _upload(folder: Path) -> bool:
         subprocess.run(
             command, cwd=home, stdin=quiet, stdout=quiet, stderr=quiet, timeout=UPLOAD_SECONDS, check=False
         )
-    if not any(folder.glob(f"*{_SYNCED}")):
+    if _is_pending(folder):
         _log.warning("%s: not uploaded; `python -m wandb sync` of this folder says why", folder)
         return False
     with (folder.parent / _UPLOADED).open("a", encoding="utf-8") as uploaded:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.config.identity import Identity
 from bench.config.schema import Config, replace_values
-from bench.sweep.overview import merge_settings, tabulate, tell_order
+from bench.sweep.overview import _tell_packs, merge_settings, tabulate, tell_order
 from bench.sweep.plan import Plan, Point
 
 GIB = 2**30
@@ -75,3 +75,23 @@ def test_settings_that_differ_are_listed_once() -> None:
     names = ["lora r=8 lr=0.1 seed=0", "lora r=16 lr=0.1 seed=0", "lora r=8 lr=0.2 seed=0"]
     assert merge_settings(names) == "r=8,16 lr=0.1,0.2 seed=0"
     assert merge_settings(["lora label_likelihood lr=1"]) == "label_likelihood lr=1"
+
+
+def test_runs_that_train_together_are_one_sentence() -> None:
+    def tell(*packs: tuple[int, int], alone: int = 0, unknown: int = 0) -> str:
+        runs = alone + sum(size * count for size, count in packs)
+        sizes = [{"size": size, "count": count} for size, count in [*packs, (1, alone)] if count]
+        given = {"packs": sizes, "remaining": runs, "packs_of_unknown_memory": unknown}
+        return "".join(_tell_packs(given))
+
+    end = "; the best is then retrained alone (times assume every run alone)"
+    assert tell((4, 1)) == f"4 runs train together in one process{end}"
+    assert tell((24, 2), (4, 1), alone=3) == (
+        "24 runs train together in each of 2 processes, 4 runs train together in one process, "
+        f"3 runs train alone{end}"
+    )
+    assert tell((4, 1), alone=1, unknown=1) == (
+        f"4 runs train together in one process, 1 run trains alone{end}; no prediction for 1 of the packs, "
+        "which are held to 4 runs each"
+    )
+    assert tell(alone=3) == ""
