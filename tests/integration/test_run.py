@@ -201,7 +201,7 @@ def test_a_diverging_run_says_so(compose_tiny: Compose) -> None:
 def test_a_model_that_predicts_no_numbers_has_diverged(
     compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "predict", lambda *_, **__: np.full((18, 3), np.nan))
+    monkeypatch.setattr(loop, "predict", lambda *_, **__: np.full((1, 18, 3), np.nan))
     result = run(compose_tiny("method=lora"))
     assert (result.status, result.phase) == ("diverged", "eval")
 
