@@ -46,7 +46,7 @@ LONG_FILES = {"tests/unit/sweep/test_engine.py": 774}
 LONG_FUNCTIONS = {"make_run": 73, "emulate_torch": 105, "emulate_nvml": 70}
 NAMESAKES = {"Base", "Block", "Fitted", "Point", "Prediction", "Task"}  # names that two classes have
 # Rooms whose functions say in the first word of their docstring what they do: Return, Write, Tell whether ...
-VERB_FIRST = ("cli", "config", "results", "ground")
+VERB_FIRST = ("cli", "config", "extras", "results", "ground")
 LATER = ("bench.cli.terminal",)
 NO_VERB = {
     *(

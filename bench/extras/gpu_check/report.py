@@ -88,7 +88,7 @@ def _to_markdown(card: str, report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _list_numbers(report: Mapping[str, Any]) -> Iterator[str]:
-    """A table of what was measured, beside what was predicted."""
+    """Write a table of what was measured, beside what was predicted."""
     proofs = [one for part in report["parts"] for one in part["proofs"]]
     measured = [one for one in proofs if "seconds_per_step" in one["numbers"]]
     if not measured:
