@@ -41,6 +41,8 @@ from bench.config.reporting import ReportConfig
 from bench.errors import ConfigError
 
 CONF_DIR = Path(__file__).parents[2] / "conf"
+CRITERIA = ("accuracy", "f1_macro")  # scores of a split that a sweep may select by; more is better
+METRICS = (*CRITERIA, "loss")  # all that train/metrics.py returns, and runs.csv has
 # Statuses after which a run may be trained again.
 RETRIED = ("failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
 
@@ -175,7 +177,7 @@ class SweepConfig:
 
     grids: list[dict[str, Any]]  # override key -> value or list of values
     first: list[dict[str, Any]]  # field -> value: runs with such values train before all others, each alone
-    select_by: Annotated[str, one_of("accuracy", "f1_macro")]  # on validation
+    select_by: Annotated[str, one_of(*CRITERIA)]  # on validation
     final_seeds: Annotated[list[int], SEEDS]
     strategy: Annotated[str, one_of("grid", "halving")]  # halving: only runs that do well on the way go on
     # statuses of runs to train again; points without a record always are

@@ -41,11 +41,11 @@ class Batch(Protocol):
     """Jobs that were submitted together, each known by its place among them."""
 
     def find_ended(self, places: Collection[int]) -> list[int]:
-        """Those of the jobs that have ended by now, after waiting a moment."""
+        """Wait a moment and return the jobs that have ended."""
         ...
 
     def answer(self, place: int) -> Any:
-        """What the call of an ended job returned or raised.
+        """Return or raise what the call of an ended job did.
 
         Raises:
             ProcessError: the job, or the process that it called in, died.
@@ -53,7 +53,7 @@ class Batch(Protocol):
         ...
 
     def cancel(self, places: Collection[int]) -> None:
-        """Ends the jobs."""
+        """End the jobs."""
         ...
 
 
@@ -76,12 +76,12 @@ class Death:
 
 
 def pack(call: Callable[[], Any], *, seconds: float | None = None, threads: int | None = None) -> Job:
-    """The call as a job's work, in the directory that this process works in."""
+    """Pack the call for a job, which runs it in this process's working directory."""
     return Job(cloudpickle.dumps(call), str(Path.cwd()), seconds, threads)
 
 
 def perform(work: Job) -> Any:
-    """In the job: what the call returns, or how the process that it was called in died."""
+    """Run the call in the job, and return what it returned or how its process died."""
     os.chdir(work.folder)
     if str(PLUGINS_DIR) not in sys.path:
         sys.path.append(str(PLUGINS_DIR))  # the call names Hydra plugins of bench
@@ -97,7 +97,7 @@ def perform(work: Job) -> Any:
 def submit(
     engine: str, calls: Sequence[Callable[[], Any]], *, settings: Mapping[str, Any], devices: str, **more: Any
 ) -> Batch:
-    """The calls as jobs of the engine, ``slurm`` or ``ray``; ``settings`` are those of its file in conf/.
+    """Submit the calls as jobs of the engine, ``slurm`` or ``ray``, with ``settings`` of its file in conf/.
 
     Raises:
         ConfigError: the cluster refuses such jobs.
@@ -285,7 +285,7 @@ def _submit_to_ray(
 
 
 def _start_ray(init: Mapping[str, Any]) -> None:
-    """Connects to the cluster or starts one here; Ray's handlers of signals do not stay."""
+    """Connect to the cluster or start one here, without Ray's handlers of signals."""
     import ray
 
     address = init.get("address") or os.environ.get("RAY_ADDRESS", "")

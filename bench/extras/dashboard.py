@@ -23,7 +23,7 @@ _CURVES = ("loss", "validation_loss", "validation_accuracy", "lr")  # of its his
 
 
 def publish(store: Store, *, mode: str, project: str | None, entity: str | None, seconds: float) -> str:
-    """Creates the dashboard of these results, or updates the one made before; a line that says where it is.
+    """Create or update the dashboard of these results, and return a line that says where it is.
 
     The specification is written to dashboard.json each time, and that is all where W&B is not online.
 
@@ -55,7 +55,7 @@ def publish(store: Store, *, mode: str, project: str | None, entity: str | None,
 
 
 def make_workspace(records: Sequence[Result], *, experiment: str, project: str, entity: str) -> Any:
-    """The dashboard of one experiment's runs: what the methods cost and reach, which settings matter, curves.
+    """Lay out one experiment's dashboard: what the methods cost and reach, which settings matter, curves.
 
     Settings are judged on validation, methods on the test split, as in the table.
     """
@@ -115,7 +115,7 @@ def _scatter(x: str, y: str) -> Any:
 
 
 def describe_workspace(workspace: Any) -> dict[str, Any]:
-    """What W&B is sent, the panels' random ids replaced by their places, so that a rerun writes the same."""
+    """Write what W&B is sent, with places for the panels' random ids, so that a rerun writes the same."""
     model = workspace._to_model().spec
     spec: dict[str, Any] = json.loads(model.model_dump_json(by_alias=True, exclude_none=True))
     panels = [
@@ -127,7 +127,7 @@ def describe_workspace(workspace: Any) -> dict[str, Any]:
 
 
 def _save(made: Any, url: str | None) -> str:
-    """The dashboard's address on W&B: the one at ``url`` updated if it is there, else a new one."""
+    """Update the dashboard at ``url`` if it is there, else make a new one; return its address on W&B."""
     from wandb_workspaces import workspaces as ws
 
     try:
@@ -146,7 +146,7 @@ def _save(made: Any, url: str | None) -> str:
 
 
 def _read_before(path: Path) -> dict[str, Any]:
-    """What an earlier call wrote, or nothing where there is nothing of the kind."""
+    """Read what an earlier call wrote; return an empty note without it."""
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -155,7 +155,7 @@ def _read_before(path: Path) -> dict[str, Any]:
 
 
 def browse(folder: Path) -> int:
-    """wandb's terminal dashboard of the runs in ``folder``/wandb; its exit code, once the user has left it.
+    """Open wandb's terminal dashboard of the runs in ``folder``/wandb, and return its exit code.
 
     Raises:
         StoreError: there are no W&B runs.

@@ -54,7 +54,7 @@ class Trial:
 
 
 def examine(config: "Config") -> Iterator[Trial]:
-    """All findings for runs like this one: the device and what it computes, the model, hub, W&B, disk."""
+    """Try all that runs like this one need: the device and what it computes, the model, hub, W&B, disk."""
     from bench.run import tracking
 
     seconds = config.track.probe_seconds
@@ -69,7 +69,7 @@ def examine(config: "Config") -> Iterator[Trial]:
 
 
 def examine_cards(devices: str) -> Iterator[Trial]:
-    """The driver beside torch, and each card: what is free of it, who holds the rest, whether runs get it."""
+    """Hold the driver against torch, and look at each card: what is free, who holds the rest, who gets it."""
     found = driver.ask()
     if found is None:
         yield Trial("driver", None, "no NVIDIA driver answers")
@@ -91,7 +91,7 @@ def examine_cards(devices: str) -> Iterator[Trial]:
 
 
 def examine_device(device: torch.device) -> Iterator[Trial]:
-    """The device, its precision, and whether 4-bit weights and 8-bit optimizers really work on it."""
+    """Look at the device and its precision, and try 4-bit weights and 8-bit optimizers on it."""
     yield Trial("Python", True, f"{platform.python_version()}, torch {torch.__version__}")
     hardware = provenance.describe(model_revision=None)["hardware"]
     available = psutil.virtual_memory().available
@@ -119,7 +119,7 @@ def examine_device(device: torch.device) -> Iterator[Trial]:
 
 
 def _try(name: str, call: Callable[[], str]) -> Trial:
-    """What the call says, or its error as a fault."""
+    """Return what the call says, or its error as a fault."""
     try:
         return Trial(name, True, call())
     except Exception as error:  # whatever a library raises on this machine is the finding
@@ -128,7 +128,7 @@ def _try(name: str, call: Callable[[], str]) -> Trial:
 
 
 def _try_precision(device: torch.device, precision: str) -> str:
-    """A product of matrices held against the same in fp32."""
+    """Hold a product of matrices against the same in fp32."""
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(256, 256, generator=generator) for _ in range(2))
     found = left.to(device, DTYPES[precision]) @ right.to(device, DTYPES[precision])
@@ -139,7 +139,7 @@ def _try_precision(device: torch.device, precision: str) -> str:
 
 
 def _try_four_bit(device: torch.device, dtype: torch.dtype) -> str:
-    """A linear layer in NF4, forwards and backwards, held against the product with its own weights."""
+    """Hold a linear layer in NF4, forwards and backwards, against the product with its own weights."""
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn.modules import Linear4bit
 
@@ -168,7 +168,7 @@ def _try_four_bit(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def _try_optimizer(name: str, device: torch.device) -> str:
-    """Steps of bitsandbytes' optimizer that bring a square down."""
+    """Take steps of bitsandbytes' optimizer that bring a square down."""
     from bitsandbytes import optim
 
     # 262,144 weights: bitsandbytes keeps states of fewer than 4,096 in 32 bits, and pages from 100,000 on.
@@ -196,7 +196,7 @@ def _try_optimizer(name: str, device: torch.device) -> str:
 
 
 def _relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The root mean square of the difference, as a share of that of what was expected."""
+    """Compute the root mean square of the difference, as a share of that of what was expected."""
     expected = expected.cpu().float()
     return float((found.detach().cpu().float() - expected).norm() / expected.norm())
 
@@ -228,7 +228,7 @@ def _find_hub(seconds: float) -> Trial:
 
 
 def _find_disk(results: Path) -> Trial:
-    """Whether results can be written, without making anything."""
+    """Tell whether results can be written, without making anything."""
     place = next(path for path in (results.absolute(), *results.absolute().parents) if path.exists())
     free = f"{shutil.disk_usage(place).free / GIB:.1f} GiB free"
     if can_write(results):

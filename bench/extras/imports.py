@@ -87,7 +87,7 @@ _NEEDED = ("title", "peak_memory_bytes", "train_seconds", "accuracy")  # columns
 
 
 def read_peft(folder: Path) -> list[Result]:
-    """The results of PEFT's method_comparison in the folder's JSON files, a record for each.
+    """Read the results of PEFT's method_comparison in the folder's JSON files, a record for each.
 
     Raises:
         MissingError: there is no such folder.
@@ -107,7 +107,7 @@ def read_peft(folder: Path) -> list[Result]:
 
 
 def read_csv(path: Path) -> tuple[list[Result], list[str]]:
-    """The rows of a plain table, a record for each, and the names of the columns that say nothing to bench.
+    """Read the rows of a plain table, a record for each, and the names of columns that bench does not know.
 
     Raises:
         MissingError: there is no such file.
@@ -142,7 +142,7 @@ def read_csv(path: Path) -> tuple[list[Result], list[str]]:
 
 
 def save(store: Store, records: Sequence[Result]) -> int:
-    """Puts the records beside the runs; what the same files brought before and do no longer is moved away.
+    """Put the records beside the runs; move away what the same files no longer bring.
 
     Returns how many records were already there, unchanged: the same import again changes nothing.
 
@@ -170,7 +170,7 @@ class _Fault(Exception):
 def _collect(
     items: Sequence[Any], read: Callable[[Any], Result], *, where: Callable[[Any], str]
 ) -> list[Result]:
-    """A record of each item, or one error with the faults of all."""
+    """Make a record of each item, or raise one error with the faults of all."""
     records, faults = [], []
     for item in items:
         try:
@@ -231,12 +231,12 @@ def _get(block: Any, name: str) -> Any:
 
 
 def _last(metrics: Sequence[Mapping[str, Any]], name: str) -> Any:
-    """The newest value of a metric that is not logged at every step."""
+    """Return the newest value of a metric that is not logged at every step."""
     return next((one[name] for one in reversed(metrics) if name in one), None)
 
 
 def _match_columns(path: Path, header: Sequence[str]) -> dict[str, tuple[int, float]]:
-    """Field -> the index of its column and the unit its numbers are in."""
+    """Find the index of each field's column and the unit of its numbers."""
     names = [_name(one) for one in header]
     columns: dict[str, tuple[int, float]] = {}
     for name, (field, unit) in _COLUMNS.items():
@@ -254,12 +254,12 @@ def _match_columns(path: Path, header: Sequence[str]) -> dict[str, tuple[int, fl
 
 
 def _name(header: str) -> str:
-    """A header without its punctuation: ``Peak memory (GiB)`` is peak_memory_gib."""
+    """Write a header without its punctuation: ``Peak memory (GiB)`` is peak_memory_gib."""
     return re.sub(r"[\W_]+", "_", header.strip().lower()).strip("_")
 
 
 def _parse_cell(field: str, cell: str, unit: float) -> Any:
-    """The cell as its field's value, None if it is empty; ``88.9 %`` is 0.889."""
+    """Read the cell as its field's value, None if it is empty; ``88.9 %`` is 0.889."""
     cell = cell.strip()
     if not cell:
         return None
@@ -276,7 +276,7 @@ def _parse_cell(field: str, cell: str, unit: float) -> Any:
 
 
 def _make_record(values: Mapping[str, Any], *, identity: Mapping[str, Any]) -> Result:
-    """The record of one foreign result; what its file does not say is None, with that as the reason."""
+    """Make the record of one foreign result; what its file does not say is None, with that as the reason."""
     numbers = {field: _check_number(field, values.get(field)) for field in _RANGES}
     texts = {field: _check_text(field, value) for field, value in values.items() if field not in _RANGES}
     if not texts["title"]:

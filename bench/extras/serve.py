@@ -45,7 +45,7 @@ class Counts:
     seconds: float = 0.0  # of classifying
 
     def lines(self, waiting: int) -> str:
-        """The counts as Prometheus reads them (text format 0.0.4)."""
+        """Write the counts as Prometheus reads them (text format 0.0.4)."""
         found = [
             "# TYPE bench_requests_total counter",
             *(f'bench_requests_total{{status="{one}"}} {n}' for one, n in sorted(self.requests.items())),
@@ -75,7 +75,7 @@ class Batcher:
         threading.Thread(target=self._work, name="classify", daemon=True).start()
 
     async def classify(self, texts: list[str]) -> list[LabelPrediction] | None:
-        """The texts' predictions, or None if too many wait already."""
+        """Return the texts' predictions, or None if too many wait already."""
         if self.waiting + len(texts) > self._limits.waiting:
             return None
         future: Future[list[LabelPrediction]] = Future()
@@ -102,7 +102,7 @@ class Batcher:
                 self._answer(jobs)
 
     def _answer(self, jobs: list[Job]) -> None:
-        """Classifies the jobs' texts together; if that fails each job's alone, to know whose fault it is."""
+        """Classify the jobs' texts together; if that fails each job's alone, to know whose fault it is."""
         texts = [text for some, _ in jobs for text in some]
         began = time.perf_counter()
         try:
@@ -151,7 +151,7 @@ class Liveness(BaseModel):
 
 
 def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
-    """The HTTP application around the classifier."""
+    """Make the HTTP application around the classifier."""
     counts, manifest = Counts(), classifier.manifest
     batcher = Batcher(lambda texts: classifier.predict(texts, batch_size=limits.batch), limits, counts)
     text = Annotated[str, StringConstraints(min_length=1, max_length=limits.characters)]
@@ -169,7 +169,7 @@ def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
 
     @app.post("/classify", responses=faults)
     async def classify(request: Question) -> Classified:
-        """Each text's label and probabilities."""
+        """Return each text's label and probabilities."""
         if empty := [number for number, one in enumerate(request.texts) if not one.strip()]:
             return _refuse(422, f"texts.{empty[0]}: is empty")  # type: ignore[return-value]
         try:
@@ -182,21 +182,21 @@ def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
 
     @app.get("/healthz")
     async def healthz() -> Liveness:
-        """That the server lives, and what it serves."""
+        """Tell that the server lives, and what it serves."""
         return Liveness(
             status="ok", run_id=manifest.run_id, method=manifest.method, labels=list(manifest.labels)
         )
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> str:
-        """Counts for Prometheus."""
+        """Return counts for Prometheus."""
         return counts.lines(batcher.waiting)
 
     return app
 
 
 def run(app: FastAPI, *, host: str, port: int) -> int:
-    """Serves until it is interrupted: the exit code. A port of 0 is any that is free.
+    """Serve until interrupted, and return the exit code. A port of 0 is any that is free.
 
     Raises:
         MissingError: the address cannot be had.
@@ -216,7 +216,7 @@ def run(app: FastAPI, *, host: str, port: int) -> int:
 
 
 def _count(counts: Counts, limits: RequestLimits) -> Any:
-    """Refuses bodies that are larger than the largest request in order, unread, and counts every answer."""
+    """Refuse bodies larger than the largest request in order, unread, and count every answer."""
     largest = 1024 + limits.texts * (
         12 * limits.characters + 8
     )  # a character may be written as \\ud83d\\ude00
@@ -238,7 +238,7 @@ def _count(counts: Counts, limits: RequestLimits) -> Any:
 
 
 async def _explain(_: Request, error: Exception) -> JSONResponse:
-    """What is wrong with a body, in one line and without repeating it."""
+    """Say what is wrong with a body, in one line and without repeating it."""
     first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
     place = ".".join(str(one) for one in first.get("loc", ())[1:]) or "body"
     if first.get("type") == "json_invalid":

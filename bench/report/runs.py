@@ -7,6 +7,7 @@ run: a cell is empty where the value cannot matter (r of full fine-tuning) or is
 from collections.abc import Iterable
 from typing import Any
 
+from bench.config.schema import METRICS
 from bench.report.cells import to_csv
 from bench.results.selection import read_seed, read_value
 from bench.results.store import Result
@@ -66,12 +67,7 @@ _COLUMNS = {
     "truncated_share": "data.truncated_share",
     "duplicate_rows_across_splits": "data.duplicate_rows_across_splits",
     "conflicting_labels": "data.conflicting_labels",
-    "validation_accuracy": "metrics.validation.accuracy",
-    "validation_f1_macro": "metrics.validation.f1_macro",
-    "validation_loss": "metrics.validation.loss",
-    "test_accuracy": "metrics.test.accuracy",
-    "test_f1_macro": "metrics.test.f1_macro",
-    "test_loss": "metrics.test.loss",
+    **{f"{split}_{name}": f"metrics.{split}.{name}" for split in ("validation", "test") for name in METRICS},
     "memory_kind": "memory.kind",
     "baseline_bytes": "memory.baseline_bytes",
     **{

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
+from bench.config.schema import CRITERIA
 from bench.results.store import Result
-
-CRITERIA = ("accuracy", "f1_macro")
 
 
 class MethodKey(NamedTuple):

@@ -67,7 +67,7 @@ def mend(store: Store, defaults: Config) -> tuple[int, int]:
     """
     made = removed = 0
     for record in store.read_all()[0]:
-        if record.status != "success":
+        if not record.is_success:
             continue
         with contextlib.suppress(HeldError), store.claim(record.run_id):
             removed += _remove_replaced(record, store)

@@ -23,7 +23,7 @@ def remove_leftovers(store: Store) -> None:
     remove_temporary(store.folder)
     for record in store.read_all()[0]:
         with contextlib.suppress(StoreError), store.claim(record.run_id):  # which removes parts of files
-            if record.status == "success":
+            if record.is_success:
                 tidy(record, store)
 
 

@@ -140,7 +140,7 @@ def compare(
 
 
 def _calibrate(result: "Result", *, step_seconds: float) -> dict[str, Any]:
-    """What the run's times are by those at the card's full speed, for its family of methods."""
+    """Divide the run's times by those at the card's full speed, for its family of methods."""
     method, train, cost = result.config["method"], result.config["train"], result.prediction["cost"]
     return {
         "family": name_family(

@@ -58,7 +58,7 @@ class Ended:
 
     @property
     def last_line(self) -> str:
-        """What it said last, which is its error if it has failed."""
+        """Return what it said last, which is its error if it has failed."""
         return next(reversed(self.said.strip().splitlines()), "no message")
 
 

@@ -50,7 +50,7 @@ class SweepResult:
 
     @property
     def fault(self) -> str | None:
-        """What it said last, unless every run of it has succeeded."""
+        """Return what it said last, unless every run of it has succeeded."""
         return f"exit code {self.ended.code}: {self.ended.last_line}" if self.ended.code else None
 
     def read_losses(self, run_id: str) -> list[float]:
@@ -108,19 +108,19 @@ def check_sweep(lab: Lab) -> Iterator[Proof]:
 
 
 def _lacks_bf16(swept: SweepResult) -> bool:
-    """Whether the card computes in fp16, in which no runs train together."""
+    """Tell whether the card computes in fp16, in which no runs train together."""
     return any(one.model.get("precision") == "fp16" for one in swept.results)
 
 
 def _prove_success(swept: SweepResult, *, runs: int) -> Proof:
-    """Whether the sweep has so many runs and each has succeeded."""
+    """Prove that the sweep has so many runs and each has succeeded."""
     good = [one for one in swept.results if one.is_success]
     works = swept.fault is None and len(good) == runs
     return Proof("sweep", works, swept.fault or f"{len(good)} of {runs} runs succeeded")
 
 
 def prove_fall(swept: SweepResult, result: "Result") -> Proof:
-    """Whether the run's loss has fallen, from its first quarter to its last."""
+    """Prove that the run's loss has fallen, from its first quarter to its last."""
     losses = swept.read_losses(result.run_id)
     quarter = max(1, len(losses) // 4)
     first, last = (sum(some) / quarter for some in (losses[:quarter], losses[-quarter:]))

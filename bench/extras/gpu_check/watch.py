@@ -68,7 +68,7 @@ class Watch:
 
 
 def _opens_card(pid: int) -> bool:
-    """Whether the process has CUDA's device file open, which asking the driver alone does not open."""
+    """Tell whether the process has CUDA's device file open, which asking the driver alone does not open."""
     try:
         names = [link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:  # it has ended, or is another user's
