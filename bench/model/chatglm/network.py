@@ -314,7 +314,7 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **options: Any,
     ) -> CausalLMOutputWithPast:
-        """Return the next token's logits at each place, (rows, places, vocabulary), and the mean loss over labels.
+        """Return the next token's logits at each place, (rows, places, vocabulary), and the labels' mean loss.
 
         ``logits_to_keep`` is transformers': so many of the last places, or their indices, as the logits of
         all would take more memory than the network. Labels need them all; -100 has no part in the loss.
