@@ -247,7 +247,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         output_hidden_states: bool | None = None,
         **_: Any,
     ) -> BaseModelOutputWithPast:
-        """The hidden states after the last norm, (rows, length, hidden).
+        """Return the hidden states after the last norm, (rows, length, hidden).
 
         ``attention_mask`` is 1 for a real token, (rows, past + length), or boolean and True where a token
         must not look, (rows, 1, length, past + length). ``position_ids`` are (rows, 2, length). A cache is
@@ -314,7 +314,7 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **options: Any,
     ) -> CausalLMOutputWithPast:
-        """Return the next token's logits at each place, (rows, places, vocabulary), and the labels' mean loss.
+        """Return the next token's logits at each place, (rows, places, vocabulary), and the mean loss.
 
         ``logits_to_keep`` is transformers': so many of the last places, or their indices, as the logits of
         all would take more memory than the network. Labels need them all; -100 has no part in the loss.
