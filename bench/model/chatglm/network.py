@@ -164,7 +164,7 @@ class ChatGLMAttention(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, states: Tensor, visible: Tensor, rotation: Rotation, cache: Cache | None) -> Tensor:
-        """(rows, length, hidden) from the same; ``visible`` says what sees what."""
+        """Return (rows, length, hidden) from the same; ``visible`` says what sees what."""
         heads = (*states.shape[:2], self.config.num_attention_heads, -1)
         query, key, value = self.query_key_value(states).view(heads).transpose(1, 2).chunk(3, dim=-1)
         query, key = _rotate(query, rotation), _rotate(key, rotation)
@@ -189,7 +189,7 @@ class ChatGLMMLP(nn.Module):
         self.dense_4h_to_h = nn.Linear(config.inner_hidden_size, config.hidden_size)
 
     def forward(self, states: Tensor) -> Tensor:
-        """(rows, length, hidden) from the same."""
+        """Return (rows, length, hidden) from the same."""
         out: Tensor = self.dense_4h_to_h(functional.gelu(self.dense_h_to_4h(states), approximate="tanh"))
         return out
 
@@ -207,7 +207,7 @@ class ChatGLMBlock(GradientCheckpointingLayer):
     def forward(
         self, states: Tensor, visible: Tensor, rotation: Rotation, cache: Cache | None = None
     ) -> Tensor:
-        """(rows, length, hidden) from the same."""
+        """Return (rows, length, hidden) from the same."""
         states = self.input_layernorm(states)
         states = RESIDUAL_SCALE * states + self.attention(states, visible, rotation, cache)
         states = self.post_attention_layernorm(states)
