@@ -152,7 +152,7 @@ def _misfits(block: Mapping[str, Any], kinds: Mapping[str, Kind], path: str) -> 
             if isinstance(value, dict):
                 yield from _misfits(value, kind, f"{path}{name}.")
             else:
-                yield f"its {path}{name} is {_shorten(value)}, and which no run writes there"
+                yield f"its {path}{name} is {_shorten(value)}, which no run writes there"
         elif not kind(value):
             yield f"its {path}{name} is {_shorten(value)}, which no run writes there"
 
