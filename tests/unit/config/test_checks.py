@@ -10,9 +10,9 @@ import pytest
 
 from bench.config.checks import check, require_valid
 from bench.config.fields import write
+from bench.config.overrides import quote_text
 from bench.config.schema import RETRIED, Config, replace_values
 from bench.errors import ConfigError
-from bench.run.run import quote_text
 
 Compose = Callable[..., Config]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.config.names import _ELSEWHERE, suggest_option, suggest_setting
+from bench.config.overrides import quote_text
 from bench.config.schema import CONF_DIR, Config, explain_unknown, list_paths, read_field
-from bench.run.run import quote_text
 
 Compose = Callable[..., Config]
 
