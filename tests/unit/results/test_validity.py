@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.report.evidence import gather
-from bench.report.recommend import Limits
 from records import NO_PRICES, make_predictions, make_run
 
 from bench.config.identity import hash_canonical
 from bench.errors import BenchError
 from bench.report.language.text import read_language
+from bench.report.numbers.evidence import gather
 from bench.report.page.page import write_report
 from bench.report.table import write_tables
 from bench.report.verdicts.advice import describe_advice
+from bench.report.verdicts.recommend import Limits
 from bench.results import store as results
 from bench.results.selection import group_by_method, read_criterion, select_best
 from bench.results.store import RECORD, BadRecord, Result, Store, read_record
