@@ -17,7 +17,7 @@ from bench.report.numbers.evidence import gather
 from bench.report.page.page import write_report
 from bench.report.table import write_tables
 from bench.report.verdicts.advice import describe_advice
-from bench.report.verdicts.recommend import Limits
+from bench.report.verdicts.recommend import TrainingLimits
 from bench.results import store as results
 from bench.results.selection import group_by_method, read_criterion, select_best
 from bench.results.store import RECORD, BadRecord, Result, Store, read_record
@@ -152,7 +152,7 @@ def read_everything(folder: Path) -> None:
     store = Store(folder)
     good, _ = store.read_all()
     write_tables(store, lang="en", report=NO_PRICES)
-    limits = Limits(12.0, 3600.0, 0.5)
+    limits = TrainingLimits(12.0, 3600.0, 0.5)
     describe_advice(gather(store, NO_PRICES), store.read_predictions, limits=limits, text=read_language("zh"))
     for runs in group_by_method(good).values():
         select_best(runs, select_by=read_criterion(good))
