@@ -175,4 +175,4 @@ def _with_leader(members: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _name_metric(rows: Sequence[Row], text: Text) -> str:
-    return text("metrics." + next((row.selection.select_by for row in rows if row.selection), "accuracy"))
+    return text.name_metric(next((row.selection.select_by for row in rows if row.selection), "accuracy"))

@@ -239,7 +239,7 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
         return [note for note in health if note]
     seeds = sorted({one.seed for one in selections if one.seed is not None})
     at_seed = text("notes.at_seed", seeds=text("join.or").join(map(str, seeds))) if seeds else ""
-    metric = text(f"metrics.{selections[0].select_by}")
+    metric = text.name_metric(selections[0].select_by)
     kinds = dict.fromkeys(row.memory_kind for row in rows if row.memory_kind)
     notes = [text("notes.choice", metric=metric, at_seed=at_seed), text("notes.numbers")]
     notes += [text(f"notes.memory.{kind}") for kind in kinds]

@@ -21,12 +21,13 @@ import json
 import numpy as np
 from bench.config import checks
 from bench.config.cards import read_cards
+from bench.report.language.text import ENGLISH
 from bench.report.runs import render_runs
-from bench.run import run
+from bench.run import app
 from bench.train.metrics import score
 
 names = ["method=rsdora", "model=smollm2-135m", "data=reviews", "plan.card=rtx4070", "sweep.select_by=mcc"]
-with run.composing() as compose:
+with app.composing() as compose:
     config = compose(names)
 assert checks.check(config) == [], checks.check(config)
 labels = np.array([0, 1, 1, 0])
@@ -34,9 +35,12 @@ found = {
     "method": config.method.adapter, "model": config.model.hub_id, "data": config.data.text_column,
     "card": read_cards()["rtx4070"].watts, "scores": score(np.eye(2)[[0, 1, 0, 0]], labels),
 }
-from records import make_run
+from records import make_evidence, make_run, render_markdown
 run_ = make_run()
-run_.metrics["test"]["mcc"] = 0.5
+run_.config["sweep"]["select_by"] = "mcc"
+for split in ("validation", "test"):
+    run_.metrics[split]["mcc"] = 0.5
+found["table"] = render_markdown(make_evidence([run_]), text=ENGLISH)
 found["columns"] = render_runs([run_]).splitlines()[0].split(",")
 print(json.dumps(found))
 """
@@ -82,3 +86,4 @@ def test_every_recipe_works_as_it_is_written(tree: Path) -> None:
     assert list(found["scores"]) == ["accuracy", "mcc", "f1_macro", "loss"]
     assert found["scores"]["mcc"] == pytest.approx(1 / 3**0.5)  # (2 * 1 - 0) / sqrt(1 * 2 * 2 * 3) = 0.577
     assert {"validation_mcc", "test_mcc"} <= set(found["columns"])
+    assert "the highest validation mcc" in found["table"]

@@ -28,6 +28,10 @@ class Text:
         found = {name: one for name, one in self.sentences.items() if name.startswith(prefix)}
         return {name.removeprefix(prefix): one for name, one in found.items()}
 
+    def name_metric(self, name: str) -> str:
+        """Return what the language calls a metric, or the metric's own name where it has no word for it."""
+        return self.under("metrics").get(name, name)
+
     def format_percent(self, share: float) -> str:
         """Write a share as people do: 88.5 %."""
         return self("percent", percent=100 * share)

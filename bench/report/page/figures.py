@@ -89,7 +89,7 @@ def _draw_pareto(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterat
 
 
 def _name_score(row: Row, text: Text) -> str:
-    metric = text("metrics." + (row.selection.select_by if row.selection else "accuracy"))
+    metric = text.name_metric(row.selection.select_by if row.selection else "accuracy")
     return text("figures.score", metric=metric)
 
 
