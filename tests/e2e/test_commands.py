@@ -85,7 +85,7 @@ def test_ones_own_texts_under_chinese_names_train(bench: Bench, my_csv: Path, tm
         (["data.text_column=body"], r"body.*标题, 类别"),
         (["lora.r=0"], r"^lora\.r=0: must be at least 1; use method=full to train without an adapter$"),
         (["train.lr=nan"], r"^train\.lr=nan: must be a positive number"),
-        (["lora.r=0", "train.lr=-1"], r"^train\.lr=-1\.0: .*\nlora\.r=0: "),
+        (["lora.r=0", "train.lr=-1"], r"^lora\.r=0: .*\ntrain\.lr=-1\.0: "),
         (["method=lroa"], "^method=lroa: there is no such method; did you mean lora"),
         (["track=null"], "^track=null: there is no such track; there are default$"),
         (["lora.rank=8"], "^lora.rank: there is no such setting; did you mean lora.r"),
