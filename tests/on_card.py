@@ -1,4 +1,4 @@
-"""What tests/integration/test_card.py calls in a process of a machine with emulated cards, all in one go.
+"""What tests/integration/run/test_card.py calls in a process of a machine with emulated cards, all in one go.
 
 ``python on_card.py FUNCTION ARGUMENTS`` prints what the function comes to, as JSON.
 """

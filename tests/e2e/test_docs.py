@@ -26,9 +26,9 @@ ELSEWHERE = {
     "--offline": "draws in a terminal",
     "track.mode=online": "needs W&B",
     "sync": "needs W&B",
-    "generate": "needs a run with task=label_likelihood; tests/integration/test_classify.py",
+    "generate": "needs a run with task=label_likelihood; tests/integration/winner/test_classify.py",
     "e35d791c503e": "a run of ours",
-    "serve": "never ends; tests/integration/test_serve.py",
+    "serve": "never ends; tests/integration/extras/test_serve.py",
     "--cfg job|--help|COMMAND": "trains nothing; tests/e2e/test_commands.py",
 }
 SHORT = ["train.max_steps=6", "train.warmup_steps=0", "train.eval_steps=6", "track.mode=disabled"]

@@ -22,7 +22,7 @@ from bench.config.schema import Config, MethodConfig
 from bench.model.build import load_encoder, quantization_config
 from bench.model.chatglm import network
 
-ASSETS = Path(__file__).parents[1] / "assets" / "chatglm"
+ASSETS = Path(__file__).parents[2] / "assets" / "chatglm"
 STEP = "decode_step"
 OTHER = ("model", "rotary_half_dim64", STEP)
 CASES = sorted(path.stem for path in ASSETS.glob("*.safetensors") if path.stem not in OTHER)
