@@ -43,7 +43,7 @@ from pathlib import Path
 from bench.train import checkpoint
 
 folder, last = Path(sys.argv[1]), int(sys.argv[2])
-flush, flushed = checkpoint._flush, []
+flush, flushed = checkpoint.flush, []
 
 def die(path):
     flushed.append(path)
@@ -51,7 +51,7 @@ def die(path):
         os._exit(9)
     flush(path)
 
-checkpoint._flush = die
+checkpoint.flush = die
 checkpoint.write(folder, step=2, lineage={"run": "a"}, save=lambda to: (to / "data").write_text("new"))
 """
 

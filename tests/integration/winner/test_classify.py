@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 import bench
-import bench.winner
+import bench.extras
 from bench import cli
 from bench.results.store import Result, Store
 from bench.winner import agreement, classifier, export
@@ -220,7 +220,7 @@ def test_serving_without_its_extra_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
     monkeypatch.delitem(sys.modules, "bench.extras.serve", raising=False)
-    monkeypatch.delattr(bench.winner, "serve", raising=False)  # where an import finds it first
+    monkeypatch.delattr(bench.extras, "serve", raising=False)  # where an import finds it first
     code, _, err = run_bench("serve", folder)
     assert code == 3
     assert 'fastapi is not installed; install the extra, pip install -c constraints.txt -e ".[serve]"' in err
