@@ -2,16 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.config.cards import GIB
 from bench.extras.gpu_check.lab import Machine, Proof
 from bench.files import replace_file
+from bench.report.blocks import Bullets, Paragraph, Section, Table, make_bullets, write_markdown
+from bench.report.cells import format_gib, format_known
 
+_COMMAND = "make gpu-check"
 PASS, FAIL, SKIPPED = "PASS", "FAIL", "SKIPPED"
 _SIZES = {
     "peak_allocated_bytes": "allocated (GiB)",
@@ -57,7 +59,7 @@ def write_report(report: Mapping[str, Any], folder: Path) -> list[Path]:
     slug = re.sub(r"[^A-Za-z0-9]+", "-", card).strip("-").lower()
     bodies = {
         "json": json.dumps(report, indent=2, ensure_ascii=False) + "\n",
-        "md": "\n".join(_to_markdown(card, report)) + "\n",
+        "md": _to_markdown(card, report),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for ending, body in bodies.items():
@@ -71,36 +73,36 @@ def name_card(report: Mapping[str, Any]) -> str:
     return report["gpu"] or f"CPU {hardware.get('cpu') or 'unknown'}"
 
 
-def _to_markdown(card: str, report: Mapping[str, Any]) -> Iterator[str]:
-    packages = report["provenance"].get("packages", {})
+def _to_markdown(card: str, report: Mapping[str, Any]) -> str:
+    packages, parts = report["provenance"].get("packages", {}), report["parts"]
     names = ("torch", "transformers", "peft", "bitsandbytes")
     versions = ", ".join(f"{name} {packages.get(name) or 'missing'}" for name in names)
-    yield f"# {card}\n"
-    yield f"Written by `make gpu-check` at {report['written_at']}, after {report['seconds']} s; {versions}.\n"
-    yield "| part | | seconds |\n| --- | --- | --- |"
-    for part in report["parts"]:
-        yield f"| {part['name']} | {part['status']} | {part['seconds']:.0f} |"
-    for part in report["parts"]:
-        yield f"\n## {part['name']}: {part['status']}\n"
-        for one in part["proofs"]:
-            yield f"- {Proof(**one).mark}: {one['name']}: {one['detail']}"
-    yield from _list_numbers(report)
+    said = f"Written by {_COMMAND} at {report['written_at']}, after {report['seconds']} s; {versions}."
+    lines = [[part["name"], part["status"], f"{part['seconds']:.0f}"] for part in parts]
+    table = Table(["part", "", "seconds"], lines, left=[0, 1])
+    sections = [Section(f"{part['name']}: {part['status']}", [_list_proofs(part)]) for part in parts]
+    return write_markdown(
+        [Section(card, [Paragraph(said, command=_COMMAND), table, *sections, *_list_numbers(report)])],
+        level=1,
+    )
 
 
-def _list_numbers(report: Mapping[str, Any]) -> Iterator[str]:
-    """A table of what was measured, beside what was predicted."""
+def _list_proofs(part: Mapping[str, Any]) -> Bullets:
+    return make_bullets(f"{Proof(**one).mark}: {one['name']}: {one['detail']}" for one in part["proofs"])
+
+
+def _list_numbers(report: Mapping[str, Any]) -> list[Section]:
+    """List what was measured, beside what was predicted."""
     proofs = [one for part in report["parts"] for one in part["proofs"]]
-    measured = [one for one in proofs if "seconds_per_step" in one["numbers"]]
-    if not measured:
-        return
-    header = ["run", *_SIZES.values(), *_SECONDS.values()]
-    yield "\n## Measured\n\nPeaks are of the whole run; what was not measured is —.\n"
-    yield f"| {' | '.join(header)} |\n|{' --- |' * len(header)}"
-    for one in measured:
-        sizes = (one["numbers"].get(name) for name in _SIZES)
-        times = (one["numbers"].get(name) for name in _SECONDS)
-        cells = [
-            *("—" if size is None else f"{size / GIB:.2f}" for size in sizes),
-            *("—" if time is None else f"{time:.3f}" for time in times),
+    lines = [
+        [
+            one["name"],
+            *(format_known(one["numbers"].get(name), format_gib) for name in _SIZES),
+            *(format_known(one["numbers"].get(name), "{:.3f}".format) for name in _SECONDS),
         ]
-        yield f"| {one['name']} | {' | '.join(cells)} |"
+        for one in proofs
+        if "seconds_per_step" in one["numbers"]
+    ]
+    header = ["run", *_SIZES.values(), *_SECONDS.values()]
+    note = Paragraph("Peaks are of the whole run; what was not measured is –.")
+    return [Section("Measured", [note, Table(header, lines, left=[0])])] if lines else []

@@ -7,7 +7,7 @@ macro F1, which is resampled from a fixed seed: the same input gives the same by
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -194,14 +194,23 @@ def _find_margins(
 def find_p(estimate: float, texts: float, seeds: Sequence[Seeds], *, rows: int) -> float:
     """Two-sided p that there is no difference: at 1 - p the interval of find_margin begins at 0."""
     errors = np.array([[one.error for one in seeds]])
-    low, high = math.log(_LEAST_P), 0.0
+
+    def excludes_zero(log_p: float) -> bool:
+        margins = _find_margins(math.exp(log_p) / 2, texts, seeds, errors, rows=rows)
+        return float(margins[0]) < abs(estimate)
+
+    return math.exp(_bisect(excludes_zero, math.log(_LEAST_P), 0.0))
+
+
+def _bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Return the least value for which the statement holds, which then holds for all above.
+
+    Not scipy.optimize, which takes longer to import than a report to write.
+    """
     for _ in range(50):
-        p_value = math.exp((low + high) / 2)
-        if _find_margins(p_value / 2, texts, seeds, errors, rows=rows)[0] < abs(estimate):
-            high = (low + high) / 2
-        else:
-            low = (low + high) / 2
-    return math.exp(high)
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def bound_difference(one: Score, other: Score, *, rows: int) -> Difference:
@@ -267,13 +276,9 @@ def find_detectable(
         ends = (difference - margins) / math.sqrt(variance), (-difference - margins) / math.sqrt(variance)
         return float(weights @ (ndtr(ends[0]) + ndtr(ends[1])))
 
-    low, high = 0.0, 1.0
-    if detect(high) < power:
+    if detect(1.0) < power:
         return None
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if detect(middle) < power else (low, middle)
-    return high
+    return _bisect(lambda difference: detect(difference) >= power, 0.0, 1.0)
 
 
 def _spread_error(seeds: Seeds) -> tuple[Floats, Floats]:
