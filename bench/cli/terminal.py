@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: tables that lose nothing however narrow it is; what is piped is plain."""
+"""Output for a person at a terminal: tables that lose nothing, however narrow. Piped output is plain."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
@@ -19,12 +19,12 @@ _STYLES = {"yes": "green", "NO": "bold red", "fits": "green", "tight": "yellow",
 
 
 def is_terminal() -> bool:
-    """Whether standard output is looked at by a person."""
+    """Return whether a person looks at standard output."""
     return Console().is_terminal
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()) -> None:
-    """A table whose cells wrap between words; where the terminal is too narrow for them, lines for each row.
+    """Print a table whose cells wrap between words, or lines for each row where the terminal is too narrow.
 
     Columns in ``right`` are numbers.
     """
@@ -47,9 +47,9 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: 
 
 
 def share_width(columns: Sequence[Sequence[str]], room: int) -> list[int] | None:
-    """How wide each column of cells is to be in so much room, or None if their words do not fit.
+    """Return the width of each column of cells in so much room, or None if their words do not fit.
 
-    rich's own sharing breaks words of some columns while others have room.
+    rich alone breaks words of some columns while others have room.
     """
     words = [
         max(min(cell_len(word), _LONGEST) for cell in one for word in cell.split() or [""]) for one in columns
@@ -66,7 +66,7 @@ def share_width(columns: Sequence[Sequence[str]], room: int) -> list[int] | None
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Lines of text, wrapped where the terminal ends."""
+    """Print lines of text, wrapped where the terminal ends."""
     for line in lines:
         Console().print(Text(show(line)), overflow="fold")
 

@@ -1,6 +1,6 @@
-"""What a report says, before it is a file, a page or a screen: sections of blocks, their texts as they are.
+"""What a report says, before it is a file, a page or a screen: sections of blocks of plain text.
 
-Each of the three that show blocks makes other people's texts harmless in its own way: Markdown here, the page
+Three renderers show blocks, and each makes other people's texts harmless for its medium: Markdown here, HTML
 in ``page/markup.py``, the terminal in ``cli/terminal.py``.
 """
 
@@ -85,14 +85,14 @@ def make_bullets(lines: Iterable[str]) -> Bullets:
 
 
 def is_empty(block: Block) -> bool:
-    """Whether the block has nothing to say, so that nobody shows it: a section without blocks, say."""
+    """Return whether the block says nothing, so that nobody shows it: a section without blocks, say."""
     if isinstance(block, Section):
         return all(map(is_empty, block.blocks))
     return isinstance(block, Bullets) and not block.items
 
 
 def write_markdown(blocks: Iterable[Block], *, level: int = 2) -> str:
-    """Return the blocks as Markdown; level: of the headings of their sections."""
+    """Write the blocks as Markdown; ``level`` is that of their sections' headings."""
     return "\n".join(_write(block, level) for block in blocks if not is_empty(block))
 
 

@@ -23,17 +23,17 @@ def format_known(value: float | None, write: Callable[[float], str]) -> str:
 
 
 def round_six(value: float | None) -> float | None:
-    """The number to six decimals, so that a table stays readable; unknown stays unknown."""
+    """Round the number to six decimals, so that a table stays readable; unknown stays unknown."""
     return None if value is None else round(value, 6)
 
 
 def format_gib(count: float) -> str:
-    """Bytes as GiB, to two decimals, without the unit."""
+    """Write bytes as GiB, to two decimals, without the unit."""
     return f"{count / GIB:.2f}"
 
 
 def format_count(count: float) -> str:
-    """A count as people say it: 512, 73.7K, 22.7M, 6.2B."""
+    """Write a count as people do: 512, 73.7K, 22.7M, 6.2B."""
     if count < 1000:
         return f"{count:g}"
     for unit, letter in ((1e3, "K"), (1e6, "M"), (1e9, "B")):
@@ -43,7 +43,7 @@ def format_count(count: float) -> str:
 
 
 def format_number(value: Any) -> str:
-    """A hyperparameter as it is written in YAML: 8, 0.05, 5e-5; a list by its items."""
+    """Write a hyperparameter as in YAML: 8, 0.05, 5e-5; a list by its items."""
     if isinstance(value, list | tuple):
         return "[" + ",".join(format_number(one) for one in value) + "]"
     if isinstance(value, float):
@@ -63,12 +63,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def superscript(number: int) -> str:
-    """The number as a mark of a note."""
+    """Return the number as the mark of a note."""
     return str(number).translate(_SUPERSCRIPTS)
 
 
 def clean(text: str) -> str:
-    """The text on one line, without terminal escapes, control characters or marks that turn its direction."""
+    """Put the text on one line, without terminal escapes, control characters and direction marks."""
     if text.isprintable():  # nearly all; what is taken out below is not printable
         return " ".join(text.split())
     text = _ESCAPE_SEQUENCES.sub("", text)
@@ -81,7 +81,7 @@ def clean(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """The text as Markdown that shows it, in a table's cell or in a sentence, and does nothing else.
+    """Write the text as Markdown that shows it, in a table's cell or in a sentence, and does nothing else.
 
     Angle brackets become entities: some renderers pass ``\\<script>`` on as HTML.
     """
@@ -93,7 +93,7 @@ def escape_markdown(text: str) -> str:
 
 
 def escape_csv(value: Any) -> str:
-    """The value as a CSV cell that no spreadsheet takes for a formula; unknown is an empty cell.
+    """Write the value as a CSV cell that no spreadsheet takes for a formula; leave it empty if unknown.
 
     Text gets an apostrophe before a leading = + - @. Numbers are left exact.
     Source: OWASP, "CSV Injection".
@@ -113,7 +113,7 @@ def escape_csv(value: Any) -> str:
 
 
 def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A CSV file; the header is bench's own, the cells are anybody's."""
+    """Write a CSV file; the header is bench's own, the cells are anybody's."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
@@ -122,10 +122,10 @@ def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def to_markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Iterable[int]) -> str:
-    """A Markdown table of escaped cells that also lines up in a terminal; columns not in left go right.
+    """Write a Markdown table of escaped cells that also lines up in a terminal; columns not in left go right.
 
-    Written here since tabulate pads wide characters by a package that may not be installed: the same results
-    would give other bytes on another machine.
+    Not tabulate's: it pads wide characters only where another package is installed, and the same results must
+    give the same bytes on every machine.
     """
     left = set(left)
     widths = [max(3, *map(_width, column)) for column in zip(header, *rows, strict=True)]
@@ -143,7 +143,7 @@ def to_markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: I
 
 
 def _width(text: str) -> int:
-    """How many columns of a terminal the text takes: two for a Chinese character."""
+    """Count the columns of a terminal that the text takes: two for a Chinese character."""
     return sum(
         0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1
         for one in text

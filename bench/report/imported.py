@@ -15,7 +15,7 @@ _SETTINGS |= {"lr": "config.train.lr", "seed": "config.seed"}
 
 
 def describe_imported(results: Sequence[Result], *, bad: Sequence[tuple[str, str]], text: Text) -> Section:
-    """The section, empty where nothing was imported; bad: (path, reason) of records left out."""
+    """Show other people's results, if there are any; ``bad``: (path, reason) of records left out."""
     if not results and not bad:
         return Section(text("imported.title"), [])
     columns = text.under("imported.columns")

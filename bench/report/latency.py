@@ -10,7 +10,7 @@ from bench.results.store import Result
 
 
 def describe_latencies(latencies: Sequence[tuple[Result, Latency]], *, text: Text) -> Section:
-    """A table of every form of every run that was measured, in the order of the runs."""
+    """Tabulate every form of every run that was measured, in the order of the runs."""
     lines, notes = list[list[str]](), list[str]()
     for result, found in latencies:
         name = f"{result.config['method']['title']} ({result.run_id})"
@@ -25,7 +25,7 @@ def describe_latencies(latencies: Sequence[tuple[Result, Latency]], *, text: Tex
 
 
 def list_forms(forms: Iterable[Mapping[str, Any]], text: Text) -> list[list[str]]:
-    """The cells of each form: its name, batch size, milliseconds per text (p50, p95), texts per second."""
+    """Return the cells of each form: name, batch size, milliseconds per text (p50, p95), texts per second."""
     names = text.under("latency.forms")
     return [
         [

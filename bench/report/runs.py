@@ -110,7 +110,7 @@ _CHOSEN = {"target_modules": "model.target_modules", "precision": "model.precisi
 
 
 def render_runs(results: Iterable[Result]) -> str:
-    """One row per run, by data, model, method and run_id; the folder is relative to the results folder."""
+    """Write a row per run, by data, model, method and run_id; folders are relative to the results folder."""
     rows = [[_read(result, column) for column in _COLUMNS] + [f"runs/{result.run_id}"] for result in results]
     names = list(_COLUMNS)
     order = [names.index(name) for name in ("data", "model", "method", "run_id")]

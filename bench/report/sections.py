@@ -1,4 +1,4 @@
-"""The sections below the tables: which methods differ, what the choice chose from, and r against alpha."""
+"""The sections below the tables: comparisons of methods, the search's budget, and r against alpha."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -25,7 +25,7 @@ _COMPARISON_COLUMNS = (
 
 
 def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> Section:
-    """A sentence for each two methods of a table, and how it came about."""
+    """Say of each two methods of a table whether they differ, and how that was tested."""
     blocks = list[Block]()
     for key, compared in groupby(evidence.comparisons, key=lambda one: (one.one.task, one.one.memory_kind)):
         members = list(compared)
@@ -49,7 +49,7 @@ def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> S
 
 
 def describe_budgets(rows: Sequence[Row], *, titles: Titles, text: Text) -> Section:
-    """What each method's best configuration was chosen from, and the best of equally many to be expected."""
+    """Tabulate what each method's best configuration was chosen from, and the best of equally many draws."""
     blocks = list[Block]()
     names = text.under("budget.columns")
     for key, same in groupby(rows, key=lambda row: (row.task, row.memory_kind)):
@@ -85,7 +85,7 @@ def _count(row: Row, *, draws: Sequence[int], stopped: bool, text: Text) -> list
 
 
 def describe_pivots(rows: Sequence[Row], *, titles: Titles, text: Text) -> Section:
-    """For each method that varied r or alpha: the best validation score of each pair."""
+    """Tabulate the best validation score of each r and alpha, for each method that varied them."""
     blocks = list[Block]()
     for key, same in groupby(rows, key=lambda row: (row.task, row.memory_kind)):
         tables = list[Block]()
@@ -109,7 +109,7 @@ def describe_pivots(rows: Sequence[Row], *, titles: Titles, text: Text) -> Secti
 
 
 def describe_health(task: Task, text: Text) -> str:
-    """A note on the task's data, from what its records say; empty if they say nothing."""
+    """Describe the task's data as its records do; return nothing if they say nothing."""
     parts = list(_list_health(task.health, text))
     return text("notes.health", data=task.data, parts=text("join.semicolon").join(parts)) if parts else ""
 
@@ -125,7 +125,7 @@ def _list_health(health: Health, text: Text) -> Iterator[str]:
 
 
 def render_comparisons(comparisons: Sequence[Comparison]) -> str:
-    """comparisons.csv: every comparison and all that its verdict rests on; columns are names for machines."""
+    """Write comparisons.csv: every comparison and all that its verdict rests on, by names for machines."""
     lines = []
     for one in comparisons:
         lines.append(
@@ -168,7 +168,7 @@ def _points(share: float) -> str:
 
 
 def _with_leader(members: Sequence[Comparison]) -> list[Comparison]:
-    """Those with the method that has the best validation score."""
+    """Return the comparisons with the method that has the best validation score."""
     rows = {one.method: one for pair in members for one in (pair.one, pair.other)}
     leader = max(rows.values(), key=lambda row: row.validation or 0.0)
     return [pair for pair in members if leader in (pair.one, pair.other)]

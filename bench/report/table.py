@@ -4,7 +4,7 @@ table.md is for reading: one table for each task and kind of memory, then notes 
 sections.py. table.csv has the same columns under the same headers, with plain numbers where a spreadsheet
 would calculate (memory in GiB, exact counts, accuracy and F1 as fractions), and more columns after them:
 data, model, memory kind, status, bytes, seconds. Both are byte-identical when made again from the same
-results. runs.csv and comparisons.csv are for machines.
+results. runs.csv and comparisons.csv are for scripts.
 """
 
 import statistics
@@ -62,10 +62,10 @@ _LONGEST_ERROR = 200  # characters of a message; the record has all of it
 def write_tables(
     store: Store, *, lang: str, report: ReportConfig, progress: tuple[int, int] | None = None
 ) -> list[Path]:
-    """Writes the four files beside runs/, in place of those before; returns their paths.
+    """Write the four files beside runs/, in place of those before; return their paths.
 
-    ``progress`` is of a sweep that still runs, and table.md begins with it: how many of its runs have ended,
-    and how many there are at least.
+    ``progress`` opens the table.md of a sweep that still runs: how many of its runs have ended, and how many
+    there are at least.
 
     Raises:
         ConfigError: no such language.
@@ -82,7 +82,7 @@ def write_tables(
 
 
 def render_files(evidence: Evidence, blocks: Sequence[Block], *, text: Text) -> dict[str, str]:
-    """Return the four files by name; blocks: what table.md is to say."""
+    """Render the four files by name; ``blocks``: what table.md says."""
     return {
         "table.csv": render_csv(evidence, text=text),
         "table.md": write_markdown(blocks),
@@ -98,12 +98,12 @@ def describe_all(evidence: Evidence, *, text: Text) -> list[Block]:
 
 
 def render_markdown(evidence: Evidence, *, text: Text) -> str:
-    """Return table.md without figures."""
+    """Render table.md without figures."""
     return write_markdown(describe_all(evidence, text=text))
 
 
 def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict[str, Section]:
-    """What follows from the tables, by name and in order; a section with nothing to say is empty."""
+    """Describe what follows from the tables, by name and in order; a section may be empty."""
     return {
         "findings": describe_findings(evidence, titles=titles, text=text),
         "comparisons": describe_comparisons(evidence, titles=titles, text=text),
@@ -116,7 +116,7 @@ def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict
 
 
 def describe_tables(evidence: Evidence, *, text: Text) -> tuple[list[Block], Section, Titles]:
-    """A section with a table for each kind of memory, for each task; the notes; each table's title."""
+    """Return a section of tables for each task, the notes, and each table's title."""
     notes: list[str] = []
     blocks: list[Block] = [] if evidence.rows else [say_empty(text)]
     headings = title_tasks([row.task for row in evidence.rows], text)
@@ -136,7 +136,7 @@ def describe_tables(evidence: Evidence, *, text: Text) -> tuple[list[Block], Sec
 
 
 def render_csv(evidence: Evidence, *, text: Text) -> str:
-    """table.csv: the columns of table.md and then EXTRAS, a row per method; unknown is an empty cell."""
+    """Write table.csv: the columns of table.md and then EXTRAS, a row per method; unknown is empty."""
     names = [*COLUMNS, *EXTRAS, *_list_columns(evidence.report)[len(COLUMNS) :]]
     if any(row.paged_bytes for row in evidence.rows):
         names.append("paged")
@@ -146,12 +146,12 @@ def render_csv(evidence: Evidence, *, text: Text) -> str:
 
 
 def _list_columns(report: ReportConfig) -> tuple[str, ...]:
-    """The columns of table.md: what a training costs is one of them where there is a price."""
+    """Return the columns of table.md: the cost of a training is one of them where there is a price."""
     return COLUMNS if report.price_per_hour is report.price_per_kwh is None else (*COLUMNS, "cost")
 
 
 def _to_cells(row: Row, *, report: ReportConfig, text: Text, notes: list[str]) -> dict[str, str]:
-    """The row's cells; what a cell cannot say goes to the notes, and its number to the cell."""
+    """Write the row's cells; what a cell cannot say goes to the notes, and its number to the cell."""
     title = row.title
     cells = {
         "method": title,
@@ -195,7 +195,7 @@ def _to_cells(row: Row, *, report: ReportConfig, text: Text, notes: list[str]) -
 
 
 def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
-    """The row's cells of table.csv: numbers as numbers."""
+    """Return the row's cells of table.csv: numbers as numbers."""
     peak, accuracy, f1_macro = row.peak_memory_bytes, row.accuracy, row.f1_macro
     interval, texts, f1_interval = row.interval, row.texts_interval, row.f1_interval
     return {
@@ -236,7 +236,7 @@ def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
 
 
 def _explain(evidence: Evidence, text: Text) -> list[str]:
-    """How the numbers came about, and what of the data could mislead; nothing where there are none."""
+    """Explain where the numbers come from, and what of the data could mislead."""
     rows = evidence.rows
     health = [describe_health(task, text) for task in dict.fromkeys(row.task for row in rows)]
     selections = [row.selection for row in rows if row.selection]
@@ -277,7 +277,7 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
 
 
 def _count_unsuccessful(results: Sequence[Result], bad: Sequence[tuple[str, str]], text: Text) -> list[str]:
-    """What is not in the numbers: runs by status, and records that cannot be trusted by name."""
+    """Say what the numbers leave out: runs by status, and records that cannot be trusted by name."""
     statuses = Counter(one.status for one in results if one.status != "success")
     notes = [text("notes.unsuccessful", counts=_join_counts(statuses, text))] if statuses else []
     if statuses[STARTED]:
@@ -303,7 +303,7 @@ def _say_interval(row: Row, text: Text) -> str | None:
 
 
 def _describe_memory(row: Row, text: Text) -> str:
-    """Return the peak in GiB, and what was paged to the machine's memory beside it."""
+    """Write the peak in GiB, and what was paged to the machine's memory beside it."""
     peak = format_known(row.peak_memory_bytes, format_gib)
     if row.peak_memory_bytes is None or not row.paged_bytes:
         return peak

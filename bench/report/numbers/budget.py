@@ -1,4 +1,4 @@
-"""What a method's numbers were bought with, configurations and time, and what each r and alpha came to."""
+"""What a method's search took, configurations and time, and the best score of each r and alpha."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class Budget:
 
 
 def count_budget(results: Sequence[Result], selection: Selection | None) -> Budget:
-    """The budget of one method's runs on one task; its scores are those that the selection compared."""
+    """Count what one method's runs on one task took; the scores are those that the selection compared."""
     tried: set[str] = set()
     succeeded: set[str] = set()
     stopped: set[str] = set()

@@ -54,11 +54,11 @@ class LeftOut:
 
 
 def compare_methods(rows: Sequence[Row], read: Read) -> tuple[list[Row], list[Comparison], list[LeftOut]]:
-    """The rows with their intervals, and every two methods of a table that can be compared, in its order.
+    """Return the rows with their intervals, and a comparison of every two methods of a table.
 
-    Of the baselines the best by validation is compared. Methods of different tasks saw other texts, or
-    started from other weights, and are never compared, nor are random weights, whose answers say nothing.
-    p values are adjusted over all comparisons that come out.
+    Of the baselines only the best on validation is compared. Methods of different tasks had other texts or
+    other base weights and are never compared; neither are random weights, whose answers mean nothing.
+    p values are adjusted over all comparisons of the report.
     """
     bound, pairs, left_out = list(rows), list[tuple[Scored, Scored]](), list[LeftOut]()
     tables: dict[tuple[Task, str | None], list[int]] = defaultdict(list)
@@ -88,7 +88,7 @@ def compare_methods(rows: Sequence[Row], read: Read) -> tuple[list[Row], list[Co
 
 
 def _try_scoring(row: Row, read: Read) -> Scored | LeftOut | None:
-    """The method's scores, or why they cannot be had; None: it has none, or such as say nothing."""
+    """Return the method's scores, or why they are missing; None if it has none that say anything."""
     if not row.selection or row.has_random_weights:
         return None
     try:
@@ -104,14 +104,14 @@ def _keep_best_baseline(members: Sequence[Scored | LeftOut]) -> list[Scored | Le
 
 
 def _split_by_texts(scored: Sequence[Scored]) -> tuple[list[Scored], list[Scored]]:
-    """Those of the test texts that the most methods have, and the others."""
+    """Split the methods into those with the most common test texts, and the others."""
     counts = Counter(one.texts for one in scored)
     usual = max(counts, key=lambda texts: counts[texts], default=None)
     return [one for one in scored if one.texts == usual], [one for one in scored if one.texts != usual]
 
 
 def _test(one: Scored, other: Scored) -> float:
-    """p that there is no difference; 1 where too few texts tell the two apart for any test."""
+    """Return p for no difference; 1 if the two differ on too few texts for any test."""
     if _count_apart(one, other) < FEWEST_DISCORDANT:
         return 1.0
     return find_p(*subtract(one.accuracy, other.accuracy), rows=one.rows)
@@ -122,7 +122,7 @@ def _count_apart(one: Scored, other: Scored) -> int:
 
 
 def _compare(one: Scored, other: Scored, *, p_value: float, adjusted_p: float, level: float) -> Comparison:
-    """The two methods; level: of the test alone, as strict as Holm's first step."""
+    """Compare two methods; ``level`` is that of the test alone, as strict as Holm's first step."""
     rows, told_apart = one.rows, _count_apart(one, other)
     _, texts, seeds = subtract(one.accuracy, other.accuracy)
     accuracy = bound_difference(one.accuracy, other.accuracy, rows=rows)

@@ -1,4 +1,4 @@
-"""What the chosen runs of two methods say of each other in memory and time: over all pairs of their seeds."""
+"""Two methods' memory and time, compared over all pairs of their seeds."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ class AccuracyGap:
 
 
 def group_rows(rows: Sequence[Row]) -> dict[Group, list[Row]]:
-    """The rows of each table, in the tables' order."""
+    """Group the rows by table, in the tables' order."""
     groups: dict[Group, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.task, row.memory_kind].append(row)
@@ -47,7 +47,7 @@ def group_rows(rows: Sequence[Row]) -> dict[Group, list[Row]]:
 
 
 def contrast(one: Row, other: Row, measure: str) -> Contrast | str:
-    """The two methods' memory or train time, or why there is none: a key below ``claims.no_contrast``."""
+    """Compare two methods' memory or train time, or say why not: by a key below ``claims.no_contrast``."""
     values = [row.peak_memory_bytes if measure == "memory" else row.train_seconds for row in (one, other)]
     measured = [_read_alone(row, measure) for row in (one, other)]
     if one.memory_kind != other.memory_kind or one.task != other.task:
@@ -69,7 +69,7 @@ def contrast(one: Row, other: Row, measure: str) -> Contrast | str:
 
 
 def find_gap(one: Row, other: Row, comparisons: Sequence[Comparison]) -> AccuracyGap | None:
-    """The two methods' paired comparison with ``one`` first, or None if they were not compared."""
+    """Return the two methods' paired comparison with ``one`` first, or None if they were not compared."""
     for found in comparisons:
         difference = found.accuracy
         if (found.one, found.other) == (one, other):
@@ -82,7 +82,7 @@ def find_gap(one: Row, other: Row, comparisons: Sequence[Comparison]) -> Accurac
 
 
 def read_hardware(row: Row) -> str | None:
-    """What all chosen runs ran on, or None if they do not say or differ."""
+    """Return what all chosen runs ran on, or None if they differ or do not say."""
     results = row.selection.results if row.selection else ()
     found = {_name_hardware(one.provenance.get("hardware")) for one in results}
     return found.pop() if len(found) == 1 else None
@@ -96,7 +96,7 @@ def _name_hardware(hardware: Any) -> str | None:
 
 
 def _read_alone(row: Row, measure: str) -> list[float]:
-    """The measure of each chosen run that stands alone; none if one of them lacks it."""
+    """Return the measure of each chosen run that stands alone; none if one of them lacks it."""
     path = PEAKS.get(row.memory_kind or "", "memory.kind") if measure == "memory" else "time.train_seconds"
     results = row.selection.results if row.selection else ()
     values = [read_number(one, path) for one in results if stands_alone(one)]

@@ -1,4 +1,4 @@
-"""Everything that a report may say, gathered once from a results folder: each sentence must rest on it."""
+"""All numbers of a results folder, gathered once: every sentence of a report rests on them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Evidence:
 
 
 def gather(store: Store, report: ReportConfig) -> Evidence:
-    """Reads the records, and the predictions of the chosen runs alone."""
+    """Read the records, and the predictions of the chosen runs alone."""
     results, bad = store.read_all()
     rows, comparisons, left_out = compare_methods(build_rows(results), store.read_predictions)
     imported, bad_imported = find_imported(store).read_all()
@@ -56,7 +56,7 @@ def gather(store: Store, report: ReportConfig) -> Evidence:
 
 
 def _read_latencies(store: Store, results: Iterable[Result]) -> list[tuple[Result, Latency]]:
-    """Each run that was measured, with what came out.
+    """Return each run whose latency was measured, with what its file says.
 
     Raises:
         StoreError: a file of that name is not what ``bench latency`` writes.
@@ -83,9 +83,9 @@ def _is_whole(found: Latency) -> bool:
 
 
 def price_training(row: Row, report: ReportConfig) -> float | None:
-    """What one training of the chosen configuration costs at the report's prices, in their currency.
+    """Price one training of the chosen configuration, in the currency of the report's prices.
 
-    None without a price, or where the time or the energy that has a price is unknown.
+    Return None without a price, or if the time or energy that has a price is unknown.
     """
     parts = []
     if report.price_per_hour is not None:

@@ -1,4 +1,4 @@
-"""What of the data could mislead: texts in two splits or with two labels, rare labels, texts cut short."""
+"""What could mislead in the data: texts in two splits or with two labels, rare labels, texts cut short."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Health:
 
 
 def describe_health(results: Sequence[Result]) -> Health:
-    """The data's health, from all runs of one task: they share their texts."""
+    """Describe the data's health, from all runs of one task: they share their texts."""
 
     def largest(path: str) -> int | float | None:
         values = (read_number(one, path) for one in results)
@@ -37,6 +37,6 @@ def describe_health(results: Sequence[Result]) -> Health:
 
 
 def _read_counts(value: Any) -> list[float]:
-    """Train's rows of each label, or none if a label has none: then there is no ratio."""
+    """Return train's rows of each label, or none if a label has none: then there is no ratio."""
     counts = list(value.values()) if isinstance(value, Mapping) else []
     return counts if all(isinstance(one, int) and one > 0 for one in counts) else []

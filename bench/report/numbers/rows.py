@@ -1,4 +1,4 @@
-"""From the records of runs to one row per method: numbers, not yet text."""
+"""One row per method, from the records of its runs: numbers, not yet text."""
 
 import math
 from collections import Counter, defaultdict
@@ -101,11 +101,11 @@ class Row:
 
 
 def build_rows(results: Iterable[Result]) -> list[Row]:
-    """The comparison's rows in its order, the same whatever the order of the results.
+    """Return the comparison's rows in its order, the same whatever the order of the results.
 
-    Tasks by name; within one, CUDA before CPU; then baselines, full fine-tuning, LoRA, LoRA over quantised
-    weights, and other methods by title. Runs that do not say their kind of memory (they ended too early) stay
-    with the other runs of their method, or of their task, where those have one kind.
+    Tasks are sorted by name, then CUDA before CPU, then baselines, full fine-tuning, LoRA, LoRA over
+    quantised weights, and other methods by title. A run that ended too early to say its kind of memory is
+    counted with the other runs of its method, or of its task, if those have one kind.
     """
     results = list(results)
     groups = group_by_method(results)
@@ -187,7 +187,7 @@ def _has_random_weights(result: Result) -> bool:
 
 
 def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[str, str | None], Task]:
-    """Each task with the names that its runs gave to data and model."""
+    """Return each task with the names that its runs give to data and model."""
     members: dict[tuple[str, str | None], list[Result]] = defaultdict(list)
     for key, results in groups.items():
         members[key[:2]] += results
@@ -221,7 +221,7 @@ def _only_kind(results: Iterable[Result]) -> str | None:
 
 
 def _split_by_kind(results: Sequence[Result], *, fallback: str | None) -> dict[str | None, list[Result]]:
-    """The method's runs by their kind of memory: a peak of one kind is never beside a peak of another."""
+    """Split the method's runs by their kind of memory, so that peaks of two kinds never share a table."""
     fallback = _only_kind(results) or fallback
     groups: dict[str | None, list[Result]] = defaultdict(list)
     for one in results:
@@ -230,7 +230,7 @@ def _split_by_kind(results: Sequence[Result], *, fallback: str | None) -> dict[s
 
 
 def _read_known(results: Sequence[Result], path: str) -> list[int | float]:
-    """The numbers of all seeds, or none if any seed lacks it: a mean over some would claim to be of all."""
+    """Return the numbers of all seeds, or none if a seed lacks it: a mean of some would pass for all."""
     values = [read_number(one, path) for one in results]
     known = [value for value in values if value is not None]
     return known if len(known) == len(values) else []
@@ -241,12 +241,12 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def stands_alone(result: Result) -> bool:
-    """Whether the run's memory and time are those of one whole training, with nothing beside it."""
+    """Return whether memory and time are those of one whole training, with nothing beside it."""
     return result.packed is None and read_value(result, "model.resumed_from_step") is None
 
 
 def _find_reason(results: Iterable[Result], path: str) -> str:
-    """Why the number is null, from the first record that says so; keys may hold a * for any name."""
+    """Find why the number is null, in the first record that says so; keys may hold a * for any name."""
     names = path.split(".")
     prefixes = [".".join(names[:count]) for count in range(len(names), 0, -1)]
     for one in results:
@@ -265,7 +265,7 @@ def _count_lost_seeds(chosen: Sequence[Result], results: Iterable[Result]) -> Co
 
 
 def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result]) -> dict[str, Any]:
-    """The chosen values of r, alpha, dropout, lr where they count, and of all that the method's runs vary."""
+    """Return the chosen r, alpha, dropout, lr where they count, and all that the method's runs vary."""
     if not chosen:
         return {}
     found = flatten(chosen[0].canonical_config)
@@ -279,7 +279,7 @@ def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result])
 
 
 def _first_error(results: Iterable[Result], status: str) -> str | None:
-    """The first line of what a run that ended so said."""
+    """Return the first line of the message of a run that ended with this status."""
     for one in sorted(results, key=lambda one: (one.status != status, one.run_id)):
         lines = str(read_value(one, "error.message") or "").strip().splitlines()
         if lines:
@@ -292,7 +292,7 @@ def _status_order(status: str) -> int:
 
 
 def _rank_method(result: Result) -> int:
-    """Baselines, full fine-tuning, plain LoRA, plain LoRA over quantised weights, others: by what they do."""
+    """Rank methods by what they do: baselines, full, LoRA, LoRA over quantised weights, others."""
     method = result.config.get("method") or {}
     estimators = ("majority", "tfidf", "frozen_encoder")
     if method.get("estimator") in estimators:
@@ -312,7 +312,7 @@ def _row_order(row: Row) -> tuple[Any, ...]:
 
 
 def _tell_apart(rows: list[Row]) -> list[Row]:
-    """The rows, with the method's name in titles that two of a table share."""
+    """Add the method's name to titles that two rows of a table share."""
     counts = Counter((row.task, row.memory_kind, row.title) for row in rows)
     return [
         replace(row, title=f"{row.title} ({row.method})")

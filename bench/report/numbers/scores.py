@@ -1,4 +1,4 @@
-"""What the chosen runs answered to the test texts, and where each score lies for all texts and seeds."""
+"""The test scores of the chosen runs, from their predictions, and the intervals of these scores."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ class Scored:
 
 
 def score_method(row: Row, read: Read) -> Scored:
-    """The scores of the method's chosen runs.
+    """Score the method's chosen runs, from their predictions.
 
     Raises:
         StoreError: their predictions cannot be read, are not of one test split, or are not those that were
@@ -75,7 +75,7 @@ def score_method(row: Row, read: Read) -> Scored:
 
 
 def _score_f1(predictions: Integers, labels: Integers, classes: int) -> Score:
-    """The macro F1 of each seed, and of each on the same resampled texts. # predictions: (seeds, rows)"""
+    """Score macro F1 by seed, on the texts and on resamples of them. # predictions: (seeds, rows)"""
     rows = len(labels)
 
     def score(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -87,10 +87,10 @@ def _score_f1(predictions: Integers, labels: Integers, classes: int) -> Score:
 
 
 def bound_rows(rows: Sequence[Row], scored: Sequence[Scored | None]) -> list[Row]:
-    """The rows of one table with their intervals; scored: None where the predictions could not be read.
+    """Add the intervals to the rows of one table; ``scored`` is None where predictions cannot be read.
 
-    The interval of the accuracy then holds the most that texts can add to what the recorded accuracies of the
-    seeds show; macro F1 has none.
+    Without predictions the interval of the accuracy is as wide as texts can make it, given the recorded
+    accuracies of the seeds; macro F1 then has no interval.
     """
     accuracies = [
         one.accuracy.seeds if one else _read_seeds(row) for row, one in zip(rows, scored, strict=True)
@@ -118,7 +118,7 @@ def _bound(share: float, rows: int, error: float | None, seeds: tuple[Seeds, ...
 def _choose_seeds(
     place: int, rows: Sequence[Row], seeds: Sequence[tuple[Seeds, ...]]
 ) -> tuple[tuple[Seeds, ...], str]:
-    """The seeds that the interval of the row at this place counts, and what that makes it be over."""
+    """Return the seeds that the interval of the row at this place counts, and what it then covers."""
     count = len(rows[place].seeds)
     members = [(one, len(row.seeds)) for row, some in zip(rows, seeds, strict=True) for one in some]
     if count == 0:
@@ -131,7 +131,7 @@ def _choose_seeds(
 
 
 def _read_seeds(row: Row) -> tuple[Seeds, ...]:
-    """What the recorded accuracies of the seeds show; how much of it is chance on these texts is unknown."""
+    """Estimate the seeds' variance from their recorded accuracies; the share of chance in it is unknown."""
     if row.accuracy is None or row.accuracy.sd is None:
         return ()
     return (Seeds(row.accuracy.sd**2 / row.accuracy.n, 0.0, freedom=row.accuracy.n - 1),)

@@ -1,8 +1,8 @@
-"""How sure a number is, and a difference between two methods; pure: arrays in, numbers out.
+"""Intervals of scores, and tests of the difference of two methods; pure: arrays in, numbers out.
 
-A score is that of one method's seeds on some texts, and another would come out with other seeds and with
-other texts: both sources are in every interval and every test. Everything is a closed form but the spread of
-macro F1, which is resampled from a fixed seed: the same input gives the same bytes in every report.
+A score comes from a few seeds on some texts; other seeds and other texts would give another score. Every
+interval and every test counts both. Everything is a closed form except the spread of macro F1, which is
+resampled from a fixed seed: the same input gives the same bytes in every report.
 """
 
 import math
@@ -26,7 +26,7 @@ _LARGEST_CHUNK = 4_000_000  # weights in memory at once
 
 @dataclass(frozen=True)
 class Summary:
-    """The mean of one number over seeds, and its spread, which one seed cannot show."""
+    """The mean of one number over seeds, and its spread; one seed shows no spread."""
 
     n: int
     mean: float
@@ -35,7 +35,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Seeds:
-    """How far a method's mean over its seeds may be off as these seeds were drawn: variances of the mean."""
+    """The error of a method's mean over its seeds: variances of the mean, as other seeds may be drawn."""
 
     error: float  # the variance between the scores of the seeds, over their number
     residual: float  # the part of it that is chance on these texts, and less on more of them
@@ -44,7 +44,7 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Score:
-    """What a method's runs came to on the texts, and what another choice of texts or seeds would change."""
+    """A method's score on the texts, and how far other texts or other seeds would change it."""
 
     mean: float  # over the seeds
     spread: Floats  # of each text or each resample of them; what is paired in it cancels in a difference
@@ -67,7 +67,7 @@ class Difference:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean and sample standard deviation. Sums are exact, so that the order of the values cannot show.
+    """Return mean and sample standard deviation; sums are exact, so that the order cannot show.
 
     Raises:
         ValueError: no values.
@@ -79,7 +79,7 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def score_answers(right: npt.NDArray[np.bool_]) -> Score:
-    """The accuracy: the share of the seeds' answers that are right.
+    """Score the accuracy: the share of the seeds' answers that are right.
 
     Args:
         right: whether a seed's answer to a text is right. # (seeds, rows)
@@ -92,7 +92,7 @@ def score_answers(right: npt.NDArray[np.bool_]) -> Score:
 
 
 def score_resamples(scores: Floats, resampled: Floats, *, rows: int) -> Score:
-    """Any other score, from its values on resampled texts, whose variance is (rows - 1) / rows too small.
+    """Build any other score from its values on resampled texts.
 
     Args:
         scores: of each seed. # (seeds,)
@@ -108,10 +108,10 @@ def score_resamples(scores: Floats, resampled: Floats, *, rows: int) -> Score:
 
 
 def measure_seeds(scores: Floats, errors: Floats, *, error: float) -> tuple[Seeds, ...]:
-    """What the seeds add to the error of their mean; nothing for one seed, which shows nothing of others.
+    """Return what the seeds add to the error of their mean; nothing for one seed.
 
-    The scores of the seeds differ by what the seed changes and by chance on these texts, the residual: as
-    much as one seed's score varies more over texts than the mean of the seeds does.
+    The scores of the seeds differ by the effect of the seed and by chance on these texts. The variance of one
+    seed's score over texts exceeds that of the mean by this chance, the residual.
 
     Args:
         scores: of each seed. # (seeds,)
@@ -129,7 +129,7 @@ def measure_seeds(scores: Floats, errors: Floats, *, error: float) -> tuple[Seed
 
 
 def pool_seeds(members: Sequence[tuple[Seeds, int]], *, count: int) -> Seeds:
-    """What so many seeds add to the error of their mean, if they vary as those of other methods do.
+    """Return what ``count`` seeds add to the error of their mean, if they vary as those of other methods do.
 
     Args:
         members: the seeds of each method, and how many they are.
@@ -143,7 +143,7 @@ def pool_seeds(members: Sequence[tuple[Seeds, int]], *, count: int) -> Seeds:
 
 
 def subtract(one: Score, other: Score) -> tuple[float, float, tuple[Seeds, ...]]:
-    """The difference of two scores on the same texts, its variance over these, and the seeds of both."""
+    """Return the difference of two scores on the same texts, its variance over texts, and both seeds."""
     return one.mean - other.mean, _vary(one.spread - other.spread) * one.scale, (*one.seeds, *other.seeds)
 
 
@@ -152,15 +152,16 @@ def _vary(values: Floats) -> float:
 
 
 def find_margin(texts: float, seeds: Sequence[Seeds], *, rows: int | None, level: float = LEVEL) -> float:
-    """Half the width of the interval for a mean, or for a difference of two, over all seeds and all texts.
+    """Return half the width of the interval for a mean, or a difference of two, over all seeds and texts.
 
-    The margins of the two sources, squared and added: z^2 times the variance over texts, and t^2 times that
-    over seeds, as these are few. Both variances hold the residual: half of it is taken from each. The margin
-    is never less than that of texts alone. With two methods each one's degrees of freedom are multiplied by
-    the number of methods that count, from 1 to 2: (w1 + w2)^2 / (w1^2 + w2^2) with w = error / freedom.
+    The squared margin is the sum over both sources: z^2 times the variance over texts, and t^2 times the
+    variance over seeds, which are few. Both variances contain the residual, so half of it is subtracted from
+    each. The margin is at least that of texts alone. With two methods, the degrees of freedom of each are
+    multiplied by the number of methods that contribute, from 1 to 2: (w1 + w2)^2 / (w1^2 + w2^2) with
+    w = error / freedom.
 
-    Satterthwaite's one t for the sum would be too narrow: where three seeds lie together by chance, he takes
-    the variance over seeds for small and for well known.
+    One t for the sum, with Satterthwaite's degrees of freedom, is too narrow: if three seeds agree by chance,
+    it treats their variance as small and well known.
 
     Args:
         texts: variance over texts of the mean over seeds, or of the difference.
@@ -177,7 +178,7 @@ def find_margin(texts: float, seeds: Sequence[Seeds], *, rows: int | None, level
 def _find_margins(
     tail: float, texts: float, seeds: Sequence[Seeds], errors: Floats, *, rows: int | None
 ) -> Floats:
-    """The margin for each case of what the methods' seeds may show. # errors: (cases, methods) -> (cases,)"""
+    """Return the margin for each case of the methods' errors. # errors: (cases, methods) -> (cases,)"""
     freedom = np.array([one.freedom for one in seeds], dtype=np.float64)
     halves = np.array([one.residual / 2 for one in seeds], dtype=np.float64)
     weights = errors / freedom
@@ -192,7 +193,7 @@ def _find_margins(
 
 
 def find_p(estimate: float, texts: float, seeds: Sequence[Seeds], *, rows: int) -> float:
-    """Two-sided p that there is no difference: at 1 - p the interval of find_margin begins at 0."""
+    """Return the two-sided p of no difference: at 1 - p the interval of find_margin begins at 0."""
     errors = np.array([[one.error for one in seeds]])
 
     def excludes_zero(log_p: float) -> bool:
@@ -214,7 +215,7 @@ def _bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
 
 
 def bound_difference(one: Score, other: Score, *, rows: int) -> Difference:
-    """The difference with its interval, which says nothing that a share cannot be."""
+    """Return the difference with its interval, within -1 to 1."""
     estimate, texts, seeds = subtract(one, other)
     margin = find_margin(texts, seeds, rows=rows)
     return Difference(estimate, max(-1.0, estimate - margin), min(1.0, estimate + margin))
@@ -223,10 +224,11 @@ def bound_difference(one: Score, other: Score, *, rows: int) -> Difference:
 def bound_share(
     share: float, *, rows: int, texts: float | None = None, seeds: Sequence[Seeds] = ()
 ) -> tuple[float, float]:
-    """The interval for the share of all texts that all seeds would have right; it stays within 0 to 1.
+    """Return the interval for the share of all texts that all seeds would have right, within 0 to 1.
 
-    Wilson's, with margin^2 / (share (1 - share)) in the place of z^2 / rows. For one trained model the two
-    are the same, and so they are taken to be where all is right or all is wrong and nothing varies.
+    Wilson's interval, with margin^2 / (share (1 - share)) in place of z^2 / rows. For one trained model the
+    two are equal; they are also taken as equal if all answers are right, or all are wrong, as nothing varies.
+    scipy's Wilson interval takes whole counts and no margin.
 
     Args:
         texts: variance of the share over texts; None: that of one trained model, the most that it can be.
@@ -242,7 +244,9 @@ def bound_share(
 
 
 def adjust_holm(p_values: Sequence[float]) -> list[float]:
-    """p values that hold for all tests at once, in the order given.
+    """Return p values that hold for all tests at once, in the order given.
+
+    scipy has no such correction.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979).
     """
@@ -256,11 +260,11 @@ def adjust_holm(p_values: Sequence[float]) -> list[float]:
 def find_detectable(
     texts: float, seeds: Sequence[Seeds], *, rows: int, level: float, power: float = 0.8
 ) -> float | None:
-    """The smallest true difference that find_p puts below 1 - level with that power.
+    """Return the smallest true difference that find_p puts below 1 - level with that power.
 
-    The estimate is normal about the true difference, and the error that a method's seeds show is its true one
-    times chi squared over its degrees of freedom; the power is the mean over what they may show. What is true
-    is taken to be as found. None: nothing varies, or not even a difference of all texts.
+    The estimate is normal around the true difference, and the error that a method's seeds show is the true
+    error times chi squared over its degrees of freedom; the power is the mean over these errors. Estimated
+    variances are taken as true. None: nothing varies, or even a difference of 1 has less power.
     """
     variance = texts + sum(max(0.0, one.error - one.residual) for one in seeds)
     if not variance:
@@ -282,16 +286,16 @@ def find_detectable(
 
 
 def _spread_error(seeds: Seeds) -> tuple[Floats, Floats]:
-    """Errors that such seeds may show, and how likely each is: nodes of a quadrature. # (_NODES,) each"""
+    """Return errors that such seeds may show, and their weights in a quadrature. # (_NODES,) each"""
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     chi_squared = 2 * gammaincinv(seeds.freedom / 2, (nodes + 1) / 2)
     return max(seeds.error, seeds.residual) * chi_squared / seeds.freedom, weights / 2
 
 
 def resample(rows: int) -> Iterator[npt.NDArray[np.float32]]:
-    """How often each row is drawn in each of 1,000 bootstrap samples, chunk by chunk; always the same.
+    """Count how often each row is drawn in each of 1,000 bootstrap samples, chunk by chunk; always the same.
 
-    RandomState, as its stream is frozen for good: other generators may change with numpy's version.
+    RandomState's stream is frozen for good; other generators may change with numpy's version.
     """
     random = np.random.RandomState(0)
     chunk = max(1, min(_RESAMPLES, _LARGEST_CHUNK // rows))
@@ -305,7 +309,7 @@ def resample(rows: int) -> Iterator[npt.NDArray[np.float32]]:
 def score_f1(
     weights: npt.NDArray[np.float32], labels: Integers, predicted: Integers, *, classes: int
 ) -> Floats:
-    """Macro F1 of weighted rows, once for each set of weights; a class that is nowhere counts as 0.
+    """Return the macro F1 of weighted rows, once for each set of weights; an absent class counts as 0.
 
     Args:
         weights: whole numbers, exact in 32 bits. # (samples, rows)
@@ -321,11 +325,11 @@ def score_f1(
 
 
 def expect_best(scores: Sequence[float], draws: int) -> float | None:
-    """The expected best score of so many configurations drawn from those tried; None if fewer were tried.
+    """Return the expected best score of ``draws`` of the configurations tried; None if fewer were tried.
 
-    The mean of the best over all subsets of that size. The estimate of Dodge et al. draws with replacement
-    and so puts down a method with few configurations: its best of 3 tried, of 3 drawn, would be less than
-    its best.
+    It is the mean of the best over all subsets of that size. The estimate of Dodge et al. draws with
+    replacement, which is unfair to a method with few configurations: the best of 3 draws from 3 would be
+    below the best of the 3.
 
     Source: Tang et al., "Showing Your Work Doesn't Always Work" (arXiv:2004.13705), equation 5, for the curve
     of Dodge et al., "Show Your Work" (arXiv:1909.03004).

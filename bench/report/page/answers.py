@@ -1,4 +1,4 @@
-"""What each method's best run answered: confusion, F1 of each label, and texts that two methods differ in."""
+"""The answers of each method's best run: confusion, F1 of each label, texts on which two methods differ."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class OnlyRight:
 
 
 def choose_run(row: Row) -> Result | None:
-    """The chosen run that is best on validation; of equals, that of the smallest seed."""
+    """Choose the run that is best on validation; of equals, that of the smallest seed."""
     if row.selection is None:
         return None
     path = f"metrics.validation.{row.selection.select_by}"
@@ -48,7 +48,7 @@ def choose_run(row: Row) -> Result | None:
 def read_answers(
     rows: Sequence[Row], read: Callable[[str], pd.DataFrame]
 ) -> tuple[list[Answers], list[tuple[Row, str]]]:
-    """The answers of each method with a success, and why those of others cannot be read."""
+    """Read the answers of each method with a success, and why those of others cannot be read."""
     found, unread = [], []
     for row in rows:
         run = choose_run(row)
@@ -66,7 +66,7 @@ def read_answers(
 
 
 def count_confusion(answers: Answers) -> Counts:
-    """How many test texts of each label got each prediction. # (labels, labels)"""
+    """Count the test texts of each label by prediction. # (labels, labels)"""
     places = {label: place for place, label in enumerate(answers.labels)}
     counts = np.zeros((len(places), len(places)), dtype=np.int64)
     pairs = (answers.test[name].map(places).to_numpy(dtype=np.int64) for name in ("label", "prediction"))
@@ -75,7 +75,7 @@ def count_confusion(answers: Answers) -> Counts:
 
 
 def score_labels(counts: Counts) -> list[float | None]:
-    """F1 of each label; None for one that was neither asked for nor answered."""
+    """Return F1 of each label; None for a label that is neither true nor predicted."""
     right, both = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1)
     return [
         float(2 * hit / total) if total else None
@@ -84,7 +84,7 @@ def score_labels(counts: Counts) -> list[float | None]:
 
 
 def compare_answers(one: Answers, other: Answers) -> OnlyRight | None:
-    """What one has right and the other wrong, or None where they answered other texts."""
+    """Return what one method has right and the other wrong, or None if they answered other texts."""
     if not one.test["label"].equals(other.test["label"]):
         return None
     right = [side.test["label"] == side.test["prediction"] for side in (one, other)]
@@ -92,9 +92,9 @@ def compare_answers(one: Answers, other: Answers) -> OnlyRight | None:
 
 
 def read_texts(answers: Answers) -> Mapping[Any, str] | str:
-    """The test texts by id, read again from where the run had them, or why they cannot be.
+    """Read the test texts again from where the run had them, by id, or say why not.
 
-    Nothing is fetched, and only the very texts that the run saw count: the data's fingerprint tells.
+    Nothing is fetched. The data's fingerprint tells whether these are the texts that the run saw.
     """
     run = choose_run(answers.row)
     values = read_value(run, "config.data") if run else None

@@ -1,8 +1,8 @@
-"""Charts as Vega-Lite, from rows of plain numbers: what each looks like, not where numbers come from.
+"""Charts as Vega-Lite, from rows of plain numbers: how each looks, not where its numbers come from.
 
-Colours are Okabe and Ito's, which people who are colour-blind tell apart, and each method has its own shape
-too; heatmaps are one blue that gets darker. Field names are bench's own, so that other people's texts are
-only ever values: Vega has expressions, and none is made from a text.
+Colours are Okabe and Ito's, which colour-blind people can tell apart, and each method has its own shape too;
+heatmaps are one blue that gets darker. Field names are bench's own, so other people's texts are only values:
+Vega has expressions, and none is made from a text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class Key:
     """The colour and the shape of each method, the same in all charts of a table."""
 
     def __init__(self, titles: Mapping[str, bool], text: Text) -> None:
-        """titles: method -> whether it is a baseline."""
+        """Give each method a colour and a shape; ``titles``: method -> whether it is a baseline."""
         trained = [title for title, is_baseline in titles.items() if not is_baseline]
         self.titles = list(titles)
         self.axes = text.under("figures.axes")
@@ -60,13 +60,13 @@ class Key:
 
 
 def _below(domain: Sequence[str]) -> alt.Legend:
-    """A legend under the chart, narrow enough for a phone."""
+    """Put the legend under the chart, narrow enough for a phone."""
     columns = 1 if max(map(len, domain), default=0) > 16 else 3
     return alt.Legend(orient="bottom", direction="vertical", columns=columns)
 
 
 def draw_pareto(rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: Key, text: Text) -> Spec:
-    """rows: kind is point, front (in order) or edge; an edge has the side that its label goes to."""
+    """Draw accuracy over memory; rows: kind is point, front (in order) or edge, with its label's side."""
     axes = text.under("figures.axes")
     x = alt.X("memory:Q", title=axes["memory"], scale=alt.Scale(domain=domains["memory"], nice=False))
     y = alt.Y("accuracy:Q", title=axes["accuracy"], scale=alt.Scale(domain=domains["accuracy"], nice=False))
@@ -115,7 +115,7 @@ def draw_pareto(rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: 
 
 
 def draw_heatmap(rows: Rows, *, score: str, text: Text) -> Spec:
-    """rows: lr, r and alpha as they are written, score in percent."""
+    """Draw the score of each r and alpha; rows: lr, r and alpha as they are written, score in percent."""
     axes = text.under("figures.axes")
     scores = [row["score"] for row in rows]
     middle = (min(scores) + max(scores)) / 2
@@ -149,7 +149,7 @@ def draw_heatmap(rows: Rows, *, score: str, text: Text) -> Spec:
 
 
 def draw_effect(rows: Rows, *, name: str, score: str, key: Key, text: Text) -> Spec:
-    """rows: a configuration's value of the hyperparameter, place of the value, and score in percent."""
+    """Draw the score by one hyperparameter; rows: its value, the place of the value, score in percent."""
     order = list(dict.fromkeys(row["value"] for row in sorted(rows, key=lambda row: row["place"])))
     shown = [row["title"] for row in rows]
     base = alt.Chart().encode(
@@ -171,7 +171,7 @@ def draw_effect(rows: Rows, *, name: str, score: str, key: Key, text: Text) -> S
 
 
 def draw_curves(rows: Rows, *, measure: str, key: Key, text: Text) -> Spec:
-    """rows: run, seed, step and value."""
+    """Draw a line for each run; rows: run, seed, step and value."""
     axes = text.under("figures.axes")
     shown = [row["title"] for row in rows]
     few = len(rows) < 150
@@ -196,7 +196,7 @@ def draw_curves(rows: Rows, *, measure: str, key: Key, text: Text) -> Spec:
 
 
 def draw_confusion(rows: Rows, *, labels: Sequence[str], text: Text) -> Spec:
-    """rows: label, prediction, texts and their share of the label in percent."""
+    """Draw a confusion matrix; rows: label, prediction, texts, their share of the label in percent."""
     axes = text.under("figures.axes")
     size, scale = 40 if len(labels) <= 8 else 26, alt.Scale(domain=list(labels))
     base = alt.Chart().encode(
@@ -221,7 +221,7 @@ def draw_confusion(rows: Rows, *, labels: Sequence[str], text: Text) -> Spec:
 
 
 def draw_f1(rows: Rows, *, labels: Sequence[str], key: Key, text: Text) -> Spec:
-    """rows: title, label and f1 in percent."""
+    """Draw F1 by label; rows: title, label and f1 in percent."""
     axes = text.under("figures.axes")
     shown = [row["title"] for row in rows]
     chart = (
@@ -245,7 +245,7 @@ def draw_f1(rows: Rows, *, labels: Sequence[str], key: Key, text: Text) -> Spec:
 def draw_phases(
     rows: Rows, *, measure: str, phases: Sequence[str], titles: Sequence[str], text: Text
 ) -> Spec:
-    """rows: title, phase, its place and value; times are stacked, peaks stand side by side."""
+    """Draw bars by phase, times stacked, peaks side by side; rows: title, phase, its place and value."""
     stacked = measure == "seconds"
     colours = [_PHASE_COLOURS[phase] for phase in phases]
     names = [text(f"figures.phases.{phase}") for phase in phases]
@@ -278,7 +278,7 @@ def draw_phases(
 
 
 def draw_predicted(rows: Rows, *, key: Key, text: Text) -> Spec:
-    """rows: kind is point or diagonal; run, measured and predicted in GiB, error in words."""
+    """Draw predicted over measured peaks; rows: kind is point or diagonal; run, GiB, error in words."""
     axes = text.under("figures.axes")
     shown = [row["title"] for row in rows if row["kind"] == "point"]
     scale = alt.Scale(zero=False)
@@ -315,12 +315,12 @@ def draw_predicted(rows: Rows, *, key: Key, text: Text) -> Spec:
 
 
 def _on_dark(field: str, middle: float) -> Any:
-    """Text that can be read on any cell of a heatmap."""
+    """Colour text so that it can be read on any cell of a heatmap."""
     return alt.condition(f"datum.{field} > {middle:.6f}", alt.value("white"), alt.value("#111"))
 
 
 def _finish(chart: Any, rows: Rows, **size: Any) -> Spec:
-    """The chart as Vega-Lite with its rows; one with a height is as wide as there is room."""
+    """Return the chart as Vega-Lite with its rows; with a height it is as wide as there is room."""
     if size:
         chart = chart.properties(width="container", autosize=alt.AutoSizeParams(type="fit-x"), **size)
     chart.data = alt.InlineData(values=list(rows))

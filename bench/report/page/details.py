@@ -1,4 +1,4 @@
-"""What figures show beside the evidence: how the chosen runs went and what they answered."""
+"""What figures show besides the evidence: histories and answers of the chosen runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from bench.results.store import Result, Store
 
 @dataclass(frozen=True)
 class Course:
-    """How one chosen run went."""
+    """The history of one chosen run."""
 
     row: Row
     run: Result
@@ -22,7 +22,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Details:
-    """Of the chosen runs alone: those of all runs would be thousands of files."""
+    """Details of the chosen runs alone: those of all runs would be thousands of files."""
 
     courses: Sequence[Course]
     answers: Sequence[Answers]
@@ -31,7 +31,7 @@ class Details:
 
 
 def gather_details(evidence: Evidence, store: Store) -> Details:
-    """Reads history.jsonl and predictions.csv of the chosen runs, and the test texts where they still are."""
+    """Read history.jsonl and predictions.csv of the chosen runs, and the test texts where they still are."""
     answers, unread = read_answers(evidence.rows, store.read_predictions)
     courses = []
     for row in evidence.rows:

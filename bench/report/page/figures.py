@@ -1,4 +1,4 @@
-"""Every figure of a report, with its numbers as a table for who cannot see it."""
+"""Every figure of a report, with its numbers as a table for those who cannot see it."""
 
 import math
 import re
@@ -32,7 +32,7 @@ Drawn = Iterator[tuple[str, Figure]]
 
 
 def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group, list[Figure]]:
-    """The figures of each table, in the order of the page; none where there is nothing to show."""
+    """Draw the figures of each table, in the order of the page; none where there is nothing to show."""
     figures = {}
     names: set[str] = set()
     for group, rows in group_rows(evidence.rows).items():
@@ -55,7 +55,7 @@ def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group,
 
 
 def _make(kind: str, *, names: set[str], text: Text, part: str = "", more: str = "", **shown: Any) -> Figure:
-    """The figure with its words and a name that no other has, whatever the name of the part."""
+    """Return the figure with its words and a file name of its own."""
     title, caption = text(f"figures.titles.{kind}"), text(f"figures.captions.{kind}")
     stem = name = "-".join(filter(None, [kind, re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-")[:40]]))
     while name in names:
@@ -122,7 +122,7 @@ def _draw_heatmaps(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figur
 
 
 def _draw_effects(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterator[Figure]:
-    """One figure for each hyperparameter that the candidates of a trained method differ in."""
+    """Draw a figure for each hyperparameter in which a trained method's candidates differ."""
     axes, found = text.under("figures.axes"), dict[str, list[dict[str, Any]]]()
     trained = [row for row in rows if row.selection and not row.baseline]
     for row in trained:
@@ -237,7 +237,7 @@ def _draw_phases(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figure]
 
 
 def _measure(runs: Sequence[Result], path: str, measure: str) -> float | None:
-    """Mean seconds, or the highest peak in GiB; None unless every run has it."""
+    """Return mean seconds, or the highest peak in GiB; None unless every run has it."""
     values = [value for one in runs if (value := read_number(one, path)) is not None]
     if not values or len(values) < len(runs):
         return None

@@ -15,7 +15,7 @@ _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
 def render_images(figures: Sequence[Figure]) -> dict[str, str | bytes]:
-    """figures/NAME.svg and figures/NAME.png of each."""
+    """Render figures/NAME.svg and figures/NAME.png of each figure."""
     files: dict[str, str | bytes] = {}
     for figure in figures:
         svg = _number_gradients(vl_convert.vegalite_to_svg(_size(figure.spec)))
@@ -25,7 +25,7 @@ def render_images(figures: Sequence[Figure]) -> dict[str, str | bytes]:
 
 
 def lack_font(written: Sequence[Path]) -> bool:
-    """Whether PNG files could not show their Chinese: this machine draws two characters as the same mark."""
+    """Return whether PNG files lack Chinese: this machine then draws two characters as the same mark."""
 
     def draw(character: str) -> bytes:
         mark = {"type": "text", "text": {"value": character}, "fontSize": 24}
@@ -36,7 +36,7 @@ def lack_font(written: Sequence[Path]) -> bool:
 
 
 def _number_gradients(svg: str) -> str:
-    """The image with its gradients counted from 0: Vega counts on over all images of a process."""
+    """Count the image's gradients from 0: Vega counts on over all images of a process."""
     names = list(dict.fromkeys(re.findall(r'id="(gradient_\d+)"', svg)))
     for place, name in enumerate(names):
         svg = re.sub(rf"\b{name}\b", f"fill-{place}", svg)

@@ -1,4 +1,4 @@
-"""The page's lists: all runs, failures, where results come from, texts that two methods differ in."""
+"""The page's lists: all runs, failures, provenance, texts on which two methods differ."""
 
 import json
 from collections import Counter
@@ -27,7 +27,7 @@ _SCORES = {
 
 
 def list_runs(evidence: Evidence) -> Mapping[str, Any]:
-    """Every run, in the order of runs.csv: cells with what they sort by, None where unknown."""
+    """List every run in the order of runs.csv: cells with what they sort by, None where unknown."""
     runs = [_read_run(one) for one in evidence.results]
     runs.sort(key=lambda run: [str(run[name]["text"]) for name in ("data", "model", "method", "run_id")])
     same = [name for name in ("data", "model") if len({run[name]["text"] for run in runs}) < 2]
@@ -74,7 +74,7 @@ def _read_run(result: Result) -> dict[str, dict[str, Any]]:
 
 
 def list_failures(evidence: Evidence, *, text: Text) -> list[Block]:
-    """Every run without success, with its cause, and the records that cannot be trusted."""
+    """List every run without success with its cause, and the records that cannot be trusted."""
     failed = sorted((one for one in evidence.results if one.status != "success"), key=lambda one: one.run_id)
     blocks = list[Block]()
     if failed:
@@ -105,7 +105,7 @@ def _tell_failure(result: Result, text: Text) -> list[Cell]:
 
 
 def list_provenance(evidence: Evidence, *, text: Text) -> list[Block]:
-    """What the records say of machines, packages, code, model and data, and how many runs say each."""
+    """List machines, packages, code, model and data of the records, and how many runs have each."""
     found = dict[str, Counter[str]]()
     for result in sorted(evidence.results, key=lambda one: one.run_id):
         fingerprint = read_value(result, "canonical_config.data.fingerprint")
@@ -128,7 +128,7 @@ def list_provenance(evidence: Evidence, *, text: Text) -> list[Block]:
 
 
 def list_article(evidence: Evidence, *, text: Text) -> list[Block]:
-    """The article's numbers beside these, for each of its methods that has a success."""
+    """List the article's numbers beside these, for each of its methods that has a success."""
     blocks = list[Block]()
     for task, kind in dict.fromkeys((row.task, row.memory_kind) for row in evidence.rows):
         rows: list[list[Cell]] = []
@@ -165,7 +165,7 @@ def _measure(row: Row, text: Text) -> list[str]:
 
 
 def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Block]:
-    """For every two methods that are compared: the test texts that only one of them has right."""
+    """List the test texts that only one of two compared methods has right."""
     by_row = {id(one.row): one for one in details.answers}
     blocks = list[Block]()
     for compared in evidence.comparisons:

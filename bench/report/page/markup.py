@@ -25,7 +25,7 @@ _NOTHING = Markup("")
 
 
 def write_html(blocks: Iterable[Block], *, text: Text, level: int = 3, title: str = "") -> Markup:
-    """Return the blocks as HTML; level: of the headings of their sections; title: what they stand below."""
+    """Write the blocks as HTML; ``level``: of their sections' headings; ``title``: what they stand below."""
     return _LINE.join(_write(block, text, level, title) for block in blocks if not is_empty(block))
 
 
@@ -60,7 +60,7 @@ def _write_bullet(item: Bullet) -> Markup:
 
 
 def _write_figure(figure: Figure, text: Text, *, is_said: bool) -> Markup:
-    """Return the place of the chart and its numbers; is_said: the figure before has the same caption."""
+    """Write the chart's place and its numbers; ``is_said``: the figure before has the same caption."""
     numbers = Table(figure.header, figure.rows)
     return Markup(
         '<figure class="{kind}">\n<figcaption><strong>{title}</strong>{caption}</figcaption>\n'
@@ -76,7 +76,7 @@ def _write_figure(figure: Figure, text: Text, *, is_said: bool) -> Markup:
 
 
 def _write_table(table: Table, name: str) -> Markup:
-    """Return the table in a box that can be scrolled, named for those who cannot see it."""
+    """Write the table in a box that scrolls, named for those who cannot see it."""
     left = range(len(table.header)) if table.left is None else table.left
     kinds = [_NOTHING if place in left else Markup(' class="number"') for place in range(len(table.header))]
     header = _NOTHING.join(
@@ -104,5 +104,5 @@ def _write_cell(cell: Cell) -> Markup:
 
 
 def _fold(summary: str, below: str) -> Markup:
-    """Return what a click on the summary shows."""
+    """Write a summary that shows the rest on a click."""
     return Markup("<details><summary>{}</summary>{}</details>").format(clean(summary), below)

@@ -47,7 +47,7 @@ _PLACES = {
 
 
 def write_report(store: Store, *, lang: str, report: ReportConfig) -> list[Path]:
-    """Writes figures/, the tables with them and report.html, which shows ``lang`` first; returns the paths.
+    """Write figures/, the tables with them and report.html, which opens in ``lang``; return the paths.
 
     Raises:
         ConfigError: no such language.
@@ -74,7 +74,7 @@ def write_report(store: Store, *, lang: str, report: ReportConfig) -> list[Path]
 def render_page(
     evidence: Evidence, details: Details, drawn: Mapping[str, Mapping[Group, Sequence[Figure]]], *, lang: str
 ) -> str:
-    """The whole page; drawn: the figures of each table, by language."""
+    """Render the whole page; ``drawn``: the figures of each table, by language."""
     parts = {code: _list_parts(evidence, details, drawn[code], text=text) for code, text in LANGUAGES.items()}
     charts, has_charts = _pack_charts(drawn)
     style, script, vega = _read_asset("report.css") + _hide_others(), _read_asset("report.js"), _bundle()
@@ -115,7 +115,7 @@ def render_page(
 def _list_parts(
     evidence: Evidence, details: Details, drawn: Mapping[Group, Sequence[Figure]], *, text: Text
 ) -> dict[str, Section]:
-    """The page's sections in one language, by their names; those with nothing to say are left out."""
+    """Return the page's sections in one language by name, without those that say nothing."""
     tables, notes, titles = describe_tables(evidence, text=text)
     described = describe_sections(evidence, titles=titles, text=text)
 
@@ -152,7 +152,7 @@ def _list_parts(
 def _explain_prediction(
     evidence: Evidence, drawn: Mapping[Group, Sequence[Figure]], text: Text
 ) -> list[Block]:
-    """Why there is no figure of predicted against measured memory, where there is none."""
+    """Say why there is no figure of predicted against measured memory, if there is none."""
     kinds = {figure.kind for figures in drawn.values() for figure in figures}
     if "predicted" in kinds or not any(row.selection for row in evidence.rows):
         return []
@@ -164,7 +164,7 @@ def _explain_prediction(
 
 
 def _pack_charts(drawn: Mapping[str, Mapping[Group, Sequence[Figure]]]) -> tuple[str, bool]:
-    """All charts as JSON, their rows once for all languages; whether there is any."""
+    """Pack all charts as JSON, their rows once for all languages; return whether there is any."""
     data: dict[str, Any] = {}
     specs: dict[str, dict[str, Any]] = {}
     for code, groups in drawn.items():
@@ -179,14 +179,14 @@ def _pack_charts(drawn: Mapping[str, Mapping[Group, Sequence[Figure]]]) -> tuple
 
 
 def _hide_others() -> str:
-    """Style: of what stands in every language, show the language that the page is in."""
+    """Write the style that hides all languages except the page's own."""
     others = (f'html[lang="{code}"] .say:not([lang="{code}"])' for code in LANGUAGES)
     return f"{', '.join(others)} {{ display: none; }}\n"
 
 
 @functools.cache
 def _bundle() -> str:
-    """Vega, Vega-Lite and vega-embed with its interpreter, as one script."""
+    """Return Vega, Vega-Lite and vega-embed with its interpreter, as one script."""
     bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub asks for a snippet
     return str(bundle).replace("</script", "<\\/script")
 

@@ -1,4 +1,4 @@
-"""Where each method stands between memory and accuracy, and where a plot puts one without a place."""
+"""Each method's place in the plot of accuracy over memory, also of methods that lack a number."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -37,10 +37,10 @@ Span = tuple[float, float]
 def place_methods(
     rows: Sequence[Row], text: Text
 ) -> tuple[list[Point], list[dict[str, Any]], dict[str, Span]]:
-    """The methods' numbers; the rows that charts.draw_pareto draws; and its two axes.
+    """Return the methods' numbers, the rows that charts.draw_pareto draws, and its two axes.
 
-    A method without a number stands at the edge: without memory on the right, without accuracy or far below
-    the trained methods at the bottom, without both one above the other in the lower right corner.
+    A method that lacks a number stands at the edge: on the right without memory, at the bottom without
+    accuracy or far below the trained methods, and in the lower right corner without both.
     """
     points = [_locate(row, text) for row in rows]
     domains = {"memory": _span([point.memory for point in points]), "accuracy": _span_accuracy(points)}
@@ -89,7 +89,7 @@ def _locate(row: Row, text: Text) -> Point:
 
 
 def _span(values: Sequence[float | None]) -> tuple[float, float]:
-    """An axis with room for marks and for a label at its end."""
+    """Return an axis with room for marks and for a label at its end."""
     known = [value for value in values if value is not None]
     if not known:
         return 0.0, 1.0
@@ -99,7 +99,7 @@ def _span(values: Sequence[float | None]) -> tuple[float, float]:
 
 
 def _span_accuracy(points: Sequence[Point]) -> Span:
-    """From the lowest end of a trained method's interval, and of baselines that come near it."""
+    """Return an axis from the lowest end of a trained method's interval on, and of baselines near it."""
 
     def ends(some: Sequence[Point], name: str) -> list[float]:
         found = [getattr(one, name) if getattr(one, name) is not None else one.accuracy for one in some]
@@ -116,7 +116,7 @@ def _span_accuracy(points: Sequence[Point]) -> Span:
 
 
 def _find_front(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Those that no other beats in memory and in accuracy, from the least memory on."""
+    """Find the methods that no other beats in memory and in accuracy, from the least memory on."""
     front: list[dict[str, Any]] = []
     for point in sorted(points, key=lambda one: (one["memory"], -one["accuracy"])):
         if not front or point["accuracy"] > front[-1]["accuracy"]:

@@ -1,4 +1,4 @@
-"""What `bench recommend` prints: what to take and why, each method's numbers, and the article's advice."""
+"""The advice of `bench recommend`: what to take and why, each method's numbers, the article's advice."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ from bench.report.verdicts.recommend import Limits, Read, Recommendation, recomm
 def describe_advice(
     evidence: Evidence, read: Read, *, limits: Limits, text: Text
 ) -> tuple[list[Block], bool]:
-    """The advice, and whether anything fits the limits."""
+    """Return the advice, and whether anything fits the limits."""
     found = recommend(evidence.results, read, limits=limits, text=text)
     headings = title_tasks([row.task for row in evidence.rows], text)
     blocks = list[Block]()
@@ -40,7 +40,7 @@ def describe_advice(
 
 
 def _explain(group: Group, found: Recommendation, limits: Limits, text: Text) -> list[str]:
-    """The recommendation and its reasons, a line each."""
+    """Say what to take and why, a line each."""
     chosen = found.chosen
     lines = [text("advice.budget", limits=_say_limits(limits, text), kind=name_kind(group[1], text))]
     if group[1] == "cpu_resident":
@@ -70,7 +70,7 @@ def _explain(group: Group, found: Recommendation, limits: Limits, text: Text) ->
 
 
 def _say_why(found: Recommendation, text: Text) -> str:
-    """Why the chosen one before the others that fit."""
+    """Say why to take this method before the others that fit."""
     chosen = found.chosen
     assert chosen is not None
     title = chosen.title
@@ -99,7 +99,7 @@ def _say_limits(limits: Limits, text: Text) -> str:
 
 
 def _say_numbers(row: Row, text: Text) -> str:
-    """Memory, time and accuracy in one breath; scores of random weights are none."""
+    """Join memory, time and accuracy; leave out the scores of random weights."""
     peak, seconds = row.peak_memory_bytes, row.train_seconds
     said = [f"{format_gib(peak)} GiB"] if peak is not None else []
     said += [text.format_duration(seconds)] if seconds is not None else []
@@ -109,7 +109,7 @@ def _say_numbers(row: Row, text: Text) -> str:
 
 
 def _tabulate(group: Group, found: Recommendation, text: Text) -> Table:
-    """Every method: the recommended one, those that fit, those that do not and why."""
+    """Tabulate every method: the recommended one, those that fit, those that do not and why."""
     names = ("method", "hyperparameters", "memory", "train_time", "accuracy")
     header = name_columns(group[1], text)
     ordered = sorted(found.fitting, key=lambda row: row is not found.chosen)
@@ -134,7 +134,7 @@ def _tabulate(group: Group, found: Recommendation, text: Text) -> Table:
 
 
 def _compare_with_article(group: Group, evidence: Evidence, read: Read, text: Text) -> Table:
-    """The article's recommendation table with what the results say on each of its lines."""
+    """Tabulate the article's recommendations beside what the results say."""
     article = evidence.report.article
     rows = [row for row in evidence.rows if (row.task, row.memory_kind) == group and row.selection]
     titles = {row.method: row.title for row in rows}
@@ -152,7 +152,7 @@ def _compare_with_article(group: Group, evidence: Evidence, read: Read, text: Te
 def _answer(
     advice: ArticleAdvice, group: Group, rows: Sequence[Row], evidence: Evidence, read: Read, text: Text
 ) -> str:
-    """What the results say on one line of the article's advice."""
+    """Say what the results say on one line of the article's advice."""
     trained = [row for row in rows if not row.baseline]
     if advice.memory_gb is not None:
         if group[1] != "cuda":

@@ -1,7 +1,7 @@
 """The article's claims beside what was measured: reproduced, not reproduced, undecided, or not comparable.
 
-What the article says and how much a measurement may deviate stands in conf/report/article.yaml; here is what
-of the results a claim is held against, and when that says nothing of the article.
+conf/report/article.yaml has the article's numbers and how far a measurement may deviate; here each claim is
+compared with the results, or with nothing where these say nothing of the article.
 """
 
 import math
@@ -41,7 +41,7 @@ class Judgement:
 
 
 def describe_claims(evidence: Evidence, *, titles: Titles, text: Text) -> Section:
-    """The section, for each of the report's tables that has one of the article's methods; else nothing."""
+    """Judge the article's claims in each table that has one of its methods."""
     article = evidence.report.article
     blocks = list[Block]()
     for group, rows in group_rows(evidence.rows).items():
@@ -65,7 +65,7 @@ def describe_claims(evidence: Evidence, *, titles: Titles, text: Text) -> Sectio
 
 
 def judge(claim: ArticleClaim, rows: Sequence[Row], evidence: Evidence, text: Text) -> Judgement:
-    """The claim's verdict, from the rows of one table; on the article only where they are about the same."""
+    """Judge the claim by the rows of one table; a verdict needs the article's model, data and card."""
     article = evidence.report.article
     method = _find(rows, claim.method)
     against = _find(rows, claim.against) if claim.against else method
@@ -101,7 +101,7 @@ def _find(rows: Sequence[Row], method: str | None) -> Row | None:
 def _list_differences(
     claim: ArticleClaim, method: Row, against: Row, article: ArticleConfig, text: Text
 ) -> list[str]:
-    """Why the results say nothing of the article's claim, in words."""
+    """List why the results say nothing of the article's claim."""
     task, hardware, found = method.task, read_hardware(method), list[str]()
     if claim.measure == "memory" and method.memory_kind != "cuda":
         found.append(text("claims.reasons.not_gpu_memory"))
@@ -120,7 +120,7 @@ def _list_differences(
 def _measure(
     claim: ArticleClaim, method: Row, against: Row, evidence: Evidence, text: Text
 ) -> Measured | str:
-    """What the results say, or in words why they say nothing."""
+    """Return what the results say, or why they say nothing."""
     names = {"one": method.title, "other": against.title}
     if claim.measure == "trainable":
         trainable, total = method.trainable_parameters, method.total_parameters
@@ -151,7 +151,7 @@ def _measure(
 
 
 def _quote(claim: ArticleClaim, rows: Sequence[Row], article: ArticleConfig, text: Text) -> str:
-    """The claim with the article's own numbers and what counts as reproducing it."""
+    """Quote the claim with the article's own numbers and what counts as reproducing it."""
     table = {one.method: one for one in article.table}
     one, other = table[claim.method], table[claim.against or claim.method]
     titles = {row.method: row.title for row in rows}

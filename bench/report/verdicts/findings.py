@@ -1,8 +1,8 @@
-"""Key findings: sentences that the numbers make, each with the runs it rests on.
+"""Key findings: what the numbers say in sentences, each with the runs it rests on.
 
-A sentence appears only where the numbers carry it: a difference in accuracy where the paired comparison found
-one, a difference in memory or time where no pair of seeds says the opposite. Where the numbers leave it open,
-the sentence says that it is open.
+A sentence appears only if the numbers support it: a difference in accuracy if the paired comparison detects
+it, a difference in memory or time if no pair of seeds contradicts it. If the numbers leave a question open,
+the sentence says so.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ class Finding:
 
 
 def describe_findings(evidence: Evidence, *, titles: Titles, text: Text) -> Section:
-    """The section: what the results say, table by table; nothing where no run has succeeded."""
+    """Describe what the results say, table by table; nothing where no run has succeeded."""
     blocks = list[Block]()
     for group, rows in group_rows(evidence.rows).items():
         items = [_cite(one, text) for one in find_all(rows, evidence.comparisons, text)]
@@ -39,7 +39,7 @@ def describe_findings(evidence: Evidence, *, titles: Titles, text: Text) -> Sect
 
 
 def find_all(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> list[Finding]:
-    """The findings of one table, in the order of what most people ask."""
+    """Find what one table says, in the order of what most people ask."""
     measured = [row for row in rows if row.selection]
     trained = [row for row in measured if not row.baseline]
     findings: list[Finding] = []
@@ -62,13 +62,13 @@ def find_all(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text)
 
 
 def most_accurate(rows: Sequence[Row]) -> Row | None:
-    """The row of the highest mean accuracy on the test split; of equals, the first of the table."""
+    """Return the row of the highest mean accuracy on the test split; of equals, the first of the table."""
     known = [(row.accuracy.mean, row) for row in rows if row.accuracy]
     return max(known, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
 def _find_accuracy(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> Iterator[Finding]:
-    """What the paired comparisons with the most accurate method say."""
+    """Say what the paired comparisons with the most accurate method say."""
     best = most_accurate(rows)
     gaps = [gap for row in rows if best and row is not best and (gap := find_gap(best, row, comparisons))]
     for gap in (one for one in gaps if one.comparison.verdict != "none"):
@@ -90,7 +90,7 @@ def _find_accuracy(rows: Sequence[Row], comparisons: Sequence[Comparison], text:
 
 
 def _say_same(best: Row, gaps: Sequence[AccuracyGap], text: Text) -> Finding:
-    """Methods that nothing tells apart from the most accurate, and how much would have been needed."""
+    """Name the methods that do not differ from the most accurate, and what would be detected."""
     detectable = [gap.comparison.detectable for gap in gaps]
     known = [one for one in detectable if one is not None]
     sentence = text(
@@ -105,7 +105,7 @@ def _say_same(best: Row, gaps: Sequence[AccuracyGap], text: Text) -> Finding:
 
 
 def _find_gain(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> Iterator[Finding]:
-    """What the most accurate training gains over the best baseline, which costs next to nothing."""
+    """Say what the most accurate training gains over each baseline, which costs next to nothing."""
     best = most_accurate([row for row in rows if not row.baseline])
     for row in (row for row in rows if best and row.baseline):
         gap = find_gap(best, row, comparisons) if best else None
@@ -129,7 +129,7 @@ def _find_gain(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Tex
 
 
 def _find_contrasts(rows: Sequence[Row], measure: str, text: Text) -> Iterator[Finding]:
-    """Each quantised method against the same without quantisation, and the least against the most."""
+    """Compare each quantised method with its unquantised twin, and the least with the most."""
     pairs = [(row, twin) for row in rows if (twin := _find_unquantised(row, rows))]
     numbers = [(row.peak_memory_bytes if measure == "memory" else row.train_seconds, row) for row in rows]
     if known := [(number, row) for number, row in numbers if number is not None]:
@@ -167,7 +167,7 @@ def _say_contrast(found: Contrast, text: Text) -> str:
 
 
 def _find_unquantised(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The method that differs from this one in nothing but that its base weights are not quantised."""
+    """Find the method that differs from this one only in that its base weights are not quantised."""
 
     def read(one: Row, *names: str) -> list[object]:
         method = one.selection.results[0].config.get("method") or {} if one.selection else {}
@@ -183,7 +183,7 @@ def _find_unquantised(row: Row, rows: Sequence[Row]) -> Row | None:
 
 
 def _find_cheapest(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> Iterator[Finding]:
-    """Of the methods that accuracy does not tell apart from the best, the one of the least memory."""
+    """Name the method of the least memory among those as accurate as the best."""
     best = most_accurate(rows)
     if best is None:
         return
@@ -207,7 +207,7 @@ def _find_cheapest(rows: Sequence[Row], comparisons: Sequence[Comparison], text:
 
 
 def _find_shares(rows: Sequence[Row], text: Text) -> Iterator[Finding]:
-    """How few parameters the methods that leave the base alone train; equal shares in one sentence."""
+    """Say how few parameters partly trained models train; equal shares in one sentence."""
 
     def count(row: Row) -> tuple[float, float]:
         return row.trainable_parameters or 0.0, row.total_parameters or 0.0
@@ -223,6 +223,6 @@ def _find_shares(rows: Sequence[Row], text: Text) -> Iterator[Finding]:
 
 
 def _cite(finding: Finding, text: Text) -> Bullet:
-    """The sentence, and its runs below it."""
+    """Return the sentence with its runs below it."""
     cited = [text("findings.run", title=row.title, runs=" ".join(row.run_ids)) for row in finding.rows]
     return Bullet(finding.sentence, label=text("findings.runs"), detail=text("join.semicolon").join(cited))

@@ -1,8 +1,7 @@
-"""Which method and settings to take within a budget of memory and hours and above a floor of accuracy.
+"""Which method and settings to take, within limits of memory and hours and above a floor of accuracy.
 
-Only a user's own results count. A configuration that used more than the budget counts as if it had failed
-there; the others compete as in the table: by validation within a method, by the paired comparison between
-methods.
+Only the user's own results count. A configuration that exceeds a limit counts as failed; the others compete
+as in the table: by validation within a method, by the paired comparison between methods.
 """
 
 import math
@@ -53,7 +52,7 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class _Need:
-    """What one configuration needs, by the greediest of its seeds."""
+    """What one configuration needs: the most of its seeds."""
 
     peak_bytes: float | None  # None: no run of it says so
     seconds: float | None
@@ -62,7 +61,7 @@ class _Need:
 def recommend(
     results: Sequence[Result], read: Read, *, limits: Limits, text: Text
 ) -> dict[Group, Recommendation]:
-    """For each table of the report, what to take."""
+    """Return what to take, for each table of the report."""
     needs, groups = _list_needs(results), group_by_method(results)
     within = group_rows(build_rows([_fail_outside(one, needs, limits) for one in results]))
     found = {}
@@ -85,7 +84,7 @@ def recommend(
 
 
 def _choose(fitting: Sequence[Row], rejected: Sequence[tuple[Row, str]], read: Read) -> Recommendation:
-    """The least memory of those that nothing tells from the most accurate; trainings before baselines."""
+    """Choose the least memory among the most accurate; trainings before baselines."""
     fitting, comparisons, _ = compare_methods(fitting, read)
     pool = [row for row in fitting if not row.baseline] or list(fitting)
     best = None if any(row.has_random_weights for row in pool) else most_accurate(pool)
@@ -105,19 +104,19 @@ def _choose(fitting: Sequence[Row], rejected: Sequence[tuple[Row, str]], read: R
 
 
 def _is_untold(one: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
-    """Whether the two were compared and no difference was found."""
+    """Return whether the two were compared and do not differ."""
     gap = find_gap(one, other, comparisons)
     return gap is not None and gap.comparison.verdict == "none"
 
 
 def _is_better(one: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
-    """Whether the first is more accurate, or that is not known."""
+    """Return whether the first is more accurate, or that is not known."""
     gap = find_gap(one, other, comparisons)
     return gap is None or (gap.comparison.verdict != "none" and gap.estimate > 0)
 
 
 def _find_reason(row: Row, inside: Row, needs: Sequence[_Need], limits: Limits, text: Text) -> str | None:
-    """Why the method is out of question, in words, or None; inside: its row within the limits."""
+    """Say why the method is out of the question, or None; ``inside``: its row within the limits."""
     if row.selection is None:
         return text("advice.rejections.none_succeeded", status=text(f"statuses.{row.status}"))
     peaks = [one.peak_bytes for one in needs if one.peak_bytes is not None]
@@ -149,7 +148,7 @@ def _find_reason(row: Row, inside: Row, needs: Sequence[_Need], limits: Limits, 
 
 
 def _measure_excess(row: Row, needs: Sequence[_Need], limits: Limits) -> float:
-    """How many times the limit that it misses the most the method needs, for an order of what is out."""
+    """Return how many times the most exceeded limit the method needs, to sort what does not fit."""
     ratios = [
         max(_divide(one.peak_bytes, limits.vram_bytes), _divide(one.seconds, limits.max_seconds))
         for one in needs
@@ -161,14 +160,14 @@ def _measure_excess(row: Row, needs: Sequence[_Need], limits: Limits) -> float:
 
 
 def _divide(value: float | None, limit: float | None) -> float:
-    """How many times the limit the value is: infinite where it is unknown, 0 where there is no limit."""
+    """Divide a value by its limit: infinite if the value is unknown, 0 if there is no limit."""
     if limit is None:
         return 0.0
     return math.inf if value is None else value / limit
 
 
 def _list_needs(results: Sequence[Result]) -> dict[str, _Need]:
-    """What each configuration needs, by its key; only runs that stood alone tell."""
+    """Return what each configuration needs, by its key, from runs that stood alone."""
     members: dict[str, list[Result]] = defaultdict(list)
     for one in results:
         if one.status == "success" and stands_alone(one):
@@ -183,7 +182,7 @@ def _list_needs(results: Sequence[Result]) -> dict[str, _Need]:
 
 
 def _largest(paths: Sequence[str], results: Sequence[Result]) -> float | None:
-    """The largest number, or None if any run lacks it."""
+    """Return the largest number, or None if any run lacks it."""
     values = [read_number(one, path) for one, path in zip(results, paths, strict=True)]
     known = [value for value in values if value is not None]
     return max(known) if known and len(known) == len(values) else None
@@ -194,7 +193,7 @@ def _key(result: Result) -> str:
 
 
 def _fail_outside(result: Result, needs: Mapping[str, _Need], limits: Limits) -> Result:
-    """The run as it would have ended within the limits."""
+    """Return the run as it would have ended within the limits."""
     if result.status != "success":
         return result
     need = needs.get(_key(result), _Need(None, None))
