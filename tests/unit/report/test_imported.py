@@ -51,7 +51,7 @@ def test_the_section_shows_each_record_with_its_source(tmp_path: Path) -> None:
             "peft: lora.json",
         ],
     ]
-    assert "They have no part in any choice" in shown
+    assert "They play no part in any choice" in shown
     assert "imported/x (is damaged)" in shown
 
 

@@ -34,7 +34,7 @@ def test_a_comparison_reads_as_a_sentence_in_both_languages() -> None:
     results = [make_run("full", test=0.75), make_run("lora", test=0.9)]
     assert re.search(
         r"\n- LoRA vs Full fine-tuning: \+15\.0 points \(95 % \+\d+\.\d to \+\d+\.\d\), "
-        r"a difference at n=400 between these trained models; one seed says no more\.\n",
+        r"a difference at n=400 between these trained models; one seed cannot show more\.\n",
         read_section(results, "Comparisons"),
     )
     chinese = render_markdown(make_evidence(results), text=CHINESE)
@@ -53,7 +53,7 @@ def test_a_comparison_reads_as_a_sentence_in_both_languages() -> None:
 def test_too_few_texts_are_said_to_be_too_few() -> None:
     results = [make_run("full", test=1.0), make_run("lora", test=0.99)]
     section = read_section(results, "Comparisons")
-    assert "-1.0 points, no detectable difference at n=400: 4 texts tell them apart, too few" in section
+    assert "-1.0 points, no detectable difference at n=400: only 4 texts tell them apart, too few" in section
 
 
 def test_a_method_that_is_not_compared_is_named_with_the_reason() -> None:
@@ -102,7 +102,7 @@ def test_comparisons_csv_has_what_a_verdict_rests_on() -> None:
 def test_what_would_be_detected_is_said_and_is_more_than_was_found() -> None:
     runs = [make_run(name, seed=seed, test=0.88) for name in ("full", "lora") for seed in range(3)]
     section = read_section(runs, "Comparisons")
-    (points,) = re.findall(r"found in four of five such studies if it is about ([\d.]+) points or", section)
+    (points,) = re.findall(r"four of five such studies detect a true difference of about ([\d.]+) points or", section)
     (found,) = make_evidence(runs).comparisons
     assert found.detectable == pytest.approx(float(points) / 100, abs=0.0005)
     assert found.accuracy.high is not None
@@ -182,7 +182,7 @@ def test_numbers_of_memory_and_time_come_from_runs_that_stand_alone() -> None:
     (row,) = make_evidence(packed).rows
     assert (row.train_seconds, row.peak_memory_bytes, row.not_alone) == (None, None, 3)
     note = (
-        "Train time is unknown (each chosen run went on from a checkpoint or was trained packed with others)"
+        "Train time is unknown (each chosen run was resumed from a checkpoint or trained packed with others)"
     )
     assert note in render_markdown(make_evidence(packed), text=ENGLISH)
 
@@ -214,10 +214,10 @@ def test_the_data_s_health_is_a_note_in_both_languages() -> None:
     results = [replace(make_run(), data=sick)]
     english, chinese = (render_markdown(make_evidence(results), text=text) for text in (ENGLISH, CHINESE))
     assert (
-        "- Data of headlines: 7 rows of validation and test have a text that is in another split too, so "
-        "that their scores say little about new texts; 4 rows have a text that has another label elsewhere, "
-        "so that one of the two is wrong; the most frequent label has 3.0 times the rows of the rarest "
-        "(train); 12.5 % of train's texts were cut.\n"
+        "- Data of headlines: 7 rows of validation and test have a text that is also in another split, so "
+        "their scores say little about new texts; 4 rows have a text that has another label elsewhere, so "
+        "one of the two labels is wrong; the most frequent label has 3.0 times as many rows as the rarest "
+        "(train); 12.5 % of the train texts were cut.\n"
     ) in english
     assert "7 行的文本也出现在其他划分中" in chinese
     assert "12.5% 的文本被截断" in chinese

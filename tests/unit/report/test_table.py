@@ -65,11 +65,11 @@ def test_the_english_table():
 
 ## Notes
 
-- A method's best configuration is the one with the highest validation accuracy at seed 0; ties go to the lower validation loss. The test split has no part in the choice.
-- Accuracy and F1 (macro) are from the test split, and means over the seeds, as is the train time, which excludes evaluation. Peak memory is the highest of the seeds while training.
-- CPU resident: memory of the whole process, Python and its libraries included; not to be compared with GPU memory.
-- The interval is for the method's accuracy on other texts of this kind and with other seeds: what both make uncertain is in it.
-- Seeds “any”: the method has no randomness, so that every seed gives the same numbers.
+- Each method's best configuration is the one with the highest validation accuracy at seed 0; ties go to the lower validation loss. The test split plays no part in the choice.
+- Accuracy and F1 (macro) come from the test split and are means over the seeds. So is the train time, which excludes evaluation. Peak memory is the highest of the seeds while training.
+- CPU resident: memory of the whole process, including Python and its libraries; do not compare it with GPU memory.
+- The interval is for the method's accuracy on other texts of this kind and with other seeds; it includes the uncertainty of both.
+- Seeds “any”: the method has no randomness, so every seed gives the same numbers.
 - Runs without success: 1 out of memory, 1 crashed.
 - ¹ QLoRA: no run has succeeded (1 out of memory, 1 crashed). The first message: CUDA out of memory
 """  # noqa: E501
@@ -226,7 +226,7 @@ def test_lost_seeds_of_the_chosen_configuration_are_told():
     results = [make_run(seed=0), make_run(seed=1), make_run(seed=2, status="diverged")]
     markdown = read_markdown(results)
     assert read_cells(markdown)[2][6] == "2¹"
-    assert "not every seed of the chosen configuration has succeeded (1 diverged)" in markdown
+    assert "not every seed of the chosen configuration succeeded (1 diverged)" in markdown
 
 
 def test_a_learning_rate_of_two_is_shown_with_their_ratio():
@@ -481,7 +481,7 @@ def test_reports_do_not_wait_for_torch(module: str):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [(ENGLISH, "These scores mean nothing, as the base weights are random"), (CHINESE, "基座权重为随机值")],
+    [(ENGLISH, "These scores mean nothing because the base weights are random"), (CHINESE, "基座权重为随机值")],
 )
 def test_scores_on_random_weights_are_marked_as_meaningless(text: Text, words: str):
     runs = [make_run("tfidf", test=0.745), make_run("full", test=0.2), make_run("lora", test=0.25)]
@@ -506,7 +506,7 @@ def test_the_notes_say_how_far_off_predictions_were() -> None:
         replace(make_run(seed=seed, kind="cuda"), prediction={"error": error})
         for seed, error in enumerate(errors)
     ]
-    assert "off by 2.0% at the median and 5.0% at worst (3 runs on CUDA)" in read_markdown(runs)
+    assert "the error was 2.0% at the median and 5.0% at worst (3 runs on CUDA)" in read_markdown(runs)
     assert "predicted" not in read_markdown([make_run()])
 
 

@@ -139,7 +139,7 @@ def test_without_pairs_there_is_no_verdict_on_accuracy() -> None:
         (
             {"hardware": "NVIDIA H100"},
             {"memory", "accuracy", "trainable"},
-            "not known to have had the same hardware",
+            "not known to have used the same hardware",
         ),
         ({"weights": "random"}, {"memory", "train_time", "trainable"}, "the weights are random"),
     ],

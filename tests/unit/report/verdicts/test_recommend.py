@@ -70,7 +70,8 @@ def test_of_methods_that_accuracy_does_not_tell_apart_the_least_memory_is_taken(
         "- Take QLoRA with r=8, alpha=16, dropout=0.05, lr=0.001: 9.00 GiB, 3.0 h, accuracy 88.2 %." in shown
     )
     assert (
-        "Accuracy does not tell LoRA and QLoRA from Full fine-tuning; of these, QLoRA needs the least"
+        "Full fine-tuning has the highest accuracy, but no difference from LoRA and QLoRA is detectable; of "
+        "these, QLoRA needs the least"
         in shown
     )
     assert "QLoRA has one seed" in shown
@@ -116,19 +117,21 @@ def test_the_limit_on_hours_and_the_floor_of_accuracy() -> None:
         "QLoRA": "takes 3.0 h to train, more than 2.8 h",
         "Full fine-tuning": "takes 4.0 h to train, more than 2.8 h",
     }
-    assert "Of the methods that were trained, only LoRA fits." in shown
+    assert "Of the trained methods, only LoRA fits." in shown
     found, shown, _ = advise(sweep(test=0.93), accuracy=0.9)
     assert name(found) == "Full fine-tuning"
     assert reasons(found)["QLoRA"] == "accuracy 88.2 %, less than 90.0 %"
     assert "95 % interval begins" not in shown
     # Wilson's interval for 353 of 400
-    assert "Its 95 % interval begins at 84.7 %, below the 88 % that" in advise(sweep(), accuracy=0.88)[1]
+    assert (
+        "Its 95 % interval begins at 84.7 %, below the 88 % asked for." in advise(sweep(), accuracy=0.88)[1]
+    )
 
 
 def test_where_nothing_fits_the_nearest_is_named() -> None:
     found, shown, fits = advise(sweep(), vram=8)
     assert (name(found), fits) == (None, False)
-    assert "- Nothing that was measured fits.\n- Nearest: QLoRA (needs 9.00 GiB, more than 8).\n" in shown
+    assert "- No measured method fits these limits.\n- Nearest: QLoRA (needs 9.00 GiB, more than 8).\n" in shown
     assert list(reasons(found)) == ["QLoRA", "LoRA", "Full fine-tuning"]
 
 
@@ -145,7 +148,7 @@ def test_the_choice_within_a_method_never_sees_the_test_split() -> None:
 def test_methods_that_were_not_compared_are_not_taken_for_equal() -> None:
     found, shown, _ = advise(sweep(), predictions={})
     assert name(found) == "Full fine-tuning"
-    assert "highest accuracy of what fits; whether that is chance is unknown" in shown
+    assert "highest accuracy of the methods that fit; whether that is chance is unknown" in shown
 
 
 def test_a_method_without_success_or_numbers_is_rejected_with_the_reason() -> None:
@@ -166,9 +169,9 @@ def test_a_baseline_is_mentioned_where_training_is_not_shown_to_be_better() -> N
     baseline = make_run("tfidf", kind="cuda", peak=GIB, test=0.88)
     found, shown, _ = advise([baseline, *sweep()])
     assert name(found) == "QLoRA"
-    assert "First try TF-IDF (1.00 GiB, 12.3 s, accuracy 88.0 %)" in shown
+    assert "Try TF-IDF first (1.00 GiB, 12.3 s, accuracy 88.0 %)" in shown
     worse = make_run("tfidf", kind="cuda", peak=GIB, test=0.5)
-    assert "First try" not in advise([worse, *sweep()])[1]
+    assert "Try TF-IDF first" not in advise([worse, *sweep()])[1]
     assert name(advise([baseline, *sweep()], vram=2)[0]) == "TF-IDF"  # nothing else fits
 
 
@@ -179,11 +182,11 @@ def test_scores_of_random_weights_decide_nothing() -> None:
     ]
     found, shown, _ = advise(results)
     assert name(found) == "LoRA"
-    assert "The weights are random, so that accuracy says nothing; LoRA needs the least memory." in shown
+    assert "The weights are random, so accuracy means nothing; LoRA needs the least memory." in shown
     assert not re.search(r"99\.0|10\.0", shown)
     assert "unknown: the weights are random" in shown
     assert set(reasons(advise(results, accuracy=0.05)[0]).values()) == {
-        "the weights are random, so that its accuracy is unknown"
+        "the weights are random, so its accuracy is unknown"
     }
 
 
@@ -196,7 +199,8 @@ def test_the_articles_advice_stands_beside_what_the_results_say() -> None:
     assert lines["less than 12 GB"] == ["QLoRA", "QLoRA (9.00 GiB, 3.0 h, accuracy 88.2 %)"]
     assert lines["highest quality"] == [
         "Full fine-tuning",
-        "Full fine-tuning (22.00 GiB, 4.0 h, accuracy 88.5 %); accuracy does not tell it from LoRA and QLoRA",
+        "Full fine-tuning (22.00 GiB, 4.0 h, accuracy 88.5 %); no difference in accuracy from LoRA and QLoRA is "
+        "detectable",
     ]
     assert lines["quick prototype"] == ["QLoRA", "LoRA (18.00 GiB, 2.5 h, accuracy 88.2 %)"]
 
@@ -204,7 +208,7 @@ def test_the_articles_advice_stands_beside_what_the_results_say() -> None:
 def test_memory_of_a_cpu_says_nothing_of_a_card() -> None:
     shown = advise([make_run("lora"), make_run("qlora")], vram=1)[1]
     assert "memory is compared with what was measured (CPU resident, while training)" in shown
-    assert "these runs used no GPU and say nothing of its memory" in shown
+    assert "these runs used no GPU and say nothing about its memory" in shown
     assert shown.count("unknown: no GPU memory was measured") == 2
 
 
