@@ -163,7 +163,7 @@ def _recommend(arguments: argparse.Namespace) -> int:
     from bench.report.language.text import read_language
     from bench.report.numbers.evidence import gather
     from bench.report.verdicts.advice import describe_advice
-    from bench.report.verdicts.recommend import Limits
+    from bench.report.verdicts.recommend import TrainingLimits
     from bench.results.store import Store
 
     hours, accuracy = arguments.max_hours, arguments.min_accuracy
@@ -173,7 +173,7 @@ def _recommend(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--max-hours {hours:g}: must be a positive number of hours")
     if accuracy is not None and not 0 <= accuracy <= 1:
         raise ConfigError(f"--min-accuracy {accuracy:g}: must be a share from 0 to 1, such as 0.9")
-    limits = Limits(arguments.vram, None if hours is None else 3600 * hours, accuracy)
+    limits = TrainingLimits(arguments.vram, None if hours is None else 3600 * hours, accuracy)
     report = _read_section([], "report").report
     store = Store(find_results(arguments.results))
     evidence, text = gather(store, report), read_language(arguments.lang)

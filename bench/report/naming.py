@@ -7,14 +7,14 @@ from bench.report.blocks import Block, Paragraph, Section
 from bench.report.cells import UNKNOWN, format_number
 from bench.report.language.text import Text
 from bench.report.numbers.contrast import Group
-from bench.report.numbers.rows import Row, Task
+from bench.report.numbers.rows import ReportTask, Row
 
 Titles = Mapping[Group, str]  # of each table of table.md
 
 _SWEEP = "bench sweep"
 
 
-def title_tasks(tasks: Sequence[Task], text: Text) -> dict[Task, str]:
+def title_tasks(tasks: Sequence[ReportTask], text: Text) -> dict[ReportTask, str]:
     """Return each task's heading; add the content's hashes where tasks have the same names."""
     titles = {}
     for task in dict.fromkeys(tasks):

@@ -9,8 +9,8 @@ from bench.report.language.text import Text
 from bench.report.naming import Titles, place
 from bench.report.numbers.comparison import FEWEST_DISCORDANT, Comparison
 from bench.report.numbers.evidence import Evidence
-from bench.report.numbers.health import Health
-from bench.report.numbers.rows import Row, Task
+from bench.report.numbers.health import DataHealth
+from bench.report.numbers.rows import ReportTask, Row
 from bench.report.numbers.statistics import Difference, expect_best
 
 _MOST_SENTENCES = 15  # all pairs of five methods and a baseline; the rest is in comparisons.csv
@@ -108,13 +108,13 @@ def describe_pivots(rows: Sequence[Row], *, titles: Titles, text: Text) -> Secti
     return Section(title, [Paragraph(text("pivots.how")), *blocks] if blocks else [])
 
 
-def describe_health(task: Task, text: Text) -> str:
+def describe_health(task: ReportTask, text: Text) -> str:
     """Describe the task's data as its records do; return nothing if they say nothing."""
     parts = list(_list_health(task.health, text))
     return text("notes.health", data=task.data, parts=text("join.semicolon").join(parts)) if parts else ""
 
 
-def _list_health(health: Health, text: Text) -> Iterator[str]:
+def _list_health(health: DataHealth, text: Text) -> Iterator[str]:
     for name, count in (("leaked", health.leaked), ("conflicting", health.conflicting)):
         if count is not None:
             yield text(f"notes.{name}.some", count=count) if count else text(f"notes.{name}.none")

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from bench.errors import StoreError
-from bench.report.numbers.rows import Row, Task
+from bench.report.numbers.rows import ReportTask, Row
 from bench.report.numbers.scores import Read, Scored, bound_rows, score_method
 from bench.report.numbers.statistics import (
     LEVEL,
@@ -61,7 +61,7 @@ def compare_methods(rows: Sequence[Row], read: Read) -> tuple[list[Row], list[Co
     p values are adjusted over all comparisons of the report.
     """
     bound, pairs, left_out = list(rows), list[tuple[Scored, Scored]](), list[LeftOut]()
-    tables: dict[tuple[Task, str | None], list[int]] = defaultdict(list)
+    tables: dict[tuple[ReportTask, str | None], list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         tables[row.task, row.memory_kind].append(place)
     for places in tables.values():

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.report.numbers.comparison import Comparison
-from bench.report.numbers.rows import PEAKS, Row, Task, stands_alone
+from bench.report.numbers.rows import PEAKS, ReportTask, Row, stands_alone
 from bench.results.selection import read_number
 
-Group = tuple[Task, str | None]  # what can be compared: one task, measured in one kind of memory
+Group = tuple[ReportTask, str | None]  # what can be compared: one task, measured in one kind of memory
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from bench.results.store import Result
 
 
 @dataclass(frozen=True)
-class Health:
+class DataHealth:
     """What the records of one task say of its data; None where none says it."""
 
     leaked: int | None  # rows of validation and test whose text is in another split too
@@ -18,7 +18,7 @@ class Health:
     truncated: float | None  # the largest share of train's texts that a run had to cut
 
 
-def describe_health(results: Sequence[Result]) -> Health:
+def describe_health(results: Sequence[Result]) -> DataHealth:
     """Describe the data's health, from all runs of one task: they share their texts."""
 
     def largest(path: str) -> int | float | None:
@@ -28,7 +28,7 @@ def describe_health(results: Sequence[Result]) -> Health:
     leaked, conflicting = largest("data.duplicate_rows_across_splits"), largest("data.conflicting_labels")
     counts = (_read_counts(read_value(one, "data.label_counts.train")) for one in results)
     ratios = [max(found) / min(found) for found in counts if found]
-    return Health(
+    return DataHealth(
         leaked=None if leaked is None else int(leaked),
         conflicting=None if conflicting is None else int(conflicting),
         imbalance=max(ratios, default=None),

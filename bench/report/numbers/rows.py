@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.report.cells import clean, flatten
 from bench.report.numbers.budget import Budget, count_budget
-from bench.report.numbers.health import Health, describe_health
+from bench.report.numbers.health import DataHealth, describe_health
 from bench.report.numbers.statistics import Summary, summarise
 from bench.results.selection import (
     MethodKey,
@@ -40,7 +40,7 @@ _USUAL = ("lora.r", "lora.alpha", "lora.dropout", "train.lr", "method.loraplus_l
 
 
 @dataclass(frozen=True)
-class Task:
+class ReportTask:
     """Some data and a base model: only methods of one task can be compared."""
 
     data: str
@@ -48,7 +48,7 @@ class Task:
     fingerprint: str
     revision: str | None
     test_size: int | None  # texts; None: no record says it
-    health: Health
+    health: DataHealth
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Interval:
 class Row:
     """One method on one task, measured in one kind of memory. A value is None unless every seed has it."""
 
-    task: Task
+    task: ReportTask
     memory_kind: str | None  # one of PEAKS; None: no run says it
     method: str
     title: str
@@ -121,7 +121,7 @@ def build_rows(results: Iterable[Result]) -> list[Row]:
 
 
 def _build_row(
-    task: Task, key: MethodKey, kind: str | None, results: Sequence[Result], select_by: str
+    task: ReportTask, key: MethodKey, kind: str | None, results: Sequence[Result], select_by: str
 ) -> Row:
     selection, statuses = select_best(results, select_by=select_by), Counter(one.status for one in results)
     chosen = selection.results if selection else ()
@@ -186,7 +186,7 @@ def _has_random_weights(result: Result) -> bool:
     return has_model and read_value(result, "config.model.weights") == "random"
 
 
-def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[str, str | None], Task]:
+def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[str, str | None], ReportTask]:
     """Return each task with the names that its runs give to data and model."""
     members: dict[tuple[str, str | None], list[Result]] = defaultdict(list)
     for key, results in groups.items():
@@ -195,7 +195,7 @@ def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[
     for (fingerprint, revision), results in members.items():
         with_model = [one for one in results if read_value(one, "canonical_config.model.revision")]
         sizes = {size for one in results if (size := read_number(one, "data.sizes.test")) is not None}
-        tasks[fingerprint, revision] = Task(
+        tasks[fingerprint, revision] = ReportTask(
             data=_join_names(results, "config.data.name"),
             model=_join_names(with_model, "config.model.name") if with_model else None,
             fingerprint=fingerprint,

@@ -19,7 +19,7 @@ Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Answers:
+class MethodAnswers:
     """One method's answers to the test texts."""
 
     row: Row
@@ -32,8 +32,8 @@ class Answers:
 class OnlyRight:
     """The test texts that one method has right and another wrong."""
 
-    one: Answers
-    other: Answers
+    one: MethodAnswers
+    other: MethodAnswers
     ids: tuple[Any, ...]
 
 
@@ -47,7 +47,7 @@ def choose_run(row: Row) -> Result | None:
 
 def read_answers(
     rows: Sequence[Row], read: Callable[[str], pd.DataFrame]
-) -> tuple[list[Answers], list[tuple[Row, str]]]:
+) -> tuple[list[MethodAnswers], list[tuple[Row, str]]]:
     """Read the answers of each method with a success, and why those of others cannot be read."""
     found, unread = [], []
     for row in rows:
@@ -61,11 +61,11 @@ def read_answers(
         except StoreError as error:
             unread.append((row, str(error)))
         else:
-            found.append(Answers(row, run.run_id, tuple(run.labels), test[["label", "prediction"]]))
+            found.append(MethodAnswers(row, run.run_id, tuple(run.labels), test[["label", "prediction"]]))
     return found, unread
 
 
-def count_confusion(answers: Answers) -> Counts:
+def count_confusion(answers: MethodAnswers) -> Counts:
     """Count the test texts of each label by prediction. # (labels, labels)"""
     places = {label: place for place, label in enumerate(answers.labels)}
     counts = np.zeros((len(places), len(places)), dtype=np.int64)
@@ -83,7 +83,7 @@ def score_labels(counts: Counts) -> list[float | None]:
     ]
 
 
-def compare_answers(one: Answers, other: Answers) -> OnlyRight | None:
+def compare_answers(one: MethodAnswers, other: MethodAnswers) -> OnlyRight | None:
     """Return what one method has right and the other wrong, or None if they answered other texts."""
     if not one.test["label"].equals(other.test["label"]):
         return None
@@ -91,7 +91,7 @@ def compare_answers(one: Answers, other: Answers) -> OnlyRight | None:
     return OnlyRight(one, other, tuple(one.test.index[right[0] & ~right[1]].tolist()))
 
 
-def read_texts(answers: Answers) -> Mapping[Any, str] | str:
+def read_texts(answers: MethodAnswers) -> Mapping[Any, str] | str:
     """Read the test texts again from where the run had them, by id, or say why not.
 
     Nothing is fetched. The data's fingerprint tells whether these are the texts that the run saw.

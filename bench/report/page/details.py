@@ -6,8 +6,8 @@ from typing import Any
 
 from bench.errors import StoreError
 from bench.report.numbers.evidence import Evidence
-from bench.report.numbers.rows import Row, Task
-from bench.report.page.answers import Answers, read_answers, read_texts
+from bench.report.numbers.rows import ReportTask, Row
+from bench.report.page.answers import MethodAnswers, read_answers, read_texts
 from bench.results.store import Result, Store
 
 
@@ -25,8 +25,8 @@ class Details:
     """Details of the chosen runs alone: those of all runs would be thousands of files."""
 
     courses: Sequence[Course]
-    answers: Sequence[Answers]
-    texts: Mapping[Task, Mapping[Any, str] | str]  # test texts by id, or why they cannot be read again
+    answers: Sequence[MethodAnswers]
+    texts: Mapping[ReportTask, Mapping[Any, str] | str]  # test texts by id, or why they cannot be read again
     unread: Sequence[tuple[Row, str]]  # files that could not be read, and why
 
 

@@ -10,7 +10,7 @@ from bench.report.cells import UNKNOWN, clean, flatten, format_count, format_gib
 from bench.report.language.text import ENGLISH, Text
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import PEAKS, Row
-from bench.report.page.answers import Answers, compare_answers
+from bench.report.page.answers import MethodAnswers, compare_answers
 from bench.report.page.details import Details
 from bench.results.selection import read_number, read_seed, read_value
 from bench.results.store import Result
@@ -188,7 +188,7 @@ def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Bloc
     return [*unread, Section(text("page.apart"), [how, *notes, *blocks])]
 
 
-def _tell_apart(one: Answers, other: Answers, details: Details, text: Text) -> Table | None:
+def _tell_apart(one: MethodAnswers, other: MethodAnswers, details: Details, text: Text) -> Table | None:
     found = compare_answers(one, other)
     if found is None or not found.ids:
         return None

@@ -15,7 +15,7 @@ _STEP = 0.07  # of the axis, between methods that have no number at all
 
 
 @dataclass(frozen=True)
-class Point:
+class Mark:
     """One method's numbers as a plot has them: GiB and percent; None where unknown."""
 
     title: str
@@ -36,7 +36,7 @@ Span = tuple[float, float]
 
 def place_methods(
     rows: Sequence[Row], text: Text
-) -> tuple[list[Point], list[dict[str, Any]], dict[str, Span]]:
+) -> tuple[list[Mark], list[dict[str, Any]], dict[str, Span]]:
     """Return the methods' numbers, the rows that charts.draw_pareto draws, and its two axes.
 
     A method that lacks a number stands at the edge: on the right without memory, at the bottom without
@@ -45,7 +45,7 @@ def place_methods(
     points = [_locate(row, text) for row in rows]
     domains = {"memory": _span([point.memory for point in points]), "accuracy": _span_accuracy(points)}
     (floor, top), right = domains["accuracy"], domains["memory"][1]
-    placed, edges, lost = list[Point](), list[dict[str, Any]](), 0
+    placed, edges, lost = list[Mark](), list[dict[str, Any]](), 0
     for point in points:
         memory, accuracy = point.memory, point.accuracy
         if memory is not None and accuracy is not None and accuracy >= floor:
@@ -64,14 +64,14 @@ def place_methods(
     return points, [*_find_front(marks), *marks, *edges], domains
 
 
-def _locate(row: Row, text: Text) -> Point:
+def _locate(row: Row, text: Text) -> Mark:
     peak, status = row.peak_memory_bytes, None if row.selection else text(f"statuses.{row.status}")
     accuracy = to_percent(row.accuracy.mean if row.accuracy else None)
     low, high = (
         to_percent(end) for end in ((row.interval.low, row.interval.high) if row.interval else (None,) * 2)
     )
     shown = UNKNOWN if accuracy is None else text("percent", percent=accuracy)
-    return Point(
+    return Mark(
         title=row.title,
         memory=None if peak is None else round(peak / GIB, 4),
         accuracy=accuracy,
@@ -98,10 +98,10 @@ def _span(values: Sequence[float | None]) -> tuple[float, float]:
     return round(max(0.0, low - room), 4), round(high + 2 * room, 4)
 
 
-def _span_accuracy(points: Sequence[Point]) -> Span:
+def _span_accuracy(points: Sequence[Mark]) -> Span:
     """Return an axis from the lowest end of a trained method's interval on, and of baselines near it."""
 
-    def ends(some: Sequence[Point], name: str) -> list[float]:
+    def ends(some: Sequence[Mark], name: str) -> list[float]:
         found = [getattr(one, name) if getattr(one, name) is not None else one.accuracy for one in some]
         return [end for end in found if end is not None]
 

@@ -18,11 +18,11 @@ from bench.report.numbers.contrast import Group, find_gap, read_hardware
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import Row
 from bench.report.verdicts.findings import most_accurate
-from bench.report.verdicts.recommend import Limits, Read, Recommendation, recommend
+from bench.report.verdicts.recommend import Read, Recommendation, TrainingLimits, recommend
 
 
 def describe_advice(
-    evidence: Evidence, read: Read, *, limits: Limits, text: Text
+    evidence: Evidence, read: Read, *, limits: TrainingLimits, text: Text
 ) -> tuple[list[Block], bool]:
     """Return the advice, and whether anything fits the limits."""
     found = recommend(evidence.results, read, limits=limits, text=text)
@@ -39,7 +39,7 @@ def describe_advice(
     return blocks, any(one.chosen for one in found.values())
 
 
-def _explain(group: Group, found: Recommendation, limits: Limits, text: Text) -> list[str]:
+def _explain(group: Group, found: Recommendation, limits: TrainingLimits, text: Text) -> list[str]:
     """Say what to take and why, a line each."""
     chosen = found.chosen
     lines = [text("advice.budget", limits=_say_limits(limits, text), kind=name_kind(group[1], text))]
@@ -89,7 +89,7 @@ def _say_why(found: Recommendation, text: Text) -> str:
     return text("advice.not_compared", title=title, titles=join_titles(others, text))
 
 
-def _say_limits(limits: Limits, text: Text) -> str:
+def _say_limits(limits: TrainingLimits, text: Text) -> str:
     said = [text("advice.at_most_memory", gib=limits.vram_gib)]
     if limits.max_seconds is not None:
         said.append(text("advice.at_most_time", duration=text.format_duration(limits.max_seconds)))
@@ -157,7 +157,7 @@ def _answer(
     if advice.memory_gb is not None:
         if group[1] != "cuda":
             return text("advice.answers.no_gpu")
-        limits = Limits(vram_gib=advice.memory_gb, max_seconds=None, min_accuracy=None)
+        limits = TrainingLimits(vram_gib=advice.memory_gb, max_seconds=None, min_accuracy=None)
         chosen = recommend(evidence.results, read, limits=limits, text=text)[group].chosen
         if chosen is None:
             return text("advice.answers.nothing_fits")

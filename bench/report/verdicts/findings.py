@@ -22,7 +22,7 @@ _NEGLIGIBLE = 0.02  # a difference in memory or time that nobody chooses a metho
 
 
 @dataclass(frozen=True)
-class Finding:
+class KeyFinding:
     """One sentence, and the rows whose chosen runs it rests on."""
 
     sentence: str
@@ -38,13 +38,13 @@ def describe_findings(evidence: Evidence, *, titles: Titles, text: Text) -> Sect
     return Section(text("findings.title"), blocks)
 
 
-def find_all(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> list[Finding]:
+def find_all(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> list[KeyFinding]:
     """Find what one table says, in the order of what most people ask."""
     measured = [row for row in rows if row.selection]
     trained = [row for row in measured if not row.baseline]
-    findings: list[Finding] = []
+    findings: list[KeyFinding] = []
     if random := [row for row in measured if row.has_random_weights]:
-        findings.append(Finding(text("findings.random_weights", titles=join_titles(random, text)), random))
+        findings.append(KeyFinding(text("findings.random_weights", titles=join_titles(random, text)), random))
     else:
         findings += _find_accuracy(trained, comparisons, text)
         findings += _find_gain(measured, comparisons, text)
@@ -54,7 +54,7 @@ def find_all(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text)
         findings += _find_cheapest(trained, comparisons, text)
     findings += _find_shares(trained, text)
     findings += [
-        Finding(text("findings.none_succeeded", title=row.title, runs=row.runs), [])
+        KeyFinding(text("findings.none_succeeded", title=row.title, runs=row.runs), [])
         for row in rows
         if not row.selection
     ]
@@ -67,7 +67,9 @@ def most_accurate(rows: Sequence[Row]) -> Row | None:
     return max(known, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
-def _find_accuracy(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> Iterator[Finding]:
+def _find_accuracy(
+    rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text
+) -> Iterator[KeyFinding]:
     """Say what the paired comparisons with the most accurate method say."""
     best = most_accurate(rows)
     gaps = [gap for row in rows if best and row is not best and (gap := find_gap(best, row, comparisons))]
@@ -79,17 +81,17 @@ def _find_accuracy(rows: Sequence[Row], comparisons: Sequence[Comparison], text:
         sentence = text(
             f"findings.accuracy.{gap.comparison.verdict}", texts=gap.comparison.rows, **numbers, **names
         )
-        yield Finding(sentence, [gap.one, gap.other])
+        yield KeyFinding(sentence, [gap.one, gap.other])
     if best and (same := [gap for gap in gaps if gap.comparison.verdict == "none"]):
         yield _say_same(best, same, text)
     if best and (
         missing := [row for row in rows if row is not best and row not in [gap.other for gap in gaps]]
     ):
         names = {"one": best.title, "titles": join_titles(missing, text)}
-        yield Finding(text("findings.not_compared", **names), [best, *missing])
+        yield KeyFinding(text("findings.not_compared", **names), [best, *missing])
 
 
-def _say_same(best: Row, gaps: Sequence[AccuracyGap], text: Text) -> Finding:
+def _say_same(best: Row, gaps: Sequence[AccuracyGap], text: Text) -> KeyFinding:
     """Name the methods that do not differ from the most accurate, and what would be detected."""
     detectable = [gap.comparison.detectable for gap in gaps]
     known = [one for one in detectable if one is not None]
@@ -101,10 +103,10 @@ def _say_same(best: Row, gaps: Sequence[AccuracyGap], text: Text) -> Finding:
     )
     if len(known) == len(detectable):
         sentence += text("findings.detectable", points=100 * max(known))
-    return Finding(sentence, [best, *(gap.other for gap in gaps)])
+    return KeyFinding(sentence, [best, *(gap.other for gap in gaps)])
 
 
-def _find_gain(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> Iterator[Finding]:
+def _find_gain(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> Iterator[KeyFinding]:
     """Say what the most accurate training gains over each baseline, which costs next to nothing."""
     best = most_accurate([row for row in rows if not row.baseline])
     for row in (row for row in rows if best and row.baseline):
@@ -114,7 +116,7 @@ def _find_gain(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Tex
         verdict = gap.comparison.verdict
         if verdict == "difference" and gap.estimate < 0:
             verdict = "worse"
-        yield Finding(
+        yield KeyFinding(
             text(
                 f"findings.gain.{verdict}",
                 one=best.title,
@@ -128,7 +130,7 @@ def _find_gain(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Tex
         )
 
 
-def _find_contrasts(rows: Sequence[Row], measure: str, text: Text) -> Iterator[Finding]:
+def _find_contrasts(rows: Sequence[Row], measure: str, text: Text) -> Iterator[KeyFinding]:
     """Compare each quantised method with its unquantised twin, and the least with the most."""
     pairs = [(row, twin) for row in rows if (twin := _find_unquantised(row, rows))]
     numbers = [(row.peak_memory_bytes if measure == "memory" else row.train_seconds, row) for row in rows]
@@ -139,10 +141,10 @@ def _find_contrasts(rows: Sequence[Row], measure: str, text: Text) -> Iterator[F
     for one, other in pairs:
         found = contrast(one, other, measure)
         if isinstance(found, Contrast):
-            yield Finding(_say_contrast(found, text), [one, other])
+            yield KeyFinding(_say_contrast(found, text), [one, other])
         elif found == "hardware":
             names = {"one": one.title, "other": other.title}
-            yield Finding(text("findings.other_hardware", **names), [one, other])
+            yield KeyFinding(text("findings.other_hardware", **names), [one, other])
 
 
 def _say_contrast(found: Contrast, text: Text) -> str:
@@ -182,7 +184,9 @@ def _find_unquantised(row: Row, rows: Sequence[Row]) -> Row | None:
     return twins[0] if len(twins) == 1 else None
 
 
-def _find_cheapest(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> Iterator[Finding]:
+def _find_cheapest(
+    rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text
+) -> Iterator[KeyFinding]:
     """Name the method of the least memory among those as accurate as the best."""
     best = most_accurate(rows)
     if best is None:
@@ -203,10 +207,10 @@ def _find_cheapest(rows: Sequence[Row], comparisons: Sequence[Comparison], text:
             here=format_gib(found.values[0]),
             kind=name_kind(least.memory_kind, text),
         )
-        yield Finding(sentence, same)
+        yield KeyFinding(sentence, same)
 
 
-def _find_shares(rows: Sequence[Row], text: Text) -> Iterator[Finding]:
+def _find_shares(rows: Sequence[Row], text: Text) -> Iterator[KeyFinding]:
     """Say how few parameters partly trained models train; equal shares in one sentence."""
 
     def count(row: Row) -> tuple[float, float]:
@@ -217,12 +221,12 @@ def _find_shares(rows: Sequence[Row], text: Text) -> Iterator[Finding]:
         members = list(same)
         numbers = {"trainable": format_count(trainable), "total": format_count(total)}
         share = 100 * trainable / total
-        yield Finding(
+        yield KeyFinding(
             text("findings.share", titles=join_titles(members, text), share=share, **numbers), members
         )
 
 
-def _cite(finding: Finding, text: Text) -> Bullet:
+def _cite(finding: KeyFinding, text: Text) -> Bullet:
     """Return the sentence with its runs below it."""
     cited = [text("findings.run", title=row.title, runs=" ".join(row.run_ids)) for row in finding.rows]
     return Bullet(finding.sentence, label=text("findings.runs"), detail=text("join.semicolon").join(cited))

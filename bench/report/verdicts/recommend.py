@@ -25,7 +25,7 @@ Read = Callable[[str], pd.DataFrame]  # run_id -> its predictions
 
 
 @dataclass(frozen=True)
-class Limits:
+class TrainingLimits:
     """What a user has, and wants."""
 
     vram_gib: float
@@ -59,7 +59,7 @@ class _Need:
 
 
 def recommend(
-    results: Sequence[Result], read: Read, *, limits: Limits, text: Text
+    results: Sequence[Result], read: Read, *, limits: TrainingLimits, text: Text
 ) -> dict[Group, Recommendation]:
     """Return what to take, for each table of the report."""
     needs, groups = _list_needs(results), group_by_method(results)
@@ -115,7 +115,9 @@ def _is_better(one: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
     return gap is None or (gap.comparison.verdict != "none" and gap.estimate > 0)
 
 
-def _find_reason(row: Row, inside: Row, needs: Sequence[_Need], limits: Limits, text: Text) -> str | None:
+def _find_reason(
+    row: Row, inside: Row, needs: Sequence[_Need], limits: TrainingLimits, text: Text
+) -> str | None:
     """Say why the method is out of the question, or None; ``inside``: its row within the limits."""
     if row.selection is None:
         return text("advice.rejections.none_succeeded", status=text(f"statuses.{row.status}"))
@@ -147,7 +149,7 @@ def _find_reason(row: Row, inside: Row, needs: Sequence[_Need], limits: Limits, 
     return None
 
 
-def _measure_excess(row: Row, needs: Sequence[_Need], limits: Limits) -> float:
+def _measure_excess(row: Row, needs: Sequence[_Need], limits: TrainingLimits) -> float:
     """Return how many times the most exceeded limit the method needs, to sort what does not fit."""
     ratios = [
         max(_divide(one.peak_bytes, limits.vram_bytes), _divide(one.seconds, limits.max_seconds))
@@ -192,7 +194,7 @@ def _key(result: Result) -> str:
     return f"{read_value(result, 'memory.kind')} {configuration_key(result)}"
 
 
-def _fail_outside(result: Result, needs: Mapping[str, _Need], limits: Limits) -> Result:
+def _fail_outside(result: Result, needs: Mapping[str, _Need], limits: TrainingLimits) -> Result:
     """Return the run as it would have ended within the limits."""
     if result.status != "success":
         return result

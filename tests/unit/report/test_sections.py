@@ -102,7 +102,9 @@ def test_comparisons_csv_has_what_a_verdict_rests_on() -> None:
 def test_what_would_be_detected_is_said_and_is_more_than_was_found() -> None:
     runs = [make_run(name, seed=seed, test=0.88) for name in ("full", "lora") for seed in range(3)]
     section = read_section(runs, "Comparisons")
-    (points,) = re.findall(r"four of five such studies detect a true difference of about ([\d.]+) points or", section)
+    (points,) = re.findall(
+        r"four of five such studies detect a true difference of about ([\d.]+) points or", section
+    )
     (found,) = make_evidence(runs).comparisons
     assert found.detectable == pytest.approx(float(points) / 100, abs=0.0005)
     assert found.accuracy.high is not None

@@ -481,7 +481,10 @@ def test_reports_do_not_wait_for_torch(module: str):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [(ENGLISH, "These scores mean nothing because the base weights are random"), (CHINESE, "基座权重为随机值")],
+    [
+        (ENGLISH, "These scores mean nothing because the base weights are random"),
+        (CHINESE, "基座权重为随机值"),
+    ],
 )
 def test_scores_on_random_weights_are_marked_as_meaningless(text: Text, words: str):
     runs = [make_run("tfidf", test=0.745), make_run("full", test=0.2), make_run("lora", test=0.25)]

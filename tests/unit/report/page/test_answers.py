@@ -14,7 +14,7 @@ from bench.data import dataset
 from bench.errors import StoreError
 from bench.report.numbers.rows import build_rows
 from bench.report.page.answers import (
-    Answers,
+    MethodAnswers,
     compare_answers,
     count_confusion,
     read_answers,
@@ -26,7 +26,7 @@ from bench.results.store import Result
 LABELS = ["a", "b", "c"]
 
 
-def answer(run: Result, labels: list[str], predictions: list[str]) -> Answers:
+def answer(run: Result, labels: list[str], predictions: list[str]) -> MethodAnswers:
     """What the run's method answered; the rows come in another order than their ids."""
     frame = pd.DataFrame(
         {"split": "test", "id": range(len(labels)), "label": labels, "prediction": predictions}

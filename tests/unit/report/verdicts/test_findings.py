@@ -60,8 +60,8 @@ def test_the_findings_of_a_sweep_on_a_gpu() -> None:
         "while training).",
         "QLoRA took 10 % more time to train than LoRA (5 min 30 s against 5 min 00 s).",
         "LoRA trained in 25 % less time than Full fine-tuning (5 min 00 s against 6 min 41 s).",
-        "Among Full fine-tuning and the methods that do not differ from it in accuracy (LoRA and QLoRA), QLoRA "
-        "needs the least memory (9.00 GiB, CUDA reserved, while training).",
+        "Among Full fine-tuning and the methods that do not differ from it in accuracy (LoRA and QLoRA), "
+        "QLoRA needs the least memory (9.00 GiB, CUDA reserved, while training).",
         "Full fine-tuning, LoRA and QLoRA: 0.32 % of the weights are trained (73.7K of 22.8M).",
     ]
 

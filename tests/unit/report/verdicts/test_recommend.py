@@ -14,7 +14,7 @@ from bench.errors import StoreError
 from bench.report.blocks import write_markdown
 from bench.report.language.text import LANGUAGES
 from bench.report.verdicts.advice import describe_advice
-from bench.report.verdicts.recommend import Limits, Recommendation, recommend
+from bench.report.verdicts.recommend import Recommendation, TrainingLimits, recommend
 from bench.results.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
@@ -46,7 +46,7 @@ def advise(
             raise StoreError("no predictions")
         return make_predictions(by_id[run_id])
 
-    limits = Limits(vram, None if hours is None else 3600 * hours, accuracy)
+    limits = TrainingLimits(vram, None if hours is None else 3600 * hours, accuracy)
     text = LANGUAGES[lang]
     (found,) = recommend(results, read, limits=limits, text=text).values()
     shown, fits = describe_advice(
@@ -71,8 +71,7 @@ def test_of_methods_that_accuracy_does_not_tell_apart_the_least_memory_is_taken(
     )
     assert (
         "Full fine-tuning has the highest accuracy, but no difference from LoRA and QLoRA is detectable; of "
-        "these, QLoRA needs the least"
-        in shown
+        "these, QLoRA needs the least" in shown
     )
     assert "QLoRA has one seed" in shown
 
@@ -131,7 +130,9 @@ def test_the_limit_on_hours_and_the_floor_of_accuracy() -> None:
 def test_where_nothing_fits_the_nearest_is_named() -> None:
     found, shown, fits = advise(sweep(), vram=8)
     assert (name(found), fits) == (None, False)
-    assert "- No measured method fits these limits.\n- Nearest: QLoRA (needs 9.00 GiB, more than 8).\n" in shown
+    assert (
+        "- No measured method fits these limits.\n- Nearest: QLoRA (needs 9.00 GiB, more than 8).\n" in shown
+    )
     assert list(reasons(found)) == ["QLoRA", "LoRA", "Full fine-tuning"]
 
 
@@ -199,8 +200,8 @@ def test_the_articles_advice_stands_beside_what_the_results_say() -> None:
     assert lines["less than 12 GB"] == ["QLoRA", "QLoRA (9.00 GiB, 3.0 h, accuracy 88.2 %)"]
     assert lines["highest quality"] == [
         "Full fine-tuning",
-        "Full fine-tuning (22.00 GiB, 4.0 h, accuracy 88.5 %); no difference in accuracy from LoRA and QLoRA is "
-        "detectable",
+        "Full fine-tuning (22.00 GiB, 4.0 h, accuracy 88.5 %); no difference in accuracy from LoRA and QLoRA "
+        "is detectable",
     ]
     assert lines["quick prototype"] == ["QLoRA", "LoRA (18.00 GiB, 2.5 h, accuracy 88.2 %)"]
 
