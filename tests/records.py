@@ -11,9 +11,12 @@ from bench.config.identity import hash_canonical
 from bench.config.reporting import ReportConfig
 from bench.config.schema import CONF_DIR, from_hydra, register_schema
 from bench.errors import StoreError
+from bench.report.blocks import write_markdown
+from bench.report.language.text import Text
 from bench.report.numbers.comparison import compare_methods
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import build_rows
+from bench.report.table import describe_all
 from bench.results.store import Result, Store
 
 TEST_SIZE = 400
@@ -172,6 +175,11 @@ def make_evidence(
         bad_imported=(),
         latencies=(),
     )
+
+
+def render_markdown(evidence: Evidence, *, text: Text) -> str:
+    """table.md without figures."""
+    return write_markdown(describe_all(evidence, text=text))
 
 
 def make_peft() -> dict[str, Any]:

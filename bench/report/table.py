@@ -97,11 +97,6 @@ def describe_all(evidence: Evidence, *, text: Text) -> list[Block]:
     return [*tables, notes, *describe_sections(evidence, titles=titles, text=text).values()]
 
 
-def render_markdown(evidence: Evidence, *, text: Text) -> str:
-    """Render table.md without figures."""
-    return write_markdown(describe_all(evidence, text=text))
-
-
 def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict[str, Section]:
     """Describe what follows from the tables, by name and in order; a section may be empty."""
     return {

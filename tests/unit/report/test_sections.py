@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from records import NO_PRICES, make_evidence, make_predictions, make_run
+from records import NO_PRICES, make_evidence, make_predictions, make_run, render_markdown
 
 from bench.config.pack import describe_pack
 from bench.report.language.text import LANGUAGES
 from bench.report.numbers.budget import count_budget
 from bench.report.numbers.evidence import price_training
 from bench.report.sections import render_comparisons
-from bench.report.table import render_csv, render_markdown
+from bench.report.table import render_csv
 from bench.results.selection import select_best
 from bench.results.store import Result
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import METHODS, NO_PRICES, make_evidence, make_run
+from records import METHODS, NO_PRICES, make_evidence, make_run, render_markdown
 from report_folder import write_results
 
 from bench.errors import ConfigError
@@ -18,7 +18,7 @@ from bench.report.language.text import LANGUAGES, Text
 from bench.report.numbers.rows import Interval, build_rows
 from bench.report.runs import render_runs
 from bench.report.sections import render_comparisons
-from bench.report.table import COLUMNS, EXTRAS, render_csv, render_markdown, write_tables
+from bench.report.table import COLUMNS, EXTRAS, render_csv, write_tables
 from bench.results.store import STATUSES, Result, Store
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]

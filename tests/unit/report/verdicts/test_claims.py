@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from records import CARD, NO_PRICES, make_evidence, make_run
+from records import CARD, NO_PRICES, make_evidence, make_run, render_markdown
 
 from bench.report.language.text import LANGUAGES
-from bench.report.table import render_markdown
 from bench.report.verdicts.claims import Judgement, judge
 from bench.results.store import Result
 

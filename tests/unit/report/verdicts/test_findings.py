@@ -4,10 +4,9 @@ import re
 from typing import Any
 
 import pytest
-from records import make_evidence, make_run
+from records import make_evidence, make_run, render_markdown
 
 from bench.report.language.text import LANGUAGES, Text
-from bench.report.table import render_markdown
 from bench.report.verdicts.findings import find_all
 from bench.results.store import Result
 
