@@ -92,7 +92,7 @@ def _find_accuracy(
 
 
 def _say_same(best: Row, gaps: Sequence[AccuracyGap], text: Text) -> KeyFinding:
-    """Name the methods that do not differ from the most accurate, and what would be detected."""
+    """Name the methods without a detectable difference from the best, and what would be detected."""
     detectable = [gap.comparison.detectable for gap in gaps]
     known = [one for one in detectable if one is not None]
     sentence = text(
@@ -187,7 +187,7 @@ def _find_unquantised(row: Row, rows: Sequence[Row]) -> Row | None:
 def _find_cheapest(
     rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text
 ) -> Iterator[KeyFinding]:
-    """Name the method of the least memory among those as accurate as the best."""
+    """Name the method of the least memory among those without a detectable difference from the best."""
     best = most_accurate(rows)
     if best is None:
         return

@@ -104,7 +104,7 @@ def _choose(fitting: Sequence[Row], rejected: Sequence[tuple[Row, str]], read: R
 
 
 def _is_untold(one: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
-    """Return whether the two were compared and do not differ."""
+    """Return whether the two were compared and no difference was detected."""
     gap = find_gap(one, other, comparisons)
     return gap is not None and gap.comparison.verdict == "none"
 

@@ -59,8 +59,8 @@ def test_the_findings_of_a_sweep_on_a_gpu() -> None:
         "while training).",
         "QLoRA took 10 % more time to train than LoRA (5 min 30 s against 5 min 00 s).",
         "LoRA trained in 25 % less time than Full fine-tuning (5 min 00 s against 6 min 41 s).",
-        "Among Full fine-tuning and the methods that do not differ from it in accuracy (LoRA and QLoRA), "
-        "QLoRA needs the least memory (9.00 GiB, CUDA reserved, while training).",
+        "Among Full fine-tuning and the methods without a detectable difference in accuracy from it (LoRA "
+        "and QLoRA), QLoRA needs the least memory (9.00 GiB, CUDA reserved, while training).",
         "Full fine-tuning, LoRA and QLoRA: 0.32 % of the weights are trained (73.7K of 22.8M).",
     ]
 
@@ -97,7 +97,7 @@ def test_a_planted_difference_is_found_and_no_difference_is_not() -> None:
     )
     assert find(planted, r"no difference from QLoRA is detectable")
     assert not find(gpu_sweep(), "more accurate")
-    assert find(planted, r"the methods that do not differ from it in accuracy \(QLoRA\)")
+    assert find(planted, r"the methods without a detectable difference in accuracy from it \(QLoRA\)")
 
 
 def test_a_difference_that_seeds_alone_can_make_is_none() -> None:
