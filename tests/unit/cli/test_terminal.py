@@ -48,11 +48,14 @@ def test_a_word_longer_than_the_terminal_is_broken_and_whole(
 @pytest.mark.usefixtures("width")
 def test_a_report_is_drawn_with_its_texts_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "a|b *c* <script> [x](y) \\ `d`"
-    table = Table(["Label", "Share"], [[hostile, "5 %"]], left=[0])
+    table = Table(["Label", "Share"], [[hostile, "5 %"], ["b", "12.5 %"]], left=[0])
     terminal.print_blocks([Section("A heading", [table, make_bullets([f"as it is: {hostile}"])])])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "A heading"
-    assert any(hostile in line and "5 %" in line for line in lines)
+    first, second = (line.rstrip() for line in lines if line.rstrip().endswith(" %"))
+    assert first.strip().startswith(hostile)
+    assert second.strip().startswith("b ")
+    assert len(first) == len(second)  # numbers end in one column
     assert lines[-1] == f"- as it is: {hostile}"
 
 
