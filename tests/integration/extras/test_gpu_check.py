@@ -316,10 +316,10 @@ def test_the_report_is_for_people_and_for_plans(tmp_path: Path) -> None:
         "adapter nf4 False": (3.0, 4.0),
         "": (3.0, 4.0),
     }
-    lines = paths[1].read_text().splitlines()
-    assert "| ChatGLM-6B | PASS | 61 |" in lines
-    assert "| pack | SKIPPED | 0 |" in lines
-    assert lines[-1] == "| qlora | 1.00 | 10.00 | 10.00 | 1.500 | 0.250 |"
+    lines = [line.replace("|", "").split() for line in paths[1].read_text().splitlines()]
+    assert ["ChatGLM-6B", "PASS", "61"] in lines
+    assert ["pack", "SKIPPED", "0"] in lines
+    assert lines[-1] == ["qlora", "1.00", "10.00", "10.00", "1.500", "0.250"]
 
 
 # What is tried on the device
