@@ -194,7 +194,7 @@ def test_a_few_strange_records_break_nothing(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 7))
 def test_many_strange_records_break_nothing(folder: Path, seed: int) -> None:
-    assert break_records(folder, 100, seed, read_everything) > 15
+    assert break_records(folder, 100, seed, read_everything) > 10
 
 
 @pytest.mark.slow
@@ -202,4 +202,4 @@ def test_a_page_of_strange_records_is_written(folder: Path) -> None:
     def write_page(place: Path) -> None:
         write_report(Store(place), lang="en", report=NO_PRICES)
 
-    assert break_records(folder, 12, 9, write_page) > 1
+    assert break_records(folder, 30, 9, write_page) > 2
