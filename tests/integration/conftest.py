@@ -1,6 +1,6 @@
 """Short runs of tiny models, in this process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -17,8 +17,10 @@ Compose = Callable[..., Config]
 
 
 @pytest.fixture(autouse=True)
-def _fresh_accelerator() -> None:
-    """accelerate keeps one precision per process; a run has its own process, a test does not."""
+def _fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps one precision per process; a run has its own process, a test or a fixture does not."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

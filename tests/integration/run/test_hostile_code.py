@@ -145,7 +145,7 @@ def test_what_is_cached_and_checkpointed_cannot_run_code(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.model.build.load_trained", stop)
+        patch.setattr("bench.model.trained.read", stop)  # of the best weights, after the last step
         with pytest.raises(KeyboardInterrupt):
             run(config)
     read = [

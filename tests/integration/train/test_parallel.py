@@ -63,7 +63,7 @@ def test_two_processes_come_to_what_one_does(
     assert [row.keys() for row in found] == [row.keys() for row in expected]
     for name in ("step", "loss", "grad_norm", "lr", "validation_loss", "validation_accuracy"):
         ours, theirs = ([row[name] for row in rows if name in row] for rows in (found, expected))
-        assert ours == pytest.approx(theirs, abs=TOLERANCE), name
+        assert ours == pytest.approx(theirs, rel=TOLERANCE, abs=TOLERANCE), name
     assert together.parameters == alone.parameters
     assert together.metrics["test"] == pytest.approx(alone.metrics["test"], abs=TOLERANCE)
     assert (together.model["processes"], alone.model["processes"]) == (2, 1)
@@ -87,7 +87,7 @@ def test_two_processes_answer_prompts_as_one_does(compose_decoder: Compose, dist
     _, found, _ = train(compose_decoder("qwen3", *overrides, *two))
     for name in ("loss", "validation_loss"):
         ours, theirs = ([row[name] for row in rows if name in row] for rows in (found, expected))
-        assert ours == pytest.approx(theirs, abs=TOLERANCE), name
+        assert ours == pytest.approx(theirs, rel=TOLERANCE, abs=TOLERANCE), name
 
 
 def test_processes_start_alike_and_drop_out_other_values(
