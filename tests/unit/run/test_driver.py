@@ -223,7 +223,7 @@ def test_a_process_that_uses_cuda_keeps_its_card_and_says_so_of_another(
 
 
 def test_the_installed_torch_says_what_it_is_built_for_without_being_imported() -> None:
-    code = "import sys; from bench import driver; print(driver.read_torch_cuda(), 'torch' in sys.modules)"
+    code = "import sys; from bench.run import driver; print(driver.read_torch_cuda(), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     import torch
 
@@ -247,7 +247,7 @@ def test_holders_are_named_and_what_the_driver_does_not_name_is_counted() -> Non
 def ask_emulated(machine: Machine, *code: str) -> str:
     """What the code prints in a process of the machine."""
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(["from bench import driver", *code])],
+        [sys.executable, "-c", "\n".join(["from bench.run import driver", *code])],
         capture_output=True,
         text=True,
         check=True,
