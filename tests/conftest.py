@@ -2,6 +2,7 @@
 two-layer BERT with random weights and a few Chinese texts, small enough to train in a second."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -22,6 +23,9 @@ if str(PLUGINS_DIR) not in sys.path:
     sys.path.append(str(PLUGINS_DIR))
 settings.register_profile("any machine", deadline=None)  # a slow one has no other results
 settings.load_profile("any machine")
+# Under nohup a lost terminal still ends no test, but the commands that tests start hear one.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 TOPICS = {

@@ -232,12 +232,17 @@ class Store:
             StoreError: the disk refused it.
         """
         folder = self.run_folder(result.run_id)
-        if not result.is_success and self._is_success(result.run_id):
+        if not result.is_success and self.has_success(result.run_id):
             return
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             replace_file(folder / "config.yaml", _to_yaml(finite(result.config)))
             replace_file(folder / RECORD, _to_json(_with_checksum(dataclasses.asdict(result))))
+
+    def has_success(self, run_id: str) -> bool:
+        """Tell whether the run has a record that counts as done."""
+        record = self.read(run_id)
+        return record is not None and record.is_success
 
     def write_predictions(self, run_id: str, predictions: pd.DataFrame) -> None:
         """Write predictions.csv: split, id, label, prediction and a probability column per label."""
@@ -318,10 +323,6 @@ class Store:
             folder.mkdir(exist_ok=True)
             name = f"{path.parent.name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.json"
             path.replace(folder / name)
-
-    def _is_success(self, run_id: str) -> bool:
-        found = self.read(run_id)
-        return found is not None and found.is_success
 
     def _write_file(self, run_id: str, name: str, text: str) -> None:
         path = self.run_folder(run_id) / name

@@ -92,7 +92,7 @@ def _find_folder(run_id: str, store: Store) -> Path:
     There it begins anew, without checkpoints, as it is measured from its first step on.
     """
     folder = store.run_folder(run_id)
-    if has_success(run_id, store):
+    if store.has_success(run_id):
         folder = folder / ASIDE
         shutil.rmtree(folder, ignore_errors=True)  # a killed attempt may have left it
         folder.mkdir()
@@ -103,9 +103,3 @@ def take_from_aside(folder: Path) -> None:
     """Replace the weights of an earlier success by those of this one."""
     if (folder / ASIDE / BEST).exists():
         (folder / ASIDE / BEST).replace(folder / BEST)
-
-
-def has_success(run_id: str, store: Store) -> bool:
-    """Return whether the run has succeeded before."""
-    record = store.read(run_id)
-    return record is not None and record.is_success

@@ -22,7 +22,7 @@ from bench.errors import ConfigError, DataError, RunError, StoreError
 from bench.memory import comparison
 from bench.redaction import LONGEST, redact, shorten
 from bench.results.store import STARTED, Result, Store, now
-from bench.run.fitting import has_success, take_from_aside
+from bench.run.fitting import take_from_aside
 from bench.run.journal import Journal
 from bench.run.mirror import describe_tracker, flatten
 from bench.run.preparation import ASIDE, Prepared
@@ -95,7 +95,7 @@ def _record(journal: Journal, end: Fitted | BaseException, prepared: Prepared, s
     run_id, meter, folder = journal.run_id, journal.meter, store.run_folder(journal.run_id)
     # A run of a pack that failed by itself failed in training, wherever the others have got to by now.
     phase = "train" if isinstance(end, RunError) and not journal.is_alone else meter.current
-    replaces = has_success(run_id, store)
+    replaces = store.has_success(run_id)
     fitted, predictions, error = None, None, None
     try:
         if isinstance(end, BaseException):

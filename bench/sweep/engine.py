@@ -187,10 +187,10 @@ class Sweep:
         """Launch each point that is new and has no success; return False if the sweep has to end here."""
         new = [point for point in points if point.run_id not in self.points]
         self.points |= {point.run_id: point for point in new}
-        self.skipped += sum(self._status(point) == "success" for point in new)
+        self.skipped += sum(self.store.has_success(point.run_id) for point in new)
         due = [point for point in new if self._is_due(point)]
         limits = {point.run_id: self.known.limit_pack(point) if packed else 1 for point in due}
-        return self._launch_all(due, limits, is_done=lambda point: self._status(point) == "success")
+        return self._launch_all(due, limits, is_done=lambda point: self.store.has_success(point.run_id))
 
     def _measure_alone(self, points: Iterable[Point]) -> bool:
         """Train each point again that was trained in a pack, where memory and time were not its own."""
@@ -272,7 +272,7 @@ class Sweep:
         return [*self.shared, *pack_lines(pack), *more]
 
     def _is_success_or(self, point: Point, again: Sequence[Point]) -> bool:
-        return point in again or self._status(point) == "success"
+        return point in again or self.store.has_success(point.run_id)
 
     def _is_due(self, point: Point) -> bool:
         status = self._status(point)

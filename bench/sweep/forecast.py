@@ -209,7 +209,7 @@ def describe_plan(
     plan: Plan, base: Config, store: Store, known: Forecast, advice: Sequence[Advice] = ()
 ) -> dict[str, Any]:
     """Return what ``bench plan --json`` prints; an unknown value is null and has a reason."""
-    done = {point.run_id for point in plan.points if _is_done(store, point.run_id)}
+    done = {point.run_id for point in plan.points if store.has_success(point.run_id)}
     runs = [_describe_run(point, known, is_done=point.run_id in done) for point in plan.points]
     left = [point for point in plan.points if point.run_id not in done]
     limit = limit_packs(known, base)
@@ -299,11 +299,6 @@ def _count_halving(points: Sequence[Point], known: Forecast) -> float | None:
             whole *= budget(ends, count_by_rung(len(group), rungs=ends)) / (len(group) * total)
         hours.append(whole)
     return sum(hours) if hours else None
-
-
-def _is_done(store: Store, run_id: str) -> bool:
-    found = store.read(run_id)
-    return found is not None and found.is_success
 
 
 def _is_predicted(point: Point, known: Forecast) -> bool:
