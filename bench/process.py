@@ -5,9 +5,12 @@ import contextlib
 import errno
 import io
 import os
+import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 from bench.errors import BenchError, StoreError
@@ -72,6 +75,14 @@ def guarded() -> Iterator[None]:
     if not code and output is not None and output.fault is not None:
         code = READER_GONE if output.fault.errno == errno.EPIPE else UNWRITABLE
     sys.exit(0 if code is None else code)  # type: ignore[arg-type]
+
+
+def program() -> str:
+    """Return what a shell calls bench by: its name where it is on PATH, else its path from here."""
+    own = Path(sys.executable).with_name("bench")
+    if shutil.which("bench") is None and own.exists():
+        return shlex.quote(os.path.relpath(own))
+    return "bench"
 
 
 def end_silently() -> None:

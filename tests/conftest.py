@@ -1,6 +1,7 @@
 """What all tests share: bench's Hydra plugins on the path before Hydra scans for them, composing, and a
 two-layer BERT with random weights and a few Chinese texts, small enough to train in a second."""
 
+import io
 import json
 import signal
 import sys
@@ -15,6 +16,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hypothesis import settings
 
+from bench import cli
 from bench.config import schema
 from bench.config.schema import Config
 from bench.run.app import PLUGINS_DIR
@@ -33,6 +35,27 @@ TOPICS = {
     "债券": "国债 收益率 发行 利率 到期",
     "外汇": "美元 人民币 汇率 央行 干预",
 }
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command ``bench`` in this process: exit code, standard output and standard error.
+
+    ``lines`` are its standard input.
+    """
+
+    def call(*arguments: object, lines: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture(scope="session")

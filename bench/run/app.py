@@ -24,8 +24,8 @@ from bench.config.names import suggest_option
 from bench.config.overrides import quote_text
 from bench.config.pack import unpack
 from bench.config.schema import Config
-from bench.errors import BenchError
-from bench.process import interrupt_code, stop_on_signals
+from bench.errors import ConfigError
+from bench.process import stop_on_signals
 from bench.redaction import show
 from bench.results.store import Result
 from bench.run import driver, tracking
@@ -35,9 +35,10 @@ PLUGINS_DIR = Path(__file__).parents[1] / "plugins"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the Hydra app; a user's error is one message and the exit code of the contract.
+    """Run the Hydra app; ``arguments`` replace those of the command line.
 
-    ``arguments`` replace those of the command line.
+    Raises:
+        BenchError: a user's error; ``bench.process.guarded`` makes it a message and an exit code.
     """
     given = sys.argv[1:] if arguments is None else arguments
     sys.argv = [sys.argv[0], *map(quote_text, given)]
@@ -56,22 +57,24 @@ def prepare_hydra() -> None:
 
 @contextlib.contextmanager
 def explained_errors() -> Iterator[None]:
-    """Turn a user's error into one message and its exit code."""
+    """Turn an error of Hydra's, OmegaConf's or YAML's into bench's own.
+
+    Raises:
+        ConfigError: what is wrong with the configuration, in plain words.
+    """
     try:
         yield
-    except BenchError as error:
-        print(show(error), file=sys.stderr)
-        sys.exit(error.exit_code)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        print(show(_explain(error)), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        sys.exit(interrupt_code(interrupt))
+        raise ConfigError(_explain(error)) from error
 
 
 @contextlib.contextmanager
 def composing() -> Iterator[Callable[[Sequence[str]], Config]]:
-    """Yield a function that composes a configuration; an error inside is one message and its exit code."""
+    """Yield a function that composes a configuration.
+
+    Raises:
+        ConfigError: as ``explained_errors``, for everything inside.
+    """
     with explained_errors():
         prepare_hydra()
         with hydra.initialize_config_dir(str(schema.CONF_DIR), version_base="1.3"):
@@ -85,15 +88,9 @@ def task(composed: DictConfig) -> list[Result]:
         tracking.begin_run()
     config = schema.from_hydra(composed)
     alone = HydraConfig.get().mode == RunMode.RUN
-    try:
-        if alone and (note := driver.choose(config.devices, config.train.processes).note) is not None:
-            print(show(note), file=sys.stderr)
-        results = run_all(config)
-    except BenchError as error:
-        if not alone:
-            raise
-        print(show(error), file=sys.stderr)
-        sys.exit(error.exit_code)
+    if alone and (note := driver.choose(config.devices, config.train.processes).note) is not None:
+        print(show(note), file=sys.stderr)
+    results = run_all(config)
     if alone:
         for one, result in zip(unpack(config), results, strict=True):
             print(summarise(one, result), flush=True)

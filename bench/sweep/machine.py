@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from bench.config.cards import GIB
 from bench.config.schema import CONF_DIR
+from bench.process import guarded
 from bench.run import driver
-from bench.run.app import explained_errors
 
 CARD_BYTES = 20 * GIB  # of a card for experiment=rtx4090: 24 GB ones have it, 16 GB ones do not
 
@@ -58,8 +58,7 @@ def choose_experiment() -> tuple[str, str]:
 
 def main() -> None:
     """Print the name for a script, and the reason for a person."""
-    with explained_errors():
-        name, reason = choose_experiment()
+    name, reason = choose_experiment()
     others = ", ".join(sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml")))
     print(
         f"EXPERIMENT={name}, as {reason}; EXPERIMENT=NAME chooses among {others}, of which "
@@ -70,4 +69,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

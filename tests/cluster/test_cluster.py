@@ -79,7 +79,7 @@ def test_an_interrupted_sweep_ends_its_jobs_in_10_s(
         out, err = process.communicate(timeout=60)
     assert time.monotonic() - started < 10
     assert (process.returncode, count(out)) == (130, {"planned": 3, "interrupted": 3}), out + err
-    assert "to go on: bench sweep" in out
+    assert "stopped; to go on: " in out
     time.sleep(5)  # a job outlives its cancelling by the time that its run takes to write it down
     assert [pid for pid in jobs if psutil.pid_exists(pid)] == []
     assert [record["status"] for record in bench.records().values()] == ["interrupted", "interrupted"]

@@ -68,6 +68,30 @@ def test_under_nohup_a_lost_terminal_ends_nothing() -> None:
     assert done.stdout == "went on\n"
 
 
+@pytest.mark.parametrize("path", ["", str(Path(sys.executable).parent)])
+def test_a_shell_can_call_bench_by_the_name_that_messages_give(path: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": path}
+    code = "from bench.process import program; print(program())"
+    named = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    done = subprocess.run(
+        f"{named.stdout.strip()} --help",
+        shell=True,
+        executable="/bin/sh",
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert (named.stdout == "bench\n") == bool(path)
+
+
 def test_output_that_cannot_be_written_is_one_message_and_the_work_goes_on(tmp_path: Path) -> None:
     body = f"print(1, flush=True); print(2, flush=True); open({str(tmp_path / 'done')!r}, 'w').close()"
     with Path("/dev/full").open("w") as full, start(body, stdout=full) as command:

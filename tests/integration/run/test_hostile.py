@@ -21,7 +21,6 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from bench import cli
 from bench.config.identity import identify
 from bench.config.schema import Config, replace_values, to_dict
 from bench.errors import BenchError
@@ -92,19 +91,11 @@ def find_secrets(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """The command line in this process and an empty folder: exit code, standard output, standard error."""
+def here(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """The command in an empty folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, *capsys.readouterr()
-
-    return call
+    return command
 
 
 # Names
@@ -125,10 +116,10 @@ def test_a_name_that_is_no_name_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("name", LEADING_OUT, ids=lambda name: name[:20])
-def test_no_name_of_data_leads_out_of_results(command: Command, tmp_path: Path, name: str) -> None:
+def test_no_name_of_data_leads_out_of_results(here: Command, tmp_path: Path, name: str) -> None:
     """results_dir is results/${data.name}."""
     before = snapshot(tmp_path)
-    code, out, err = command("run", "method=majority", "track.mode=disabled", f"data.name={name}")
+    code, out, err = here("run", "method=majority", "track.mode=disabled", f"data.name={name}")
     assert (code, out) == (2, "")
     assert err.startswith("data.name=")
     assert snapshot(tmp_path) == before
@@ -241,7 +232,7 @@ def write_hostile_record(store: Store, *, text: str, status: str, seed: int, con
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_other_peoples_records_are_shown_and_do_nothing(
-    command: Command, compose: Compose, tmp_path: Path, lang: str
+    here: Command, compose: Compose, tmp_path: Path, lang: str
 ) -> None:
     texts = [ESCAPE, "a\nb|c", "\u202egnp.exe", "x" * 200, *HARMFUL[:4]]
     store = Store(tmp_path / "here" / "results" / "mine")
@@ -253,7 +244,7 @@ def test_other_peoples_records_are_shown_and_do_nothing(
         (store.folder / "runs" / name / RECORD).write_text('{"\x1b[31m": "\\ud800"}', encoding="utf-8")
     before = snapshot(tmp_path)
     for arguments in (["table", "--lang", lang], ["status"], ["verify"]):
-        code, out, err = command(*arguments)
+        code, out, err = here(*arguments)
         assert (code, err) == (int(arguments[0] == "verify"), "")
         assert is_clean(out)
         out.encode()
@@ -284,11 +275,11 @@ def test_other_peoples_records_are_shown_and_do_nothing(
     ids=ascii,
 )
 def test_a_message_about_hostile_input_is_harmless_itself(
-    command: Command, tmp_path: Path, arguments: list[str]
+    here: Command, tmp_path: Path, arguments: list[str]
 ) -> None:
     pd.DataFrame({ESCAPE: ["a"], "label": ["b"]}).to_csv(tmp_path / "here" / "hostile.csv", index=False)
     before = snapshot(tmp_path)
-    code, out, err = command(*arguments)
+    code, out, err = here(*arguments)
     assert code in (2, 3)
     assert out == ""
     assert err.strip()
@@ -320,9 +311,9 @@ def test_a_message_about_hostile_input_is_harmless_itself(
 )
 @pytest.mark.parametrize("verb", ["run", "sweep"])
 def test_a_password_in_a_setting_is_refused_and_not_repeated(
-    command: Command, tmp_path: Path, settings: list[str], verb: str
+    here: Command, tmp_path: Path, settings: list[str], verb: str
 ) -> None:
-    code, out, err = command(verb, *(one.format("user:pr0xy-passw0rd") for one in settings))
+    code, out, err = here(verb, *(one.format("user:pr0xy-passw0rd") for one in settings))
     assert code == 2
     assert err.strip()
     assert "pr0xy-passw0rd" not in out + err

@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 
 from bench.config.schema import Config
 from bench.errors import BenchError
-from bench.run import app
 from bench.run.run import run
 
 Compose = Callable[..., Config]
@@ -175,8 +173,7 @@ def test_what_is_cached_and_checkpointed_cannot_run_code(
     ],
 )
 def test_a_configuration_file_cannot_run_code(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Callable[..., tuple[int, str, str]],
     tiny_bert: Path,
     texts: Path,
     tmp_path: Path,
@@ -189,9 +186,8 @@ def test_a_configuration_file_cannot_run_code(
     settings = ["model=local", f"model.path={tiny_bert}", "data=files", f"data.train={texts}"]
     folders = [f"results_dir={tmp_path}/results", f"cache_dir={tmp_path}/cache"]
     short = ["track.mode=disabled", "train.max_steps=1", "train.warmup_steps=0"]
-    monkeypatch.setattr(sys, "argv", ["bench"])
-    with pytest.raises(SystemExit) as ended:
-        app.main(["--config-dir", f"{tmp_path}/conf", "method=evil", *settings, *folders, *short])
-    assert ended.value.code in (1, 2)
-    assert "Traceback" not in capsys.readouterr().err
+    given = ["--config-dir", f"{tmp_path}/conf", "method=evil", *settings, *folders, *short]
+    code, _, err = command("run", *given)
+    assert code in (1, 2)
+    assert "Traceback" not in err
     assert not trap.mark.exists()

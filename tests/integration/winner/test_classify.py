@@ -1,6 +1,5 @@
 """The commands that use a trained run, as a user types them."""
 
-import io
 import json
 import sys
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from torch.nn import functional
 
 import bench
 import bench.extras
-from bench import cli
 from bench.results.store import Result, Store
 from bench.winner import agreement, classifier, export
 from bench.winner.generate import generate
@@ -22,23 +20,6 @@ from bench.winner.generate import generate
 Train = Callable[..., tuple[Store, Result]]
 Bench = Callable[..., tuple[int, str, str]]
 PROMPTED = ("task=label_likelihood", "model.template='{text} Topic: '")
-
-
-@pytest.fixture
-def run_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bench:
-    """The exit code, standard output and standard error of a command; ``lines`` are its standard input."""
-
-    def call(*arguments: object, lines: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +30,7 @@ def folder(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_and_its_folder_give_the_probabilities_of_predictions_csv(
-    train: Train, folder: Path, run_bench: Bench, tmp_path: Path
+    train: Train, folder: Path, command: Bench, tmp_path: Path
 ) -> None:
     store, result = train("method=lora")
     texts = agreement.read_test(result).texts
@@ -57,7 +38,7 @@ def test_a_run_and_its_folder_give_the_probabilities_of_predictions_csv(
     expected = store.read_predictions(result.run_id).query("split == 'test'").iloc[:, 3:]
     for source, out in ((result.run_id, "out.csv"), (folder, "out.jsonl")):
         options = ["--results", store.folder, "--file", tmp_path / "in.csv", "--column", "title"]
-        code, said, err = run_bench("classify", source, *options, "--out", tmp_path / out)
+        code, said, err = command("classify", source, *options, "--out", tmp_path / out)
         assert (code, err) == (0, "")
         assert said == f"{len(texts)} texts classified into {tmp_path / out}\n"
     found = pd.read_csv(tmp_path / "out.csv")
@@ -70,12 +51,12 @@ def test_a_run_and_its_folder_give_the_probabilities_of_predictions_csv(
     assert rows[0]["number"] == "0"
 
 
-def test_texts_come_from_arguments_or_lines(folder: Path, run_bench: Bench) -> None:
+def test_texts_come_from_arguments_or_lines(folder: Path, command: Bench) -> None:
     (one,) = bench.load(folder).predict(["股票上涨"])
     line = f"{one.label}\t{one.probabilities[one.label]:.4f}\t股票上涨\n"
-    assert run_bench("classify", folder, "股票上涨") == (0, line, "")
-    assert run_bench("classify", folder, lines="股票上涨\n股票上涨") == (0, 2 * line, "")
-    code, out, _ = run_bench("classify", folder, "股票上涨", "--json")
+    assert command("classify", folder, "股票上涨") == (0, line, "")
+    assert command("classify", folder, lines="股票上涨\n股票上涨") == (0, 2 * line, "")
+    code, out, _ = command("classify", folder, "股票上涨", "--json")
     assert (code, json.loads(out)["prediction"]) == (0, one.label)
     assert json.loads(out)["probability_股市"] == pytest.approx(one.probabilities["股市"], abs=1e-6)
 
@@ -111,7 +92,7 @@ def test_batches_of_like_length_give_what_each_text_alone_gives(folder: Path) ->
 def test_what_cannot_be_classified_is_one_message(
     train: Train,
     folder: Path,
-    run_bench: Bench,
+    command: Bench,
     tmp_path: Path,
     arguments: list[str],
     lines: str,
@@ -123,32 +104,32 @@ def test_what_cannot_be_classified_is_one_message(
     (tmp_path / "bad.jsonl").write_text("{\n")
     (tmp_path / "gap.jsonl").write_text('{"text": "good"}\n{"text": null}\n')
     places = {"folder": folder, "here": tmp_path, "results": train("method=lora")[0].folder}
-    found, out, err = run_bench("classify", *(one.format(**places) for one in arguments), lines=lines)
+    found, out, err = command("classify", *(one.format(**places) for one in arguments), lines=lines)
     assert (found, out) == (code, "")
     assert message in err
     assert len(err.splitlines()) == 1
 
 
-def test_options_may_stand_between_the_folder_and_the_texts(folder: Path, run_bench: Bench) -> None:
+def test_options_may_stand_between_the_folder_and_the_texts(folder: Path, command: Bench) -> None:
     texts = ["Shares fall", "Striker scores"]
-    plain = run_bench("classify", folder, *texts)
+    plain = command("classify", folder, *texts)
     assert plain[0] == 0
-    assert run_bench("classify", folder, "--batch-size", 1, *texts) == plain
-    assert run_bench("classify", "--batch-size", 1, folder, *texts) == plain
+    assert command("classify", folder, "--batch-size", 1, *texts) == plain
+    assert command("classify", "--batch-size", 1, folder, *texts) == plain
 
 
 def test_latency_of_a_folder_without_its_results_asks_for_texts(
-    folder: Path, run_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, command: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = run_bench("latency", folder)
+    code, out, err = command("latency", folder)
     assert (code, out) == (3, "")
     assert err.rstrip().endswith("its run's results hold the texts: name them, or give --file")
 
 
-def test_latency_is_measured_in_every_form_and_kept_beside_the_run(train: Train, run_bench: Bench) -> None:
+def test_latency_is_measured_in_every_form_and_kept_beside_the_run(train: Train, command: Bench) -> None:
     store, result = train("method=qlora")
-    code, out, _ = run_bench("latency", result.run_id, "--results", store.folder)
+    code, out, _ = command("latency", result.run_id, "--results", store.folder)
     assert code == 0
     path = store.run_folder(result.run_id) / "latency.json"
     assert out.splitlines()[-1] == str(path)
@@ -163,17 +144,17 @@ def test_latency_is_measured_in_every_form_and_kept_beside_the_run(train: Train,
     assert sum(f"| {form} " in out for form in forms) == 3
 
 
-def test_export_and_merge_say_where_it_is(train: Train, run_bench: Bench, tmp_path: Path) -> None:
+def test_export_and_merge_say_where_it_is(train: Train, command: Bench, tmp_path: Path) -> None:
     store, result = train("method=lora")
     where = ["--results", store.folder]
-    code, out, _ = run_bench("export", result.run_id, tmp_path / "adapter", *where)
+    code, out, _ = command("export", result.run_id, tmp_path / "adapter", *where)
     assert (code, out) == (0, f"{result.run_id} (lora): its adapter is in {tmp_path / 'adapter'}\n")
-    code, out, _ = run_bench("merge", result.run_id, tmp_path / "merged", *where, "--tolerance", "1")
+    code, out, _ = command("merge", result.run_id, tmp_path / "merged", *where, "--tolerance", "1")
     assert code == 0
     assert "| merged, fp32 " in out
-    code, _, err = run_bench("merge", result.run_id, tmp_path / "merged", *where)
+    code, _, err = command("merge", result.run_id, tmp_path / "merged", *where)
     assert (code, err.splitlines()[0].endswith("give a new folder, or remove this one first")) == (2, True)
-    code, _, err = run_bench("merge", result.run_id, tmp_path / "other", *where, "--tolerance", "2")
+    code, _, err = command("merge", result.run_id, tmp_path / "other", *where, "--tolerance", "2")
     assert (code, err) == (2, "--tolerance 2: must be a share from 0 to 1, such as 0.01\n")
 
 
@@ -203,24 +184,22 @@ def test_what_is_written_is_the_likeliest_token_each_time(train: Train, base: st
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_generate_prints_a_line_a_text_and_refuses_a_head(
-    train: Train, folder: Path, run_bench: Bench
-) -> None:
+def test_generate_prints_a_line_a_text_and_refuses_a_head(train: Train, folder: Path, command: Bench) -> None:
     store, result = train("method=lora", *PROMPTED, base="llama")
-    code, out, _ = run_bench("generate", result.run_id, "股票", "国债", "--results", store.folder)
+    code, out, _ = command("generate", result.run_id, "股票", "国债", "--results", store.folder)
     assert (code, len(out.splitlines())) == (0, 2)
-    code, _, err = run_bench("generate", folder, "股票")
+    code, _, err = command("generate", folder, "股票")
     assert code == 2
     assert "was trained with a head that classifies and writes nothing" in err
-    assert run_bench("generate", folder, "a", "--top-p", "0")[0] == 2
+    assert command("generate", folder, "a", "--top-p", "0")[0] == 2
 
 
 def test_serving_without_its_extra_says_how_to_get_it(
-    folder: Path, run_bench: Bench, monkeypatch: pytest.MonkeyPatch
+    folder: Path, command: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
     monkeypatch.delitem(sys.modules, "bench.extras.serve", raising=False)
     monkeypatch.delattr(bench.extras, "serve", raising=False)  # where an import finds it first
-    code, _, err = run_bench("serve", folder)
+    code, _, err = command("serve", folder)
     assert code == 3
     assert 'fastapi is not installed; install the extra, pip install -c constraints.txt -e ".[serve]"' in err

@@ -32,18 +32,10 @@ finally:
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Bench:
-    """The command in a folder of its own: exit code, standard output, standard error."""
+def bench(command: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bench:
+    """The command in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, *capsys.readouterr()
-
-    return call
+    return command
 
 
 def add_runs(folder: Path, config: Config, statuses: dict[int, str]) -> Store:

@@ -19,7 +19,7 @@ from bench.config import schema
 from bench.config.identity import describe
 from bench.config.schema import Config
 from bench.errors import StoreError
-from bench.process import interrupt_code, stop_on_signals
+from bench.process import interrupt_code, program, stop_on_signals
 from bench.redaction import shorten, show
 from bench.report.table import write_tables
 from bench.results.store import Store
@@ -74,16 +74,17 @@ class BenchSweeper(Sweeper):
                     raise
                 print(show(error), file=sys.stderr)
                 outcome, code = sweep.outcome(), error.exit_code
+        bench, folder = program(), shlex.quote(str(store.folder))
         if code in (0, 1):
             written = write_tables(store, lang="en", report=base.report)
             print((store.folder / "table.md").read_text(encoding="utf-8"))
             names = ", ".join(path.name for path in written)
             print(show(f"{store.folder} holds {names} and each run's own folder in runs/"))
-            print(show(f"to look at them: bench report --results {shlex.quote(str(store.folder))}"))
-            print("what to take within so many GiB, by these results: bench recommend --vram GIB")
+            print(show(f"to look at them: {bench} report --results {folder}"))
+            print(f"what to take within so many GiB, by these results: {bench} recommend --vram GIB")
         else:  # a table of thousands of runs takes seconds, and who stops a sweep waits for it to stop
-            print(show(f"stopped; to go on: bench sweep {shlex.join(arguments)}"))
-            print(show(f"the table of what there is: bench table --results {shlex.quote(str(store.folder))}"))
+            print(show(f"stopped; to go on: {bench} sweep {shlex.join(arguments)}"))
+            print(show(f"the table of what there is: {bench} table --results {folder}"))
         print(outcome.last_line(), flush=True)
         sys.exit(code)
 
