@@ -46,7 +46,7 @@ _ELSEWHERE = {
     "train_file": _TEXTS,
 }
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
-_TEXT_FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".gz", ".txt")
+_TEXT_FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".gz")
 
 
 def suggest_setting(key: str, known: Sequence[str]) -> str:
