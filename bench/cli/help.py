@@ -103,7 +103,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Take options between a command's arguments too, which argparse by itself does not."""
-        is_list = any(one.nargs == "*" for one in self._get_positional_actions())
+        is_list = any(action.nargs == "*" for action in self._get_positional_actions())
         if self._is_mixing or not is_list:
             return super().parse_known_args(args, namespace)
         self._is_mixing = True  # as argparse comes back here
@@ -149,7 +149,7 @@ def complete(arguments: list[str], parser: Parser) -> list[str] | None:
     if "query=" not in " ".join(arguments) or command in _HYDRA_COMMANDS:
         os.environ["COMP_LINE"] = line.replace(f" {command}", "", 1) if command else line
         return arguments
-    [commands] = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     known = commands.choices[command].list_options() if command in commands.choices else commands.choices
     last = "" if line[-1:] == " " else words[-1] if words else ""
     print(*(name for name in known if name.startswith(last)))

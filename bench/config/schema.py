@@ -399,7 +399,7 @@ def list_paths(schema: type = Config, section: str = "") -> list[str]:
 
 
 def _list_fields(schema: Any) -> str:
-    names = [one.name for one in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else []
+    names = [field.name for field in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else []
     return ", ".join(names) or "no fields"
 
 

@@ -71,4 +71,4 @@ def _lead_byte(character: str) -> int:
 def _looks_western(text: str) -> bool:
     """Return whether most letters are ASCII, as in Western European languages."""
     letters = [one for one in text[:100_000] if one.isalpha()]
-    return sum(not one.isascii() for one in letters) <= _LATIN_SHARE * len(letters)
+    return sum(not letter.isascii() for letter in letters) <= _LATIN_SHARE * len(letters)

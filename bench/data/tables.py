@@ -37,7 +37,7 @@ class ReadFile:
 
 def name_kind(name: str) -> str:
     """Return what the file's name says it is: its suffix, or both of ``.csv.gz``."""
-    suffixes = [one.lower() for one in Path(name).suffixes]
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
     return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
@@ -157,7 +157,7 @@ def _find_joined(frame: pd.DataFrame, wanted: Sequence[str], delimiter: str) -> 
     for row in frame.index[broken]:
         lines = [line for column in cells for line in str(frame.at[row, column]).splitlines()]
         fields = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-        joined[row] = sum(len(one) == frame.shape[1] and one[place] in labels for one in fields)
+        joined[row] = sum(len(field) == frame.shape[1] and field[place] in labels for field in fields)
     if not (first := [row for row, count in joined.items() if count]):
         return []
     return [

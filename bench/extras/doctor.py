@@ -80,14 +80,14 @@ def examine_cards(devices: str) -> Iterator[Trial]:
     except BenchError as error:
         works, detail = False, str(error)
     yield Trial("driver", works, "; ".join(filter(None, [detail, chosen.note])))
-    for one in found.devices:
-        is_chosen = one in chosen.devices
+    for device in found.devices:
+        is_chosen = device in chosen.devices
         parts = [
-            f"{one.name}, {one.total_bytes / GIB:.1f} GiB, {one.free_bytes / GIB:.1f} free",
-            driver.tell_holders(one),
+            f"{device.name}, {device.total_bytes / GIB:.1f} GiB, {device.free_bytes / GIB:.1f} free",
+            driver.tell_holders(device),
             f"runs get it with devices={devices}" if is_chosen else f"not used with devices={devices}",
         ]
-        yield Trial(f"card {one.index}", is_chosen or None, "; ".join(filter(None, parts)))
+        yield Trial(f"card {device.index}", is_chosen or None, "; ".join(filter(None, parts)))
 
 
 def examine_device(device: torch.device) -> Iterator[Trial]:
@@ -185,12 +185,12 @@ def _try_optimizer(name: str, device: torch.device) -> str:
         optimizer.zero_grad()
         losses.append(loss.item())
     states = [state[key] for state in optimizer.state.values() for key in ("state1", "state2")]
-    kinds = {one.dtype for one in states}
+    kinds = {state.dtype for state in states}
     if losses[-1] > 0.5 * losses[0] or kinds != {torch.uint8}:
         raise ArithmeticError(f"ten steps took a loss from {losses[0]:.2f} to {losses[-1]:.2f} in {kinds}")
     if not optimizer.is_paged:
         return "works; its states are held in 8 bits"
-    if not all(getattr(one, "is_paged", False) for one in states):
+    if not all(getattr(state, "is_paged", False) for state in states):
         raise ArithmeticError("its states are not in memory that CUDA can page")
     return "works; its states are held in 8 bits, in memory that CUDA pages"
 

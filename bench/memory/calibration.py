@@ -28,7 +28,9 @@ class Calibration:
 def tell_source(calibrations: Mapping[str, Calibration]) -> str:
     """Say where a plan's times come from, for a person; runs come before gpu-check, which fills in."""
     runs = calibrations.get("")
-    check = next((one for one in calibrations.values() if one.measured_at is not None), None)
+    check = next(
+        (calibration for calibration in calibrations.values() if calibration.measured_at is not None), None
+    )
     words = []
     if runs is not None and runs.measured_at is None:
         error = "" if runs.error is None else f", each within {runs.error:.0%}"

@@ -94,8 +94,8 @@ def _make(
     )
     recording = trace(config, shapes, task=task, folder=folder)
     peaks = _count_peaks(recording, device_type)
-    high = max(one["peak_reserved_bytes"] or 0 for one in peaks.values())
-    low = max(one["peak_allocated_bytes"] or 0 for one in peaks.values())
+    high = max(peak["peak_reserved_bytes"] or 0 for peak in peaks.values())
+    low = max(peak["peak_allocated_bytes"] or 0 for peak in peaks.values())
     return Prediction(
         device_type=device_type,
         phases=peaks,

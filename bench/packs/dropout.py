@@ -50,7 +50,7 @@ def drop_each(inputs: torch.Tensor, rates: Sequence[float]) -> torch.Tensor:
         return inputs
     levels = _draw_levels(inputs.shape[1:], inputs.device)  # (rows, features)
     masks = {rate: (levels >= _level(rate)).to(inputs.dtype) for rate in set(rates)}
-    found: torch.Tensor = _Mask.apply(inputs, [masks[one] for one in rates])  # type: ignore[no-untyped-call]
+    found: torch.Tensor = _Mask.apply(inputs, [masks[rate] for rate in rates])  # type: ignore[no-untyped-call]
     return found
 
 

@@ -142,7 +142,7 @@ def _find_holders(nvml: Any, handle: Any) -> list[Holder]:
             used |= {one.pid: one.usedGpuMemory for one in ask_for(handle)}
     used.pop(os.getpid(), None)
     holders = [Holder(pid, _name_process(nvml, pid), size) for pid, size in used.items()]
-    return sorted(holders, key=lambda one: -(one.used_bytes or 0))
+    return sorted(holders, key=lambda holder: -(holder.used_bytes or 0))
 
 
 def _name_process(nvml: Any, pid: int) -> str:
@@ -175,8 +175,10 @@ def find_visible(devices: Sequence[Device], listed: str | None) -> list[Device]:
 
 def _find_named(devices: Sequence[Device], word: str) -> Device | None:
     if number := re.match(r"\+?\d+", word):
-        return next((one for one in devices if one.index == int(number[0])), None)
-    found = [one for one in devices if word.startswith(("GPU-", "MIG-")) and one.uuid.startswith(word)]
+        return next((device for device in devices if device.index == int(number[0])), None)
+    found = [
+        device for device in devices if word.startswith(("GPU-", "MIG-")) and device.uuid.startswith(word)
+    ]
     return found[0] if len(found) == 1 else None
 
 
@@ -333,14 +335,16 @@ def _tell_remedies(found: Driver, major: int) -> str:
 
 
 def _tell_devices(devices: Sequence[Device]) -> str:
-    return ", ".join(f"card {one.index} ({one.name})" for one in devices)
+    return ", ".join(f"card {device.index} ({device.name})" for device in devices)
 
 
 def tell_holders(device: Device) -> str | None:
     """Return who holds how much of the device's memory, or None if nobody holds much."""
-    named = [one for one in device.holders if one.used_bytes is None or one.used_bytes >= NOTED_BYTES]
+    named = [
+        holder for holder in device.holders if holder.used_bytes is None or holder.used_bytes >= NOTED_BYTES
+    ]
     told = [f"{one.name} (pid {one.pid}) holds {_tell_bytes(one.used_bytes)}" for one in named]
-    used = device.total_bytes - device.free_bytes - sum(one.used_bytes or 0 for one in device.holders)
+    used = device.total_bytes - device.free_bytes - sum(holder.used_bytes or 0 for holder in device.holders)
     if used > RESERVED_BYTES:  # in containers and on WSL2 the driver names nobody, or no bytes
         told.append(f"{_tell_bytes(used)} are held by others, unnamed by the driver")
     return ", ".join(told) or None
@@ -351,4 +355,4 @@ def _tell_bytes(used: int | None) -> str:
 
 
 def _name_all(devices: Sequence[Device]) -> str:
-    return ", ".join(dict.fromkeys(one.name for one in devices))
+    return ", ".join(dict.fromkeys(device.name for device in devices))

@@ -302,7 +302,7 @@ class Sweep:
         chosen = self._select(planned)
         if freed := cleanup.remove_losers(self.store, self.points, chosen):
             print(f"train.keep: what was not chosen gave back {freed / GIB:.1f} GiB of the disk", flush=True)
-        go_on = self._measure_alone(planned[one.run_id] for best in chosen for one in best.results)
+        go_on = self._measure_alone(planned[result.run_id] for best in chosen for result in best.results)
         return [planned[best.results[0].run_id] for best in chosen] if go_on else []
 
     def _select(self, planned: Iterable[str]) -> list[selection.Selection]:

@@ -61,7 +61,7 @@ def summarise(described: Mapping[str, Any], known: Forecast) -> list[str]:
 
 def _tell_packs(described: Mapping[str, Any]) -> list[str]:
     """Return a line about the runs that train together, if there are any."""
-    packs = {one["size"]: one["count"] for one in described["packs"] if one["size"] > 1}
+    packs = {pack["size"]: pack["count"] for pack in described["packs"] if pack["size"] > 1}
     if not packs:
         return []
     parts = [

@@ -79,7 +79,7 @@ def find_space(
 ) -> Space:
     """Return what the plan's runs without a success take of disks and memory."""
     results, _ = store.read_all()
-    done = {one.run_id: one for one in results if one.is_success}
+    done = {result.run_id: result for result in results if result.is_success}
     known = {
         run_id: one
         for run_id, one in found.items()

@@ -123,12 +123,12 @@ class Training:
     @property
     def running(self) -> list[Member]:
         """The members that did not diverge, in the order of the batch."""
-        return [one for one in self.members if one.error is None]
+        return [member for member in self.members if member.error is None]
 
     @property
     def step(self) -> int:
         """The steps taken so far."""
-        return max(one.progress.steps for one in self.members)
+        return max(member.progress.steps for member in self.members)
 
     @property
     def stop(self) -> int:

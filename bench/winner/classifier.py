@@ -188,7 +188,7 @@ def with_prompt(manifest: Manifest, prompt: Prompt) -> Manifest:
         manifest,
         before=list(prompt.before),
         after=list(prompt.after),
-        answers=[list(one) for one in prompt.answers],
+        answers=[list(answer) for answer in prompt.answers],
         scored=[list(one) for one in prompt.scored],
     )
 
@@ -293,9 +293,9 @@ def _load_network(folder: Path, manifest: Manifest, *, device: torch.device, pre
 
 def cast_products(network: nn.Module, dtype: torch.dtype) -> None:
     """Round the weights of matrix products once, as autocast would before each product."""
-    for one in network.modules():
-        if type(one) is nn.Linear:  # 4-bit layers are of another type
-            one.to(dtype)
+    for module in network.modules():
+        if type(module) is nn.Linear:  # 4-bit layers are of another type
+            module.to(dtype)
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def describe(rows: Sequence[Latency], found: Path, texts: int) -> dict[str, Any]
         "threads": torch.get_num_threads(),
         "hardware": facts["hardware"],
         "packages": facts["packages"],
-        "forms": [asdict(one) for one in rows],
+        "forms": [asdict(row) for row in rows],
     }
 
 

@@ -51,7 +51,7 @@ def merge(
         rows.append(agreement.compare("reloaded adapter", reloaded, expected, held))
         merged = merge_folder(adapter, into=into)
         rows += _write(merged, partial, expected, held)
-        saved = next(one for one in rows if one.form == _name_form(base_type(merged.manifest)))
+        saved = next(row for row in rows if row.form == _name_form(base_type(merged.manifest)))
         if saved.changed_share > tolerance and not force:
             raise RunError(
                 f"{result.run_id}: merged into {into}, {saved.changed_share:.2%} of {len(held.texts)} test "

@@ -100,7 +100,7 @@ def _compare_attention(device: torch.device, precision: str) -> Proof:
     """Hold torch's attention against its formula, with texts padded on the left."""
     generator = torch.Generator().manual_seed(0)
     draws = [torch.randn(3, 4, 96, 64, generator=generator) for _ in range(3)]
-    query, key, value = (one.to(device, DTYPES[precision]).requires_grad_() for one in draws)
+    query, key, value = (draw.to(device, DTYPES[precision]).requires_grad_() for draw in draws)
     starts = torch.tensor([0, 17, 60])[:, None, None, None]
     places = torch.arange(96)
     mask = (places[None, :] <= places[:, None]) & (places >= starts) | torch.eye(96, dtype=torch.bool)

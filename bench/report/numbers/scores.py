@@ -79,7 +79,9 @@ def _score_f1(predictions: Integers, labels: Integers, classes: int) -> Score:
     rows = len(labels)
 
     def score(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        return np.stack([score_f1(weights, labels, one, classes=classes) for one in predictions])
+        return np.stack(
+            [score_f1(weights, labels, prediction, classes=classes) for prediction in predictions]
+        )
 
     resampled = np.concatenate([score(weights) for weights in resample(rows)], axis=1)  # (seeds, samples)
     whole = score(np.ones((1, rows), dtype=np.float32))[:, 0]  # (seeds,)

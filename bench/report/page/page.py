@@ -86,7 +86,7 @@ def render_page(
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    succeeded = sum(one.is_success for one in evidence.results)
+    succeeded = sum(result.is_success for result in evidence.results)
     template = _environment().from_string(_read_asset("report.html"))
     return template.render(
         lang=lang,
@@ -122,7 +122,7 @@ def _list_parts(
     def pick(name: str) -> list[Block]:
         found = list[Block]()
         for group, figures in drawn.items():
-            chosen = [one for kind in _PLACES[name] for one in figures if one.kind == kind]
+            chosen = [figure for kind in _PLACES[name] for figure in figures if figure.kind == kind]
             if chosen:
                 found += place(group, titles, [Figures(chosen)])
         return found
@@ -157,7 +157,10 @@ def _explain_prediction(
     if "predicted" in kinds or not any(row.selection for row in evidence.rows):
         return []
     reasons = [
-        one.reasons[name] for one in evidence.results for name in ("prediction.error",) if name in one.reasons
+        result.reasons[name]
+        for result in evidence.results
+        for name in ("prediction.error",)
+        if name in result.reasons
     ]
     reason = f" ({clean(reasons[0])})" if reasons else ""
     return [Paragraph(text("page.nothing_predicted", reason=reason))]

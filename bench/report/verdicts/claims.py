@@ -50,12 +50,12 @@ def describe_claims(evidence: Evidence, *, titles: Titles, text: Text) -> Sectio
             continue
         table = [
             [
-                _quote(one.claim, rows, article, text),
-                one.measured.shown if one.measured else UNKNOWN,
-                text(f"claims.verdicts.{one.verdict}"),
-                text("join.semicolon").join(one.reasons) or UNKNOWN,
+                _quote(judgement.claim, rows, article, text),
+                judgement.measured.shown if judgement.measured else UNKNOWN,
+                text(f"claims.verdicts.{judgement.verdict}"),
+                text("join.semicolon").join(judgement.reasons) or UNKNOWN,
             ]
-            for one in judgements
+            for judgement in judgements
         ]
         shown: list[Block] = [Table([*text.under("claims.columns").values()], table)]
         if group[0].model == article.model:

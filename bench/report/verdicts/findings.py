@@ -154,7 +154,8 @@ def _say_contrast(found: Contrast, text: Text) -> str:
     if found.measure == "train_time" and found.runs < 2:
         verdict = "open"
     here, there = (
-        format_gib(one) if found.measure == "memory" else text.format_duration(one) for one in found.values
+        format_gib(value) if found.measure == "memory" else text.format_duration(value)
+        for value in found.values
     )
     sentence = text(
         f"findings.contrasts.{found.measure}.{verdict}",
@@ -171,8 +172,8 @@ def _say_contrast(found: Contrast, text: Text) -> str:
 def _find_unquantised(row: Row, rows: Sequence[Row]) -> Row | None:
     """Find the method that differs from this one only in that its base weights are not quantised."""
 
-    def read(one: Row, *names: str) -> list[object]:
-        method = one.selection.results[0].config.get("method") or {} if one.selection else {}
+    def read(row: Row, *names: str) -> list[object]:
+        method = row.selection.results[0].config.get("method") or {} if row.selection else {}
         return [method.get(name) for name in names]
 
     if read(row, "quantization")[0] in (None, "none"):

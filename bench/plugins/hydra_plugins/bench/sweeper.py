@@ -146,7 +146,7 @@ class BenchSweeper(Sweeper):
         with self.lock:
             if self.running.note_end(pack, error) and not stopping:  # who stops a sweep waits for no table
                 self._write_unfinished()
-        failed = error is not None or any(not one.is_success for one in results)
+        failed = error is not None or any(not result.is_success for result in results)
         return not (failed and len(pack) == 1 and pack[0].config.sweep.fail_fast) and not ends_sweep(error)
 
     def _write_unfinished(self) -> None:
