@@ -24,7 +24,7 @@ from bench.config.names import suggest_option
 from bench.config.overrides import quote_text
 from bench.config.pack import unpack
 from bench.config.schema import Config
-from bench.errors import ConfigError
+from bench.errors import BenchError, ConfigError
 from bench.process import stop_on_signals
 from bench.redaction import show
 from bench.results.store import Result
@@ -88,9 +88,16 @@ def task(composed: DictConfig) -> list[Result]:
         tracking.begin_run()
     config = schema.from_hydra(composed)
     alone = HydraConfig.get().mode == RunMode.RUN
-    if alone and (note := driver.choose(config.devices, config.train.processes).note) is not None:
-        print(show(note), file=sys.stderr)
-    results = run_all(config)
+    try:
+        if alone and (note := driver.choose(config.devices, config.train.processes).note) is not None:
+            print(show(note), file=sys.stderr)
+        results = run_all(config)
+    except BenchError as error:
+        if not alone:
+            raise
+        # Hydra would print a line of its own above an error that it sees.
+        print(show(error), file=sys.stderr)
+        sys.exit(error.exit_code)
     if alone:
         for one, result in zip(unpack(config), results, strict=True):
             print(summarise(one, result), flush=True)
