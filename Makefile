@@ -9,6 +9,8 @@ EXPERIMENT ?=
 ARGS ?=
 
 BIN := .venv/bin
+# Two files of tests at a time, each process with one thread: what two cores can do, and the same on a larger machine.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 READY := .venv/.ready
 CLUSTER_BIN := .venv-cluster/bin
 CLUSTER_READY := .venv-cluster/.ready
@@ -63,7 +65,7 @@ docs: $(READY) ## build the documentation, docs/, into site/; open site/index.ht
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: $(READY) ## run the tests that take seconds: unit, integration, end to end
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: $(READY) ## run every test, those that take minutes too
 	$(BIN)/python -m pytest -m "not cluster and not browser" $(ARGS)
@@ -98,7 +100,7 @@ check: $(READY) ## check format, lint and types, then run the unit tests; `make 
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/unit
+	$(PYTEST) tests/unit
 
 benchmark: $(READY) ## bench beside a naive loop, on this machine: benchmarks/RESULTS.md; ARGS=--short for minutes
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -38,6 +38,14 @@ PAGED = "memory.train.paged_bytes"
 # Shown wherever they count.
 _USUAL = ("lora.r", "lora.alpha", "lora.dropout", "train.lr", "method.loraplus_lr_ratio")
 
+# What is averaged over a method's chosen runs, by where a record holds it.
+_SCORED = {
+    "accuracy": "metrics.test.accuracy",
+    "f1_macro": "metrics.test.f1_macro",
+    "trainable": "parameters.trainable",
+    "total": "parameters.total",
+}
+
 
 @dataclass(frozen=True)
 class ReportTask:
@@ -123,10 +131,8 @@ def build_rows(results: Iterable[Result]) -> list[Row]:
 def _build_row(
     task: ReportTask, key: MethodKey, kind: str | None, results: Sequence[Result], select_by: str
 ) -> Row:
-    selection, statuses = (
-        select_best(results, select_by=select_by),
-        Counter(result.status for result in results),
-    )
+    selection = select_best(results, select_by=select_by)
+    statuses = Counter(result.status for result in results)
     chosen = selection.results if selection else ()
     shown = chosen or tuple(results[:1])
     status = "success" if selection else min(statuses, key=lambda one: (-statuses[one], _status_order(one)))
@@ -136,14 +142,8 @@ def _build_row(
         "train_time": "time.train_seconds",
         "energy": "energy.joules",
     }
-    scored = {
-        "accuracy": "metrics.test.accuracy",
-        "f1_macro": "metrics.test.f1_macro",
-        "trainable": "parameters.trainable",
-        "total": "parameters.total",
-    }
     known = {name: _read_known(alone, path) for name, path in measured.items()}
-    known |= {name: _read_known(chosen, path) for name, path in scored.items()}
+    known |= {name: _read_known(chosen, path) for name, path in _SCORED.items()}
     return Row(
         task=task,
         memory_kind=kind,
@@ -175,7 +175,7 @@ def _build_row(
         budget=count_budget(results, selection),
         unknown={
             name: _find_reason(chosen, path)
-            for name, path in (measured | scored).items()
+            for name, path in (measured | _SCORED).items()
             if chosen and not known[name]
         },
         error=None if selection else _first_error(results, status),

@@ -292,11 +292,9 @@ def test_import_refuses_what_is_not_there(
     assert not (quickstart.folder / "imported").exists()
 
 
-@pytest.mark.parametrize(
-    "command", ["table", "status", "verify", "sync", "recommend --vram 1", "import csv x"]
-)
-def test_without_results_a_command_is_one_message(bench: Bench, command: str) -> None:
-    code, out, err = bench(*command.split())
+@pytest.mark.parametrize("line", ["table", "status", "verify", "sync", "recommend --vram 1", "import csv x"])
+def test_without_results_a_command_is_one_message(bench: Bench, line: str) -> None:
+    code, out, err = bench(*line.split())
     assert (code, out) == (3, "")
     assert err == "--results: no results folder is meant; run `bench sweep` first\n"
 
