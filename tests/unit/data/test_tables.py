@@ -50,8 +50,8 @@ def read(tmp_path: Path) -> Read:
         ("a.json", json.dumps([{"text": text, "label": label} for text, label in ROWS]), None),
         ("a.json", "\n".join(json.dumps({"text": text, "label": label}) for text, label in ROWS), None),
         ("a.jsonl", "\n".join(json.dumps({"text": one, "label": two}, indent=2) for one, two in ROWS), None),
-        ("a.csv.gz", gzip.compress(COMMAS.encode()), None),
-        ("a.JSONL.GZ", gzip.compress(b'{"text": "match song price", "label": "art"}'), None),
+        ("a.csv.gz", gzip.compress(COMMAS.encode(), mtime=0), None),
+        ("a.JSONL.GZ", gzip.compress(b'{"text": "match song price", "label": "art"}', mtime=0), None),
         ("a.csv", COMMAS.encode("utf-16"), "read as utf-16, for example 'text,label'"),
         ("a.csv", COMMAS.encode("utf-16-be"), "read as utf-16"),
         ("a.csv", COMMAS.replace(",", "\t").encode("utf-16-le"), "separated by tabs"),
@@ -146,7 +146,7 @@ def test_a_workbook_is_read_from_its_first_sheet(
     ("content", "message"),
     [
         (b"text,label\na,b\n", "cannot be read: .*[Gg]zip"),
-        (gzip.compress(COMMAS.encode())[:-9], "cannot be read: "),
+        (gzip.compress(COMMAS.encode(), mtime=0)[:-9], "cannot be read: "),
     ],
 )
 def test_a_damaged_archive_is_refused(content: bytes, message: str, read: Read) -> None:
