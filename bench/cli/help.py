@@ -114,10 +114,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 after the message and what may have been meant."""
-        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
-            message += guess(found[1], re.findall(r"'([^']+)'", found[2]))
-        elif found := re.search(r"unrecognized arguments: (-[^ =]+)", message):
-            message += guess(found[1], self.list_options())
+        if match := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            message += guess(match[1], re.findall(r"'([^']+)'", match[2]))
+        elif match := re.search(r"unrecognized arguments: (-[^ =]+)", message):
+            message += guess(match[1], self.list_options())
         super().error(message)
 
     def list_commands(self) -> Iterator[tuple[str, "Parser"]]:

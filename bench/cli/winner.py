@@ -101,9 +101,9 @@ def _export(open_store: Open, arguments: argparse.Namespace) -> int:
     store, result = _find(open_store, arguments)
     from bench.winner import export
 
-    found = export.export(store, result, arguments.folder)
+    made = export.export(store, result, arguments.folder)
     print(
-        show(f"{result.run_id} ({found.manifest.method}): its {found.manifest.kind} is in {arguments.folder}")
+        show(f"{result.run_id} ({made.manifest.method}): its {made.manifest.kind} is in {arguments.folder}")
     )
     return 0
 

@@ -364,10 +364,10 @@ def _convert(key: str, value: Any) -> Any:
         value = int(value)
     try:
         OmegaConf.update(node, name, value)
-        found = OmegaConf.select(node, name, throw_on_missing=True)
+        selected = OmegaConf.select(node, name, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{key}={value}: {str(error).splitlines()[0]}") from None
-    return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+    return OmegaConf.to_container(selected) if OmegaConf.is_config(selected) else selected
 
 
 def _require_field(key: str, value: Any) -> None:

@@ -118,9 +118,9 @@ def _find_delimiter(text: str, wanted: Sequence[str], usual: str) -> str:
 
 def _explain_csv(reason: str, text: str, wanted: Sequence[str], delimiter: str) -> str:
     """Return pandas' reason in words that say what to do."""
-    if found := re.search(r"EOF inside string starting at row (\d+)", reason):
+    if match := re.search(r"EOF inside string starting at row (\d+)", reason):
         return (
-            f"the quote that opens in row {found[1]} (the first after the header is row 1) is never closed; "
+            f"the quote that opens in row {match[1]} (the first after the header is row 1) is never closed; "
             'close it, or double it ("") where it belongs to the text'
         )
     lines = text[:_HEAD].splitlines()
@@ -197,8 +197,8 @@ def _name_line(text: str, place: int) -> str:
 
 
 def _skip_blank(text: str, place: int) -> int:
-    found = _BLANK.match(text, place)
-    return place if found is None else found.end()
+    match = _BLANK.match(text, place)
+    return place if match is None else match.end()
 
 
 # Binary files

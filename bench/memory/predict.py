@@ -63,17 +63,17 @@ def predict(
         fingerprint=dataset.fingerprint,
         revision=weights.revision(config.model),
     )
-    found = prediction.read_cached(config.cache_dir, key)
-    if found is None:
+    predicted = prediction.read_cached(config.cache_dir, key)
+    if predicted is None:
         texts = texts or fit.tokenise(config, dataset, model_folder=folder)
         try:
             with warnings.catch_warnings(action="ignore"):  # of libraries, about a network nobody will train
-                found = _make(config, dataset, texts, folder=folder, device_type=device_type)
+                predicted = _make(config, dataset, texts, folder=folder, device_type=device_type)
         except Exception as error:  # whatever a library raises where a tensor has no values
             _logger.info("no prediction", exc_info=error)
             return first_line(error)
-        prediction.write_cached(config.cache_dir, key, found)
-    return found
+        prediction.write_cached(config.cache_dir, key, predicted)
+    return predicted
 
 
 def _make(

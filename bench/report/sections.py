@@ -43,11 +43,11 @@ def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> S
     )
     if evidence.comparisons:
         blocks.append(Paragraph(text("comparisons.how", count=len(evidence.comparisons))))
-        found = [
+        p_values = [
             comparison.detectable for comparison in evidence.comparisons if comparison.detectable is not None
         ]
-        if found:
-            ends = dict.fromkeys(f"{100 * end:.1f}" for end in (min(found), max(found)))
+        if p_values:
+            ends = dict.fromkeys(f"{100 * end:.1f}" for end in (min(p_values), max(p_values)))
             blocks.append(Paragraph(text("comparisons.detectable", points=text("join.to").join(ends))))
     return Section(text("comparisons.title"), blocks)
 

@@ -133,8 +133,8 @@ def _explain(error: Exception) -> str:
         options = [option for option in error.options if "/" not in option]
         near = suggest_option(group, name, options)
         return f"{group}={name}: there is no such {group}{near or ';'} there are {', '.join(options)}"
-    if found := re.match(r"Could not override '([^'@]+)'", str(error)):
-        return schema.explain_unknown(found[1])
+    if match := re.match(r"Could not override '([^'@]+)'", str(error)):
+        return schema.explain_unknown(match[1])
     cause = error.__cause__
     parts = [error, cause] if isinstance(cause, OmegaConfBaseException | HydraException) else [error]
     lines = dict.fromkeys(line for part in parts for line in str(part).splitlines())

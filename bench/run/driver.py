@@ -162,24 +162,24 @@ def find_visible(devices: Sequence[Device], listed: str | None) -> list[Device]:
     """
     if listed is None:
         return list(devices)
-    found: list[Device] = []
+    visible: list[Device] = []
     for word in listed.split(","):
         one = _find_named(devices, word.strip())
         if one is None:
             break
-        if one in found:
+        if one in visible:
             return []
-        found.append(one)
-    return found
+        visible.append(one)
+    return visible
 
 
 def _find_named(devices: Sequence[Device], word: str) -> Device | None:
     if number := re.match(r"\+?\d+", word):
         return next((device for device in devices if device.index == int(number[0])), None)
-    found = [
+    alike = [
         device for device in devices if word.startswith(("GPU-", "MIG-")) and device.uuid.startswith(word)
     ]
-    return found[0] if len(found) == 1 else None
+    return alike[0] if len(alike) == 1 else None
 
 
 def choose(devices: str, count: int = 1) -> Choice:
@@ -194,13 +194,13 @@ def choose(devices: str, count: int = 1) -> Choice:
     """
     if devices.startswith("cpu"):
         return Choice()
-    found, listed = ask(), os.environ.get(VISIBLE)
+    installed, listed = ask(), os.environ.get(VISIBLE)
     numbers = devices.split(",") if devices[:1].isdigit() else []
-    if found is None or not found.devices:
+    if installed is None or not installed.devices:
         return _choose_unseen(devices, numbers, listed)
-    visible = find_visible(found.devices, listed)
+    visible = find_visible(installed.devices, listed)
     if not visible and devices == "auto":
-        hides = f"{VISIBLE}={listed} names none of {_tell_devices(found.devices)}"
+        hides = f"{VISIBLE}={listed} names none of {_tell_devices(installed.devices)}"
         is_meant = (listed or "").strip() in ("", "-1")
         return Choice(note=None if is_meant else f"devices=auto: training on the CPU, as {hides}")
     if numbers or not visible:
@@ -208,11 +208,11 @@ def choose(devices: str, count: int = 1) -> Choice:
     else:  # of those with the same memory the first, whatever is free of it now
         largest = sorted(visible, key=lambda one: -one.total_bytes)[:count]
         chosen = [one for one in visible if one in largest]
-    if (reason := _explain_cpu_build(found, chosen)) is not None:
+    if (reason := _explain_cpu_build(installed, chosen)) is not None:
         if devices != "auto":
             raise MissingError(f"devices={devices}: {reason}")
         return Choice(note=f"devices=auto: training on the CPU, as {reason}")
-    if (reason := _explain_old_driver(found, chosen)) is not None:
+    if (reason := _explain_old_driver(installed, chosen)) is not None:
         raise MissingError(f"devices={devices}: {reason}; devices=cpu trains without the card")
     note = None
     if not numbers and len(visible) > len(chosen):
@@ -288,44 +288,46 @@ def read_torch_cuda() -> str | None:
     return values.get("cuda") or values.get("hip")
 
 
-def _explain_cpu_build(found: Driver, devices: Sequence[Device]) -> str | None:
+def _explain_cpu_build(installed: Driver, devices: Sequence[Device]) -> str | None:
     if read_torch_cuda() is not None:
         return None
     return (
         f"torch {metadata.version('torch')} is built without CUDA and cannot use {_name_all(devices)}; "
-        f"{_tell_remedies(found, max(_BUILDS))}, or say devices=cpu"
+        f"{_tell_remedies(installed, max(_BUILDS))}, or say devices=cpu"
     )
 
 
-def _explain_old_driver(found: Driver, devices: Sequence[Device]) -> str | None:
+def _explain_old_driver(installed: Driver, devices: Sequence[Device]) -> str | None:
     """Return why torch cannot use the cards, or None; within one major version of CUDA all fit."""
     built_for = read_torch_cuda() or "0"
     major = int(built_for.partition(".")[0])
-    if found.cuda[0] >= major:
+    if installed.cuda[0] >= major:
         return None
-    return f"torch cannot use {_name_all(devices)}: {tell_driver(found)}; {_tell_remedies(found, major)}"
+    return (
+        f"torch cannot use {_name_all(devices)}: {tell_driver(installed)}; {_tell_remedies(installed, major)}"
+    )
 
 
-def tell_driver(found: Driver) -> str:
+def tell_driver(installed: Driver) -> str:
     """Return the driver's CUDA beside torch's, which decide whether torch can use the cards."""
     built_for = read_torch_cuda()
     return (
-        f"driver {found.version} runs CUDA {found.cuda[0]}.{found.cuda[1]} and older, torch "
+        f"driver {installed.version} runs CUDA {installed.cuda[0]}.{installed.cuda[1]} and older, torch "
         f"{metadata.version('torch')} is built for {'CPUs' if built_for is None else f'CUDA {built_for}'}"
     )
 
 
-def _tell_remedies(found: Driver, major: int) -> str:
+def _tell_remedies(installed: Driver, major: int) -> str:
     """Return remedies: a driver for torch's CUDA, or a torch for the driver's."""
     remedies = []
-    if found.cuda[0] < major:
+    if installed.cuda[0] < major:
         remedies.append(
             f"update the driver to {_OLDEST_DRIVERS[major]} or newer "
             f"(on Ubuntu `sudo apt install nvidia-driver-{_OLDEST_DRIVERS[major]}`)"
             if major in _OLDEST_DRIVERS
             else f"update the driver to one for CUDA {major}"
         )
-    if (build := _BUILDS.get(min(found.cuda[0], max(_BUILDS)))) is not None:
+    if (build := _BUILDS.get(min(installed.cuda[0], max(_BUILDS)))) is not None:
         version = metadata.version("torch").partition("+")[0]
         remedies.append(
             f"install a torch for this driver (`{sys.executable} -m pip install torch=={version}+{build} "

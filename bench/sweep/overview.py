@@ -144,7 +144,7 @@ def merge_settings(names: Sequence[str]) -> str:
         for word in name.split(" ")[1:]:
             key, _, value = word.partition("=")
             values.setdefault(key, {})[value] = None
-    return " ".join(f"{key}={','.join(found)}" if "" not in found else key for key, found in values.items())
+    return " ".join(f"{key}={','.join(given)}" if "" not in given else key for key, given in values.items())
 
 
 def _memory(runs: Sequence[Mapping[str, Any]]) -> str:

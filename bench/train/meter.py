@@ -55,9 +55,9 @@ class Meter:
         finally:
             self._synchronise()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
-            found = self._read_peaks()
+            peaks = self._read_peaks()
             before = self.peaks.get(name, dict.fromkeys(_PEAKS))
-            self.peaks[name] = {kind: _larger(before.get(kind), found[kind]) for kind in _PEAKS}
+            self.peaks[name] = {kind: _larger(before.get(kind), peaks[kind]) for kind in _PEAKS}
             after = self._read_joules()
             if name == "train" and joules is not None and after is not None:
                 self.joules = (self.joules or 0.0) + after - joules

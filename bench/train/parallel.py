@@ -140,5 +140,5 @@ def share(batches: Iterable[Part], accelerator: Accelerator) -> Iterator[Part]:
 
 def collect(parts: list[Part]) -> list[Part]:
     """Collect the parts of all processes, in each of them."""
-    found: list[Part] = gather_object(parts)
-    return found
+    gathered: list[Part] = gather_object(parts)
+    return gathered

@@ -99,11 +99,11 @@ class Member:
         self.progress.history.append({"step": self.progress.steps, **row})
         self.log(row, self.progress.steps)
 
-    def is_best(self, found: Probabilities, score: float) -> bool:
+    def is_best(self, probabilities: Probabilities, score: float) -> bool:
         """Return whether an evaluation now is better than all before, and remember it if so."""
         if score <= self.progress.best_score:
             return False
-        self.best = found
+        self.best = probabilities
         self.progress.best_score, self.progress.best_step = score, self.progress.steps
         return True
 

@@ -55,11 +55,11 @@ def read_test(result: Result) -> Held:
 
 def compare(form: str, scores: Scores, trained: Scores, held: Held) -> Agreement:
     """Return the form's own quality, and how far its scores are from the trained one's."""
-    found = metrics.score(softmax(scores), held.labels)
+    score = metrics.score(softmax(scores), held.labels)
     return Agreement(
         form=form,
-        accuracy=found["accuracy"],
-        f1_macro=found["f1_macro"],
+        accuracy=score["accuracy"],
+        f1_macro=score["f1_macro"],
         changed_share=float((scores.argmax(axis=1) != trained.argmax(axis=1)).mean()),
         max_score_difference=float(np.abs(scores - trained).max()),
     )

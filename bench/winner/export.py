@@ -43,14 +43,14 @@ def export(store: Store, result: Result, folder: Path) -> Classifier:
 def write(store: Store, result: Result, folder: Path) -> Classifier:
     """Write the export into an empty folder, and return the run's classifier as rebuilt."""
     weights = find_weights(store, result)
-    found = classifier.begin(result)
-    manifest = found.manifest
+    exported = classifier.begin(result)
+    manifest = exported.manifest
     if manifest.kind == "full" and manifest.quantization != "none":
         raise ConfigError(
             f"{result.run_id}: a head trained on {manifest.quantization} weights cannot be exported, as PEFT "
             "knows adapters only; use `bench classify` with the run, or train with method.quantization=none"
         )
-    network: Any = found.model
+    network: Any = exported.model
     start = _remember_start(network)
     build.load_trained(network, weights)
     network.requires_grad_(False).eval()
@@ -64,11 +64,11 @@ def write(store: Store, result: Result, folder: Path) -> Classifier:
     if start:
         _widen(folder, start)
     free_cache(folder)
-    found.tokenizer.save_pretrained(folder)
+    exported.tokenizer.save_pretrained(folder)
     manifests.write(manifest, folder)
     base = network.get_base_model() if manifest.kind == "adapter" else network
     readme.write(folder, result, manifest, network=base)
-    return found
+    return exported
 
 
 @contextlib.contextmanager

@@ -83,15 +83,15 @@ def choose_base(manifest: Manifest, into: str | None) -> str:
 
 def merge_folder(folder: Path, *, into: str) -> Classifier:
     """Return the exported adapter merged, in memory and in fp32."""
-    found = classifier.load(folder, quantization="none", precision="fp32")
-    network: Any = found.model
+    adapted = classifier.load(folder, quantization="none", precision="fp32")
+    network: Any = adapted.model
     if into == FOUR_BIT:
         _copy_dequantised(classifier.load(folder).model, network)
     merged = network.merge_and_unload()
     manifest = dataclasses.replace(
-        found.manifest, kind="full", quantization="none", double_quant=False, merged_into=into
+        adapted.manifest, kind="full", quantization="none", double_quant=False, merged_into=into
     )
-    return dataclasses.replace(found, model=merged.eval(), manifest=manifest)
+    return dataclasses.replace(adapted, model=merged.eval(), manifest=manifest)
 
 
 def base_type(manifest: Manifest) -> str:

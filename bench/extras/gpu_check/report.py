@@ -34,8 +34,8 @@ class PartResult:
     @property
     def status(self) -> str:
         """FAIL if anything of it does not work, SKIPPED if nothing was looked at."""
-        found = {proof.works for proof in self.proofs}
-        return FAIL if False in found else PASS if True in found else SKIPPED
+        works = {proof.works for proof in self.proofs}
+        return FAIL if False in works else PASS if True in works else SKIPPED
 
 
 def describe(outcomes: Sequence[PartResult], machine: Machine | None, *, seconds: float) -> dict[str, Any]:

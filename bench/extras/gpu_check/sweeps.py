@@ -212,15 +212,15 @@ def check_pack(lab: Lab) -> Iterator[Proof]:
 def compare_pack(packed: Mapping[str, Any], alone: "Result") -> Proof:
     """Set what four runs together took beside one alone: of whole processes, loading included."""
     kind = "peak_reserved_bytes" if alone.memory["kind"] == "cuda" else "peak_resident_bytes"
-    found = {
+    numbers = {
         "pack_seconds": packed["pack_seconds"],
         "pack_bytes": packed["pack_peak_bytes"],
         "alone_seconds": alone.time["total_seconds"],
         "alone_bytes": max(alone.memory[phase][kind] for phase in ("load", "train", "eval")),
     }
     together, apart = (
-        f"{found[f'{who}_seconds']:.1f} s and {found[f'{who}_bytes'] / GIB:.2f} GiB"
+        f"{numbers[f'{who}_seconds']:.1f} s and {numbers[f'{who}_bytes'] / GIB:.2f} GiB"
         for who in ("pack", "alone")
     )
     detail = f"{packed['size']} runs together took {together}, one alone {apart}"
-    return Proof("pack beside alone", packed["size"] == 4, detail, found)
+    return Proof("pack beside alone", packed["size"] == 4, detail, numbers)

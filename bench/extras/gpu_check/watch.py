@@ -63,8 +63,12 @@ class Watch:
             yield Proof(name, not wrong, f"{detail} the sweep's own and its fork server")
 
     def _ask(self) -> driver.Device | None:
-        found = driver.ask() if self.uuid is not None else None
-        return next((device for device in found.devices if device.uuid == self.uuid), None) if found else None
+        installed = driver.ask() if self.uuid is not None else None
+        return (
+            next((device for device in installed.devices if device.uuid == self.uuid), None)
+            if installed
+            else None
+        )
 
 
 def _opens_card(pid: int) -> bool:

@@ -80,11 +80,11 @@ def compare_methods(rows: Sequence[Row], read: Read) -> tuple[list[Row], list[Co
             ]
             pairs += [(later, earlier) for earlier, later in combinations(same, 2)]
     p_values = [_test(*pair) for pair in pairs]
-    found = [
+    shared = [
         _compare(*pair, p_value=p_value, adjusted_p=adjusted, level=1 - (1 - LEVEL) / len(pairs))
         for pair, p_value, adjusted in zip(pairs, p_values, adjust_holm(p_values), strict=True)
     ]
-    return bound, found, left_out
+    return bound, shared, left_out
 
 
 def _try_scoring(row: Row, read: Read) -> Scored | LeftOut | None:
@@ -128,9 +128,9 @@ def _compare(scored: Scored, other: Scored, *, p_value: float, adjusted_p: float
     accuracy = bound_difference(scored.accuracy, other.accuracy, rows=rows)
     f1_macro = bound_difference(scored.f1_macro, other.f1_macro, rows=rows)
     if told_apart < FEWEST_DISCORDANT:
-        accuracy, f1_macro = (replace(found, low=None, high=None) for found in (accuracy, f1_macro))
+        accuracy, f1_macro = (replace(estimate, low=None, high=None) for estimate in (accuracy, f1_macro))
     has_one_seed = 1 in (len(scored.row.seeds), len(other.row.seeds))
-    found = "one_seed" if has_one_seed else "difference"
+    kind = "one_seed" if has_one_seed else "difference"
     return Comparison(
         one=scored.row,
         other=other.row,
@@ -144,5 +144,5 @@ def _compare(scored: Scored, other: Scored, *, p_value: float, adjusted_p: float
         p_value=p_value,
         adjusted_p=adjusted_p,
         detectable=find_detectable(texts, seeds, rows=rows, level=level),
-        verdict=found if adjusted_p < 1 - LEVEL else "none",
+        verdict=kind if adjusted_p < 1 - LEVEL else "none",
     )

@@ -70,22 +70,22 @@ def contrast(one: Row, other: Row, measure: str) -> Contrast | str:
 
 def find_gap(row: Row, other: Row, comparisons: Sequence[Comparison]) -> AccuracyGap | None:
     """Return the two methods' paired comparison with ``one`` first, or None if they were not compared."""
-    for found in comparisons:
-        difference = found.accuracy
-        if (found.one, found.other) == (row, other):
-            return AccuracyGap(row, other, difference.estimate, difference.low, difference.high, found)
-        if (found.one, found.other) == (other, row):
+    for comparison in comparisons:
+        difference = comparison.accuracy
+        if (comparison.one, comparison.other) == (row, other):
+            return AccuracyGap(row, other, difference.estimate, difference.low, difference.high, comparison)
+        if (comparison.one, comparison.other) == (other, row):
             low = None if difference.high is None else -difference.high
             high = None if difference.low is None else -difference.low
-            return AccuracyGap(row, other, -difference.estimate, low, high, found)
+            return AccuracyGap(row, other, -difference.estimate, low, high, comparison)
     return None
 
 
 def read_hardware(row: Row) -> str | None:
     """Return what all chosen runs ran on, or None if they differ or do not say."""
     results = row.selection.results if row.selection else ()
-    found = {_name_hardware(result.provenance.get("hardware")) for result in results}
-    return found.pop() if len(found) == 1 else None
+    names = {_name_hardware(result.provenance.get("hardware")) for result in results}
+    return names.pop() if len(names) == 1 else None
 
 
 def _name_hardware(hardware: Any) -> str | None:

@@ -64,16 +64,16 @@ def _read_latencies(store: Store, results: Iterable[Result]) -> list[tuple[Resul
     measured = list[tuple[Result, Latency]]()
     for result in results:
         path = store.run_folder(result.run_id) / LATENCY
-        found = read_object(path)
-        if found is not None and not _is_whole(found):
+        latency = read_object(path)
+        if latency is not None and not _is_whole(latency):
             raise StoreError(f"{path}: was changed; `bench latency {result.run_id}` writes it anew")
-        if found is not None:
-            measured.append((result, found))
+        if latency is not None:
+            measured.append((result, latency))
     return measured
 
 
-def _is_whole(found: Latency) -> bool:
-    forms = found.get("forms")
+def _is_whole(latency: Latency) -> bool:
+    forms = latency.get("forms")
     return isinstance(forms, list) and all(
         isinstance(form, dict)
         and isinstance(form.get("form"), str)

@@ -273,14 +273,14 @@ def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result])
     """Return the chosen r, alpha, dropout, lr where they count, and all that the method's runs vary."""
     if not chosen:
         return {}
-    found = flatten(chosen[0].canonical_config)
+    settings = flatten(chosen[0].canonical_config)
     leaves = [flatten(result.canonical_config) for result in results]
-    varied = {path for path in found if any(other.get(path) != found[path] for other in leaves)}
+    varied = {path for path in settings if any(other.get(path) != settings[path] for other in leaves)}
     usual = ("auto", read_value(chosen[0], "config.model.target_modules"))
-    if found.get("lora.target_modules", "auto") not in usual:
+    if settings.get("lora.target_modules", "auto") not in usual:
         varied.add("lora.target_modules")
-    paths = [path for path in _USUAL if path in found] + sorted(varied - set(_USUAL) - {"seed"})
-    return {path.rpartition(".")[2]: found[path] for path in paths}
+    paths = [path for path in _USUAL if path in settings] + sorted(varied - set(_USUAL) - {"seed"})
+    return {path.rpartition(".")[2]: settings[path] for path in paths}
 
 
 def _first_error(results: Iterable[Result], status: str) -> str | None:

@@ -40,7 +40,7 @@ def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group,
         make = partial(_make, names=names, text=text)
         figures[group] = [
             figure
-            for found in (
+            for drawn in (
                 _draw_pareto(rows, key, text, make),
                 _draw_heatmaps(rows, text, make),
                 _draw_effects(rows, key, text, make),
@@ -49,7 +49,7 @@ def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group,
                 _draw_predicted(rows, key, text, make),
                 _draw_answers([answer for answer in details.answers if answer.row in rows], key, text, make),
             )
-            for figure in found
+            for figure in drawn
         ]
     return figures
 
@@ -124,7 +124,7 @@ def _draw_heatmaps(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figur
 
 def _draw_effects(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterator[Figure]:
     """Draw a figure for each hyperparameter in which a trained method's candidates differ."""
-    axes, found = text.under("figures.axes"), dict[str, list[dict[str, Any]]]()
+    axes, by_path = text.under("figures.axes"), dict[str, list[dict[str, Any]]]()
     trained = [row for row in rows if row.selection and not row.baseline]
     for row in trained:
         candidates = row.selection.candidates if row.selection else ()
@@ -133,11 +133,11 @@ def _draw_effects(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Itera
         for path in sorted(set().union(*leaves)):
             values = [leaf.get(path) for leaf in leaves]
             if len(set(map(repr, values))) > 1 and path != "seed":
-                found.setdefault(path, []).extend(
+                by_path.setdefault(path, []).extend(
                     {"title": row.title, "raw": value, "score": to_percent(score)}
                     for value, score in zip(values, scores, strict=True)
                 )
-    for path, points in found.items():
+    for path, points in by_path.items():
         raw = sorted({repr(point["raw"]): point["raw"] for point in points}.values(), key=_order)
         shown = [
             {
@@ -272,9 +272,9 @@ def _draw_predicted(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Ite
         yield make("predicted", spec=spec, header=[axes[name] for name in header], rows=lines)
 
 
-def _draw_answers(found: Sequence[Any], key: Key, text: Text, make: Any) -> Iterator[Figure]:
+def _draw_answers(answers: Sequence[Any], key: Key, text: Text, make: Any) -> Iterator[Figure]:
     axes = text.under("figures.axes")
-    counted = [(one, count_confusion(one)) for one in found]
+    counted = [(one, count_confusion(one)) for one in answers]
     points: list[dict[str, Any]] = [
         {"title": one.row.title, "label": clean(label), "f1": to_percent(score)}
         for one, counts in counted

@@ -108,18 +108,18 @@ def _tell_failure(result: Result, text: Text) -> list[Cell]:
 
 def list_provenance(evidence: Evidence, *, text: Text) -> list[Block]:
     """List machines, packages, code, model and data of the records, and how many runs have each."""
-    found = dict[str, Counter[str]]()
+    counters = dict[str, Counter[str]]()
     for result in sorted(evidence.results, key=lambda result: result.run_id):
         fingerprint = read_value(result, "canonical_config.data.fingerprint")
         leaves = flatten({"data_fingerprint": fingerprint, **result.provenance})
         for name, value in leaves.items():
             if value is not None:
-                found.setdefault(name, Counter())[
+                counters.setdefault(name, Counter())[
                     clean(json.dumps(value) if isinstance(value, bool) else format_number(value))
                 ] += 1
     rows = []
-    for name in sorted(found):
-        counts = sorted(found[name].items(), key=lambda pair: (-pair[1], pair[0]))
+    for name in sorted(counters):
+        counts = sorted(counters[name].items(), key=lambda pair: (-pair[1], pair[0]))
         values = [text("page.of_runs", value=value, count=count) for value, count in counts[:_MOST_VALUES]]
         shown = [counts[0][0]] if len(counts) == 1 else values
         rows.append([clean(name), text("join.semicolon").join(shown) + "…" * (len(counts) > _MOST_VALUES)])
@@ -182,9 +182,9 @@ def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Bloc
         return unread
     how = Paragraph(text("page.how_apart", comparisons=text("comparisons.title")))
     reasons = [
-        text("page.texts_unread", reason=found)
+        text("page.texts_unread", reason=reason)
         for task in dict.fromkeys(answer.row.task for answer in details.answers)
-        if isinstance(found := details.texts[task], str)
+        if isinstance(reason := details.texts[task], str)
     ]
     notes = map(Paragraph, dict.fromkeys(reasons))
     return [*unread, Section(text("page.apart"), [how, *notes, *blocks])]
@@ -193,15 +193,15 @@ def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Bloc
 def _tell_apart(
     method_answers: MethodAnswers, other: MethodAnswers, details: Details, text: Text
 ) -> Table | None:
-    found = compare_answers(method_answers, other)
-    if found is None or not found.ids:
+    compared = compare_answers(method_answers, other)
+    if compared is None or not compared.ids:
         return None
     names = [side.row.title for side in (method_answers, other)]
     texts = details.texts[method_answers.row.task]
     columns = text.under("page.text_columns")
     columns["other"] = text("page.text_columns.other", other=names[1])
     rows: list[list[Cell]] = []
-    for key in found.ids[:_MOST_TEXTS]:
+    for key in compared.ids[:_MOST_TEXTS]:
         cells = {
             "id": str(key),
             "text": UNKNOWN if isinstance(texts, str) else _shorten(clean(texts.get(key, UNKNOWN))),
@@ -211,8 +211,8 @@ def _tell_apart(
         rows.append([cells[name] for name in columns if name != "text" or not isinstance(texts, str)])
     if isinstance(texts, str):
         del columns["text"]
-    summary = text("page.only_right", one=names[0], other=names[1], count=len(found.ids))
-    further = len(found.ids) - len(rows)
+    summary = text("page.only_right", one=names[0], other=names[1], count=len(compared.ids))
+    further = len(compared.ids) - len(rows)
     if further:
         rows.append(["…", text("page.further", count=further), *[""] * (len(columns) - 2)])
     return Table([*columns.values()], rows, summary=summary)

@@ -120,12 +120,12 @@ def _list_parts(
     described = describe_sections(evidence, titles=titles, text=text)
 
     def pick(name: str) -> list[Block]:
-        found = list[Block]()
+        blocks = list[Block]()
         for group, figures in drawn.items():
             chosen = [figure for kind in _PLACES[name] for figure in figures if figure.kind == kind]
             if chosen:
-                found += place(group, titles, [Figures(chosen)])
-        return found
+                blocks += place(group, titles, [Figures(chosen)])
+        return blocks
 
     claims = described["claims"].blocks
     own: dict[str, Sequence[Block]] = {

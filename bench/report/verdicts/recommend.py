@@ -64,7 +64,7 @@ def recommend(
     """Return what to take, for each table of the report."""
     needs, groups = _list_needs(results), group_by_method(results)
     within = group_rows(build_rows([_fail_outside(result, needs, limits) for result in results]))
-    found = {}
+    advice = {}
     for group, rows in group_rows(build_rows(results)).items():
         kept = {row.method: row for row in within[group]}
         fitting, rejected = [], []
@@ -79,8 +79,8 @@ def recommend(
             else:
                 rejected.append((_measure_excess(row, of_method, limits), row, reason))
         rejected.sort(key=lambda one: one[0])
-        found[group] = _choose(fitting, [one[1:] for one in rejected], read)
-    return found
+        advice[group] = _choose(fitting, [one[1:] for one in rejected], read)
+    return advice
 
 
 def _choose(fitting: Sequence[Row], rejected: Sequence[tuple[Row, str]], read: Read) -> Recommendation:
