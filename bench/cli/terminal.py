@@ -55,7 +55,7 @@ def share_width(columns: Sequence[Sequence[str]], room: int) -> list[int] | None
         max(min(cell_len(word), _LONGEST) for cell in column for word in cell.split() or [""])
         for column in columns
     ]
-    needs = [max(map(cell_len, one)) - width for one, width in zip(columns, words, strict=True)]
+    needs = [max(map(cell_len, column)) - width for column, width in zip(columns, words, strict=True)]
     left = room - sum(words)
     if left < 0:
         return None

@@ -154,8 +154,12 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
     elif arguments.json:
         print(*to_json(rows), sep="\n")
     else:
-        for text, one in zip(frame[column], predictions, strict=True):
-            print(show(f"{one.label}\t{one.probabilities[one.label]:.4f}\t{text}").replace("\n", " "))
+        for text, prediction in zip(frame[column], predictions, strict=True):
+            print(
+                show(f"{prediction.label}\t{prediction.probabilities[prediction.label]:.4f}\t{text}").replace(
+                    "\n", " "
+                )
+            )
     return 0
 
 

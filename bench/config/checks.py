@@ -201,7 +201,7 @@ def _check_texts(value: Any, path: str = "") -> list[str]:
         inner = dict(enumerate(value))
     else:
         inner = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    return [fault for key, one in inner.items() for fault in _check_texts(one, f"{path}.{key}".lstrip("."))]
+    return [fault for key, item in inner.items() for fault in _check_texts(item, f"{path}.{key}".lstrip("."))]
 
 
 def _check_adapter(method: MethodConfig) -> list[str]:

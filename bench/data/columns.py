@@ -106,7 +106,7 @@ def _guess_columns(missing: Mapping[str, str], names: Sequence[str]) -> str:
         alike = [name for name in names if fold_look(name) == fold_look(column)]
         inner = [name for name in names if name.endswith(f".{column}")]
         alike_names = alike or inner or get_close_matches(column, names, n=1, cutoff=0.7)
-        near += [_write_override(field, one) for one in alike_names[:1]]
+        near += [_write_override(field, name) for name in alike_names[:1]]
     return f"; did you mean {' '.join(near)}?" if near else ""
 
 

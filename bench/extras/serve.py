@@ -48,7 +48,7 @@ class Counts:
         """Write the counts as Prometheus reads them (text format 0.0.4)."""
         metrics = [
             "# TYPE bench_requests_total counter",
-            *(f'bench_requests_total{{status="{one}"}} {n}' for one, n in sorted(self.requests.items())),
+            *(f'bench_requests_total{{status="{key}"}} {n}' for key, n in sorted(self.requests.items())),
             "# TYPE bench_texts_total counter",
             f"bench_texts_total {self.texts}",
             "# TYPE bench_batches_total counter",
@@ -170,7 +170,7 @@ def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
     @app.post("/classify", responses=faults)
     async def classify(request: Question) -> Classified:
         """Return each text's label and probabilities."""
-        if empty := [number for number, one in enumerate(request.texts) if not one.strip()]:
+        if empty := [number for number, text in enumerate(request.texts) if not text.strip()]:
             return _refuse(422, f"texts.{empty[0]}: is empty")  # type: ignore[return-value]
         try:
             answers = await batcher.classify(list(request.texts))
@@ -178,7 +178,7 @@ def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
             return _refuse(422, str(error))  # type: ignore[return-value]
         if answers is None:
             return _refuse(503, "too many texts wait; try again")  # type: ignore[return-value]
-        return Classified(predictions=[Answer(**dataclasses.asdict(one)) for one in answers])
+        return Classified(predictions=[Answer(**dataclasses.asdict(answer)) for answer in answers])
 
     @app.get("/healthz")
     async def healthz() -> Liveness:

@@ -171,4 +171,4 @@ def _group_work(recording: Recording, *, micro_batches: int) -> dict[str, list[l
 
 def _average(work: dict[str, Counter[Work]], phases: Sequence[str], count: int) -> list[list[Any]]:
     total = sum((work.get(phase, Counter()) for phase in phases), Counter[Work]())
-    return [[one.flops, one.moved_bytes, one.dtype, times / count] for one, times in total.items()]
+    return [[key.flops, key.moved_bytes, key.dtype, times / count] for key, times in total.items()]

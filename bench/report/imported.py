@@ -55,7 +55,7 @@ def _to_cells(result: Result, text: Text) -> dict[str, str]:
         "model": read_text("config.model.name"),
         "data": read_text("config.data.name"),
         "settings": ", ".join(
-            f"{name}={format_number(one)}" for name, one in settings.items() if one is not None
+            f"{name}={format_number(setting)}" for name, setting in settings.items() if setting is not None
         )
         or UNKNOWN,
         "memory": format_known(next(peaks, None), format_gib),

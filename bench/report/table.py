@@ -265,9 +265,9 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
     prices = {name: getattr(evidence.report, name) for name in text.under("notes.prices")}
     if set(prices.values()) != {None}:
         said = (
-            text(f"notes.prices.{name}", price=format_number(one))
-            for name, one in prices.items()
-            if one is not None
+            text(f"notes.prices.{name}", price=format_number(price))
+            for name, price in prices.items()
+            if price is not None
         )
         notes.append(text("notes.cost", prices=text("join.comma").join(said)))
     return notes + [note for note in health if note]

@@ -74,7 +74,7 @@ def configuration_key(result: Result) -> str:
     """Name the hyperparameter configuration: equal for runs that differ only in seed and halving's rung."""
     canonical = {name: value for name, value in result.canonical_config.items() if name != "seed"}
     if "train" in canonical:
-        canonical["train"] = {key: one for key, one in canonical["train"].items() if key != "stop_step"}
+        canonical["train"] = {key: value for key, value in canonical["train"].items() if key != "stop_step"}
     return json.dumps(canonical, sort_keys=True, ensure_ascii=False)
 
 

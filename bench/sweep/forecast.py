@@ -235,7 +235,9 @@ def describe_plan(
         "usable_bytes": known.target.usable_bytes,
         "device": None if known.target.device is None else asdict(known.target.device),
         "memory_kind": "cuda_reserved" if known.target.device_type == "cuda" else "cpu_tensors",
-        "calibration": {family or "all": asdict(one) for family, one in known.calibrations.items()},
+        "calibration": {
+            family or "all": asdict(calibration) for family, calibration in known.calibrations.items()
+        },
         "packs": [{"size": size, "count": count} for size, count in count_sizes(packs).items()],
         "packs_of_unknown_memory": len(guessed) if base.sweep.pack == "auto" else 0,
         "advice": [

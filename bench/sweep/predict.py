@@ -105,7 +105,7 @@ def predict_runs(points: Sequence[Point], target: Target, isolation: Isolation) 
     """Predict each run that trains a network; return the predictions by run_id."""
     networks = [point for point in points if point.config.method.estimator == "network"]
     answers = predict_each(networks, target, isolation)
-    return {point.run_id: one for point, one in zip(networks, answers, strict=True)}
+    return {point.run_id: answer for point, answer in zip(networks, answers, strict=True)}
 
 
 def predict_each(points: Sequence[Point], target: Target, isolation: Isolation) -> list[Found]:

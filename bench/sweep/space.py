@@ -81,9 +81,9 @@ def find_space(
     results, _ = store.read_all()
     done = {result.run_id: result for result in results if result.is_success}
     known = {
-        run_id: one
-        for run_id, one in found.items()
-        if isinstance(one, Prediction) and (base.plan.force or _can_train(one, target))
+        run_id: value
+        for run_id, value in found.items()
+        if isinstance(value, Prediction) and (base.plan.force or _can_train(value, target))
     }
     left = [point for point in plan.points if point.run_id not in done]
     traced = [point for point in left if point.run_id in known]

@@ -240,8 +240,8 @@ def prepare(
         for part, config in zip(networks.parts, configs, strict=True)
     ]
     made = [
-        optimizers.make_optimizer(one, config.train, device)
-        for one, config in zip(groups, configs, strict=True)
+        optimizers.make_optimizer(group, config.train, device)
+        for group, config in zip(groups, configs, strict=True)
     ]
     schedules = [get_linear_schedule_with_warmup(one, shared.warmup_steps, steps) for one in made]
     model, wrapped = parallel.wrap(

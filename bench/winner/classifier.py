@@ -92,7 +92,7 @@ class Classifier:
         self.model.eval()
         with torch.inference_mode(), self.autocast():
             for numbers, batch in tokens.eval_batches(split, batch_size=rows, padding=self.padding):
-                inputs = {name: one.to(self.device) for name, one in batch.items() if name != "labels"}
+                inputs = {name: value.to(self.device) for name, value in batch.items() if name != "labels"}
                 scores[numbers] = self.task.score(self.model, inputs).double().cpu().numpy()
                 if advance is not None:
                     advance(len(numbers))

@@ -126,8 +126,8 @@ def _widen(folder: Path, start: dict[str, torch.Tensor]) -> None:
     wider = 2**0.5 if settings["use_rslora"] else 2  # of alpha, so that what B A is multiplied by stays
     settings |= {"init_lora_weights": True, "r": 2 * settings["r"]}
     settings["lora_alpha"] *= wider
-    settings["rank_pattern"] = {name: 2 * one for name, one in settings["rank_pattern"].items()}
-    settings["alpha_pattern"] = {name: wider * one for name, one in settings["alpha_pattern"].items()}
+    settings["rank_pattern"] = {name: 2 * value for name, value in settings["rank_pattern"].items()}
+    settings["alpha_pattern"] = {name: wider * value for name, value in settings["alpha_pattern"].items()}
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 

@@ -135,7 +135,7 @@ def try_agreement(device: torch.device) -> Iterator[Proof]:
         yield Proof("CPU and card", None, "there is no card to compare the CPU with")
         return
     losses = [_train(torch.device(one)) for one in ("cpu", device)]
-    error = max(abs(one - other) for one, other in zip(*losses, strict=True))
+    error = max(abs(loss - other) for loss, other in zip(*losses, strict=True))
     yield Proof(
         "ten steps in fp32",
         error < LOSS_ERROR,

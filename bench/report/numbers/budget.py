@@ -46,8 +46,8 @@ def count_budget(results: Sequence[Result], selection: Selection | None) -> Budg
 
 def _pivot(selection: Selection) -> dict[tuple[float, float], float]:
     best: dict[tuple[float, float], float] = {}
-    for one, score in zip(selection.candidates, selection.scores, strict=True):
-        r, alpha = (read_number(one, f"canonical_config.lora.{name}") for name in ("r", "alpha"))
+    for candidate, score in zip(selection.candidates, selection.scores, strict=True):
+        r, alpha = (read_number(candidate, f"canonical_config.lora.{name}") for name in ("r", "alpha"))
         if r is not None and alpha is not None:
             best[r, alpha] = max(score, best.get((r, alpha), -math.inf))
     return best

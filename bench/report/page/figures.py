@@ -274,7 +274,7 @@ def _draw_predicted(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Ite
 
 def _draw_answers(answers: Sequence[Any], key: Key, text: Text, make: Any) -> Iterator[Figure]:
     axes = text.under("figures.axes")
-    counted = [(one, count_confusion(one)) for one in answers]
+    counted = [(answer, count_confusion(answer)) for answer in answers]
     points: list[dict[str, Any]] = [
         {"title": one.row.title, "label": clean(label), "f1": to_percent(score)}
         for one, counts in counted

@@ -76,7 +76,7 @@ def _read_run(result: Result) -> dict[str, dict[str, Any]]:
 def list_failures(evidence: Evidence, *, text: Text) -> list[Block]:
     """List every run without success with its cause, and the records that cannot be trusted."""
     failed = sorted(
-        (result for result in evidence.results if not result.is_success), key=lambda one: one.run_id
+        (result for result in evidence.results if not result.is_success), key=lambda result: result.run_id
     )
     blocks = list[Block]()
     if failed:

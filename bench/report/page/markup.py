@@ -48,8 +48,8 @@ def _write(block: Block, text: Text, level: int, title: str) -> Markup:
         case Figures():
             captions = [None, *(figure.caption for figure in block.figures)]
             drawn = (
-                _write_figure(one, text, is_said=one.caption == before)
-                for one, before in zip(block.figures, captions, strict=False)
+                _write_figure(figure, text, is_said=figure.caption == before)
+                for figure, before in zip(block.figures, captions, strict=False)
             )
             return Markup('<div class="figures">\n{}\n</div>').format(_LINE.join(drawn))
 

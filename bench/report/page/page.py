@@ -55,7 +55,7 @@ def write_report(store: Store, *, lang: str, report: ReportConfig) -> list[Path]
     """
     text, evidence = read_language(lang), gather(store, report)
     details = gather_details(evidence, store)
-    drawn = {code: draw_all(evidence, details, text=one) for code, one in LANGUAGES.items()}
+    drawn = {code: draw_all(evidence, details, text=value) for code, value in LANGUAGES.items()}
     figures = [figure for same in drawn[lang].values() for figure in same]
     images = render_images(figures)
     blocks = describe_all(evidence, text=text)
@@ -146,7 +146,7 @@ def _list_parts(
     }
     if not evidence.rows:
         sections["findings"] = Section(described["findings"].title, tables)
-    return {name: one for name, one in sections.items() if not is_empty(one)}
+    return {name: section for name, section in sections.items() if not is_empty(section)}
 
 
 def _explain_prediction(

@@ -28,9 +28,9 @@ def describe_advice(
     advice = recommend(evidence.results, read, limits=limits, text=text)
     headings = title_tasks([row.task for row in evidence.rows], text)
     blocks = list[Block]()
-    for group, one in advice.items():
-        said = make_bullets(_explain(group, one, limits, text))
-        tables = (_tabulate(group, one, text), _compare_with_article(group, evidence, read, text))
+    for group, value in advice.items():
+        said = make_bullets(_explain(group, value, limits, text))
+        tables = (_tabulate(group, value, text), _compare_with_article(group, evidence, read, text))
         blocks.append(Section(headings[group[0]], [said, *tables]))
     if not advice:
         blocks.append(say_empty(text))

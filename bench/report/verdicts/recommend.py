@@ -185,7 +185,7 @@ def _list_needs(results: Sequence[Result]) -> dict[str, _Need]:
 
 def _largest(paths: Sequence[str], results: Sequence[Result]) -> float | None:
     """Return the largest number, or None if any run lacks it."""
-    values = [read_number(one, path) for one, path in zip(results, paths, strict=True)]
+    values = [read_number(result, path) for result, path in zip(results, paths, strict=True)]
     known = [value for value in values if value is not None]
     return max(known) if known and len(known) == len(values) else None
 

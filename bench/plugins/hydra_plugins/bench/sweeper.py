@@ -140,7 +140,7 @@ class BenchSweeper(Sweeper):
         results = [] if error is not None else job.return_value
         lines = [show(f"{point.run_id} {describe(point.config)}: {shorten(str(error))}") for point in pack]
         if error is None:
-            lines = [summarise(point.config, one) for point, one in zip(pack, results, strict=True)]
+            lines = [summarise(point.config, result) for point, result in zip(pack, results, strict=True)]
         self.display.end(pack, lines)
         stopping = ends_sweep(error) or (isinstance(error, ProcessError) and error.status == "interrupted")
         with self.lock:
