@@ -53,11 +53,12 @@ def test_tensors_take_what_was_predicted(
     assert_equal(config, precision)
 
 
+@pytest.mark.parametrize("keeps_keys", [True, False])
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_and_where_a_decoder_writes_its_labels(compose: Compose, method: str) -> None:
+def test_and_where_a_decoder_writes_its_labels(compose: Compose, method: str, *, keeps_keys: bool) -> None:
     config = compose(*DECODER, "task=label_likelihood", f"method={method}", "train.eval_batch_size=8")
     prompt = Prompt(before=(1, 2), after=(3,), answers=((4, 5, 0), (6, 0), (7, 8, 0)))
-    assert_equal(config, "fp32", tasks.make(prompt))
+    assert_equal(config, "fp32", tasks.LabelLikelihood(prompt, keeps_keys))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_and_with_other_settings(compose: Compose, lines: tuple[str, ...]) -> No
 
 def assert_equal(config: Config, precision: str, task: tasks.Task | None = None) -> None:
     """The trace's peaks of training and evaluating are within 3 % of what torch's CPU allocator counted."""
-    folder, task = weights.locate(config.model), task or tasks.make(None)
+    folder, task = weights.locate(config.model), task or tasks.SequenceClassification()
     shapes = make_shapes("cpu", precision, rows=config.train.eval_batch_size)
     recording = trace(config, shapes, task=task, folder=folder)
     traced = [find_peak(recording, {"forward", "backward", "step"}), find_peak(recording, {"eval"})]
@@ -226,7 +227,7 @@ def test_what_shapes_do_not_say_is_not_guessed(compose: Compose) -> None:
     shapes = make_shapes("cuda", "bf16", rows=8)
     config = compose("model=minilm", "method=qlora", "method.quantization=int8")
     with pytest.raises(UntraceableError, match="outliers"):
-        trace(config, shapes, task=tasks.make(None), folder=weights.locate(config.model))
+        trace(config, shapes, task=tasks.SequenceClassification(), folder=weights.locate(config.model))
 
 
 # huggingface/peft, method_comparison/MetaMathQA: peak bytes reserved on an L40S, in GiB. Llama-3.2-3B in bf16
