@@ -130,7 +130,8 @@ class LabelLikelihood:
         first, later = read(model, _pad_left(inputs), stems)
         place = torch.arange(stems.shape[1], device=device)
         chosen = later[:, stem[:, None], place, targets[:, 1:].clamp(min=0)]  # (rows, labels, tokens - 1)
-        of_later = chosen - later.logsumexp(-1)[:, stem]
+        sums = torch.stack([row.logsumexp(-1) for row in later])  # which copies what it adds up
+        of_later = chosen - sums[:, stem]
         of_first = first[:, targets[:, 0]] - first.logsumexp(-1, keepdim=True)  # (rows, labels)
         return of_first + of_later.masked_fill(targets[:, 1:] == _NOTHING, 0.0).sum(-1)
 
@@ -214,7 +215,7 @@ def _read_once(model: nn.Module, inputs: Inputs, stems: torch.Tensor) -> tuple[t
     rows, (count, length) = len(inputs["input_ids"]), stems.shape
     found = model(**inputs, use_cache=True, logits_to_keep=1)
     for layer in found.cache.layers:
-        layer.update = partial(_append, layer, count)
+        layer.update = partial(_append, layer.keys, layer.values, count)
     tails = {"input_ids": stems.clamp(min=0), "attention_mask": (stems != _NOTHING).long()}
     ids, mask = (
         torch.cat([inputs[name].repeat_interleave(count, 0), tail.repeat(rows, 1)], dim=1)
@@ -235,18 +236,25 @@ def _read_once(model: nn.Module, inputs: Inputs, stems: torch.Tensor) -> tuple[t
 
 
 def _append(
-    layer: Any, count: int, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any
+    old_keys: torch.Tensor,
+    old_values: torch.Tensor,
+    count: int,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    *_: Any,
+    **__: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put the keys and values of stems behind those that the layer keeps of their prompts, and keep none.
+    """Put a layer's keys and values of stems behind the old ones of their prompts, once for each stem.
 
-    What is kept is repeated for the stems only while the layer computes, so that it takes no memory for each.
+    Nothing of it is kept, so that a prompt takes no more memory for many stems than one layer's.
 
     Args:
+        old_keys, old_values: (rows, heads, length, width)
         keys, values: (rows x stems, heads, tokens - 1, width)
     """
 
-    def join(kept: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        copies = kept.unsqueeze(1).expand(-1, count, *kept.shape[1:])
+    def join(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        copies = old.unsqueeze(1).expand(-1, count, *old.shape[1:])
         return torch.cat([copies, new.view(-1, count, *new.shape[1:])], dim=-2).flatten(0, 1)
 
-    return join(layer.keys, keys), join(layer.values, values)
+    return join(old_keys, keys), join(old_values, values)
