@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import peft
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
@@ -19,7 +20,7 @@ from bench.data.prompt import Prompt
 _NOTHING = -100  # in place of a token where an answer is over; what cross_entropy ignores
 _KEPT = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)  # layers of a cache that hold nothing else
 _UNLIKE = ("dory", "moshi")  # one reads its cache by itself, the other's window is of its cache alone
-_STEMS = 4  # that take about the memory of a sequence read whole, where their prompt is read once
+_STEMS = 8  # that take about the memory of a sequence read whole, where their prompt is read once
 
 Inputs = Mapping[str, torch.Tensor]  # input_ids, attention_mask: (rows, length)
 
@@ -93,7 +94,7 @@ class LabelLikelihood:
 
     @property
     def sequences(self) -> int:
-        """One for each stem, or for each four of them that share their prompt's keys and values."""
+        """One for each stem, or for each eight of them that share their prompt's keys and values."""
         return math.ceil(len(self._stems) / _STEMS) if self.readings == 1 else self.readings
 
     @property
@@ -130,8 +131,8 @@ class LabelLikelihood:
         first, later = read(model, _pad_left(inputs), stems)
         place = torch.arange(stems.shape[1], device=device)
         chosen = later[:, stem[:, None], place, targets[:, 1:].clamp(min=0)]  # (rows, labels, tokens - 1)
-        sums = torch.stack([row.logsumexp(-1) for row in later])  # which copies what it adds up
-        of_later = chosen - sums[:, stem]
+        sums = torch.stack([row.float().logsumexp(-1) for row in later])  # a copy of one row at a time
+        of_later = chosen.float() - sums[:, stem]
         of_first = first[:, targets[:, 0]] - first.logsumexp(-1, keepdim=True)  # (rows, labels)
         return of_first + of_later.masked_fill(targets[:, 1:] == _NOTHING, 0.0).sum(-1)
 
@@ -231,7 +232,8 @@ def _read_once(model: nn.Module, inputs: Inputs, stems: torch.Tensor) -> tuple[t
         use_cache=True,
         logits_to_keep=length,
     )
-    later: torch.Tensor = (base if virtual else model)(**step).logits.float()
+    # accelerate would copy all logits to fp32, but a sharded model must be asked as a whole.
+    later: torch.Tensor = (model if isinstance(model, FSDPModule) else base)(**step).logits
     return found.logits[:, -1].float(), later.view(rows, count, *later.shape[1:])
 
 
