@@ -13,6 +13,7 @@ from trainings import prepare_alone
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.config.schema import Config
+from bench.data import dataset
 from bench.data.prompt import Prompt
 from bench.memory.allocator import replay
 from bench.memory.kernels import Kernels
@@ -22,7 +23,7 @@ from bench.memory.recording import Recorder, Recording
 from bench.memory.trace import Shapes, UntraceableError, hold_weights, make_batch, trace
 from bench.model import build, weights
 from bench.run.run import run
-from bench.train import checkpoint, loop
+from bench.train import checkpoint, fit, loop
 from bench.train import task as tasks
 from bench.train.meter import Meter
 
@@ -182,6 +183,24 @@ def test_what_a_run_leaves_on_the_disk_is_known_before(compose_decoder: Compose,
     assert states.stat().st_size == pytest.approx(found.optimizer_bytes, rel=0.05)
     assert found.parameters == result.parameters["total"]
     assert result.prediction["paged_bytes"] == 0
+
+
+def test_evaluation_costs_as_many_tokens_as_are_read(
+    compose_decoder: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt and each stem behind it, or a prompt again for each stem."""
+    flops, tokens = [], []
+    for way, keeps_keys in {"once": True, "again": False}.items():
+        monkeypatch.setattr(tasks, "keeps_keys", lambda _, keeps_keys=keeps_keys: keeps_keys)
+        config = compose_decoder("llama", "task=label_likelihood", f"cache_dir={tmp_path}/{way}")
+        [found] = predict_all([config], "cpu")
+        assert isinstance(found, Prediction)
+        texts = fit.tokenise(config, dataset.load(config.data), model_folder=weights.locate(config.model))
+        task, lengths = texts.task, texts.splits["test"].lengths
+        flops.append(found.eval_flops("test"))
+        tokens.append(task.readings * sum(lengths + task.answer_tokens))
+    assert tokens[1] > 1.5 * tokens[0]
+    assert flops[1] / flops[0] == pytest.approx(tokens[1] / tokens[0], rel=0.15)
 
 
 def test_a_run_says_why_nothing_was_predicted_of_it(compose_tiny: Compose) -> None:
