@@ -191,14 +191,14 @@ def _predict(model: nn.Module, inputs: Inputs, stems: torch.Tensor) -> torch.Ten
 def _pad_left(inputs: Inputs) -> Inputs:
     """Move the padding before the prompts, whichever side it is on."""
     order = inputs["attention_mask"].argsort(dim=1, stable=True)
-    return {name: one.gather(1, order) for name, one in inputs.items()}
+    return {name: value.gather(1, order) for name, value in inputs.items()}
 
 
 def _read_for_each(
     model: nn.Module, inputs: Inputs, stems: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the same as _read_once, and read each prompt again before each stem."""
-    repeated = {name: one.repeat_interleave(len(stems), 0) for name, one in inputs.items()}
+    repeated = {name: value.repeat_interleave(len(stems), 0) for name, value in inputs.items()}
     rows = len(inputs["input_ids"])
     logits = _predict(model, repeated, stems.repeat(rows, 1))
     logits = logits.view(rows, len(stems), *logits.shape[1:])

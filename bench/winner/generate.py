@@ -43,7 +43,7 @@ def generate(
     set_seed(seed)
     with torch.inference_mode(), classifier.autocast():
         for rows, batch in tokens.eval_batches(split, batch_size=batch_size, padding=classifier.padding):
-            inputs = {name: one.to(classifier.device) for name, one in batch.items() if name != "labels"}
+            inputs = {name: value.to(classifier.device) for name, value in batch.items() if name != "labels"}
             found = network.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
