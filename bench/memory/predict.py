@@ -112,9 +112,11 @@ def _make(
         mean_batch_tokens=tokens.mean_padded_tokens(
             splits["train"], train.micro_batch_size, group_by_length=train.group_by_length, seed=config.seed
         ),
-        eval_batch_tokens=eval_rows * shapes.eval_length,
+        eval_batch_tokens=eval_rows * (shapes.eval_length + task.answer_tokens),
         eval_tokens={
-            split: tokens.count_evaluated_tokens(splits[split], eval_rows) for split in fit.EVALUATED
+            split: tokens.count_evaluated_tokens(splits[split], eval_rows)
+            + len(splits[split]) * task.answer_tokens
+            for split in fit.EVALUATED
         },
     )
 

@@ -23,7 +23,7 @@ from bench.config.schema import Config, replace_values, to_dict
 from bench.files import replace_file
 from bench.model import weights
 
-VERSION = 4  # raise it when what is traced, or how, changes
+VERSION = 5  # raise it when what is traced, or how, changes
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 _PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _logger = logging.getLogger(__name__)

@@ -102,6 +102,7 @@ _BLOCKS: dict[str, Kind] = {
         "best_step": is_count,
         "skipped_steps": is_count,
         "processes": is_count,
+        "prompt_readings": is_count,
         "resumed_from_step": is_count,
         "precision": is_name,
         "attention": is_name,

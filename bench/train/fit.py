@@ -254,6 +254,10 @@ def _describe(
         reasons["model.skipped_steps"] = (
             f"only fp16 scales the loss and skips steps, and the run computes in {choices['precision']}"
         )
+    if isinstance(training.task, tasks.LabelLikelihood):
+        steps["prompt_readings"] = training.task.readings
+        if reason := _explain_readings(training.task):
+            reasons["model.prompt_readings"] = reason
     return Fitted(
         {"validation": member.best, "test": tested},
         parameters={"trainable": part.trainable_parameters, "total": part.total_parameters},
@@ -289,7 +293,20 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
     padding = tokens.Padding.of(tokenizer)
     if prompt is not None:  # answers follow it
         padding = dataclasses.replace(padding, side="left")
-    return Texts(splits, padding, tasks.make(prompt))
+    task = tasks.make(prompt, build.load_settings(config.model, model_folder))
+    if reason := _explain_readings(task):
+        _logger.warning("%s", reason)
+    return Texts(splits, padding, task)
+
+
+def _explain_readings(task: tasks.Task) -> str | None:
+    """Say why evaluation reads each prompt more than once, if it does."""
+    if task.readings == 1:
+        return None
+    return (
+        "the architecture keeps other than keys and values of what it has read, so each prompt is read again "
+        f"for each of the {task.readings} ways in which labels begin"
+    )
 
 
 def _explain_cut(length: int, settings: TrainConfig) -> dict[str, str]:

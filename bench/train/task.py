@@ -1,17 +1,26 @@
 """The two ways to classify with a network: a head on top of it, or the likelihood of the labels' words."""
 
+import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
+from functools import cached_property, partial
+from typing import Any, Protocol
 
+import peft
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from bench.data.prompt import Prompt
 
 _NOTHING = -100  # in place of a token where an answer is over; what cross_entropy ignores
+_KEPT = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)  # layers of a cache that hold nothing else
+_UNLIKE = ("dory", "moshi")  # one reads its cache by itself, the other's window is of its cache alone
+_STEMS = 8  # that take about the memory of a sequence read whole, where their prompt is read once
 
 Inputs = Mapping[str, torch.Tensor]  # input_ids, attention_mask: (rows, length)
 
@@ -21,7 +30,15 @@ class Task(Protocol):
 
     @property
     def sequences(self) -> int:
-        """Sequences that ``score`` lets the model read for each row."""
+        """Sequences, read whole, that take as much memory as one row does in ``score``."""
+
+    @property
+    def readings(self) -> int:
+        """How often ``score`` lets the model read each row."""
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens that ``score`` lets the model read behind each row, at all or in each reading."""
 
     def count(self, labels: torch.Tensor) -> int:
         """Count the predictions over which the loss of these rows is averaged. # labels: (rows,)"""
@@ -38,6 +55,8 @@ class SequenceClassification:
     """A head with one output for each label."""
 
     sequences: int = 1
+    readings: int = 1
+    answer_tokens: int = 0
 
     def count(self, labels: torch.Tensor) -> int:
         """Count the rows."""
@@ -64,14 +83,30 @@ class LabelLikelihood:
 
     The output layer sees an answer's positions only, as many as the longest answer has tokens: over a
     vocabulary of 130,000 words the logits of a whole prompt would take more memory than the rest.
+
+    To score, the model reads each prompt once, and then each stem, a way that answers begin up to their last
+    token, against the keys and values that it keeps of the prompt. Where an architecture has no such keys and
+    values (``keeps_keys``), it reads each prompt again before each stem.
     """
 
     prompt: Prompt
+    keeps_keys: bool
 
     @property
     def sequences(self) -> int:
-        """One for each way that an answer can begin, up to its last token."""
-        return len(self._stems)
+        """One for each stem, or for each eight of them that share their prompt's keys and values."""
+        return math.ceil(len(self._stems) / _STEMS) if self.readings == 1 else self.readings
+
+    @property
+    def readings(self) -> int:
+        """One, or one for each stem."""
+        return 1 if self.keeps_keys else len(self._stems)
+
+    @property
+    def answer_tokens(self) -> int:
+        """The tokens of all stems, or in each reading those of one, padding included."""
+        length = max(map(len, self._stems))
+        return length * len(self._stems) if self.readings == 1 else length
 
     def count(self, labels: torch.Tensor) -> int:
         """Count the tokens of the rows' answers."""
@@ -87,18 +122,19 @@ class LabelLikelihood:
         return of_tokens.view(targets.shape).sum(-1)
 
     def score(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
-        """Compute each label's log-likelihood; labels alike up to their last token share a sequence."""
-        device, rows = inputs["input_ids"].device, len(inputs["input_ids"])
+        """Compute each label's log-likelihood; labels alike up to their last token share a stem."""
+        device = inputs["input_ids"].device
         targets = _pad_right(self.prompt.scored).to(device)  # (labels, tokens)
         stems = _pad_right(self._stems, length=targets.shape[1] - 1).to(device)  # (stems, tokens - 1)
         stem = torch.tensor([self._stems.index(one[:-1]) for one in self.prompt.scored], device=device)
-        repeated = {name: value.repeat_interleave(len(stems), 0) for name, value in inputs.items()}
-        logits = _predict(model, repeated, stems.repeat(rows, 1))  # (rows x stems, tokens, vocabulary)
-        logits = logits.view(rows, len(stems), *logits.shape[1:])
-        place = torch.arange(targets.shape[1], device=device)
-        chosen = logits[:, stem[:, None], place, targets.clamp(min=0)]  # (rows, labels, tokens)
-        log_probabilities: torch.Tensor = chosen - logits.logsumexp(-1)[:, stem]
-        return log_probabilities.masked_fill(targets == _NOTHING, 0.0).sum(-1)
+        read = _read_once if self.keeps_keys and stems.shape[1] else _read_for_each
+        first, later = read(model, _pad_left(inputs), stems)
+        place = torch.arange(stems.shape[1], device=device)
+        chosen = later[:, stem[:, None], place, targets[:, 1:].clamp(min=0)]  # (rows, labels, tokens - 1)
+        sums = torch.stack([row.float().logsumexp(-1) for row in later])  # a copy of one row at a time
+        of_later = chosen.float() - sums[:, stem]
+        of_first = first[:, targets[:, 0]] - first.logsumexp(-1, keepdim=True)  # (rows, labels)
+        return of_first + of_later.masked_fill(targets[:, 1:] == _NOTHING, 0.0).sum(-1)
 
     @cached_property
     def _taught(self) -> torch.Tensor:
@@ -109,9 +145,26 @@ class LabelLikelihood:
         return list(dict.fromkeys(answer[:-1] for answer in self.prompt.scored))
 
 
-def make(prompt: Prompt | None) -> Task:
-    """Make the task of inputs that are such prompts, or of texts as they are."""
-    return SequenceClassification() if prompt is None else LabelLikelihood(prompt)
+def make(prompt: Prompt | None, architecture: PreTrainedConfig) -> Task:
+    """Make the architecture's task of inputs that are such prompts, or of texts as they are."""
+    return SequenceClassification() if prompt is None else LabelLikelihood(prompt, keeps_keys(architecture))
+
+
+def keeps_keys(architecture: PreTrainedConfig) -> bool:
+    """Return whether the model keeps keys and values of what it has read, and nothing else.
+
+    Recurrent layers keep a state instead (Falcon-H1, Qwen3-Next), sparse attention an index beside them.
+    """
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(architecture), None)
+    if kind is None or kind._is_stateful or architecture.model_type in _UNLIKE:
+        return False
+    takes_cache = "cache" in inspect.signature(kind.forward).parameters
+    layers = DynamicCache(config=architecture).layers
+    return (
+        takes_cache
+        and kind._supports_default_dynamic_cache()
+        and all(type(layer) in _KEPT for layer in layers)
+    )
 
 
 def _pad_right(answers: Sequence[tuple[int, ...]], *, length: int | None = None) -> torch.Tensor:
@@ -133,3 +186,77 @@ def _predict(model: nn.Module, inputs: Inputs, stems: torch.Tensor) -> torch.Ten
         logits_to_keep=stems.shape[1] + 1,
     ).logits
     return logits.float()  # (rows, tokens, vocabulary)
+
+
+def _pad_left(inputs: Inputs) -> Inputs:
+    """Move the padding before the prompts, whichever side it is on."""
+    order = inputs["attention_mask"].argsort(dim=1, stable=True)
+    return {name: value.gather(1, order) for name, value in inputs.items()}
+
+
+def _read_for_each(
+    model: nn.Module, inputs: Inputs, stems: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the same as _read_once, and read each prompt again before each stem."""
+    repeated = {name: value.repeat_interleave(len(stems), 0) for name, value in inputs.items()}
+    rows = len(inputs["input_ids"])
+    logits = _predict(model, repeated, stems.repeat(rows, 1))
+    logits = logits.view(rows, len(stems), *logits.shape[1:])
+    return logits[:, 0, 0], logits[:, :, 1:]
+
+
+def _read_once(model: nn.Module, inputs: Inputs, stems: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the logits of the first token after each prompt, and of the next after each token of a stem.
+
+    Returns:
+        (rows, vocabulary) and (rows, stems, tokens - 1, vocabulary).
+    """
+    network: Any = getattr(model, "module", model)  # as it is before accelerate wraps it
+    base: Any = network.get_base_model() if isinstance(network, peft.PeftModel) else network
+    rows, (count, length) = len(inputs["input_ids"]), stems.shape
+    found = model(**inputs, use_cache=True, logits_to_keep=1)
+    for layer in found.cache.layers:
+        layer.update = partial(_append, layer.keys, layer.values, count)
+    tails = {"input_ids": stems.clamp(min=0), "attention_mask": (stems != _NOTHING).long()}
+    ids, mask = (
+        torch.cat([inputs[name].repeat_interleave(count, 0), tail.repeat(rows, 1)], dim=1)
+        for name, tail in tails.items()
+    )
+    # Prompt tuning puts tokens of its own before what it is given, and they are in the cache already.
+    virtual = found.cache.get_seq_length() - inputs["input_ids"].shape[1]
+    step = base.prepare_inputs_for_generation(
+        ids,
+        next_sequence_length=length,
+        attention_mask=functional.pad(mask, (virtual, 0), value=1),
+        cache=found.cache,
+        use_cache=True,
+        logits_to_keep=length,
+    )
+    # accelerate would copy all logits to fp32, but a sharded model must be asked as a whole.
+    later: torch.Tensor = (model if isinstance(model, FSDPModule) else base)(**step).logits
+    return found.logits[:, -1].float(), later.view(rows, count, *later.shape[1:])
+
+
+def _append(
+    old_keys: torch.Tensor,
+    old_values: torch.Tensor,
+    count: int,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    *_: Any,
+    **__: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put a layer's keys and values of stems behind the old ones of their prompts, once for each stem.
+
+    Nothing of it is kept, so that a prompt takes no more memory for many stems than one layer's.
+
+    Args:
+        old_keys, old_values: (rows, heads, length, width)
+        keys, values: (rows x stems, heads, tokens - 1, width)
+    """
+
+    def join(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        copies = old.unsqueeze(1).expand(-1, count, *old.shape[1:])
+        return torch.cat([copies, new.view(-1, count, *new.shape[1:])], dim=-2).flatten(0, 1)
+
+    return join(old_keys, keys), join(old_values, values)

@@ -119,7 +119,8 @@ class Classifier:
     @cached_property
     def task(self) -> tasks.Task:
         """What it makes of a batch."""
-        return tasks.make(self.manifest.prompt)
+        network: Any = self.model
+        return tasks.make(self.manifest.prompt, network.config)
 
     @cached_property
     def padding(self) -> tokens.Padding:

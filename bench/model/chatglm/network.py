@@ -271,7 +271,8 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         rotation = make_rotation(position_ids, head_size, states.dtype)
         inputs = []
         for layer in self.layers:
-            inputs.append(states)
+            if output_hidden_states:
+                inputs.append(states)
             states = layer(states, visible, rotation, cache=cache)
         states = self.final_layernorm(states)
         return BaseModelOutputWithPast(

@@ -13,6 +13,7 @@ from trainings import prepare_alone
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.config.schema import Config
+from bench.data import dataset
 from bench.data.prompt import Prompt
 from bench.memory.allocator import replay
 from bench.memory.kernels import Kernels
@@ -22,7 +23,7 @@ from bench.memory.recording import Recorder, Recording
 from bench.memory.trace import Shapes, UntraceableError, hold_weights, make_batch, trace
 from bench.model import build, weights
 from bench.run.run import run
-from bench.train import checkpoint, loop
+from bench.train import checkpoint, fit, loop
 from bench.train import task as tasks
 from bench.train.meter import Meter
 
@@ -53,11 +54,12 @@ def test_tensors_take_what_was_predicted(
     assert_equal(config, precision)
 
 
+@pytest.mark.parametrize("keeps_keys", [True, False])
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_and_where_a_decoder_writes_its_labels(compose: Compose, method: str) -> None:
+def test_and_where_a_decoder_writes_its_labels(compose: Compose, method: str, *, keeps_keys: bool) -> None:
     config = compose(*DECODER, "task=label_likelihood", f"method={method}", "train.eval_batch_size=8")
     prompt = Prompt(before=(1, 2), after=(3,), answers=((4, 5, 0), (6, 0), (7, 8, 0)))
-    assert_equal(config, "fp32", tasks.make(prompt))
+    assert_equal(config, "fp32", tasks.LabelLikelihood(prompt, keeps_keys))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_and_with_other_settings(compose: Compose, lines: tuple[str, ...]) -> No
 
 def assert_equal(config: Config, precision: str, task: tasks.Task | None = None) -> None:
     """The trace's peaks of training and evaluating are within 3 % of what torch's CPU allocator counted."""
-    folder, task = weights.locate(config.model), task or tasks.make(None)
+    folder, task = weights.locate(config.model), task or tasks.SequenceClassification()
     shapes = make_shapes("cpu", precision, rows=config.train.eval_batch_size)
     recording = trace(config, shapes, task=task, folder=folder)
     traced = [find_peak(recording, {"forward", "backward", "step"}), find_peak(recording, {"eval"})]
@@ -183,6 +185,24 @@ def test_what_a_run_leaves_on_the_disk_is_known_before(compose_decoder: Compose,
     assert result.prediction["paged_bytes"] == 0
 
 
+def test_evaluation_costs_as_many_tokens_as_are_read(
+    compose_decoder: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt and each stem behind it, or a prompt again for each stem."""
+    flops, tokens = [], []
+    for way, keeps_keys in {"once": True, "again": False}.items():
+        monkeypatch.setattr(tasks, "keeps_keys", lambda _, keeps_keys=keeps_keys: keeps_keys)
+        config = compose_decoder("llama", "task=label_likelihood", f"cache_dir={tmp_path}/{way}")
+        [found] = predict_all([config], "cpu")
+        assert isinstance(found, Prediction)
+        texts = fit.tokenise(config, dataset.load(config.data), model_folder=weights.locate(config.model))
+        task, lengths = texts.task, texts.splits["test"].lengths
+        flops.append(found.eval_flops("test"))
+        tokens.append(task.readings * sum(lengths + task.answer_tokens))
+    assert tokens[1] > 1.5 * tokens[0]
+    assert flops[1] / flops[0] == pytest.approx(tokens[1] / tokens[0], rel=0.15)
+
+
 def test_a_run_says_why_nothing_was_predicted_of_it(compose_tiny: Compose) -> None:
     baseline = run(compose_tiny("method=majority"))
     assert (baseline.prediction, baseline.reasons["prediction"][:10]) == ({}, "a baseline")
@@ -226,7 +246,7 @@ def test_what_shapes_do_not_say_is_not_guessed(compose: Compose) -> None:
     shapes = make_shapes("cuda", "bf16", rows=8)
     config = compose("model=minilm", "method=qlora", "method.quantization=int8")
     with pytest.raises(UntraceableError, match="outliers"):
-        trace(config, shapes, task=tasks.make(None), folder=weights.locate(config.model))
+        trace(config, shapes, task=tasks.SequenceClassification(), folder=weights.locate(config.model))
 
 
 # huggingface/peft, method_comparison/MetaMathQA: peak bytes reserved on an L40S, in GiB. Llama-3.2-3B in bf16

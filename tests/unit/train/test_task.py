@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache, LlamaConfig
 
 from bench.data.prompt import Prompt
 from bench.train import task as tasks
@@ -30,13 +31,22 @@ class Markov(torch.nn.Module):
         super().__init__()
         self.asked: list[tuple[list[list[int]], list[list[int]], int]] = []
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int) -> Any:
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, **options: Any
+    ) -> Any:
         self.asked.append((input_ids.tolist(), attention_mask.tolist(), logits_to_keep))
-        return SimpleNamespace(logits=NEXT.log()[input_ids[:, -logits_to_keep:]] + 5.0)
+        cache = options.get("cache") or DynamicCache()
+        cache.update(*2 * [torch.zeros(*input_ids.shape, 1).unsqueeze(1)], 0)
+        return SimpleNamespace(logits=NEXT.log()[input_ids[:, -logits_to_keep:]] + 5.0, cache=cache)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, *, next_sequence_length: int, **options: Any
+    ) -> dict[str, Any]:
+        return {"input_ids": input_ids[:, -next_sequence_length:], **options}
 
 
-def of(*answers: tuple[int, ...]) -> LabelLikelihood:
-    return LabelLikelihood(Prompt((), (), tuple((*answer, END) for answer in answers)))
+def of(*answers: tuple[int, ...], keeps_keys: bool = True) -> LabelLikelihood:
+    return LabelLikelihood(Prompt((), (), tuple((*answer, END) for answer in answers)), keeps_keys)
 
 
 def test_the_loss_is_that_of_every_token_of_the_answer_and_no_other() -> None:
@@ -54,23 +64,40 @@ def test_labels_of_one_token_share_one_sequence() -> None:
     task, model = of((1,), (2,), (0,)), Markov()
     scores = task.score(model, INPUTS)
     assert scores.exp().numpy() == pytest.approx(NEXT[[0, 1]][:, [1, 2, 0]].numpy())
-    assert task.sequences == 1
+    assert (task.readings, task.sequences, task.answer_tokens) == (1, 1, 0)
     assert model.asked == [(INPUTS["input_ids"].tolist(), INPUTS["attention_mask"].tolist(), 1)]
 
 
-def test_labels_share_what_they_have_in_common_but_for_the_last_token() -> None:
-    task, model = of((1, 0), (1, 2), (2, 2), (0,)), Markov()
+@pytest.mark.parametrize("keeps_keys", [True, False])
+def test_labels_share_what_they_have_in_common_but_for_the_last_token(*, keeps_keys: bool) -> None:
+    task, model = of((1, 0), (1, 2), (2, 2), (0,), keeps_keys=keeps_keys), Markov()
     scores = task.score(model, INPUTS)
     expected = [
         [NEXT[last, 1] * NEXT[1, 0], NEXT[last, 1] * NEXT[1, 2], NEXT[last, 2] * NEXT[2, 2], NEXT[last, 0]]
         for last in (0, 1)
     ]
     assert scores.exp().numpy() == pytest.approx(torch.tensor(expected).numpy())
-    assert task.sequences == 3
-    ids, mask, kept = model.asked[0]
-    assert (len(ids), kept) == (6, 2)
-    assert [row[3:] for row in ids] == [[1], [2], [0]] * 2
+    ids, mask, kept = model.asked[-1]
+    assert len(ids) == 6
+    assert [row[-1:] for row in ids] == [[1], [2], [0]] * 2
     assert [row[3:] for row in mask] == [[1], [1], [0]] * 2
+    if keeps_keys:
+        assert model.asked[0] == (INPUTS["input_ids"].tolist(), INPUTS["attention_mask"].tolist(), 1)
+        assert (kept, len(ids[0])) == (1, 1)
+    else:
+        assert (kept, len(ids[0]), len(model.asked)) == (2, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("stems", "keeps_keys", "expected"),
+    [(8, True, (1, 1, 16)), (8, False, (8, 8, 2)), (2, True, (1, 1, 4)), (9, True, (1, 2, 18))],
+)
+def test_rows_are_as_many_as_memory_allows(
+    stems: int, expected: tuple[int, int, int], *, keeps_keys: bool
+) -> None:
+    """Eight stems, each of two tokens here, take no more memory than a sequence that is read whole."""
+    task = of(*((first, 0, 1) for first in range(stems)), keeps_keys=keeps_keys)
+    assert (task.readings, task.sequences, task.answer_tokens) == expected
 
 
 def test_a_word_that_begins_another_has_to_end() -> None:
@@ -93,5 +120,6 @@ def test_a_heads_outputs_are_scores_and_its_loss_is_over_rows() -> None:
 
 
 def test_a_prompt_decides_the_task() -> None:
-    assert isinstance(tasks.make(None), SequenceClassification)
-    assert isinstance(tasks.make(Prompt((), (), ((1, END),))), LabelLikelihood)
+    llama = LlamaConfig(num_hidden_layers=1)
+    assert isinstance(tasks.make(None, llama), SequenceClassification)
+    assert tasks.make(Prompt((), (), ((1, END),)), llama) == of((1,))
