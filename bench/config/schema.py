@@ -81,7 +81,7 @@ class ModelConfig:
 
     name: Annotated[str, NAME, SHAPELESS]
     source: Annotated[str, one_of("package", "local", "hub"), SHAPELESS]  # package: an installed wheel
-    path: Annotated[str | None, SHAPELESS]  # package: import name and folder; local: a folder
+    path: Annotated[str | None, SHAPELESS]  # package: import name and folder or GGUF file; local: such a path
     hub_id: Annotated[str | None, HUB_ID, SHAPELESS]
     # a commit, so that the weights stay the same; null: pinned at first use
     revision: Annotated[str | None, SHAPELESS]

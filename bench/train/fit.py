@@ -359,7 +359,7 @@ def _fit_frozen_encoder(
         described,
         model={
             "architecture": type(encoder).__name__,
-            **build.describe_source(config.model),
+            **build.describe_source(config.model, model_folder),
             "precision": precision,
             "max_length": length,
         },
