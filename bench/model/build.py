@@ -156,6 +156,7 @@ def build_base(
     base, missing = _load_weights(config, folder, settings, heads, device=device, precision=precision)
     if config.task == "label_likelihood":
         new: list[str] = _require_complete(missing, folder)
+        decoder.join_states(base)
     else:
         new = sorted({*heads, *missing})
     if method.quantization != "none" and set(new) > set(heads):
