@@ -45,7 +45,9 @@ def join_states(model: PreTrainedModel) -> None:
     Of a frozen layer and the last states of each row torch makes a batched product, and on a CPU copies the
     layer's weights for it, once a row: 57 MB each for 49,152 words of width 576, and ten times the time.
     """
-    model.get_output_embeddings().register_forward_pre_hook(_make_contiguous)
+    layer: nn.Module | None = model.get_output_embeddings()
+    if layer is not None:
+        layer.register_forward_pre_hook(_make_contiguous)
 
 
 def _make_contiguous(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
