@@ -53,7 +53,7 @@ class MethodConfig:
 
     name: Annotated[str, NAME, UNCOUNTED, SHAPELESS]
     title: Annotated[str, NAME, UNCOUNTED, SHAPELESS]  # in the table
-    estimator: Annotated[str, one_of("network", "frozen_encoder", "tfidf", "majority")]
+    estimator: Annotated[str, one_of("network", "frozen_encoder", "zero_shot", "tfidf", "majority")]
     trainable: Annotated[str, one_of("all", "adapter", "head")]
     quantization: Annotated[str, one_of("none", "nf4", "fp4", "int8")]  # of the frozen base weights
     double_quant: bool  # quantise the quantisation constants too (QLoRA, arXiv:2305.14314, section 3)

@@ -213,7 +213,7 @@ def settle_precision(config: Config) -> tuple[Config, str | None]:
     """
     kind, requested = _read_model_type(config.model), config.train.precision
     reason = _FP32_ALONE.get(kind)
-    if reason is None or requested == "fp32" or config.method.estimator not in ("network", "frozen_encoder"):
+    if reason is None or requested == "fp32" or config.method.estimator in ("tfidf", "majority"):
         return config, None
     reason = f"{kind} computes in fp32 alone: {reason}"
     if requested != "auto":

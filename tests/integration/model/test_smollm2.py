@@ -41,6 +41,7 @@ def compose_llm(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> C
             "train.warmup_steps=2",
             "train.eval_steps=16",
             "train.micro_batch_size=8",
+            "train.log_steps=1",
             "train.precision=fp32",
             "train.keep=best",
             "lora.dropout=0",
@@ -74,14 +75,14 @@ def probabilities_of(store: Store, result: Result) -> np.ndarray:
 
 
 def test_it_learns_and_its_record_says_that_its_weights_went_through_4_bits(
-    lora: tuple[Store, Result], compose_llm: Compose
+    lora: tuple[Store, Result],
 ) -> None:
-    _, result = lora
-    _, untrained = train(compose_llm("method=lora", "train.lr=1e-12", place="untrained"))
-    before, after = (one.metrics["test"]["loss"] for one in (untrained, result))
-    assert after < 0.7 * before
+    store, result = lora
+    history = pd.read_json(store.run_folder(result.run_id) / "history.jsonl", lines=True)
+    losses = history["loss"].dropna()
+    assert losses.iloc[-4:].mean() < 0.2 * losses.iloc[0]
     assert result.model["dequantised_from"] == "GGUF Q4_1"
-    assert result.parameters["total"] > 134_515_008 > 100 * result.parameters["trainable"]
+    assert result.parameters["total"] > 134_515_008 > 50 * result.parameters["trainable"]
 
 
 def test_what_is_exported_answers_as_the_run_did(lora: tuple[Store, Result], tmp_path: Path) -> None:
