@@ -27,7 +27,9 @@ _COMPARISON_COLUMNS = (
 def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> Section:
     """Say of each two methods of a table whether they differ, and how that was tested."""
     blocks = list[Block]()
-    for key, compared in groupby(evidence.comparisons, key=lambda one: (one.one.task, one.one.memory_kind)):
+    for key, compared in groupby(
+        evidence.comparisons, key=lambda comparison: (comparison.one.task, comparison.one.memory_kind)
+    ):
         members = list(compared)
         shown = members if len(members) <= _MOST_SENTENCES else _with_leader(members)
         lines = [_say(one, text) for one in shown]
@@ -41,9 +43,11 @@ def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> S
     )
     if evidence.comparisons:
         blocks.append(Paragraph(text("comparisons.how", count=len(evidence.comparisons))))
-        found = [one.detectable for one in evidence.comparisons if one.detectable is not None]
-        if found:
-            ends = dict.fromkeys(f"{100 * end:.1f}" for end in (min(found), max(found)))
+        p_values = [
+            comparison.detectable for comparison in evidence.comparisons if comparison.detectable is not None
+        ]
+        if p_values:
+            ends = dict.fromkeys(f"{100 * end:.1f}" for end in (min(p_values), max(p_values)))
             blocks.append(Paragraph(text("comparisons.detectable", points=text("join.to").join(ends))))
     return Section(text("comparisons.title"), blocks)
 
@@ -127,31 +131,37 @@ def _list_health(health: DataHealth, text: Text) -> Iterator[str]:
 def render_comparisons(comparisons: Sequence[Comparison]) -> str:
     """Write comparisons.csv: every comparison and all that its verdict rests on, by names for machines."""
     lines = []
-    for one in comparisons:
+    for comparison in comparisons:
         lines.append(
             [
-                *(one.one.task.data, one.one.task.model, one.one.memory_kind),
-                *(one.one.title, one.other.title, one.rows),
-                *map(round_six, (one.accuracy.estimate, one.accuracy.low, one.accuracy.high)),
-                *map(round_six, (one.f1_macro.estimate, one.f1_macro.low, one.f1_macro.high)),
-                one.told_apart,
-                *map(round_six, (one.discordant, one.error_texts, one.error_seeds)),
-                *map(round_six, (one.p_value, one.adjusted_p, one.detectable)),
-                one.verdict,
+                *(comparison.one.task.data, comparison.one.task.model, comparison.one.memory_kind),
+                *(comparison.one.title, comparison.other.title, comparison.rows),
+                *map(
+                    round_six,
+                    (comparison.accuracy.estimate, comparison.accuracy.low, comparison.accuracy.high),
+                ),
+                *map(
+                    round_six,
+                    (comparison.f1_macro.estimate, comparison.f1_macro.low, comparison.f1_macro.high),
+                ),
+                comparison.told_apart,
+                *map(round_six, (comparison.discordant, comparison.error_texts, comparison.error_seeds)),
+                *map(round_six, (comparison.p_value, comparison.adjusted_p, comparison.detectable)),
+                comparison.verdict,
             ]
         )
     return to_csv(_COMPARISON_COLUMNS, lines)
 
 
-def _say(one: Comparison, text: Text) -> str:
-    verdict = text(f"comparisons.verdicts.{one.verdict}", rows=one.rows)
-    if one.told_apart < FEWEST_DISCORDANT:
-        verdict += text("comparisons.few_told_apart", count=one.told_apart)
+def _say(comparison: Comparison, text: Text) -> str:
+    verdict = text(f"comparisons.verdicts.{comparison.verdict}", rows=comparison.rows)
+    if comparison.told_apart < FEWEST_DISCORDANT:
+        verdict += text("comparisons.few_told_apart", count=comparison.told_apart)
     return text(
         "comparisons.comparison",
-        one=one.one.title,
-        other=one.other.title,
-        points=_say_points(one.accuracy, text),
+        one=comparison.one.title,
+        other=comparison.other.title,
+        points=_say_points(comparison.accuracy, text),
         verdict=verdict,
     )
 

@@ -237,7 +237,7 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
     selections = [row.selection for row in rows if row.selection]
     if not selections:
         return [note for note in health if note]
-    seeds = sorted({one.seed for one in selections if one.seed is not None})
+    seeds = sorted({selection.seed for selection in selections if selection.seed is not None})
     at_seed = text("notes.at_seed", seeds=text("join.or").join(map(str, seeds))) if seeds else ""
     metric = text.name_metric(selections[0].select_by)
     kinds = dict.fromkeys(row.memory_kind for row in rows if row.memory_kind)
@@ -246,7 +246,9 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
     if any(row.paged_bytes for row in rows):
         notes.append(text("notes.paged"))
     errors = [
-        abs(one.prediction["error"]) for one in evidence.results if one.prediction.get("error") is not None
+        abs(result.prediction["error"])
+        for result in evidence.results
+        if result.prediction.get("error") is not None
     ]
     if errors:
         figures = {"median": statistics.median(errors), "worst": max(errors), "runs": len(errors)}
@@ -263,9 +265,9 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
     prices = {name: getattr(evidence.report, name) for name in text.under("notes.prices")}
     if set(prices.values()) != {None}:
         said = (
-            text(f"notes.prices.{name}", price=format_number(one))
-            for name, one in prices.items()
-            if one is not None
+            text(f"notes.prices.{name}", price=format_number(price))
+            for name, price in prices.items()
+            if price is not None
         )
         notes.append(text("notes.cost", prices=text("join.comma").join(said)))
     return notes + [note for note in health if note]
@@ -273,7 +275,7 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
 
 def _count_unsuccessful(results: Sequence[Result], bad: Sequence[tuple[str, str]], text: Text) -> list[str]:
     """Say what the numbers leave out: runs by status, and records that cannot be trusted by name."""
-    statuses = Counter(one.status for one in results if not one.is_success)
+    statuses = Counter(result.status for result in results if not result.is_success)
     notes = [text("notes.unsuccessful", counts=_join_counts(statuses, text))] if statuses else []
     if statuses[STARTED]:
         notes.append(text("notes.unfinished"))

@@ -83,8 +83,10 @@ def compare_words(
         features: of validation and test, in the order of their rows. # (rows, features)
         words: of the labels' words, in the labels' order. # (labels, features)
     """
-    scores = {split: WORDS_SCALE * _normalise(one) @ _normalise(words).T for split, one in features.items()}
-    return FittedBaseline({split: softmax(one, axis=1) for split, one in scores.items()}, 0)
+    scores = {
+        split: WORDS_SCALE * _normalise(feature) @ _normalise(words).T for split, feature in features.items()
+    }
+    return FittedBaseline({split: softmax(score, axis=1) for split, score in scores.items()}, 0)
 
 
 def _normalise(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -429,7 +429,7 @@ def _compare(
         return loop.embed(base, batches, accelerator=accelerator)
 
     if config.method.estimator == "frozen_encoder":
-        return baselines.fit_frozen({name: embed(one) for name, one in texts.splits.items()}, dataset)
+        return baselines.fit_frozen({name: embed(value) for name, value in texts.splits.items()}, dataset)
     words = list(name_labels(dataset.labels, config.data).values())
     read = tokens.tokenise_texts(
         words,

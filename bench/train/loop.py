@@ -194,11 +194,11 @@ def predict(training: Training, batches: EvalBatches) -> npt.NDArray[np.float64]
         for rows, batch in parallel.share(batches, accelerator):
             texts = {name: tensor for name, tensor in batch.items() if name != "labels"}
             inputs = _repeat(texts, members, accelerator.device)
-            found = functional.softmax(training.task.score(training.model, inputs).double(), dim=-1)
-            parts.append((rows, found.view(members, len(rows), -1).cpu().numpy()))
+            probabilities = functional.softmax(training.task.score(training.model, inputs).double(), dim=-1)
+            parts.append((rows, probabilities.view(members, len(rows), -1).cpu().numpy()))
     parts = parallel.collect(parts)
     _, order = np.unique(np.concatenate([rows for rows, _ in parts]), return_index=True)
-    return np.concatenate([found for _, found in parts], axis=1)[:, order]
+    return np.concatenate([probabilities for _, probabilities in parts], axis=1)[:, order]
 
 
 def _repeat(batch: Batch, members: int, device: torch.device) -> dict[str, torch.Tensor]:
@@ -245,7 +245,7 @@ def _read(
     places, parts = [], []
     with torch.inference_mode():
         for rows, batch in batches:
-            inputs = {name: one.to(device) for name, one in batch.items() if name != "labels"}
+            inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
             parts.append(compute(inputs).cpu().numpy())
             places.append(rows)
     return np.concatenate(parts)[np.argsort(np.concatenate(places))]

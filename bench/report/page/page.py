@@ -55,7 +55,7 @@ def write_report(store: Store, *, lang: str, report: ReportConfig) -> list[Path]
     """
     text, evidence = read_language(lang), gather(store, report)
     details = gather_details(evidence, store)
-    drawn = {code: draw_all(evidence, details, text=one) for code, one in LANGUAGES.items()}
+    drawn = {code: draw_all(evidence, details, text=value) for code, value in LANGUAGES.items()}
     figures = [figure for same in drawn[lang].values() for figure in same]
     images = render_images(figures)
     blocks = describe_all(evidence, text=text)
@@ -86,7 +86,7 @@ def render_page(
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    succeeded = sum(one.is_success for one in evidence.results)
+    succeeded = sum(result.is_success for result in evidence.results)
     template = _environment().from_string(_read_asset("report.html"))
     return template.render(
         lang=lang,
@@ -120,12 +120,12 @@ def _list_parts(
     described = describe_sections(evidence, titles=titles, text=text)
 
     def pick(name: str) -> list[Block]:
-        found = list[Block]()
+        blocks = list[Block]()
         for group, figures in drawn.items():
-            chosen = [one for kind in _PLACES[name] for one in figures if one.kind == kind]
+            chosen = [figure for kind in _PLACES[name] for figure in figures if figure.kind == kind]
             if chosen:
-                found += place(group, titles, [Figures(chosen)])
-        return found
+                blocks += place(group, titles, [Figures(chosen)])
+        return blocks
 
     claims = described["claims"].blocks
     own: dict[str, Sequence[Block]] = {
@@ -146,7 +146,7 @@ def _list_parts(
     }
     if not evidence.rows:
         sections["findings"] = Section(described["findings"].title, tables)
-    return {name: one for name, one in sections.items() if not is_empty(one)}
+    return {name: section for name, section in sections.items() if not is_empty(section)}
 
 
 def _explain_prediction(
@@ -157,7 +157,10 @@ def _explain_prediction(
     if "predicted" in kinds or not any(row.selection for row in evidence.rows):
         return []
     reasons = [
-        one.reasons[name] for one in evidence.results for name in ("prediction.error",) if name in one.reasons
+        result.reasons[name]
+        for result in evidence.results
+        for name in ("prediction.error",)
+        if name in result.reasons
     ]
     reason = f" ({clean(reasons[0])})" if reasons else ""
     return [Paragraph(text("page.nothing_predicted", reason=reason))]
