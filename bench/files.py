@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -37,6 +38,22 @@ def replacing(path: Path, *, durable: bool) -> Iterator[Path]:
             flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to write to; at the end it takes the path, and after an error it is removed."""
+    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}."))
+    try:
+        partial.chmod(0o755)
+        yield partial
+        for file in partial.iterdir():
+            flush(file)
+        flush(partial)
+        partial.rename(path)
+        flush(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def flush(path: Path) -> None:

@@ -138,7 +138,8 @@ def _check_rules(config: Config) -> list[str]:
         "data.hub_id": (data.source == "hub", "a data set's name on the hub"),
         "data.noise": (data.source == "finance8_synthetic", "the share of wrong labels"),
     }
-    if model.architecture is not None and model.source != "hub" and model.weights == "saved":
+    may_be_absent = model.source == "hub" or str(model.path).endswith(".gguf")  # where plans know no other
+    if model.architecture is not None and not may_be_absent and model.weights == "saved":
         faults.append(
             f"model.architecture={model.architecture}: the saved weights have their own; set null, or "
             "model.weights=random"

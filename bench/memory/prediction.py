@@ -107,11 +107,10 @@ def _count_seconds(work: Sequence[Sequence[Any]], card: Card, *, share: float) -
 def settle(config: Config, card: Card | None) -> Config:
     """Return the configuration as it can be traced for a CUDA device, or for a CPU if no card is given.
 
-    A hub's model that is not on this machine is traced from its architecture, its texts' lengths estimated.
+    A model that cannot be read yet is traced from its architecture, its texts' lengths estimated.
     """
     source = config.model
-    is_saved = source.source == "hub" and source.weights == "saved"
-    if is_saved and source.architecture is not None and not weights.is_downloaded(source):
+    if source.weights == "saved" and source.architecture is not None and not weights.is_here(source):
         config = replace_values(config, {"model.weights": "random"})
     config, _ = weights.settle_precision(config)
     if card is not None and config.train.precision == "auto":

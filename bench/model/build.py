@@ -29,7 +29,7 @@ from transformers import (
 import bench.model.chatglm  # noqa: F401 (makes the Auto classes know them)
 from bench.config.schema import Config, MethodConfig, ModelConfig
 from bench.errors import BenchError, ConfigError, first_line
-from bench.model import decoder, encoder, positions, random_weights, trained, weights
+from bench.model import decoder, encoder, gguf, positions, random_weights, trained, weights
 from bench.model.adapter import add_adapter, starts_from_base
 from bench.model.trained import DTYPES as DTYPES
 
@@ -156,6 +156,7 @@ def build_base(
     base, missing = _load_weights(config, folder, settings, heads, device=device, precision=precision)
     if config.task == "label_likelihood":
         new: list[str] = _require_complete(missing, folder)
+        decoder.join_states(base)
     else:
         new = sorted({*heads, *missing})
     if method.quantization != "none" and set(new) > set(heads):
@@ -166,7 +167,7 @@ def build_base(
     encoder.read_first_token_only(base)
     choices: dict[str, Any] = {
         "architecture": type(base).__name__,
-        **describe_source(config.model),
+        **describe_source(config.model, folder),
         "precision": precision,
         "attention": base.config._attn_implementation,
         "new_modules": new,
@@ -177,10 +178,13 @@ def build_base(
     return Base(base, skeleton, new, choices)
 
 
-def describe_source(source: ModelConfig) -> dict[str, str]:
-    """Return where weights and tokens came from, for the record."""
-    tokenizer = "its own" if source.weights == "saved" else "words hashed into the vocabulary"
-    return {"weights": source.weights, "tokenizer": tokenizer}
+def describe_source(source: ModelConfig, folder: Path | None) -> dict[str, str]:
+    """Return where weights and tokens came from, and what the weights were held in before, for the record."""
+    if folder is None:
+        return {"weights": source.weights, "tokenizer": "words hashed into the vocabulary"}
+    origin = weights.read_if_whole(folder).get(gguf.ORIGIN)
+    lossy = {} if origin is None else {gguf.ORIGIN: str(origin)}
+    return {"weights": source.weights, "tokenizer": "its own", **lossy}
 
 
 def load_encoder(

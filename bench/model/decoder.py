@@ -39,6 +39,21 @@ def ignore_padding(model: PreTrainedModel) -> None:
         model.base_model.register_forward_pre_hook(_count_positions, with_kwargs=True)
 
 
+def join_states(model: PreTrainedModel) -> None:
+    """Hand the layer of words its states in one piece of memory.
+
+    Of a frozen layer and the last states of each row torch makes a batched product, and on a CPU copies the
+    layer's weights for it, once a row: 57 MB each for 49,152 words of width 576, and ten times the time.
+    """
+    layer: nn.Module | None = model.get_output_embeddings()
+    if layer is not None:
+        layer.register_forward_pre_hook(_make_contiguous)
+
+
+def _make_contiguous(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(one.contiguous() for one in inputs)
+
+
 def _classify_last_token(
     model: PreTrainedModel,
     input_ids: torch.Tensor,

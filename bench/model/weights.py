@@ -2,6 +2,7 @@
 
 Only safetensors are loaded, and no code that comes with a model: neither can run anything on this machine.
 The one exception is a model that was never released but as pickled shards; of those only tensors are read.
+A GGUF file, which is as safe, is read once into a folder of safetensors.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import os
 import re
 import shlex
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from bench.config.pins import WITHOUT_HUB
 from bench.config.schema import Config, ModelConfig, replace_values
 from bench.errors import ConfigError, MissingError
 from bench.files import replace_file
+from bench.model import gguf
 
 _REMEMBERED_BYTES = 2**20  # a smaller file is read as quickly as what is remembered of it
 _SETTLED_NS = 2_000_000_000  # some file systems tell times of change apart by 2 s only
@@ -37,7 +40,7 @@ _FP32_ALONE = {
 
 
 def locate(model: ModelConfig) -> Path | None:
-    """Return the folder with config.json, weights and tokenizer; a hub model is downloaded.
+    """Return the folder with config.json, weights and tokenizer; download a hub's, convert a GGUF file.
 
     Random weights need no folder, only an architecture.
 
@@ -52,7 +55,7 @@ def locate(model: ModelConfig) -> Path | None:
 
 
 def find(model: ModelConfig) -> Path | None:
-    """Return the folder if it is on this machine already; nothing is downloaded.
+    """Return the folder if it is on this machine already; nothing is downloaded or converted.
 
     Raises:
         MissingError, ConfigError: as locate, of a folder.
@@ -62,7 +65,15 @@ def find(model: ModelConfig) -> Path | None:
     if model.source == "hub":
         _require_unquantised_on_hub(model)
         return _find_snapshot(model)
-    return _locate_saved(model)
+    return _locate_saved(model) if is_here(model) else None
+
+
+def is_here(model: ModelConfig) -> bool:
+    """Return whether saved weights can be read at once: a hub's are downloaded, a GGUF file's converted."""
+    if model.source == "hub":
+        return _find_snapshot(model) is not None
+    file = _find_gguf(model)
+    return file is None or _name_converted(file).is_dir()
 
 
 def _locate_saved(model: ModelConfig) -> Path:
@@ -111,13 +122,33 @@ def _require_unquantised_on_hub(model: ModelConfig) -> None:
 
 
 def _find_folder(model: ModelConfig) -> Path:
-    """Return the folder that model.path means."""
-    folder = _package_folder(str(model.path)) if model.source == "package" else Path(str(model.path))
+    """Return the folder that model.path means, or that its GGUF file is converted to."""
+    if (file := _find_gguf(model)) is not None:
+        gguf.convert(file, folder := _name_converted(file))
+        return folder
+    folder = _find_path(model)
     if not folder.is_dir():
         raise MissingError(
             f"model.path={model.path}: there is no such folder; give the folder of a saved model"
         )
     return folder
+
+
+def _find_gguf(model: ModelConfig) -> Path | None:
+    """Return the GGUF file that model.path means, or None where it means a folder."""
+    path = _find_path(model)
+    return path if path.suffix == gguf.SUFFIX and path.is_file() else None
+
+
+def _find_path(model: ModelConfig) -> Path:
+    return _package_folder(str(model.path)) if model.source == "package" else Path(str(model.path))
+
+
+def _name_converted(file: Path) -> Path:
+    """Return where the GGUF file's weights are as safetensors: one folder for each content."""
+    if (place := _find_cache()) is None:
+        raise MissingError(f"{file}: this user has no home to convert it in; set XDG_CACHE_HOME to a folder")
+    return place / "models" / f"{file.stem}-{_hash_paths([file.resolve()])}"
 
 
 def revision(model: ModelConfig) -> str:
@@ -131,10 +162,11 @@ def revision(model: ModelConfig) -> str:
         return f"random:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if model.source == "hub":
         return f"{model.hub_id}@{model.revision}"
+    if (file := _find_gguf(model)) is not None:
+        return _hash_paths([file.resolve()])
     folder = _locate_saved(model).resolve()
     patterns = [*_WANTED, _PICKLED] if is_pickled(folder) else _WANTED
-    files = sorted(path for pattern in patterns for path in folder.glob(pattern))
-    return _hash_files(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+    return _hash_paths(sorted(path for pattern in patterns for path in folder.glob(pattern)))
 
 
 def read_architecture(model: ModelConfig) -> dict[str, Any]:
@@ -181,7 +213,7 @@ def settle_precision(config: Config) -> tuple[Config, str | None]:
     """
     kind, requested = _read_model_type(config.model), config.train.precision
     reason = _FP32_ALONE.get(kind)
-    if reason is None or requested == "fp32" or config.method.estimator not in ("network", "frozen_encoder"):
+    if reason is None or requested == "fp32" or config.method.estimator in ("tfidf", "majority"):
         return config, None
     reason = f"{kind} computes in fp32 alone: {reason}"
     if requested != "auto":
@@ -250,11 +282,6 @@ def _package_folder(path: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / inner
 
 
-def is_downloaded(model: ModelConfig) -> bool:
-    """Return whether the hub's model is in this machine's cache, weights and all."""
-    return _find_snapshot(model) is not None
-
-
 def _find_snapshot(model: ModelConfig) -> Path | None:
     """Return the pinned commit's snapshot in the cache, None if it is not there or not whole."""
     with contextlib.suppress(Exception):  # the hub's own errors differ by version
@@ -294,6 +321,11 @@ def _download(model: ModelConfig) -> Path:
         ) from None
 
 
+def _hash_paths(paths: Sequence[Path]) -> str:
+    """Hash the files as they are now."""
+    return _hash_files(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths))
+
+
 @cache
 def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
     """Hash the names and every byte of the files."""
@@ -323,11 +355,17 @@ def _hash_file(path: Path, size: int, changed_ns: int) -> str:
 
 def _find_note(path: Path) -> Path | None:
     """Return where the file's hash is remembered: one place a path, so that none pile up."""
-    try:
-        cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # this user has no home
+    if (place := _find_cache()) is None:
         return None
-    return cache_home / "bench" / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
+    return place / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
+
+
+def _find_cache() -> Path | None:
+    """Return the folder of what any run may use again, or None where this user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bench"
+    except RuntimeError:
+        return None
 
 
 def _read_note(note: Path, stated: list[Any]) -> str | None:

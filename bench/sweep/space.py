@@ -271,7 +271,7 @@ def _count_downloads(points: Sequence[Point], known: Mapping[str, Prediction]) -
     return sum(
         _RELEASED_ITEMSIZE * parameters
         for model, parameters in sizes.values()
-        if (model.source, model.weights) == ("hub", "saved") and not weights.is_downloaded(model)
+        if (model.source, model.weights) == ("hub", "saved") and not weights.is_here(model)
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -15,6 +16,7 @@ from bench.data.dataset import Dataset
 
 INVERSE_PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # scikit-learn's C; of equally good ones the first
 MAX_ITERATIONS = 10_000  # never reached in practice, so that a fit ends because it converged
+WORDS_SCALE = 20.0  # of cosines, before their softmax: that of the loss that sentence encoders are trained by
 CHARACTER_SHARE = 0.25  # of letters in scripts without spaces; from here on n-grams are of characters
 _EVALUATED = ("validation", "test")
 # Thai, Lao, Myanmar, Khmer, Japanese kana, Chinese characters: words are not separated by spaces.
@@ -68,6 +70,27 @@ def fit_frozen(features: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> Fi
     scaler = StandardScaler().fit(features["train"].astype(np.float64))
     scaled = {split: scaler.transform(values.astype(np.float64)) for split, values in features.items()}
     return _fit_regression(scaled, dataset)
+
+
+def compare_words(
+    features: Mapping[str, npt.NDArray[np.float64]], words: npt.NDArray[np.float64]
+) -> FittedBaseline:
+    """Answer by the likeness of each text to each label's words: what can be had without an example.
+
+    The likeness is the cosine; WORDS_SCALE times it are scores, whose softmax is the probabilities.
+
+    Args:
+        features: of validation and test, in the order of their rows. # (rows, features)
+        words: of the labels' words, in the labels' order. # (labels, features)
+    """
+    scores = {
+        split: WORDS_SCALE * _normalise(feature) @ _normalise(words).T for split, feature in features.items()
+    }
+    return FittedBaseline({split: softmax(score, axis=1) for split, score in scores.items()}, 0)
+
+
+def _normalise(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
 def uses_characters(texts: list[str]) -> bool:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate import Accelerator
+from torch import nn
 from transformers import set_seed
 
 from bench.config.schema import Config, TrainConfig
@@ -88,8 +90,8 @@ def fit(
         )
         assert isinstance(alone, Fitted)  # its error would have been raised
         return alone
-    if config.method.estimator == "frozen_encoder":
-        return _fit_frozen_encoder(config, dataset, model_folder=model_folder, meter=meter)
+    if config.method.estimator in ("frozen_encoder", "zero_shot"):
+        return _fit_on_frozen(config, dataset, model_folder=model_folder, meter=meter)
     fit_baseline = {"tfidf": baselines.fit_tfidf, "majority": baselines.fit_majority}
     with meter.phase("train"):
         fitted = fit_baseline[config.method.estimator](dataset)
@@ -270,12 +272,8 @@ def _describe(
 
 def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> Texts:
     """Turn the splits into the model's token ids; a prompt goes around each text where the task has one."""
-    prompt = None
-    if model_folder is None:
-        tokenizer = random_weights.make_tokenizer(config.model)
-    else:
-        tokenizer = build.load_tokenizer(model_folder)
-    if config.task == "label_likelihood" and config.method.estimator == "network":
+    prompt, tokenizer = None, _load_tokenizer(config, model_folder)
+    if writes_labels(config):
         words = name_labels(dataset.labels, config.data)
         prompt = prompts.make(tokenizer, template=config.model.template, words=words)
     length = build.fit_length(config.train.max_length, config.model, model_folder)
@@ -307,6 +305,17 @@ def _explain_readings(task: tasks.Task) -> str | None:
         "the architecture keeps other than keys and values of what it has read, so each prompt is read again "
         f"for each of the {task.readings} ways in which labels begin"
     )
+
+
+def writes_labels(config: Config) -> bool:
+    """Return whether the method reads prompts, after which labels are more or less likely."""
+    return config.task == "label_likelihood" and config.method.estimator in ("network", "zero_shot")
+
+
+def _load_tokenizer(config: Config, model_folder: Path | None) -> Any:
+    if model_folder is None:
+        return random_weights.make_tokenizer(config.model)
+    return build.load_tokenizer(model_folder)
 
 
 def _explain_cut(length: int, settings: TrainConfig) -> dict[str, str]:
@@ -348,41 +357,106 @@ def count_steps(settings: TrainConfig, *, rows: int) -> int:
     return steps
 
 
-def _fit_frozen_encoder(
-    config: Config, dataset: Dataset, *, model_folder: Path | None, meter: Meter
-) -> Fitted:
-    """Fit a logistic regression to the mean of the encoder's last hidden states."""
+def _fit_on_frozen(config: Config, dataset: Dataset, *, model_folder: Path | None, meter: Meter) -> Fitted:
+    """Fit what only reads the base: a logistic regression on its last hidden states, or nothing at all."""
     settings = config.train
     precision = choose_precision(settings.precision, meter.device)
     accelerator = make_accelerator(meter.device, precision)
     with meter.phase("data"):
-        splits, padding, _ = tokenise(config, dataset, model_folder=model_folder)
+        texts = tokenise(config, dataset, model_folder=model_folder)
     with meter.phase("load"):
-        encoder = build.load_encoder(config.model, model_folder, device=meter.device, precision=precision)
+        base = _load_frozen(
+            config, dataset, texts, folder=model_folder, device=meter.device, precision=precision
+        )
     with meter.phase("train"):
-        features = {
-            split: loop.embed(
-                encoder,
-                tokens.eval_batches(tokenised, batch_size=settings.eval_batch_size, padding=padding),
-                accelerator=accelerator,
-            )
-            for split, tokenised in splits.items()
-        }
-        fitted = baselines.fit_frozen(features, dataset)
-    encoder_parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    described = _describe_baseline(fitted, total=fitted.parameters + encoder_parameters)
-    length = positions.cut_length(settings.max_length, encoder)
+        if writes_labels(config):
+            fitted = _ask(base, texts, config, accelerator)
+        else:
+            fitted = _compare(base, texts, config, dataset, model_folder, accelerator)
+    base_parameters = sum(parameter.numel() for parameter in base.parameters())
+    described = _describe_baseline(fitted, total=fitted.parameters + base_parameters)
+    length = positions.cut_length(settings.max_length, base)
     return dataclasses.replace(
         described,
         model={
-            "architecture": type(encoder).__name__,
-            **build.describe_source(config.model),
+            "architecture": type(base).__name__,
+            **build.describe_source(config.model, model_folder),
             "precision": precision,
             "max_length": length,
         },
-        truncated_share=splits["train"].truncated_share,
+        truncated_share=texts.splits["train"].truncated_share,
         reasons=described.reasons | _explain_cut(length, settings),
     )
+
+
+def _load_frozen(
+    config: Config,
+    dataset: Dataset,
+    texts: Texts,
+    *,
+    folder: Path | None,
+    device: torch.device,
+    precision: str,
+) -> nn.Module:
+    """Load the base to be read from only, with its head for words where it writes labels."""
+    if not writes_labels(config):
+        return build.load_encoder(config.model, folder, device=device, precision=precision)
+    base = build.build_base(
+        config,
+        folder=folder,
+        labels=dataset.labels,
+        pad_token_id=texts.padding.token_id,
+        device=device,
+        precision=precision,
+    )
+    module: nn.Module = base.model.requires_grad_(False)
+    return module.to(device)
+
+
+def _ask(base: nn.Module, texts: Texts, config: Config, accelerator: Accelerator) -> baselines.FittedBaseline:
+    """Ask the base how likely it is to write each label."""
+    rows = max(1, config.train.eval_batch_size // texts.task.sequences)
+    return baselines.FittedBaseline(
+        {
+            split: loop.ask(
+                base,
+                tokens.eval_batches(texts.splits[split], batch_size=rows, padding=texts.padding),
+                task=texts.task,
+                accelerator=accelerator,
+            )
+            for split in EVALUATED
+        },
+        0,
+    )
+
+
+def _compare(
+    base: nn.Module,
+    texts: Texts,
+    config: Config,
+    dataset: Dataset,
+    model_folder: Path | None,
+    accelerator: Accelerator,
+) -> baselines.FittedBaseline:
+    """Compare the base's states of texts with those of train, or without an example of the labels' words."""
+
+    def embed(split: tokens.TokenisedSplit) -> Any:
+        rows = config.train.eval_batch_size
+        batches = tokens.eval_batches(split, batch_size=rows, padding=texts.padding)
+        return loop.embed(base, batches, accelerator=accelerator)
+
+    if config.method.estimator == "frozen_encoder":
+        return baselines.fit_frozen({name: embed(value) for name, value in texts.splits.items()}, dataset)
+    words = list(name_labels(dataset.labels, config.data).values())
+    read = tokens.tokenise_texts(
+        words,
+        np.arange(len(words)),
+        _load_tokenizer(config, model_folder),
+        max_length=positions.cut_length(config.train.max_length, base),
+        prompt=None,
+        split="label_words",
+    )
+    return baselines.compare_words({name: embed(texts.splits[name]) for name in EVALUATED}, embed(read))
 
 
 def _describe_baseline(fitted: baselines.FittedBaseline, *, total: int) -> Fitted:

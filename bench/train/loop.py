@@ -13,6 +13,7 @@ from torch.nn import functional
 from bench.errors import RunError
 from bench.train import parallel
 from bench.train.meter import Meter
+from bench.train.task import Inputs, Task
 from bench.train.training import (
     Batch,
     DivergedError,
@@ -210,13 +211,41 @@ def _repeat(batch: Batch, members: int, device: torch.device) -> dict[str, torch
 
 def embed(encoder: nn.Module, batches: EvalBatches, *, accelerator: Accelerator) -> npt.NDArray[np.float64]:
     """Average each row's last hidden states over its tokens, in the split's order. # (rows, hidden)"""
-    encoder.eval()
+
+    def average(inputs: Inputs) -> torch.Tensor:
+        states = encoder(**inputs).last_hidden_state.double()
+        weight = inputs["attention_mask"].unsqueeze(-1).double()  # (rows, length, 1)
+        averages: torch.Tensor = (states * weight).sum(1) / weight.sum(1)
+        return averages
+
+    return _read(encoder, batches, average, device=accelerator.device)
+
+
+def ask(
+    model: nn.Module, batches: EvalBatches, *, task: Task, accelerator: Accelerator
+) -> npt.NDArray[np.float64]:
+    """Return each label's probability by a model as it is, in the split's order. # (rows, labels)"""
+
+    def answer(inputs: Inputs) -> torch.Tensor:
+        with accelerator.autocast():
+            return functional.softmax(task.score(model, inputs).double(), dim=-1)
+
+    return _read(model, batches, answer, device=accelerator.device)
+
+
+def _read(
+    model: nn.Module,
+    batches: EvalBatches,
+    compute: Callable[[Inputs], torch.Tensor],
+    *,
+    device: torch.device,
+) -> npt.NDArray[np.float64]:
+    """Collect what is computed of each batch, in the split's order. # (rows, ...)"""
+    model.eval()
     places, parts = [], []
     with torch.inference_mode():
         for rows, batch in batches:
-            ids, mask = (batch[name].to(accelerator.device) for name in ("input_ids", "attention_mask"))
-            states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state.double()
-            weight = mask.unsqueeze(-1).double()  # (rows, length, 1)
-            parts.append(((states * weight).sum(1) / weight.sum(1)).cpu().numpy())
+            inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+            parts.append(compute(inputs).cpu().numpy())
             places.append(rows)
     return np.concatenate(parts)[np.argsort(np.concatenate(places))]

@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.errors import ConfigError, StoreError
+from bench.files import writing_folder
 from bench.model import build
 from bench.results.store import Result, Store
 from bench.winner import classifier, readme
@@ -81,20 +80,12 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: is not empty; give a new folder, or remove this one first")
-    partial = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".writing-{folder.name}-"))
-        partial.chmod(0o755)
-        yield partial
-        if folder.is_dir():
-            folder.rmdir()
-        partial.rename(folder)
+        with writing_folder(folder) as partial:
+            yield partial
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror or error}; give a folder that can be written") from None
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _remember_start(network: Any) -> dict[str, torch.Tensor]:

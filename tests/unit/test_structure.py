@@ -187,7 +187,7 @@ def test_a_model_is_named_like_its_file_and_is_ready_to_run() -> None:
         assert checks.check(config) == []
         assert config.lora.target_modules == config.model.target_modules
         assert config.train.precision == config.model.precision
-    assert len(presets) == 12
+    assert len(presets) == 13
 
 
 def test_every_dependency_has_its_reason_and_a_tested_version() -> None:

@@ -299,14 +299,14 @@ def _status_order(status: str) -> int:
 def _rank_method(result: Result) -> int:
     """Rank methods by what they do: baselines, full, LoRA, LoRA over quantised weights, others."""
     method = result.config.get("method") or {}
-    estimators = ("majority", "tfidf", "frozen_encoder")
+    estimators = ("majority", "zero_shot", "tfidf", "frozen_encoder")
     if method.get("estimator") in estimators:
         return estimators.index(method["estimator"])
     if method.get("trainable") in ("head", "all"):
-        return 3 if method["trainable"] == "head" else 4
+        return 4 if method["trainable"] == "head" else 5
     if method.get("adapter") == {"peft_type": "LORA"}:
-        return 5 if method.get("quantization") == "none" else 6
-    return 7
+        return 6 if method.get("quantization") == "none" else 7
+    return 8
 
 
 def _row_order(row: Row) -> tuple[Any, ...]:

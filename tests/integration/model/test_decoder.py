@@ -11,6 +11,8 @@ import pytest
 import torch
 from decoders import DECODERS, EOS
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from trainings import prepare_alone
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 
@@ -188,6 +190,38 @@ def test_the_output_layer_sees_answers_only(compose_decoder: Compose, method: st
     assert batch["input_ids"].shape[1] > 20
     # x, y, z and the end; in the comparison the first after the prompts, then after x and y; no end is needed
     assert seen == [(6, 4, 64), (6, 1, 64), (18, 2, 64)]
+
+
+class Operands(TorchDispatchMode):  # type: ignore[misc]
+    """The shapes that the operations inside are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[torch.Size] = set()
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.shapes |= {one.shape for one in tree_leaves(args) if isinstance(one, torch.Tensor)}
+        return call(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_the_output_layers_weights_are_read_once_and_not_for_each_text(
+    compose_decoder: Compose, method: str
+) -> None:
+    """A product for each text would have them as (texts, 64, 300), copied where the CPU computes in bf16."""
+    network, split, task, padding = load(
+        compose_decoder("qwen3", f"method={method}", "task=label_likelihood"), WORDS["single"]
+    )
+    ((_, batch),) = tokens.eval_batches(split, batch_size=6, padding=padding)
+    del batch["labels"]
+    network.model.eval()
+    with torch.no_grad(), Operands() as operands:  # inference_mode would show products as one operation
+        task.score(network.model, batch)
+    assert {shape for shape in operands.shapes if 300 in shape[-2:]} <= {(64, 300), (300, 64)} | {
+        (6, 300),
+        (6, 1, 300),
+        (6, 1, 1, 300),
+    }
 
 
 def test_the_output_layer_is_neither_quantised_nor_adapted(compose_decoder: Compose) -> None:

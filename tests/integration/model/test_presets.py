@@ -39,6 +39,7 @@ PUBLIC = {
     "mistral-7b": 7_248_023_552,
     "bert-base-chinese": 102_267_648,
     "minilm": 22_713_216,
+    "smollm2": 134_515_008,
 }
 PRESETS = sorted(
     path.stem for path in (CONF_DIR / "model").glob("*.yaml") if path.stem not in ("local", "hub")

@@ -19,7 +19,7 @@ Compose = Callable[..., Config]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CHOICES = {
     "task": "sequence_classification, label_likelihood",
-    "method.estimator": "network, frozen_encoder, tfidf, majority",
+    "method.estimator": "network, frozen_encoder, zero_shot, tfidf, majority",
     "method.trainable": "all, adapter, head",
     "method.quantization": "none, nf4, fp4, int8",
     "model.source": "package, local, hub",

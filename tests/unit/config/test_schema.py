@@ -167,6 +167,15 @@ def test_a_baseline_writes_no_labels(compose: Compose, method: str) -> None:
     assert run_id(changed) == run_id(config)
 
 
+@pytest.mark.parametrize("task", ["sequence_classification", "label_likelihood"])
+def test_zero_shot_reads_the_labels_words_whatever_the_task(compose: Compose, task: str) -> None:
+    config = compose("method=zero_shot", f"task={task}")
+    assert run_id(replace_values(config, WORDS)) != run_id(config)
+    assert run_id(replace_values(config, {"train.lr": 1.0, "seed": 7})) == run_id(config)
+    is_other = run_id(replace_values(config, TEMPLATE)) != run_id(config)
+    assert is_other is (task == "label_likelihood")
+
+
 def test_a_run_keeps_the_id_that_its_records_have(compose: Compose) -> None:
     """Ids of results from before there was another task than a head's; a new field must not change them."""
     ids = [run_id(compose(f"method={method}")) for method in ("full", "lora", "qlora", "head", "tfidf")]
@@ -211,6 +220,10 @@ UNUSED_WITHOUT_ADAPTER = {
             "head",
             (UNUSED_WITHOUT_ADAPTER | {"seed", "task", *under("train")})
             - {"train.max_length", "train.precision"},
+        ),
+        (
+            "zero_shot",
+            (UNUSED_WITHOUT_ADAPTER | {"seed", *under("train")}) - {"train.max_length", "train.precision"},
         ),
         ("tfidf", UNUSED_WITHOUT_ADAPTER | {"seed", "task", *under("train")}),
         ("majority", UNUSED_WITHOUT_ADAPTER | {"seed", "task", *under("train")}),

@@ -156,7 +156,7 @@ def test_a_model_that_is_not_here_is_known_by_its_architecture(
     compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = {"there": False}
-    monkeypatch.setattr("bench.model.weights.is_downloaded", lambda _: here["there"])
+    monkeypatch.setattr("bench.model.weights.is_here", lambda _: here["there"])
     config = compose("model=qwen3-0.6b", f"model.revision={'0' * 40}")
     assert settle(config, None).model.weights == "random"
     here["there"] = True

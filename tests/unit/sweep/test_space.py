@@ -204,7 +204,7 @@ def test_a_model_that_is_not_here_is_a_download_of_estimated_size(
     find: Find, monkeypatch: pytest.MonkeyPatch, is_here: bool
 ) -> None:
     asked: list[str | None] = []
-    monkeypatch.setattr(space.weights, "is_downloaded", lambda model: asked.append(model.hub_id) or is_here)
+    monkeypatch.setattr(space.weights, "is_here", lambda model: asked.append(model.hub_id) or is_here)
     found = find("model=qwen3-8b")
     assert count(found).get("downloads") == (None if is_here else 2 * 6)
     assert asked == ["Qwen/Qwen3-8B"]  # once for all runs

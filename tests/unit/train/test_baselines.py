@@ -89,6 +89,16 @@ def test_tfidf_tells_texts_apart_that_have_no_words() -> None:
     assert score(baselines.fit_tfidf(dataset), dataset)["accuracy"] == 1.0
 
 
+def test_a_text_gets_the_label_whose_words_point_its_way() -> None:
+    """Cosines of 0.6 and 0.8, whatever the lengths, 20 times which are scores."""
+    features = {"test": np.array([[3.0, 4.0], [60.0, 80.0], [1.0, 0.0]])}
+    fitted = baselines.compare_words(features, np.array([[2.0, 0.0], [0.0, 0.1]]))
+    likely = 1 / (1 + np.exp(-20 * 0.2))
+    expected = [[1 - likely, likely]] * 2 + [[1.0, np.exp(-20.0)]]
+    np.testing.assert_allclose(fitted.probabilities["test"], expected, atol=1e-8)
+    assert fitted.parameters == 0
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 def test_frozen_features_are_separated_whatever_their_scale(scale: float) -> None:
     random = np.random.default_rng(0)

@@ -1,0 +1,153 @@
+"""A real decoder, the embedded SmolLM2 of experiment=llm, in all that a run and what it trained can do."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from accelerate.state import AcceleratorState
+
+import bench
+from bench.config.schema import Config
+from bench.results.store import Result, Store
+from bench.run.run import run, run_all
+from bench.winner import agreement, classifier, export
+from bench.winner.generate import generate
+from bench.winner.merge import merge
+
+Compose = Callable[..., Config]
+pytestmark = pytest.mark.slow
+
+WORDS = {"business", "entertainment", "politics", "sports", "tech"}
+
+
+@pytest.fixture(scope="module")
+def compose_llm(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Compose:
+    """The experiment's prompt and labels in a short run, its results in this module's folder."""
+    folder = tmp_path_factory.mktemp("smollm2")
+
+    def compose_with(*overrides: str, place: str = "results") -> Config:
+        return compose(
+            "experiment=llm",
+            "data.train_size=160",
+            "data.validation_size=40",
+            "data.test_size=60",
+            f"results_dir={folder}/{place}",
+            f"cache_dir={folder}/cache",
+            "track.mode=disabled",
+            "train.lr=2e-3",
+            "train.max_steps=16",
+            "train.warmup_steps=2",
+            "train.eval_steps=16",
+            "train.micro_batch_size=8",
+            "train.log_steps=1",
+            "train.precision=fp32",
+            "train.keep=best",
+            "lora.dropout=0",
+            "devices=cpu",
+            *overrides,
+        )
+
+    return compose_with
+
+
+@pytest.fixture(scope="module")
+def lora(compose_llm: Compose) -> tuple[Store, Result]:
+    """A run of LoRA, trained once for all tests of this module."""
+    return train(compose_llm("method=lora"))
+
+
+def train(config: Config) -> tuple[Store, Result]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    result = run(config)
+    assert result.status == "success", result.error
+    return Store(Path(config.results_dir)), result
+
+
+def read_test(store: Store, result: Result) -> pd.DataFrame:
+    found = store.read_predictions(result.run_id)
+    return found[found["split"] == "test"].reset_index(drop=True)
+
+
+def probabilities_of(store: Store, result: Result) -> np.ndarray:
+    return read_test(store, result).filter(like="probability_").to_numpy(dtype=float)
+
+
+def test_it_learns_and_its_record_says_that_its_weights_went_through_4_bits(
+    lora: tuple[Store, Result],
+) -> None:
+    store, result = lora
+    history = pd.read_json(store.run_folder(result.run_id) / "history.jsonl", lines=True)
+    losses = history["loss"].dropna()
+    assert losses.iloc[-4:].mean() < 0.2 * losses.iloc[0]
+    assert result.model["dequantised_from"] == "GGUF Q4_1"
+    assert result.parameters["total"] > 134_515_008 > 50 * result.parameters["trainable"]
+
+
+def test_what_is_exported_answers_as_the_run_did(lora: tuple[Store, Result], tmp_path: Path) -> None:
+    store, result = lora
+    export.export(store, result, tmp_path / "exported")
+    texts = agreement.read_test(result).texts
+    for found in (bench.load(tmp_path / "exported"), classifier.rebuild(store, result)):
+        answers = found.predict(list(texts))
+        assert [one.label for one in answers] == read_test(store, result)["prediction"].tolist()
+        values = np.array([list(one.probabilities.values()) for one in answers])
+        assert np.abs(values - probabilities_of(store, result)).max() < 1e-4
+    assert "license: apache-2.0" in (tmp_path / "exported" / "README.md").read_text()
+
+
+def test_it_is_merged_without_a_change_of_its_answers(lora: tuple[Store, Result], tmp_path: Path) -> None:
+    rows = {one.form: one for one in merge(*lora, tmp_path / "merged")}
+    assert rows["merged, fp32"].accuracy == rows["as trained"].accuracy == lora[1].metrics["test"]["accuracy"]
+    again = bench.load(tmp_path / "merged").predict(list(agreement.read_test(lora[1]).texts))
+    assert [one.label for one in again] == read_test(*lora)["prediction"].tolist()
+
+
+def test_it_writes_the_labels_and_stops(lora: tuple[Store, Result]) -> None:
+    found = classifier.rebuild(*lora)
+    texts = list(agreement.read_test(lora[1]).texts)[:20]
+    settings = {"temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 8}
+    written = [one.strip() for one in generate(found, texts, max_new_tokens=6, **settings)]
+    assert written == read_test(*lora)["prediction"].tolist()[:20]
+    assert set(written) <= WORDS
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_answers(
+    lora: tuple[Store, Result], compose_llm: Compose
+) -> None:
+    _, stopped = train(compose_llm("method=lora", "train.stop_step=8", place="resumed"))
+    store, whole = train(compose_llm("method=lora", f"resume_from={stopped.run_id}", place="resumed"))
+    assert whole.model["resumed_from_step"] == 8
+    assert whole.run_id == lora[1].run_id
+    pd.testing.assert_frame_equal(read_test(store, whole), read_test(*lora))
+
+
+def test_runs_of_a_pack_answer_as_alone(lora: tuple[Store, Result], compose_llm: Compose) -> None:
+    config = compose_llm("method=lora", "pack=[{},{lora.r:4,train.lr:1e-3}]", place="packed")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    first, second = run_all(config)
+    assert (first.run_id, first.status, second.status) == (lora[1].run_id, "success", "success")
+    found, alone = probabilities_of(Store(Path(config.results_dir)), first), probabilities_of(*lora)
+    assert np.abs(found - alone).max() < 2e-3
+    assert second.metrics != first.metrics
+
+
+def test_half_the_micro_batch_twice_is_the_same_training(
+    lora: tuple[Store, Result], compose_llm: Compose
+) -> None:
+    """As a sweep trains a run again that was out of memory."""
+    store, halved = train(compose_llm("method=lora", "oom_halvings=1", place="halved"))
+    assert halved.run_id == lora[1].run_id
+    assert np.abs(probabilities_of(store, halved) - probabilities_of(*lora)).max() < 2e-3
+
+
+def test_a_base_in_4_bits_answers_nearly_as_in_full_precision(
+    lora: tuple[Store, Result], compose_llm: Compose
+) -> None:
+    store, quantised = train(compose_llm("method=qlora", place="nf4"))
+    same = (read_test(store, quantised)["prediction"] == read_test(*lora)["prediction"]).mean()
+    assert same >= 0.75
+    assert np.abs(probabilities_of(store, quantised) - probabilities_of(*lora)).max() > 1e-3
+    assert quantised.parameters == lora[1].parameters
+    assert quantised.metrics["test"]["loss"] < 1.5 * lora[1].metrics["test"]["loss"]
