@@ -233,5 +233,5 @@ def test_sections_of_several_tables_say_which_they_are_of() -> None:
     results = [make_run(method, data=data) for method in ("full", "lora") for data in ("d1", "d2")]
     for title in ("Comparisons", "Budget"):
         section = read_section(results, title)
-        assert section.count("### headlines, minilm (data d1, model m1): 400 test texts, Peak memory") == 1
-        assert section.count("(data d2, model m1)") == 1
+        assert section.count("### headlines, minilm (data d1): 400 test texts, Peak memory") == 1
+        assert section.count("(data d2)") == 1

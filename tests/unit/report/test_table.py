@@ -170,8 +170,8 @@ def test_each_task_has_its_table_and_shared_baselines_are_in_each():
     markdown = read_markdown(results)
     headings = [line for line in markdown.splitlines() if line.startswith("## headlines")]
     assert headings == [
-        "## headlines, minilm (data d1, model m1): 400 test texts",
-        "## headlines, minilm (data d2, model m1): 400 test texts",
+        "## headlines, minilm (data d1): 400 test texts",
+        "## headlines, minilm (data d2): 400 test texts",
         "## headlines, other: 400 test texts",
     ]
     methods = [cells[0] for cells in read_cells(markdown.partition("## Notes")[0])]
