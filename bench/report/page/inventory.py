@@ -188,7 +188,7 @@ def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Bloc
     return [*unread, Section(text("page.apart"), [how, *notes, *blocks])]
 
 
-def _tell_apart(one: MethodAnswers, other: MethodAnswers, details: Details, text: Text) -> Table | None:
+def _tell_apart(one: MethodAnswers, other: MethodAnswers, details: Details, text: Text) -> Section | None:
     found = compare_answers(one, other)
     if found is None or not found.ids:
         return None
@@ -211,7 +211,7 @@ def _tell_apart(one: MethodAnswers, other: MethodAnswers, details: Details, text
     further = len(found.ids) - len(rows)
     if further:
         rows.append(["…", text("page.further", count=further), *[""] * (len(columns) - 2)])
-    return Table([*columns.values()], rows, summary=summary)
+    return Section(summary, [Table([*columns.values()], rows)], is_folded=True)
 
 
 def _shorten(text: str) -> str:
