@@ -155,7 +155,9 @@ def require_harmless_tables(folder: Path, *, methods: int, runs: int) -> None:
     """Each row is one row with as many cells as the header, and no cell is a formula, a link or HTML."""
     markdown = (folder / "table.md").read_text(encoding="utf-8")
     render_tags(markdown)
-    tags = render_tags(re.split(r"^## (?:Key findings|Budget|主要发现|搜索预算)$", markdown, flags=re.MULTILINE)[0])
+    tags = render_tags(
+        re.split(r"^## (?:Key findings|Budget|主要发现|搜索预算)$", markdown, flags=re.MULTILINE)[0]
+    )
     assert tags.count("td") == tags.count("th") / tags.count("thead") * methods
     for name, count in {"table.csv": methods, "runs.csv": runs, "comparisons.csv": None}.items():
         text = (folder / name).read_text(encoding="utf-8")
