@@ -69,14 +69,14 @@ def read_object(path: Path) -> dict[str, Any] | None:
         StoreError: it cannot be read, or holds something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise StoreError(f"{path}: holds no object; it was changed")
-    return found
+    return value
 
 
 @contextlib.contextmanager

@@ -128,11 +128,13 @@ def _doctor(_: argparse.Namespace) -> int:
         driver.take(settings.devices)
     from bench.extras import doctor  # which imports torch, for the card that runs get
 
-    found = []
+    checked = []
     for one in doctor.examine(settings):
-        found.append(one)
+        checked.append(one)
         if not terminal.is_terminal():
             print(f"{one.mark:5}{one.name:22}{show(one.detail)}", flush=True)
     if terminal.is_terminal():
-        terminal.print_table(["Works", "What", "Found"], [[one.mark, one.name, one.detail] for one in found])
-    return 1 if any(one.works is False for one in found) else 0
+        terminal.print_table(
+            ["Works", "What", "Found"], [[one.mark, one.name, one.detail] for one in checked]
+        )
+    return 1 if any(one.works is False for one in checked) else 0

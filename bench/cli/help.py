@@ -103,7 +103,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Take options between a command's arguments too, which argparse by itself does not."""
-        is_list = any(one.nargs == "*" for one in self._get_positional_actions())
+        is_list = any(action.nargs == "*" for action in self._get_positional_actions())
         if self._is_mixing or not is_list:
             return super().parse_known_args(args, namespace)
         self._is_mixing = True  # as argparse comes back here
@@ -114,10 +114,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 after the message and what may have been meant."""
-        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
-            message += guess(found[1], re.findall(r"'([^']+)'", found[2]))
-        elif found := re.search(r"unrecognized arguments: (-[^ =]+)", message):
-            message += guess(found[1], self.list_options())
+        if match := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            message += guess(match[1], re.findall(r"'([^']+)'", match[2]))
+        elif match := re.search(r"unrecognized arguments: (-[^ =]+)", message):
+            message += guess(match[1], self.list_options())
         super().error(message)
 
     def list_commands(self) -> Iterator[tuple[str, "Parser"]]:
@@ -149,7 +149,7 @@ def complete(arguments: list[str], parser: Parser) -> list[str] | None:
     if "query=" not in " ".join(arguments) or command in _HYDRA_COMMANDS:
         os.environ["COMP_LINE"] = line.replace(f" {command}", "", 1) if command else line
         return arguments
-    [commands] = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     known = commands.choices[command].list_options() if command in commands.choices else commands.choices
     last = "" if line[-1:] == " " else words[-1] if words else ""
     print(*(name for name in known if name.startswith(last)))

@@ -87,12 +87,12 @@ def find_results(given: str | None, root: Path = Path("results")) -> Path:
                 f"--results {given}: holds no runs; give a folder that `bench sweep` has made{near}"
             )
         return Path(given)
-    found = sorted(folder.parent for folder in root.glob("*/runs"))
-    if root / "quickstart" in found:
+    folders = sorted(folder.parent for folder in root.glob("*/runs"))
+    if root / "quickstart" in folders:
         return root / "quickstart"
-    if len(found) == 1:
-        return found[0]
-    there = f"there are {', '.join(map(str, found))}; name one" if found else "run `bench sweep` first"
+    if len(folders) == 1:
+        return folders[0]
+    there = f"there are {', '.join(map(str, folders))}; name one" if folders else "run `bench sweep` first"
     raise StoreError(f"--results: no results folder is meant; {there}")
 
 

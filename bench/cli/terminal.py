@@ -62,9 +62,10 @@ def share_width(columns: Sequence[Sequence[str]], room: int) -> list[int] | None
     rich alone breaks words of some columns while others have room.
     """
     words = [
-        max(min(cell_len(word), _LONGEST) for cell in one for word in cell.split() or [""]) for one in columns
+        max(min(cell_len(word), _LONGEST) for cell in column for word in cell.split() or [""])
+        for column in columns
     ]
-    needs = [max(map(cell_len, one)) - width for one, width in zip(columns, words, strict=True)]
+    needs = [max(map(cell_len, column)) - width for column, width in zip(columns, words, strict=True)]
     left = room - sum(words)
     if left < 0:
         return None
@@ -105,4 +106,4 @@ def print_blocks(blocks: Iterable[Block]) -> None:
             case Beside():
                 print_blocks(block.blocks)
             case Figures():
-                print_lines(f"{clean(one.title)}: figures/{one.name}.png" for one in block.figures)
+                print_lines(f"{clean(figure.title)}: figures/{figure.name}.png" for figure in block.figures)

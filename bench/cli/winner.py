@@ -101,9 +101,9 @@ def _export(open_store: Open, arguments: argparse.Namespace) -> int:
     store, result = _find(open_store, arguments)
     from bench.winner import export
 
-    found = export.export(store, result, arguments.folder)
+    made = export.export(store, result, arguments.folder)
     print(
-        show(f"{result.run_id} ({found.manifest.method}): its {found.manifest.kind} is in {arguments.folder}")
+        show(f"{result.run_id} ({made.manifest.method}): its {made.manifest.kind} is in {arguments.folder}")
     )
     return 0
 
@@ -154,8 +154,12 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
     elif arguments.json:
         print(*to_json(rows), sep="\n")
     else:
-        for text, one in zip(frame[column], predictions, strict=True):
-            print(show(f"{one.label}\t{one.probabilities[one.label]:.4f}\t{text}").replace("\n", " "))
+        for text, prediction in zip(frame[column], predictions, strict=True):
+            print(
+                show(f"{prediction.label}\t{prediction.probabilities[prediction.label]:.4f}\t{text}").replace(
+                    "\n", " "
+                )
+            )
     return 0
 
 

@@ -154,9 +154,9 @@ def _check_rules(config: Config) -> list[str]:
 def _check_needs(config: Config) -> list[str]:
     """Name every pair of settings that cannot go together, with the reason and the way out."""
     return [
-        f"{path}={write(found)} with {setting}={write(value)}: {reason}"
+        f"{path}={write(given)} with {setting}={write(value)}: {reason}"
         for setting, value, path, allowed, reason in _NEEDS
-        if read_field(config, setting) == value and (found := read_field(config, path)) not in allowed
+        if read_field(config, setting) == value and (given := read_field(config, path)) not in allowed
     ]
 
 
@@ -177,11 +177,11 @@ def _check_processes(train: TrainConfig) -> list[str]:
 
 def _check_commits(config: Config) -> list[str]:
     return [
-        f"{kind}.revision={found.revision}: must be a full commit of 40 hexadecimal digits, as a name like "
-        f"main can come to mean other {content}; copy it from {found.hub_id}'s history on the hub, or leave "
+        f"{kind}.revision={source.revision}: must be a full commit of 40 hexadecimal digits, as a name like "
+        f"main can come to mean other {content}; copy it from {source.hub_id}'s history on the hub, or leave "
         "it null to pin what main is at first use"
-        for kind, found, content in (("model", config.model, "weights"), ("data", config.data, "texts"))
-        if found.source == "hub" and found.revision is not None and not _COMMIT.fullmatch(found.revision)
+        for kind, source, content in (("model", config.model, "weights"), ("data", config.data, "texts"))
+        if source.source == "hub" and source.revision is not None and not _COMMIT.fullmatch(source.revision)
     ]
 
 
@@ -201,7 +201,7 @@ def _check_texts(value: Any, path: str = "") -> list[str]:
         inner = dict(enumerate(value))
     else:
         inner = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    return [fault for key, one in inner.items() for fault in _check_texts(one, f"{path}.{key}".lstrip("."))]
+    return [fault for key, item in inner.items() for fault in _check_texts(item, f"{path}.{key}".lstrip("."))]
 
 
 def _check_adapter(method: MethodConfig) -> list[str]:

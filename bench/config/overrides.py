@@ -61,7 +61,7 @@ def _quote(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(_quote(one) for one in value) + "]"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_escape_key(key)}:{_quote(one)}" for key, one in value.items()) + "}"
+        return "{" + ",".join(f"{_escape_key(key)}:{_quote(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str) and not _PLAIN.fullmatch(value):
         doubled = re.sub(r"(\\*)('|\Z)", r"\1\1\2", value)  # backslashes before a quote or at the end
         return "'" + doubled.replace("'", r"\'") + "'"

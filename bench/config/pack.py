@@ -25,8 +25,8 @@ def unpack(config: Config) -> list[Config]:
 def describe_others(first: Config, *others: Config) -> list[dict[str, Any]]:
     """Write the first configuration's ``pack``, which has it trained together with the others."""
     return [
-        {path: value for path in OWN if (value := read_field(one, path)) != read_field(first, path)}
-        for one in others
+        {path: value for path in OWN if (value := read_field(other, path)) != read_field(first, path)}
+        for other in others
     ]
 
 
@@ -41,12 +41,12 @@ def check_pack(config: Config) -> list[str]:
         runs = unpack(config)
     except ConfigError as error:
         return [f"pack={given}: {error}"]
-    if len({repr(one) for one in runs}) < len(runs):
+    if len({repr(run) for run in runs}) < len(runs):
         return [f"pack={given}: two of its runs are the same; name each once"]
-    reasons = dict.fromkeys(reason for one in runs if (reason := cannot_pack(one)) is not None)
+    reasons = dict.fromkeys(reason for run in runs if (reason := cannot_pack(run)) is not None)
     if reasons:
         return [f"pack={given}: {reason}; set pack=[]" for reason in reasons]
-    if len({shared_key(one) for one in runs}) > 1:
+    if len({shared_key(run) for run in runs}) > 1:
         return [f"pack={given}: its runs do not share base weights, data order, steps and batch; set pack=[]"]
     return []
 
@@ -67,7 +67,9 @@ def find_fault(
     if set(packed) != set(describe_pack(2)):
         return f"its packed has other fields: {', '.join(sorted(packed))}"
     numbers = [value for value in packed.values() if value is not None]
-    if not all(isinstance(one, int | float) and not isinstance(one, bool) and one >= 0 for one in numbers):
+    if not all(
+        isinstance(number, int | float) and not isinstance(number, bool) and number >= 0 for number in numbers
+    ):
         return "its packed holds something that is not a number of at least 0"
     if not isinstance(packed["size"], int) or packed["size"] < 2:
         return f"was packed with a size of {packed['size']}, and a pack has at least 2 runs"

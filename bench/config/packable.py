@@ -34,8 +34,8 @@ def cannot_pack(config: Config) -> str | None:
     if config.train.precision == "fp16":
         return "train.precision=fp16: the scale of the loss is one for all members, and so would be overflow"
     for field, value, reason in _REQUIRED:
-        if (found := read_field(config, field)) != value:
-            return f"{field}={found}: {reason}"
+        if (given := read_field(config, field)) != value:
+            return f"{field}={given}: {reason}"
     return None
 
 

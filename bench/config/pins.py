@@ -39,8 +39,8 @@ def pin(config: Config) -> Config:
 
 def _is_open(config: Config, section: str) -> bool:
     needs_files = section == "data" or config.model.weights == "saved"
-    found = read_field(config, section)
-    return needs_files and found.source == "hub" and found.revision is None
+    source = read_field(config, section)
+    return needs_files and source.source == "hub" and source.revision is None
 
 
 @cache

@@ -364,10 +364,10 @@ def _convert(key: str, value: Any) -> Any:
         value = int(value)
     try:
         OmegaConf.update(node, name, value)
-        found = OmegaConf.select(node, name, throw_on_missing=True)
+        selected = OmegaConf.select(node, name, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{key}={value}: {str(error).splitlines()[0]}") from None
-    return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+    return OmegaConf.to_container(selected) if OmegaConf.is_config(selected) else selected
 
 
 def _require_field(key: str, value: Any) -> None:
@@ -399,7 +399,7 @@ def list_paths(schema: type = Config, section: str = "") -> list[str]:
 
 
 def _list_fields(schema: Any) -> str:
-    names = [one.name for one in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else []
+    names = [field.name for field in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else []
     return ", ".join(names) or "no fields"
 
 

@@ -74,7 +74,7 @@ def _pick(frame: pd.DataFrame, path: str) -> Sequence[Any] | None:
     if not rest or column not in frame or not any(isinstance(one, Mapping) for one in frame[column]):
         return None
     values = [_follow(one, rest.split(".")) for one in frame[column]]
-    return None if all(one is None for one in values) else values
+    return None if all(value is None for value in values) else values
 
 
 def _follow(value: Any, names: Sequence[str]) -> Any:
@@ -103,10 +103,10 @@ def _guess_columns(missing: Mapping[str, str], names: Sequence[str]) -> str:
     """Return ``; did you mean ...?`` with settings to paste, or nothing where no column is near."""
     near = []
     for field, column in missing.items():
-        alike = [one for one in names if fold_look(one) == fold_look(column)]
-        inner = [one for one in names if one.endswith(f".{column}")]
-        found = alike or inner or get_close_matches(column, names, n=1, cutoff=0.7)
-        near += [_write_override(field, one) for one in found[:1]]
+        alike = [name for name in names if fold_look(name) == fold_look(column)]
+        inner = [name for name in names if name.endswith(f".{column}")]
+        alike_names = alike or inner or get_close_matches(column, names, n=1, cutoff=0.7)
+        near += [_write_override(field, name) for name in alike_names[:1]]
     return f"; did you mean {' '.join(near)}?" if near else ""
 
 
@@ -122,7 +122,9 @@ def _write_override(field: str, column: str) -> str:
 def _explain_missing(missing: Mapping[str, str], frame: pd.DataFrame) -> str:
     """Return what a person may have to do where no column is near."""
     head = frame.head(_LOOKED_AT)
-    flags = [str(one) for one in frame.columns if len(head) and set(map(str, head[one])) <= {"0", "1"}]
+    flags = [
+        str(column) for column in frame.columns if len(head) and set(map(str, head[column])) <= {"0", "1"}
+    ]
     if "label_column" in missing and len(flags) > 1:
         return (
             f"; {', '.join(flags)} hold 0 and 1, as where a text has several labels, and bench gives it one: "
@@ -208,9 +210,9 @@ def _doubt_others(frame: pd.DataFrame, texts: Sequence[str], config: DataConfig)
         values = [one for one in frame[column].head(_LOOKED_AT) if isinstance(one, str)]
         if str(column) in (config.text_column, config.label_column) or len(values) < 2:
             continue
-        words = np.mean([len(one.split()) > 2 or not one.isascii() for one in values])
+        words = np.mean([len(value.split()) > 2 or not value.isascii() for value in values])
         is_text = words > 0.5 and len(set(values)) > len(values) / 2
-        if is_text and np.mean([len(one) for one in values]) >= used / 2:
+        if is_text and np.mean([len(value) for value in values]) >= used / 2:
             yield (
                 f"the column {str(column)!r} holds texts too and is not used, as a model reads "
                 f"{config.text_column!r} alone; join them in one column if both count"

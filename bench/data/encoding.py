@@ -32,8 +32,8 @@ def decode(content: bytes, encoding: str) -> tuple[str, str]:
 
 def show_example(text: str) -> str:
     """Return the first character beyond ASCII and what is around it, by which a guess is judged."""
-    found = re.search(r".{0,10}[^\x00-\x7f].{0,20}", text) or re.search(r".{1,30}", text)
-    return repr("" if found is None else found[0])
+    match = re.search(r".{0,10}[^\x00-\x7f].{0,20}", text) or re.search(r".{1,30}", text)
+    return repr("" if match is None else match[0])
 
 
 def _decode_as(content: bytes, encoding: str) -> str:
@@ -71,4 +71,4 @@ def _lead_byte(character: str) -> int:
 def _looks_western(text: str) -> bool:
     """Return whether most letters are ASCII, as in Western European languages."""
     letters = [one for one in text[:100_000] if one.isalpha()]
-    return sum(not one.isascii() for one in letters) <= _LATIN_SHARE * len(letters)
+    return sum(not letter.isascii() for letter in letters) <= _LATIN_SHARE * len(letters)

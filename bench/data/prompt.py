@@ -30,7 +30,7 @@ class Prompt:
         labels of one token each need no more than the prompt's next token.
         """
         words = tuple(answer[:-1] for answer in self.answers)
-        begins = any(one != other and other[: len(one)] == one for one in words for other in words)
+        begins = any(word != other and other[: len(word)] == word for word in words for other in words)
         return self.answers if begins else words
 
 
@@ -50,7 +50,7 @@ def make(tokenizer: Any, *, template: str, words: Mapping[str, str]) -> Prompt:
             f"{name}: the tokenizer has no eos token, which ends an answer; task=label_likelihood needs a "
             "decoder: use task=sequence_classification, or name one as eos_token in its tokenizer_config.json"
         )
-    answers = [(*_encode(tokenizer, one), int(tokenizer.eos_token_id)) for one in words.values()]
+    answers = [(*_encode(tokenizer, word), int(tokenizer.eos_token_id)) for word in words.values()]
     _require_distinct(answers, words, name)
     first, last = _find_specials(tokenizer, next(iter(words.values())))
     before, after = template.split(_PLACE)

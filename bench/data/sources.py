@@ -226,14 +226,14 @@ def _hub_content(config: DataConfig) -> dict[str, Any]:
 
 
 def _read_hub(config: DataConfig) -> Frames:
-    found = _load_hub(config)
+    splits = _load_hub(config)
     frames = {}
     for split, name in given_splits(config).items():
-        if name not in found:
+        if name not in splits:
             raise DataError(
-                f"data.{split}={name}: {config.hub_id} has no such split; it has {', '.join(found)}"
+                f"data.{split}={name}: {config.hub_id} has no such split; it has {', '.join(splits)}"
             )
-        rows = found[str(name)]
+        rows = splits[str(name)]
         frame = rows.to_pandas()
         names = getattr(rows.features.get(config.label_column), "names", None)
         if names is not None:  # numbers that stand for names; -1 where the label is kept secret
@@ -250,7 +250,7 @@ def _load_hub(config: DataConfig) -> Mapping[str, Any]:
     from datasets import load_dataset
 
     try:
-        found: Mapping[str, Any] = load_dataset(config.hub_id, config.subset, revision=config.revision)
+        splits: Mapping[str, Any] = load_dataset(config.hub_id, config.subset, revision=config.revision)
     except OSError as error:
         raise MissingError(
             f"data.hub_id={config.hub_id}, data.revision={config.revision}: cannot be loaded "
@@ -261,7 +261,7 @@ def _load_hub(config: DataConfig) -> Mapping[str, Any]:
         raise DataError(
             f"data.hub_id={config.hub_id}, data.subset={config.subset}: {str(error).splitlines()[0]}"
         ) from None
-    return found
+    return splits
 
 
 # The generated texts

@@ -37,7 +37,7 @@ class ReadFile:
 
 def name_kind(name: str) -> str:
     """Return what the file's name says it is: its suffix, or both of ``.csv.gz``."""
-    suffixes = [one.lower() for one in Path(name).suffixes]
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
     return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
@@ -118,9 +118,9 @@ def _find_delimiter(text: str, wanted: Sequence[str], usual: str) -> str:
 
 def _explain_csv(reason: str, text: str, wanted: Sequence[str], delimiter: str) -> str:
     """Return pandas' reason in words that say what to do."""
-    if found := re.search(r"EOF inside string starting at row (\d+)", reason):
+    if match := re.search(r"EOF inside string starting at row (\d+)", reason):
         return (
-            f"the quote that opens in row {found[1]} (the first after the header is row 1) is never closed; "
+            f"the quote that opens in row {match[1]} (the first after the header is row 1) is never closed; "
             'close it, or double it ("") where it belongs to the text'
         )
     lines = text[:_HEAD].splitlines()
@@ -157,7 +157,7 @@ def _find_joined(frame: pd.DataFrame, wanted: Sequence[str], delimiter: str) -> 
     for row in frame.index[broken]:
         lines = [line for column in cells for line in str(frame.at[row, column]).splitlines()]
         fields = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-        joined[row] = sum(len(one) == frame.shape[1] and one[place] in labels for one in fields)
+        joined[row] = sum(len(field) == frame.shape[1] and field[place] in labels for field in fields)
     if not (first := [row for row, count in joined.items() if count]):
         return []
     return [
@@ -197,8 +197,8 @@ def _name_line(text: str, place: int) -> str:
 
 
 def _skip_blank(text: str, place: int) -> int:
-    found = _BLANK.match(text, place)
-    return place if found is None else found.end()
+    match = _BLANK.match(text, place)
+    return place if match is None else match.end()
 
 
 # Binary files

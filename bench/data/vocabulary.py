@@ -105,7 +105,7 @@ def _read_settings(folder: Path) -> dict[str, Any] | None:
 def _name_reader(texts: Sequence[str]) -> str:
     """Return which preset reads the script."""
     letters = [one for text in texts[:100] for one in text if one.isalpha()]
-    chinese = sum("\u3400" <= one <= "\u9fff" for one in letters)
+    chinese = sum("\u3400" <= letter <= "\u9fff" for letter in letters)
     if chinese > len(letters) / 2:
         return "use model=bert-base-chinese or model=qwen3-0.6b, which read Chinese"
     return "use model=qwen3-0.6b, which reads every script"

@@ -36,7 +36,7 @@ def publish(store: Store, *, mode: str, project: str | None, entity: str | None,
         raise StoreError(f"{store.folder}: no runs yet, so no dashboard; run `bench sweep` first")
     decided = tracking.resolve(mode, probe_seconds=seconds)
     is_online = decided.mode == "online"
-    tracked = max(records, key=lambda one: one.started_at).config["track"]
+    tracked = max(records, key=lambda record: record.started_at).config["track"]
     path = store.folder / DASHBOARD
     before = _read_before(path)
     project, entity = project or tracked["project"], entity or tracked["entity"]
@@ -63,7 +63,7 @@ def make_workspace(records: Sequence[Result], *, experiment: str, project: str, 
     from wandb_workspaces import workspaces as ws
     from wandb_workspaces.reports.v2 import interface as wr
 
-    kinds = {str(one.memory.get("kind")) for one in records}
+    kinds = {str(record.memory.get("kind")) for record in records}
     memory = [field for kind, field in _MEMORY.items() if kind in kinds]
     by_method: Any = wr.Config("method.title")
     methods = [

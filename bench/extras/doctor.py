@@ -70,24 +70,24 @@ def examine(config: "Config") -> Iterator[Trial]:
 
 def examine_cards(devices: str) -> Iterator[Trial]:
     """Hold the driver against torch, and look at each card: what is free, who holds the rest, who gets it."""
-    found = driver.ask()
-    if found is None:
+    installed = driver.ask()
+    if installed is None:
         yield Trial("driver", None, "no NVIDIA driver answers")
         return
-    chosen, works, detail = driver.Choice(), True, driver.tell_driver(found)
+    chosen, works, detail = driver.Choice(), True, driver.tell_driver(installed)
     try:
         chosen = driver.choose(devices)
     except BenchError as error:
         works, detail = False, str(error)
     yield Trial("driver", works, "; ".join(filter(None, [detail, chosen.note])))
-    for one in found.devices:
-        is_chosen = one in chosen.devices
+    for device in installed.devices:
+        is_chosen = device in chosen.devices
         parts = [
-            f"{one.name}, {one.total_bytes / GIB:.1f} GiB, {one.free_bytes / GIB:.1f} free",
-            driver.tell_holders(one),
+            f"{device.name}, {device.total_bytes / GIB:.1f} GiB, {device.free_bytes / GIB:.1f} free",
+            driver.tell_holders(device),
             f"runs get it with devices={devices}" if is_chosen else f"not used with devices={devices}",
         ]
-        yield Trial(f"card {one.index}", is_chosen or None, "; ".join(filter(None, parts)))
+        yield Trial(f"card {device.index}", is_chosen or None, "; ".join(filter(None, parts)))
 
 
 def examine_device(device: torch.device) -> Iterator[Trial]:
@@ -131,8 +131,8 @@ def _try_precision(device: torch.device, precision: str) -> str:
     """Hold a product of matrices against the same in fp32."""
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(256, 256, generator=generator) for _ in range(2))
-    found = left.to(device, DTYPES[precision]) @ right.to(device, DTYPES[precision])
-    error = _relative_error(found, left @ right)
+    product = left.to(device, DTYPES[precision]) @ right.to(device, DTYPES[precision])
+    error = _relative_error(product, left @ right)
     if error > 0.02:
         raise ArithmeticError(f"a product in {precision} is off by {error:.1%}")
     return f"{precision} is what train.precision=auto means here; a product is within {error:.2%} of fp32"
@@ -150,13 +150,13 @@ def _try_four_bit(device: torch.device, dtype: torch.dtype) -> str:
     layer.support_avx512bf16_for_cpu = False  # as bench trains
     layer = layer.to(device)
     rows = torch.randn(8, 256, generator=torch.Generator().manual_seed(1)).to(device, dtype)
-    found = layer(rows.requires_grad_())
-    found.sum().backward()
+    output = layer(rows.requires_grad_())
+    output.sum().backward()
     held = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
     lost = _relative_error(held, weights)
     assert rows.grad is not None  # backward has just made it
     errors = (
-        _relative_error(found, rows.detach().float() @ held.T),
+        _relative_error(output, rows.detach().float() @ held.T),
         _relative_error(rows.grad, torch.ones(8, 256) @ held.cpu()),
     )
     if lost > NF4_ERROR or max(errors) > 0.02:
@@ -185,20 +185,20 @@ def _try_optimizer(name: str, device: torch.device) -> str:
         optimizer.zero_grad()
         losses.append(loss.item())
     states = [state[key] for state in optimizer.state.values() for key in ("state1", "state2")]
-    kinds = {one.dtype for one in states}
+    kinds = {state.dtype for state in states}
     if losses[-1] > 0.5 * losses[0] or kinds != {torch.uint8}:
         raise ArithmeticError(f"ten steps took a loss from {losses[0]:.2f} to {losses[-1]:.2f} in {kinds}")
     if not optimizer.is_paged:
         return "works; its states are held in 8 bits"
-    if not all(getattr(one, "is_paged", False) for one in states):
+    if not all(getattr(state, "is_paged", False) for state in states):
         raise ArithmeticError("its states are not in memory that CUDA can page")
     return "works; its states are held in 8 bits, in memory that CUDA pages"
 
 
-def _relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+def _relative_error(computed: torch.Tensor, expected: torch.Tensor) -> float:
     """Compute the root mean square of the difference, as a share of that of what was expected."""
     expected = expected.cpu().float()
-    return float((found.detach().cpu().float() - expected).norm() / expected.norm())
+    return float((computed.detach().cpu().float() - expected).norm() / expected.norm())
 
 
 def _find_model(model: "ModelConfig") -> Trial:

@@ -150,8 +150,8 @@ def save(store: Store, records: Sequence[Result]) -> int:
         StoreError: the disk refused them.
     """
     imported = find_imported(store)
-    new = {one.run_id: one for one in records}
-    files = {_file_of(one) for one in records}
+    new = {record.run_id: record for record in records}
+    files = {_file_of(record) for record in records}
     before = [one for one in imported.read_all()[0] if _file_of(one) in files]
     unchanged = {one.run_id for one in before if new.get(one.run_id) == one}
     for run_id in [one.run_id for one in before if one.run_id not in unchanged]:
@@ -198,7 +198,7 @@ def _read_peft_file(path: Path) -> Result:
         if not isinstance(block, Mapping):
             raise _Fault(f"has no {name}; it is not a result of PEFT's method_comparison")
     settings, adapter, system = _get(run, "train_config"), _get(run, "peft_config"), _get(meta, "system_info")
-    metrics = [one for one in train.get("metrics") or [] if isinstance(one, Mapping)]
+    metrics = [metric for metric in train.get("metrics") or [] if isinstance(metric, Mapping)]
     hardware = _get(system, "accelerator") or _get(system, "gpu")
     values = {
         "title": run.get("experiment_name"),
@@ -232,7 +232,7 @@ def _get(block: Any, name: str) -> Any:
 
 def _last(metrics: Sequence[Mapping[str, Any]], name: str) -> Any:
     """Return the newest value of a metric that is not logged at every step."""
-    return next((one[name] for one in reversed(metrics) if name in one), None)
+    return next((metric[name] for metric in reversed(metrics) if name in metric), None)
 
 
 def _match_columns(path: Path, header: Sequence[str]) -> dict[str, tuple[int, float]]:

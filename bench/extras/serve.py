@@ -46,9 +46,9 @@ class Counts:
 
     def lines(self, waiting: int) -> str:
         """Write the counts as Prometheus reads them (text format 0.0.4)."""
-        found = [
+        metrics = [
             "# TYPE bench_requests_total counter",
-            *(f'bench_requests_total{{status="{one}"}} {n}' for one, n in sorted(self.requests.items())),
+            *(f'bench_requests_total{{status="{key}"}} {n}' for key, n in sorted(self.requests.items())),
             "# TYPE bench_texts_total counter",
             f"bench_texts_total {self.texts}",
             "# TYPE bench_batches_total counter",
@@ -58,7 +58,7 @@ class Counts:
             "# TYPE bench_texts_waiting gauge",
             f"bench_texts_waiting {waiting}",
         ]
-        return "\n".join(found) + "\n"
+        return "\n".join(metrics) + "\n"
 
 
 class Batcher:
@@ -106,7 +106,7 @@ class Batcher:
         texts = [text for some, _ in jobs for text in some]
         began = time.perf_counter()
         try:
-            found = self._predict(texts)
+            answers = self._predict(texts)
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0][1].set_exception(error)
@@ -118,8 +118,8 @@ class Batcher:
         self._counts.texts += len(texts)
         self._counts.batches += 1
         for some, future in jobs:
-            future.set_result(found[: len(some)])
-            found = found[len(some) :]
+            future.set_result(answers[: len(some)])
+            answers = answers[len(some) :]
 
 
 class Answer(BaseModel):
@@ -170,15 +170,15 @@ def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
     @app.post("/classify", responses=faults)
     async def classify(request: Question) -> Classified:
         """Return each text's label and probabilities."""
-        if empty := [number for number, one in enumerate(request.texts) if not one.strip()]:
+        if empty := [number for number, text in enumerate(request.texts) if not text.strip()]:
             return _refuse(422, f"texts.{empty[0]}: is empty")  # type: ignore[return-value]
         try:
-            found = await batcher.classify(list(request.texts))
+            answers = await batcher.classify(list(request.texts))
         except DataError as error:
             return _refuse(422, str(error))  # type: ignore[return-value]
-        if found is None:
+        if answers is None:
             return _refuse(503, "too many texts wait; try again")  # type: ignore[return-value]
-        return Classified(predictions=[Answer(**dataclasses.asdict(one)) for one in found])
+        return Classified(predictions=[Answer(**dataclasses.asdict(answer)) for answer in answers])
 
     @app.get("/healthz")
     async def healthz() -> Liveness:

@@ -190,14 +190,14 @@ def segment_size(size: int) -> int:
     return -(-size // LARGE_ROUNDING) * LARGE_ROUNDING
 
 
-def _merge(one: Block, other: Block) -> None:
+def _merge(block: Block, other: Block) -> None:
     """Merge a block with its neighbour, which is gone."""
-    if one.before is other:
-        one.address, one.before = other.address, other.before
-        if one.before is not None:
-            one.before.after = one
+    if block.before is other:
+        block.address, block.before = other.address, other.before
+        if block.before is not None:
+            block.before.after = block
     else:
-        one.after = other.after
-        if one.after is not None:
-            one.after.before = one
-    one.size += other.size
+        block.after = other.after
+        if block.after is not None:
+            block.after.before = block
+    block.size += other.size

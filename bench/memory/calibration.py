@@ -28,7 +28,9 @@ class Calibration:
 def tell_source(calibrations: Mapping[str, Calibration]) -> str:
     """Say where a plan's times come from, for a person; runs come before gpu-check, which fills in."""
     runs = calibrations.get("")
-    check = next((one for one in calibrations.values() if one.measured_at is not None), None)
+    check = next(
+        (calibration for calibration in calibrations.values() if calibration.measured_at is not None), None
+    )
     words = []
     if runs is not None and runs.measured_at is None:
         error = "" if runs.error is None else f", each within {runs.error:.0%}"
@@ -51,20 +53,20 @@ def read_measured(folder: Path, target: str) -> dict[str, Calibration]:
 
     A report that cannot be read counts as none, with a warning.
     """
-    found: dict[str, Any] = {}
+    newest: dict[str, Any] = {}
     for path in sorted(folder.glob("*.json")):
         try:
             report = read_object(path) or {}
         except StoreError as error:
             _logger.warning("%s; no plan is calibrated by it", error)
             continue
-        if report.get("card") == target and report.get("written_at", "") > found.get("written_at", ""):
-            found = report
-    rows = found.get("calibration", [])
-    families = {row["family"]: _read_row(row, found["written_at"]) for row in rows}
+        if report.get("card") == target and report.get("written_at", "") > newest.get("written_at", ""):
+            newest = report
+    rows = newest.get("calibration", [])
+    families = {row["family"]: _read_row(row, newest["written_at"]) for row in rows}
     if rows:
         middle = {name: statistics.median(row[name] for row in rows) for name in ("ratio", "eval_ratio")}
-        families[""] = _read_row(middle, found["written_at"])
+        families[""] = _read_row(middle, newest["written_at"])
     return families
 
 

@@ -26,24 +26,24 @@ def compare(result: Result, config: Config, dataset: Dataset, *, folder: Path | 
     if device.type == "cuda":  # as a plan names it, which cannot ask the device
         precision = choose_precision(config.train.precision, device)
         config = replace_values(config, {"train.precision": precision})
-    found = predict.predict(config, dataset, None, folder=folder, device_type=device.type)
-    if isinstance(found, str):
-        return dataclasses.replace(result, reasons=result.reasons | {"prediction": found})
+    predicted = predict.predict(config, dataset, None, folder=folder, device_type=device.type)
+    if isinstance(predicted, str):
+        return dataclasses.replace(result, reasons=result.reasons | {"prediction": predicted})
     measured = meter.peak_bytes()
     block: dict[str, Any] = {
         "kind": "cuda_reserved" if device.type == "cuda" else "cpu_tensors",
         "target": _name_target(device),
-        "predicted_peak_bytes": found.peak_bytes,
+        "predicted_peak_bytes": predicted.peak_bytes,
         "measured_peak_bytes": measured,
         "error": None,
-        "phases": found.phases,
-        "parts": found.parts,
-        "paged_bytes": found.paged_bytes,
-        "cost": dataclasses.asdict(count_cost(config, found, _recognise(device))),
+        "phases": predicted.phases,
+        "parts": predicted.parts,
+        "paged_bytes": predicted.paged_bytes,
+        "cost": dataclasses.asdict(count_cost(config, predicted, _recognise(device))),
     }
     reasons = dict(result.reasons)
     if measured is not None and device.type == "cuda":
-        block["error"] = found.peak_bytes / measured - 1
+        block["error"] = predicted.peak_bytes / measured - 1
     else:
         reasons["prediction.error"] = "tensors were predicted; resident memory holds what libraries keep too"
     return dataclasses.replace(result, prediction=block, reasons=reasons)

@@ -79,7 +79,7 @@ class Kernels(TorchFunctionMode):
         if isinstance(value, torch.Tensor):
             return self._cast_tensor(value, dtype)
         if isinstance(value, dict):
-            return {key: self._cast(one, dtype) for key, one in value.items()}
+            return {key: self._cast(item, dtype) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return type(value)(self._cast(one, dtype) for one in value)
         return value

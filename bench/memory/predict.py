@@ -63,17 +63,17 @@ def predict(
         fingerprint=dataset.fingerprint,
         revision=weights.revision(config.model),
     )
-    found = prediction.read_cached(config.cache_dir, key)
-    if found is None:
+    predicted = prediction.read_cached(config.cache_dir, key)
+    if predicted is None:
         texts = texts or fit.tokenise(config, dataset, model_folder=folder)
         try:
             with warnings.catch_warnings(action="ignore"):  # of libraries, about a network nobody will train
-                found = _make(config, dataset, texts, folder=folder, device_type=device_type)
+                predicted = _make(config, dataset, texts, folder=folder, device_type=device_type)
         except Exception as error:  # whatever a library raises where a tensor has no values
             _logger.info("no prediction", exc_info=error)
             return first_line(error)
-        prediction.write_cached(config.cache_dir, key, found)
-    return found
+        prediction.write_cached(config.cache_dir, key, predicted)
+    return predicted
 
 
 def _make(
@@ -94,8 +94,8 @@ def _make(
     )
     recording = trace(config, shapes, task=task, folder=folder)
     peaks = _count_peaks(recording, device_type)
-    high = max(one["peak_reserved_bytes"] or 0 for one in peaks.values())
-    low = max(one["peak_allocated_bytes"] or 0 for one in peaks.values())
+    high = max(peak["peak_reserved_bytes"] or 0 for peak in peaks.values())
+    low = max(peak["peak_allocated_bytes"] or 0 for peak in peaks.values())
     return Prediction(
         device_type=device_type,
         phases=peaks,
@@ -171,4 +171,4 @@ def _group_work(recording: Recording, *, micro_batches: int) -> dict[str, list[l
 
 def _average(work: dict[str, Counter[Work]], phases: Sequence[str], count: int) -> list[list[Any]]:
     total = sum((work.get(phase, Counter()) for phase in phases), Counter[Work]())
-    return [[one.flops, one.moved_bytes, one.dtype, times / count] for one, times in total.items()]
+    return [[key.flops, key.moved_bytes, key.dtype, times / count] for key, times in total.items()]

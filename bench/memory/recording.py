@@ -80,7 +80,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     return parts
         with self.occupied(hidden_bytes(func, args, self.device_type)):
             result = func(*args, **options)
-            made = [one for one in tree_leaves(result) if isinstance(one, torch.Tensor) and one.is_meta]
+            made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor) and leaf.is_meta]
             self._count(func, args, options, result, made)
             for tensor in made:
                 self.hold(tensor)
@@ -126,7 +126,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if flops and not self._has_multiplied and self.device_type == "cuda":
             self._has_multiplied = True
             self._allocate(BLAS_WORKSPACE)
-        read = [one for one in tree_leaves((args, options)) if isinstance(one, torch.Tensor)]
+        read = [leaf for leaf in tree_leaves((args, options)) if isinstance(leaf, torch.Tensor)]
         moved = sum(one.nbytes for one in [*read, *made])
         dtype = str(read[0].dtype if read else made[0].dtype).removeprefix("torch.")
         self.recording.work.setdefault(self.phase, Counter())[Work(flops, moved, dtype)] += 1

@@ -154,8 +154,8 @@ def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) ->
 def _hold_states(recorder: Recorder, optimizer: Any) -> None:
     """Count the optimizer's states, and those that are not paged as on the device."""
     values = [value for state in optimizer.state.values() for value in state.values()]
-    states = [one for one in values if isinstance(one, torch.Tensor) and one.is_meta]
-    recorder.recording.optimizer_bytes = sum(one.nbytes for one in states)
+    states = [value for value in values if isinstance(value, torch.Tensor) and value.is_meta]
+    recorder.recording.optimizer_bytes = sum(state.nbytes for state in states)
     for one in states:
         if not optimizers.is_paged(one):
             recorder.hold(one, "optimizer")

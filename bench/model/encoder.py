@@ -55,4 +55,4 @@ def _ask_first(
 
 
 def _take_first(_: nn.Module, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(one[:, :1].contiguous() for one in states)  # of (rows, length or 1, features) each
+    return tuple(state[:, :1].contiguous() for state in states)  # of (rows, length or 1, features) each

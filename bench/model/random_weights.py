@@ -173,8 +173,8 @@ class HashTokenizer(PreTrainedTokenizer):
         return _PIECE.findall(text)
 
     def _convert_token_to_id(self, token: str) -> int:
-        if found := _NUMBERED.fullmatch(token):
-            return int(found[1])
+        if match := _NUMBERED.fullmatch(token):
+            return int(match[1])
         return self.ids[zlib.crc32(token.encode()) % len(self.ids)]
 
     def _convert_id_to_token(self, index: int) -> str:

@@ -105,9 +105,9 @@ def _require_unquantised_on_hub(model: ModelConfig) -> None:
     """Raise that error as soon as the model's config.json is in the cache, where pinning a commit puts it."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(str(model.hub_id), "config.json", revision=model.revision)
-    if isinstance(found, str):
-        _require_unquantised(f"model.hub_id={model.hub_id}", Path(found).parent)
+    cached = try_to_load_from_cache(str(model.hub_id), "config.json", revision=model.revision)
+    if isinstance(cached, str):
+        _require_unquantised(f"model.hub_id={model.hub_id}", Path(cached).parent)
 
 
 def _find_folder(model: ModelConfig) -> Path:
@@ -310,8 +310,8 @@ def _hash_file(path: Path, size: int, changed_ns: int) -> str:
     """
     note = _find_note(path) if size >= _REMEMBERED_BYTES else None
     stated = [str(path), size, changed_ns]
-    if note is not None and (found := _read_note(note, stated)):
-        return found
+    if note is not None and (noted := _read_note(note, stated)):
+        return noted
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     after = path.stat()

@@ -48,18 +48,18 @@ def _attend(
         attention_mask is None or attention_mask.dtype == torch.bool
     )
     if looks_back or not is_plain or (dropout == 0.0 and torch.is_grad_enabled()):
-        found, _ = sdpa_attention_forward(
+        attended, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
-        return found, None
+        return attended, None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if dropout == 0.0:
         return _look(query, key, value, attention_mask, scale), None
     rows, heads, length, _ = query.shape
     like = query.new_empty((rows // len(members), heads, length, key.shape[2]))
     kept = dropouts.draw_mask(like, dropout)
-    found = _Attention.apply(query, key, value, attention_mask, kept, scale)  # type: ignore[no-untyped-call]
-    return found, None
+    attended = _Attention.apply(query, key, value, attention_mask, kept, scale)  # type: ignore[no-untyped-call]
+    return attended, None
 
 
 def _look(
@@ -68,13 +68,13 @@ def _look(
     """Compute softmax(Q K' scale) V, some rows at a time. # (members x rows, length, heads, width)"""
     query, key, value = _scale(query, scale), key.contiguous(), value.contiguous()
     rows, heads, length, _ = query.shape
-    found = query.new_empty((rows, length, heads, value.shape[3]))
+    attended = query.new_empty((rows, length, heads, value.shape[3]))
     for part in _divide(rows, query[0, ..., :1].nbytes * key.shape[2]):
         seen = None if visible is None else visible[part].to(query.dtype)
         powers = torch.matmul(query[part], key[part].transpose(2, 3))
         sums = _raise(powers, seen)
-        torch.div(torch.matmul(powers, value[part]), sums, out=found[part].transpose(1, 2))
-    return found
+        torch.div(torch.matmul(powers, value[part]), sums, out=attended[part].transpose(1, 2))
+    return attended
 
 
 class _Attention(torch.autograd.Function):
@@ -98,7 +98,7 @@ class _Attention(torch.autograd.Function):
         query, key, value = _scale(query, scale), key.contiguous(), value.contiguous()
         (_, heads, length, _), rows = query.shape, len(kept)
         seen = None if visible is None else visible[:rows].to(query.dtype)  # the same for all members
-        found = query.new_empty((len(query), length, heads, value.shape[3]))
+        attended = query.new_empty((len(query), length, heads, value.shape[3]))
         powers = query.new_empty((len(query) // rows, *kept.shape))
         sums = query.new_empty((len(query), heads, length, 1))
         for members in _divide(len(powers), powers[0].nbytes):
@@ -106,18 +106,18 @@ class _Attention(torch.autograd.Function):
             torch.matmul(query[part], key[part].transpose(2, 3), out=own.flatten(0, 1))
             sums[part] = _raise(own, seen).flatten(0, 1)
             product = torch.matmul((own * kept).flatten(0, 1), value[part])
-            torch.div(product, sums[part], out=found[part].transpose(1, 2))
-        ctx.save_for_backward(query, key, value, powers, sums, kept, found)
+            torch.div(product, sums[part], out=attended[part].transpose(1, 2))
+        ctx.save_for_backward(query, key, value, powers, sums, kept, attended)
         ctx.scale = scale
-        return found
+        return attended
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, powers, sums, kept, found = ctx.saved_tensors
+        query, key, value, powers, sums, kept, attended = ctx.saved_tensors
         slopes = [one.new_empty(one.transpose(1, 2).shape).transpose(1, 2) for one in (query, key, value)]
         of_query, of_key, of_value = slopes
-        shares = (gradients[0] * found).sum(-1, keepdim=True).transpose(1, 2).div_(sums)
-        gradient = query.new_empty(found.transpose(1, 2).shape)  # of the output, over l
+        shares = (gradients[0] * attended).sum(-1, keepdim=True).transpose(1, 2).div_(sums)
+        gradient = query.new_empty(attended.transpose(1, 2).shape)  # of the output, over l
         torch.div(gradients[0].transpose(1, 2), sums, out=gradient)
         for members in _divide(len(powers), powers[0].nbytes):
             part = slice(members.start * len(kept), members.stop * len(kept))

@@ -17,8 +17,8 @@ def share(module: nn.Dropout, members: Sequence[str], inputs: torch.Tensor) -> t
     if not module.training or module.p == 0.0:
         return inputs
     parts = inputs.reshape(len(members), -1, *inputs.shape[1:])  # (members, rows, ...)
-    found: torch.Tensor = parts * draw_mask(parts[0], module.p)
-    return found.view(inputs.shape)
+    dropped: torch.Tensor = parts * draw_mask(parts[0], module.p)
+    return dropped.view(inputs.shape)
 
 
 def draw_mask(like: torch.Tensor, p: float) -> torch.Tensor:
@@ -50,8 +50,8 @@ def drop_each(inputs: torch.Tensor, rates: Sequence[float]) -> torch.Tensor:
         return inputs
     levels = _draw_levels(inputs.shape[1:], inputs.device)  # (rows, features)
     masks = {rate: (levels >= _level(rate)).to(inputs.dtype) for rate in set(rates)}
-    found: torch.Tensor = _Mask.apply(inputs, [masks[one] for one in rates])  # type: ignore[no-untyped-call]
-    return found
+    dropped: torch.Tensor = _Mask.apply(inputs, [masks[rate] for rate in rates])  # type: ignore[no-untyped-call]
+    return dropped
 
 
 class _Mask(torch.autograd.Function):
@@ -68,7 +68,7 @@ class _Mask(torch.autograd.Function):
 
 
 def _multiply(parts: torch.Tensor, masks: Sequence[torch.Tensor]) -> torch.Tensor:
-    found = torch.empty_like(parts, memory_format=torch.contiguous_format)
-    for part, mask, place in zip(parts, masks, found, strict=True):
+    dropped = torch.empty_like(parts, memory_format=torch.contiguous_format)
+    for part, mask, place in zip(parts, masks, dropped, strict=True):
         torch.mul(part, mask, out=place)
-    return found
+    return dropped

@@ -11,8 +11,8 @@ def apply(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
     """Apply the layer; on a CPU in bf16 torch would first fill the result with the bias."""
     if inputs.device.type != "cpu" or not inputs.dtype == layer.weight.dtype == torch.bfloat16:
         return functional.linear(inputs, layer.weight, layer.bias)
-    found: torch.Tensor = _Linear.apply(inputs, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
-    return found
+    output: torch.Tensor = _Linear.apply(inputs, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
+    return output
 
 
 def add_product(base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -26,8 +26,8 @@ def add_product(base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> 
     # bitsandbytes' results are views, which autograd lets nobody change in place; torch tells so privately.
     if left.dtype != base.dtype or base._is_view():
         return (base + torch.bmm(left, right).view(base.shape)).to(base.dtype)
-    found: torch.Tensor = _AddProduct.apply(base, left, right)  # type: ignore[no-untyped-call]
-    return found
+    output: torch.Tensor = _AddProduct.apply(base, left, right)  # type: ignore[no-untyped-call]
+    return output
 
 
 class _Linear(torch.autograd.Function):
@@ -37,8 +37,8 @@ class _Linear(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.weight = weight
         # oneDNN's product and bias in one, which torch itself uses where it compiles; it has no public name.
-        found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
-        return found
+        output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:

@@ -64,12 +64,12 @@ def _drop(names: list[str], stacked: Sequence[layers.Adapters], place: int) -> N
 
 def _find_part(adapted: nn.Module, adapter: str, config: Config, *, skeleton: nn.Module) -> Part:
     """Find what the run of the adapter trains, and hold it in its type."""
-    found = {
+    parameters = {
         ".".join(FIRST if part == adapter else part for part in name.split(".")): parameter
         for name, parameter in adapted.named_parameters()
         if adapter in name.split(".")
     }
-    for parameter in found.values():
+    for parameter in parameters.values():
         parameter.requires_grad_(True)
-    trained.hold(found, DTYPES[config.train.weights])
-    return Part(lambda: found, *trained.count(found, skeleton))
+    trained.hold(parameters, DTYPES[config.train.weights])
+    return Part(lambda: parameters, *trained.count(parameters, skeleton))

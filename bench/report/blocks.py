@@ -145,7 +145,9 @@ def _write(block: Block, level: int) -> str:
             rows = [[escape_markdown(read_cell(cell)) for cell in row] for row in block.rows]
             return to_markdown([escape_markdown(read_cell(cell)) for cell in block.header], rows, left=left)
         case Figures():
-            shown = (f"![{escape_markdown(one.title)}](figures/{one.name}.png)\n" for one in block.figures)
+            shown = (
+                f"![{escape_markdown(figure.title)}](figures/{figure.name}.png)\n" for figure in block.figures
+            )
             return "\n".join(shown)
         case Beside():
             return write_markdown(block.blocks, level=level)

@@ -19,10 +19,10 @@ def describe_imported(results: Sequence[Result], *, bad: Sequence[tuple[str, str
     if not results and not bad:
         return Section(text("imported.title"), [])
     columns = text.under("imported.columns")
-    cells = [_to_cells(one, text) for one in sorted(results, key=_order)]
+    cells = [_to_cells(result, text) for result in sorted(results, key=_order)]
     left = [index for index, name in enumerate(columns) if name in _LEFT]
     table = Table([*columns.values()], [[row[name] for name in columns] for row in cells], left=left)
-    sources = {one.provenance.get("source") for one in results}
+    sources = {result.provenance.get("source") for result in results}
     notes = [text("imported.note")]
     notes += [note for source, note in text.under("imported.sources").items() if source in sources]
     if bad:
@@ -55,7 +55,7 @@ def _to_cells(result: Result, text: Text) -> dict[str, str]:
         "model": read_text("config.model.name"),
         "data": read_text("config.data.name"),
         "settings": ", ".join(
-            f"{name}={format_number(one)}" for name, one in settings.items() if one is not None
+            f"{name}={format_number(setting)}" for name, setting in settings.items() if setting is not None
         )
         or UNKNOWN,
         "memory": format_known(next(peaks, None), format_gib),

@@ -29,11 +29,11 @@ def list_forms(forms: Iterable[Mapping[str, Any]], text: Text) -> list[list[str]
     names = text.under("latency.forms")
     return [
         [
-            names.get(one["form"], one["form"]),
-            str(one["batch_size"]),
-            f"{one['p50_ms']:.2f}",
-            f"{one['p95_ms']:.2f}",
-            f"{one['texts_per_second']:.0f}",
+            names.get(form["form"], form["form"]),
+            str(form["batch_size"]),
+            f"{form['p50_ms']:.2f}",
+            f"{form['p95_ms']:.2f}",
+            f"{form['texts_per_second']:.0f}",
         ]
-        for one in forms
+        for form in forms
     ]

@@ -39,8 +39,10 @@ def tell_apart(groups: Sequence[Traits], text: Text, names: Iterable[str]) -> li
     """
     chosen = choose_traits(groups, names)
     return [
-        text("join.comma").join(text(f"traits.{name}", value=value) for name, value in one if name in chosen)
-        for one in groups
+        text("join.comma").join(
+            text(f"traits.{name}", value=value) for name, value in group if name in chosen
+        )
+        for group in groups
     ]
 
 

@@ -30,7 +30,9 @@ _COMPARISON_COLUMNS = (
 def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> Section:
     """Say of each two methods of a table whether they differ, as a forest plot where one can be drawn."""
     blocks = list[Block]()
-    for key, compared in groupby(evidence.comparisons, key=lambda one: (one.one.task, one.one.memory_kind)):
+    for key, compared in groupby(
+        evidence.comparisons, key=lambda comparison: (comparison.one.task, comparison.one.memory_kind)
+    ):
         members = list(compared)
         shown = members if len(members) <= _MOST_PAIRS else _with_leader(members)
         further = [text("comparisons.further", count=len(members) - len(shown))] * (len(shown) < len(members))
@@ -41,12 +43,16 @@ def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> S
         )
     )
     if evidence.comparisons:
-        texts = text("join.or").join(map(str, sorted({one.rows for one in evidence.comparisons})))
+        texts = text("join.or").join(
+            map(str, sorted({comparison.rows for comparison in evidence.comparisons}))
+        )
         how = text("comparisons.how", texts=texts, count=len(evidence.comparisons), page=_HOW)
         blocks.append(Paragraph(how, command=_HOW, link=evidence.docs and f"{evidence.docs}/statistics.md"))
-        found = [one.detectable for one in evidence.comparisons if one.detectable is not None]
-        if found:
-            ends = dict.fromkeys(f"{100 * end:.1f}" for end in (min(found), max(found)))
+        p_values = [
+            comparison.detectable for comparison in evidence.comparisons if comparison.detectable is not None
+        ]
+        if p_values:
+            ends = dict.fromkeys(f"{100 * end:.1f}" for end in (min(p_values), max(p_values)))
             blocks.append(Paragraph(text("comparisons.detectable", points=text("join.to").join(ends))))
     return Section(text("comparisons.title"), blocks)
 
@@ -54,7 +60,12 @@ def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> S
 def _tabulate(compared: Sequence[Comparison], text: Text) -> Table:
     """Tabulate each pair with its difference, which the page draws, and its verdict in words."""
     differences = [one.accuracy for one in compared]
-    known = (end for one in differences for end in (one.estimate, one.low, one.high) if end is not None)
+    known = (
+        end
+        for difference in differences
+        for end in (difference.estimate, difference.low, difference.high)
+        if end is not None
+    )
     ends = [0.0, *known]
     ticks, rows = _choose_ticks(100 * min(ends), 100 * max(ends)), list[list[Cell]]()
     for one, found in zip(compared, differences, strict=True):
@@ -158,29 +169,35 @@ def _list_health(health: DataHealth, text: Text) -> Iterator[str]:
 def render_comparisons(comparisons: Sequence[Comparison]) -> str:
     """Write comparisons.csv: every comparison and all that its verdict rests on, by names for machines."""
     lines = []
-    for one in comparisons:
+    for comparison in comparisons:
         lines.append(
             [
-                *(one.one.task.data, one.one.task.model, one.one.memory_kind),
-                *(one.one.title, one.other.title, one.rows),
-                *map(round_six, (one.accuracy.estimate, one.accuracy.low, one.accuracy.high)),
-                *map(round_six, (one.f1_macro.estimate, one.f1_macro.low, one.f1_macro.high)),
-                one.told_apart,
-                *map(round_six, (one.discordant, one.error_texts, one.error_seeds)),
-                *map(round_six, (one.p_value, one.adjusted_p, one.detectable)),
-                one.verdict,
+                *(comparison.one.task.data, comparison.one.task.model, comparison.one.memory_kind),
+                *(comparison.one.title, comparison.other.title, comparison.rows),
+                *map(
+                    round_six,
+                    (comparison.accuracy.estimate, comparison.accuracy.low, comparison.accuracy.high),
+                ),
+                *map(
+                    round_six,
+                    (comparison.f1_macro.estimate, comparison.f1_macro.low, comparison.f1_macro.high),
+                ),
+                comparison.told_apart,
+                *map(round_six, (comparison.discordant, comparison.error_texts, comparison.error_seeds)),
+                *map(round_six, (comparison.p_value, comparison.adjusted_p, comparison.detectable)),
+                comparison.verdict,
             ]
         )
     return to_csv(_COMPARISON_COLUMNS, lines)
 
 
-def _say_verdict(one: Comparison, text: Text) -> str:
-    if one.is_alike:
+def _say_verdict(comparison: Comparison, text: Text) -> str:
+    if comparison.is_alike:
         return text("comparisons.alike")
-    if one.told_apart < FEWEST_DISCORDANT:
-        return text("comparisons.too_few", count=one.told_apart)
-    better = one.one if one.accuracy.estimate > 0 else one.other
-    return text(f"comparisons.verdicts.{one.verdict}", title=better.title)
+    if comparison.told_apart < FEWEST_DISCORDANT:
+        return text("comparisons.too_few", count=comparison.told_apart)
+    better = comparison.one if comparison.accuracy.estimate > 0 else comparison.other
+    return text(f"comparisons.verdicts.{comparison.verdict}", title=better.title)
 
 
 def _say_points(difference: Difference, text: Text) -> str:

@@ -116,7 +116,7 @@ def render_files(evidence: Evidence, blocks: Sequence[Block], *, text: Text) -> 
 def describe_all(evidence: Evidence, *, text: Text, drawn: Drawn = MappingProxyType({})) -> list[Block]:
     """Return what table.md says: the answers, tables and their figures, then what follows from them."""
     tables, titles = describe_tables(evidence, text=text, drawn=drawn)
-    others = [one for figures in drawn.values() for one in figures if one.kind != MAIN_FIGURE]
+    others = [figure for figures in drawn.values() for figure in figures if figure.kind != MAIN_FIGURE]
     rest = Section(text("page.sections.figures"), [Figures(others)])
     return [*tables, *describe_sections(evidence, titles=titles, text=text).values(), rest]
 
@@ -154,7 +154,7 @@ def describe_tables(
             titles[task, kind] = f"{headings[task]}, {name_columns(kind, text)['memory']}"
             answer = Paragraph(say_answer(rows, evidence.comparisons, text), strong=True)
             table, notes = _tabulate(rows, evidence.report, text=text, is_page=is_page)
-            shown = Figures([one for one in figures if one.kind == MAIN_FIGURE])
+            shown = Figures([figure for figure in figures if figure.kind == MAIN_FIGURE])
             parts += [answer, Beside([table, shown]), notes]
         blocks.append(Section(headings[task], parts))
     return blocks, titles
@@ -290,7 +290,7 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
     selections = [row.selection for row in rows if row.selection]
     if not selections:
         return [note for note in health if note]
-    seeds = sorted({one.seed for one in selections if one.seed is not None})
+    seeds = sorted({selection.seed for selection in selections if selection.seed is not None})
     at_seed = text("notes.at_seed", seeds=text("join.or").join(map(str, seeds))) if seeds else ""
     metric = text.name_metric(selections[0].select_by)
     kinds = dict.fromkeys(row.memory_kind for row in rows if row.memory_kind)
@@ -299,7 +299,9 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
     if any(row.paged_bytes for row in rows):
         notes.append(text("notes.paged"))
     errors = [
-        abs(one.prediction["error"]) for one in evidence.results if one.prediction.get("error") is not None
+        abs(result.prediction["error"])
+        for result in evidence.results
+        if result.prediction.get("error") is not None
     ]
     if errors:
         figures = {"median": statistics.median(errors), "worst": max(errors), "runs": len(errors)}
@@ -316,9 +318,9 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
     prices = {name: getattr(evidence.report, name) for name in text.under("notes.prices")}
     if set(prices.values()) != {None}:
         said = (
-            text(f"notes.prices.{name}", price=format_number(one))
-            for name, one in prices.items()
-            if one is not None
+            text(f"notes.prices.{name}", price=format_number(price))
+            for name, price in prices.items()
+            if price is not None
         )
         notes.append(text("notes.cost", prices=text("join.comma").join(said)))
     return notes + [note for note in health if note]
@@ -326,7 +328,7 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
 
 def _count_unsuccessful(results: Sequence[Result], bad: Sequence[tuple[str, str]], text: Text) -> list[str]:
     """Say what the numbers leave out: runs by status, and records that cannot be trusted by name."""
-    statuses = Counter(one.status for one in results if not one.is_success)
+    statuses = Counter(result.status for result in results if not result.is_success)
     notes = [text("notes.unsuccessful", counts=_join_counts(statuses, text))] if statuses else []
     if statuses[STARTED]:
         notes.append(text("notes.unfinished"))

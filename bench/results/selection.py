@@ -60,7 +60,11 @@ def read_number(result: Result, path: str) -> int | float | None:
 
 def read_score(result: Result, name: str) -> int | float | None:
     """Return the validation score that the run competes with, its first success's, or None without one."""
-    earlier = [one for one in result.attempts if one.get("status") == "success" and one.get("validation")]
+    earlier = [
+        attempt
+        for attempt in result.attempts
+        if attempt.get("status") == "success" and attempt.get("validation")
+    ]
     return (
         earlier[0]["validation"].get(name) if earlier else read_number(result, f"metrics.validation.{name}")
     )
@@ -70,7 +74,7 @@ def configuration_key(result: Result) -> str:
     """Name the hyperparameter configuration: equal for runs that differ only in seed and halving's rung."""
     canonical = {name: value for name, value in result.canonical_config.items() if name != "seed"}
     if "train" in canonical:
-        canonical["train"] = {key: one for key, one in canonical["train"].items() if key != "stop_step"}
+        canonical["train"] = {key: value for key, value in canonical["train"].items() if key != "stop_step"}
     return json.dumps(canonical, sort_keys=True, ensure_ascii=False)
 
 
@@ -89,7 +93,7 @@ def group_by_method(results: Iterable[Result]) -> dict[MethodKey, list[Result]]:
 
     A baseline without a base model belongs to every task with the same data.
     """
-    keyed = [(method_key(result), result) for result in sorted(results, key=lambda one: one.run_id)]
+    keyed = [(method_key(result), result) for result in sorted(results, key=lambda result: result.run_id)]
     revisions = defaultdict(set)
     for key, _ in keyed:
         if key.model_revision is not None:
@@ -99,7 +103,9 @@ def group_by_method(results: Iterable[Result]) -> dict[MethodKey, list[Result]]:
         shared = revisions[key.data_fingerprint] if key.model_revision is None else ()
         for revision in shared or [key.model_revision]:
             groups[key._replace(model_revision=revision)].append(result)
-    return {key: groups[key] for key in sorted(groups, key=lambda one: (one[0], one[1] or "", one[2]))}
+    return {
+        key: groups[key] for key in sorted(groups, key=lambda group: (group[0], group[1] or "", group[2]))
+    }
 
 
 def read_criterion(results: Iterable[Result]) -> str:
@@ -120,26 +126,26 @@ def select_best(results: Sequence[Result], *, select_by: str = "accuracy") -> Se
     """
     key_of = {result.run_id: configuration_key(result) for result in results}
     successes = [result for result in results if result.is_success and not is_stopped(result)]
-    scored = [one for one in successes if read_score(one, select_by) is not None]
+    scored = [success for success in successes if read_score(success, select_by) is not None]
     if not scored:
         return None
     pairs = {(key_of[one.run_id], read_seed(one)) for one in scored}
     seeds = Counter(seed for _, seed in pairs)
     seed = min(seeds, key=lambda one: (-seeds[one], _seed_order(one)))
 
-    def rank(one: Result) -> tuple[float, float, str]:
-        score, loss = (read_score(one, name) for name in (select_by, "loss"))
-        return -(score or 0.0), math.inf if loss is None else loss, key_of[one.run_id]
+    def rank(result: Result) -> tuple[float, float, str]:
+        score, loss = (read_score(result, name) for name in (select_by, "loss"))
+        return -(score or 0.0), math.inf if loss is None else loss, key_of[result.run_id]
 
     candidates = sorted((one for one in scored if read_seed(one) == seed), key=rank)
     best = candidates[0]
-    chosen = [one for one in successes if key_of[one.run_id] == key_of[best.run_id]]
+    chosen = [success for success in successes if key_of[success.run_id] == key_of[best.run_id]]
     return Selection(
         results=tuple(sorted(chosen, key=lambda one: _seed_order(read_seed(one)))),
         seed=seed,
         select_by=select_by,
         candidates=tuple(candidates),
-        scores=tuple(-rank(one)[0] for one in candidates),
+        scores=tuple(-rank(candidate)[0] for candidate in candidates),
         configurations=len(set(key_of.values())),
         failed_runs=sum(not result.is_success for result in results),
     )

@@ -255,17 +255,17 @@ class Store:
 
     def read(self, run_id: str) -> Result | None:
         """Read the run's record; return None without one that can be trusted."""
-        found = read_record(self.run_folder(run_id) / RECORD)
-        return found if isinstance(found, Result) else None
+        record = read_record(self.run_folder(run_id) / RECORD)
+        return record if isinstance(record, Result) else None
 
     def read_all(self) -> tuple[list[Result], list[BadRecord]]:
         """Read every record in order of run_id, and those that cannot be trusted."""
         runs = self.folder / "runs"
         if runs.exists() and not os.access(runs, os.R_OK | os.X_OK):  # which glob takes for an empty folder
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(runs))
-        found = [read_record(path) for path in sorted(runs.glob(f"*/{RECORD}"))]
-        good = [record for record in found if isinstance(record, Result)]
-        return good, [record for record in found if isinstance(record, BadRecord)]
+        records = [read_record(path) for path in sorted(runs.glob(f"*/{RECORD}"))]
+        good = [record for record in records if isinstance(record, Result)]
+        return good, [record for record in records if isinstance(record, BadRecord)]
 
     def read_predictions(self, run_id: str) -> pd.DataFrame:
         """Read predictions.csv of a run; labels stay text, whatever they look like.
@@ -275,15 +275,15 @@ class Store:
         """
         path = self.run_folder(run_id) / "predictions.csv"
         try:
-            found = pd.read_csv(path, dtype={"label": str, "prediction": str}, keep_default_na=False)
+            frame = pd.read_csv(path, dtype={"label": str, "prediction": str}, keep_default_na=False)
         except (OSError, ValueError) as error:  # pandas' own are ValueErrors
             reason = getattr(error, "strerror", None) or error
             raise StoreError(
                 f"runs/{run_id}/predictions.csv: {reason}; without it the run cannot be compared"
             ) from None
-        if missing := [name for name in ("split", "id", "label", "prediction") if name not in found]:
+        if missing := [name for name in ("split", "id", "label", "prediction") if name not in frame]:
             raise StoreError(f"runs/{run_id}/predictions.csv: has no column {missing[0]}; it was changed")
-        return found
+        return frame
 
     def read_history(self, run_id: str) -> list[dict[str, Any]]:
         """Read history.jsonl of a run, a row for each logged step; empty for a run that logs none.
@@ -344,11 +344,11 @@ def read_record(path: Path) -> Result | BadRecord:
     if set(values) | {"prediction", "packed"} != names:  # which records of earlier versions lack
         return BadRecord(path, f"has other fields: {', '.join(sorted(set(values) ^ names))}")
     try:
-        found = values.pop("checksum")
+        checksum = values.pop("checksum")
         summed = _checksum(values)
     except ValueError as error:  # text that UTF-8 cannot hold, or a number that is none
         return BadRecord(path, f"cannot be read ({error})")
-    if found != summed:
+    if checksum != summed:
         return BadRecord(path, "its checksum does not match; it was changed or is damaged")
     result = Result(**values)
     if result.schema_version != SCHEMA_VERSION:

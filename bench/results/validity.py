@@ -176,7 +176,7 @@ def _find_unfit(value: Any, path: str, depth: int = 0) -> str | None:
     else:
         inner = list(zip(map(str, range(len(value))), value, strict=True)) if isinstance(value, list) else []
     return next(
-        (found for key, item in inner if (found := _find_unfit(item, f"{path}{key}.", depth + 1))), None
+        (unfit for key, item in inner if (unfit := _find_unfit(item, f"{path}{key}.", depth + 1))), None
     )
 
 

@@ -126,11 +126,11 @@ def _explain(error: Exception) -> str:
     """Return Hydra's or OmegaConf's message with its cause, without their inner types."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.partition("/")  # the name may be a URL with a password in it
-        options = [one for one in error.options if "/" not in one]
+        options = [option for option in error.options if "/" not in option]
         near = suggest_option(group, name, options)
         return f"{group}={name}: there is no such {group}{near or ';'} there are {', '.join(options)}"
-    if found := re.match(r"Could not override '([^'@]+)'", str(error)):
-        return schema.explain_unknown(found[1])
+    if match := re.match(r"Could not override '([^'@]+)'", str(error)):
+        return schema.explain_unknown(match[1])
     cause = error.__cause__
     parts = [error, cause] if isinstance(cause, OmegaConfBaseException | HydraException) else [error]
     lines = dict.fromkeys(line for part in parts for line in str(part).splitlines())

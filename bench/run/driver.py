@@ -142,7 +142,7 @@ def _find_holders(nvml: Any, handle: Any) -> list[Holder]:
             used |= {one.pid: one.usedGpuMemory for one in ask_for(handle)}
     used.pop(os.getpid(), None)
     holders = [Holder(pid, _name_process(nvml, pid), size) for pid, size in used.items()]
-    return sorted(holders, key=lambda one: -(one.used_bytes or 0))
+    return sorted(holders, key=lambda holder: -(holder.used_bytes or 0))
 
 
 def _name_process(nvml: Any, pid: int) -> str:
@@ -162,22 +162,24 @@ def find_visible(devices: Sequence[Device], listed: str | None) -> list[Device]:
     """
     if listed is None:
         return list(devices)
-    found: list[Device] = []
+    visible: list[Device] = []
     for word in listed.split(","):
         one = _find_named(devices, word.strip())
         if one is None:
             break
-        if one in found:
+        if one in visible:
             return []
-        found.append(one)
-    return found
+        visible.append(one)
+    return visible
 
 
 def _find_named(devices: Sequence[Device], word: str) -> Device | None:
     if number := re.match(r"\+?\d+", word):
-        return next((one for one in devices if one.index == int(number[0])), None)
-    found = [one for one in devices if word.startswith(("GPU-", "MIG-")) and one.uuid.startswith(word)]
-    return found[0] if len(found) == 1 else None
+        return next((device for device in devices if device.index == int(number[0])), None)
+    alike = [
+        device for device in devices if word.startswith(("GPU-", "MIG-")) and device.uuid.startswith(word)
+    ]
+    return alike[0] if len(alike) == 1 else None
 
 
 def choose(devices: str, count: int = 1) -> Choice:
@@ -192,13 +194,13 @@ def choose(devices: str, count: int = 1) -> Choice:
     """
     if devices.startswith("cpu"):
         return Choice()
-    found, listed = ask(), os.environ.get(VISIBLE)
+    installed, listed = ask(), os.environ.get(VISIBLE)
     numbers = devices.split(",") if devices[:1].isdigit() else []
-    if found is None or not found.devices:
+    if installed is None or not installed.devices:
         return _choose_unseen(devices, numbers, listed)
-    visible = find_visible(found.devices, listed)
+    visible = find_visible(installed.devices, listed)
     if not visible and devices == "auto":
-        hides = f"{VISIBLE}={listed} names none of {_tell_devices(found.devices)}"
+        hides = f"{VISIBLE}={listed} names none of {_tell_devices(installed.devices)}"
         is_meant = (listed or "").strip() in ("", "-1")
         return Choice(note=None if is_meant else f"devices=auto: training on the CPU, as {hides}")
     if numbers or not visible:
@@ -206,11 +208,11 @@ def choose(devices: str, count: int = 1) -> Choice:
     else:  # of those with the same memory the first, whatever is free of it now
         largest = sorted(visible, key=lambda one: -one.total_bytes)[:count]
         chosen = [one for one in visible if one in largest]
-    if (reason := _explain_cpu_build(found, chosen)) is not None:
+    if (reason := _explain_cpu_build(installed, chosen)) is not None:
         if devices != "auto":
             raise MissingError(f"devices={devices}: {reason}")
         return Choice(note=f"devices=auto: training on the CPU, as {reason}")
-    if (reason := _explain_old_driver(found, chosen)) is not None:
+    if (reason := _explain_old_driver(installed, chosen)) is not None:
         raise MissingError(f"devices={devices}: {reason}; devices=cpu trains without the card")
     note = None
     if not numbers and len(visible) > len(chosen):
@@ -286,44 +288,46 @@ def read_torch_cuda() -> str | None:
     return values.get("cuda") or values.get("hip")
 
 
-def _explain_cpu_build(found: Driver, devices: Sequence[Device]) -> str | None:
+def _explain_cpu_build(installed: Driver, devices: Sequence[Device]) -> str | None:
     if read_torch_cuda() is not None:
         return None
     return (
         f"torch {metadata.version('torch')} is built without CUDA and cannot use {_name_all(devices)}; "
-        f"{_tell_remedies(found, max(_BUILDS))}, or say devices=cpu"
+        f"{_tell_remedies(installed, max(_BUILDS))}, or say devices=cpu"
     )
 
 
-def _explain_old_driver(found: Driver, devices: Sequence[Device]) -> str | None:
+def _explain_old_driver(installed: Driver, devices: Sequence[Device]) -> str | None:
     """Return why torch cannot use the cards, or None; within one major version of CUDA all fit."""
     built_for = read_torch_cuda() or "0"
     major = int(built_for.partition(".")[0])
-    if found.cuda[0] >= major:
+    if installed.cuda[0] >= major:
         return None
-    return f"torch cannot use {_name_all(devices)}: {tell_driver(found)}; {_tell_remedies(found, major)}"
+    return (
+        f"torch cannot use {_name_all(devices)}: {tell_driver(installed)}; {_tell_remedies(installed, major)}"
+    )
 
 
-def tell_driver(found: Driver) -> str:
+def tell_driver(installed: Driver) -> str:
     """Return the driver's CUDA beside torch's, which decide whether torch can use the cards."""
     built_for = read_torch_cuda()
     return (
-        f"driver {found.version} runs CUDA {found.cuda[0]}.{found.cuda[1]} and older, torch "
+        f"driver {installed.version} runs CUDA {installed.cuda[0]}.{installed.cuda[1]} and older, torch "
         f"{metadata.version('torch')} is built for {'CPUs' if built_for is None else f'CUDA {built_for}'}"
     )
 
 
-def _tell_remedies(found: Driver, major: int) -> str:
+def _tell_remedies(installed: Driver, major: int) -> str:
     """Return remedies: a driver for torch's CUDA, or a torch for the driver's."""
     remedies = []
-    if found.cuda[0] < major:
+    if installed.cuda[0] < major:
         remedies.append(
             f"update the driver to {_OLDEST_DRIVERS[major]} or newer "
             f"(on Ubuntu `sudo apt install nvidia-driver-{_OLDEST_DRIVERS[major]}`)"
             if major in _OLDEST_DRIVERS
             else f"update the driver to one for CUDA {major}"
         )
-    if (build := _BUILDS.get(min(found.cuda[0], max(_BUILDS)))) is not None:
+    if (build := _BUILDS.get(min(installed.cuda[0], max(_BUILDS)))) is not None:
         version = metadata.version("torch").partition("+")[0]
         remedies.append(
             f"install a torch for this driver (`{sys.executable} -m pip install torch=={version}+{build} "
@@ -333,14 +337,16 @@ def _tell_remedies(found: Driver, major: int) -> str:
 
 
 def _tell_devices(devices: Sequence[Device]) -> str:
-    return ", ".join(f"card {one.index} ({one.name})" for one in devices)
+    return ", ".join(f"card {device.index} ({device.name})" for device in devices)
 
 
 def tell_holders(device: Device) -> str | None:
     """Return who holds how much of the device's memory, or None if nobody holds much."""
-    named = [one for one in device.holders if one.used_bytes is None or one.used_bytes >= NOTED_BYTES]
+    named = [
+        holder for holder in device.holders if holder.used_bytes is None or holder.used_bytes >= NOTED_BYTES
+    ]
     told = [f"{one.name} (pid {one.pid}) holds {_tell_bytes(one.used_bytes)}" for one in named]
-    used = device.total_bytes - device.free_bytes - sum(one.used_bytes or 0 for one in device.holders)
+    used = device.total_bytes - device.free_bytes - sum(holder.used_bytes or 0 for holder in device.holders)
     if used > RESERVED_BYTES:  # in containers and on WSL2 the driver names nobody, or no bytes
         told.append(f"{_tell_bytes(used)} are held by others, unnamed by the driver")
     return ", ".join(told) or None
@@ -351,4 +357,4 @@ def _tell_bytes(used: int | None) -> str:
 
 
 def _name_all(devices: Sequence[Device]) -> str:
-    return ", ".join(dict.fromkeys(one.name for one in devices))
+    return ", ".join(dict.fromkeys(device.name for device in devices))

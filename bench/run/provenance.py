@@ -86,5 +86,5 @@ def _processor_name() -> str | None:
 
 
 def _driver_version() -> str | None:
-    found = driver.ask()
-    return None if found is None else found.version
+    installed = driver.ask()
+    return None if installed is None else installed.version

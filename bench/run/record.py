@@ -63,8 +63,8 @@ def record_all(
     if len(journals) > 1:
         packed = measure_pack(journals[0].meter, len(journals))
         journals = [
-            dataclasses.replace(one, started=dataclasses.replace(one.started, packed=packed))
-            for one in journals
+            dataclasses.replace(journal, started=dataclasses.replace(journal.started, packed=packed))
+            for journal in journals
         ]
     recorded = [_record(*pair, prepared, store) for pair in zip(journals, ends, strict=True)]
     with ThreadPoolExecutor(len(journals)) as pool:  # a server that is lost is waited for once

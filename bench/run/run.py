@@ -70,9 +70,13 @@ def find_done(run_ids: Sequence[str], store: Store) -> dict[str, Result]:
 
     A process that was killed just after it wrote the record may have left that.
     """
-    found = {run_id: store.read(run_id) for run_id in run_ids}
+    records = {run_id: store.read(run_id) for run_id in run_ids}
     alone = len(run_ids) == 1
-    done = {run_id: one for run_id, one in found.items() if one is not None and is_done(one, alone=alone)}
+    done = {
+        run_id: value
+        for run_id, value in records.items()
+        if value is not None and is_done(value, alone=alone)
+    }
     for one in done.values():
         tidy(one, store)
     return done

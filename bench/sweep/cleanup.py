@@ -40,12 +40,12 @@ def remove_losers(store: Store, planned: Mapping[str, Point], chosen: Sequence[S
         rivals = groups.get(selection.method_key(best.results[0]), [])
         overall = selection.select_best(rivals, select_by=select_by)
         winners = [*best.results, *(overall.results if overall else ())]
-        kept = {one.run_id for one in winners}
-        for one in rivals:
-            lost = one.is_success and one.run_id not in kept and _gives_way(store, one, planned)
-            if lost and not store.is_held(one.run_id):
-                freed += _count_disk(store, one)
-                checkpoint.tidy(store.run_folder(one.run_id), policy="none", stopped=False)
+        kept = {winner.run_id for winner in winners}
+        for rival in rivals:
+            lost = rival.is_success and rival.run_id not in kept and _gives_way(store, rival, planned)
+            if lost and not store.is_held(rival.run_id):
+                freed += _count_disk(store, rival)
+                checkpoint.tidy(store.run_folder(rival.run_id), policy="none", stopped=False)
     return freed
 
 

@@ -121,8 +121,8 @@ class Sweep:
 
     def outcome(self) -> Outcome:
         """Count the planned runs by status; a run without a record was interrupted before it began."""
-        found = [record.status if record else STARTED for record in map(self.store.read, self.points)]
-        statuses = Counter("interrupted" if status == STARTED else status for status in found)
+        ended = [record.status if record else STARTED for record in map(self.store.read, self.points)]
+        statuses = Counter("interrupted" if status == STARTED else status for status in ended)
         return Outcome(len(self.points), statuses, self.skipped)
 
     def note_end(self, pack: Pack, error: Exception | None) -> bool:
@@ -302,12 +302,12 @@ class Sweep:
         chosen = self._select(planned)
         if freed := cleanup.remove_losers(self.store, self.points, chosen):
             print(f"train.keep: what was not chosen gave back {freed / GIB:.1f} GiB of the disk", flush=True)
-        go_on = self._measure_alone(planned[one.run_id] for best in chosen for one in best.results)
+        go_on = self._measure_alone(planned[result.run_id] for best in chosen for result in best.results)
         return [planned[best.results[0].run_id] for best in chosen] if go_on else []
 
     def _select(self, planned: Iterable[str]) -> list[selection.Selection]:
         """Return the best configuration of each method (and task) among this plan's successes."""
-        results = [found for run_id in planned if (found := self.store.read(run_id)) is not None]
+        results = [result for run_id in planned if (result := self.store.read(run_id)) is not None]
         groups = selection.group_by_method(results).values()
         chosen = (selection.select_best(group, select_by=self.base.sweep.select_by) for group in groups)
         return [best for best in chosen if best is not None]

@@ -67,15 +67,15 @@ class Advice:
 def forecast(plan: Plan, base: Config, store: Store, *, isolation: Isolation) -> Forecast:
     """Predict every run of the plan, on the card that the plan is for."""
     target = find_target(base)
-    found = predict_runs(plan.points, target, isolation=isolation)
+    predicted = predict_runs(plan.points, target, isolation=isolation)
     results = [one for point in plan.points if (one := store.read(point.run_id)) is not None]
     measured = read_measured(store.folder.parent / FOLDER, target.name)
-    calibrations = measured | calibrate(results, plan.points, found, target)
+    calibrations = measured | calibrate(results, plan.points, predicted, target)
     outlooks = {
-        point.run_id: foresee(point.config, found.get(point.run_id), target, calibrations)
+        point.run_id: foresee(point.config, predicted.get(point.run_id), target, calibrations)
         for point in plan.points
     }
-    return Forecast(target, found, calibrations, outlooks, base.report)
+    return Forecast(target, predicted, calibrations, outlooks, base.report)
 
 
 def advise(plan: Plan, known: Forecast, *, compose: Compose, isolation: Isolation) -> list[Advice]:
@@ -87,15 +87,15 @@ def advise(plan: Plan, known: Forecast, *, compose: Compose, isolation: Isolatio
         return []
     largest: dict[str, tuple[Point, Prediction]] = {}
     for point in plan.points:
-        found, name = known.found.get(point.run_id), point.config.method.name
-        if not isinstance(found, Prediction):
+        predicted, name = known.found.get(point.run_id), point.config.method.name
+        if not isinstance(predicted, Prediction):
             continue
-        if name not in largest or found.peak_bytes > largest[name][1].peak_bytes:
-            largest[name] = (point, found)
+        if name not in largest or predicted.peak_bytes > largest[name][1].peak_bytes:
+            largest[name] = (point, predicted)
     remedies = [
         (name, lines, config)
-        for name, (point, found) in largest.items()
-        if known.target.judge(found) == TOO_LARGE
+        for name, (point, predicted) in largest.items()
+        if known.target.judge(predicted) == TOO_LARGE
         for lines, config in _compose_remedies(point, compose)
     ]
     trials = [replace(largest[name][0], config=config) for name, _, config in remedies]
@@ -119,11 +119,11 @@ def make_refusal(known: Forecast, base: Config, *, isolation: Isolation) -> Refu
         if base.plan.force or target.device_type == "cpu" or point.config.method.estimator != "network":
             return None
         config = halve_micro_batch(replace_values(point.config, {"oom_halvings": halvings}))
-        [found] = predict_each([replace(point, config=config)], target, isolation)
-        if isinstance(found, str) or target.judge(found) != TOO_LARGE:
+        [predicted] = predict_each([replace(point, config=config)], target, isolation)
+        if isinstance(predicted, str) or target.judge(predicted) != TOO_LARGE:
             return None
         return (
-            f"not started: would take {found.peak_bytes / GIB:.1f} GiB with train.micro_batch_size="
+            f"not started: would take {predicted.peak_bytes / GIB:.1f} GiB with train.micro_batch_size="
             f"{config.train.micro_batch_size}, and {target.name} has {target.tell_room()}; "
             "`bench plan` says what would fit, and plan.force=true tries it"
         )
@@ -149,8 +149,8 @@ def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
             return 1
         if setting != "auto":
             return int(setting)
-        found = known.found.get(point.run_id)
-        return bound_size(found if isinstance(found, Prediction) else None, usable)
+        predicted = known.found.get(point.run_id)
+        return bound_size(predicted if isinstance(predicted, Prediction) else None, usable)
 
     return limit
 
@@ -163,7 +163,9 @@ def _find_micro_batches(
     A first guess comes from one trace; it is traced too, and halved until it fits.
     """
     sizes: dict[str, int | None] = {}
-    guesses = {name: _guess_micro_batch(found, point, target) for name, (point, found) in largest.items()}
+    guesses = {
+        name: _guess_micro_batch(predicted, point, target) for name, (point, predicted) in largest.items()
+    }
     while guesses:
         trials = [
             replace(point, config=replace_values(point.config, {"train.micro_batch_size": size}))
@@ -182,12 +184,12 @@ def _find_micro_batches(
     return sizes
 
 
-def _guess_micro_batch(found: Prediction, point: Point, target: Target) -> int:
+def _guess_micro_batch(predicted: Prediction, point: Point, target: Target) -> int:
     """Return the largest power of two that would fit if only activations grew with it, and at least 1."""
-    each = found.parts.get("activations", 0) / point.config.train.micro_batch_size
-    room = COMFORTABLE * target.usable_bytes - (found.peak_bytes - found.parts.get("activations", 0))
+    each = predicted.parts.get("activations", 0) / point.config.train.micro_batch_size
+    room = COMFORTABLE * target.usable_bytes - (predicted.peak_bytes - predicted.parts.get("activations", 0))
     guess = 1
-    while 2 * guess * each <= room and 2 * guess <= found.train_rows:
+    while 2 * guess * each <= room and 2 * guess <= predicted.train_rows:
         guess *= 2
     return guess
 
@@ -233,7 +235,9 @@ def describe_plan(
         "usable_bytes": known.target.usable_bytes,
         "device": None if known.target.device is None else asdict(known.target.device),
         "memory_kind": "cuda_reserved" if known.target.device_type == "cuda" else "cpu_tensors",
-        "calibration": {family or "all": asdict(one) for family, one in known.calibrations.items()},
+        "calibration": {
+            family or "all": asdict(calibration) for family, calibration in known.calibrations.items()
+        },
         "packs": [{"size": size, "count": count} for size, count in count_sizes(packs).items()],
         "packs_of_unknown_memory": len(guessed) if base.sweep.pack == "auto" else 0,
         "advice": [
@@ -249,7 +253,7 @@ def describe_plan(
 
 
 def _describe_run(point: Point, known: Forecast, *, is_done: bool) -> dict[str, Any]:
-    outlook, found = known.outlooks[point.run_id], known.found.get(point.run_id)
+    outlook, predicted = known.outlooks[point.run_id], known.found.get(point.run_id)
     return {
         "run_id": point.run_id,
         "overrides": list(point.overrides),
@@ -258,9 +262,9 @@ def _describe_run(point: Point, known: Forecast, *, is_done: bool) -> dict[str, 
         "verdict": outlook.verdict,
         "predicted_peak_reserved_bytes": outlook.peak_bytes,
         "predicted_hours": None if outlook.seconds is None else outlook.seconds / _HOUR,
-        "parts": found.parts if isinstance(found, Prediction) else None,
-        "paged_bytes": found.paged_bytes if isinstance(found, Prediction) else None,
-        "weights_bytes": found.trained_bytes if isinstance(found, Prediction) else None,
+        "parts": predicted.parts if isinstance(predicted, Prediction) else None,
+        "paged_bytes": predicted.paged_bytes if isinstance(predicted, Prediction) else None,
+        "weights_bytes": predicted.trained_bytes if isinstance(predicted, Prediction) else None,
         "reason": outlook.reason,
     }
 

@@ -61,7 +61,7 @@ def summarise(described: Mapping[str, Any], known: Forecast) -> list[str]:
 
 def _tell_packs(described: Mapping[str, Any]) -> list[str]:
     """Return a line about the runs that train together, if there are any."""
-    packs = {one["size"]: one["count"] for one in described["packs"] if one["size"] > 1}
+    packs = {pack["size"]: pack["count"] for pack in described["packs"] if pack["size"] > 1}
     if not packs:
         return []
     parts = [
@@ -144,7 +144,7 @@ def merge_settings(names: Sequence[str]) -> str:
         for word in name.split(" ")[1:]:
             key, _, value = word.partition("=")
             values.setdefault(key, {})[value] = None
-    return " ".join(f"{key}={','.join(found)}" if "" not in found else key for key, found in values.items())
+    return " ".join(f"{key}={','.join(given)}" if "" not in given else key for key, given in values.items())
 
 
 def _memory(runs: Sequence[Mapping[str, Any]]) -> str:

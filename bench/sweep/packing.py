@@ -41,7 +41,7 @@ def predict_pack(prediction: Prediction, size: int, weights: int) -> int:
     It evaluates as many rows at once as a run alone, or as in a step of its training.
     """
     kind = "peak_reserved_bytes" if prediction.device_type == "cuda" else "peak_allocated_bytes"
-    peaks = {name: found[kind] or 0 for name, found in prediction.phases.items()}
+    peaks = {name: phase[kind] or 0 for name, phase in prediction.phases.items()}
     return max(
         weights + size * max(0, peak - weights) if name == "train" else peak for name, peak in peaks.items()
     )

@@ -121,7 +121,7 @@ def make_plan(
     order: dict[tuple[Any, ...], int] = {}  # first place of each (data, model, quantization)
     for point in points.values():
         order.setdefault(_shared(point), len(order))
-    ordered = sorted(points.values(), key=lambda one: (one.run_id not in ahead, order[_shared(one)]))
+    ordered = sorted(points.values(), key=lambda point: (point.run_id not in ahead, order[_shared(point)]))
     return Plan(tuple(ordered), len(expanded), repeats, len(ahead))
 
 

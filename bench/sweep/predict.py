@@ -104,13 +104,13 @@ def _aim(card: Card, limit: int | None) -> Target:
 def predict_runs(points: Sequence[Point], target: Target, isolation: Isolation) -> dict[str, Found]:
     """Predict each run that trains a network; return the predictions by run_id."""
     networks = [point for point in points if point.config.method.estimator == "network"]
-    found = predict_each(networks, target, isolation)
-    return {point.run_id: one for point, one in zip(networks, found, strict=True)}
+    answers = predict_each(networks, target, isolation)
+    return {point.run_id: answer for point, answer in zip(networks, answers, strict=True)}
 
 
 def predict_each(points: Sequence[Point], target: Target, isolation: Isolation) -> list[Found]:
     """Return the points' predictions, from the cache or traced; each shape is traced once."""
-    keys, found, missing = [], dict[str, Found](), dict[str, Config]()
+    keys, answers, missing = [], dict[str, Found](), dict[str, Config]()
     revisions: dict[str, str] = {}  # each model is looked at once
     for point in points:
         config = target.settle(point.config)
@@ -123,15 +123,15 @@ def predict_each(points: Sequence[Point], target: Target, isolation: Isolation) 
             revision=revisions[model],
         )
         keys.append(key)
-        if key in found or key in missing:
+        if key in answers or key in missing:
             continue
         cached = read_cached(config.cache_dir, key)
         if cached is None:
             missing[key] = config
         else:
-            found[key] = cached
-    found |= _trace(missing, target, isolation)
-    return [found[key] for key in keys]
+            answers[key] = cached
+    answers |= _trace(missing, target, isolation)
+    return [answers[key] for key in keys]
 
 
 def _trace(missing: Mapping[str, Config], target: Target, isolation: Isolation) -> dict[str, Found]:
@@ -147,16 +147,16 @@ def _trace(missing: Mapping[str, Config], target: Target, isolation: Isolation) 
             answers = [str(error)] * len(part)
         return {key: answer for (key, _), answer in zip(part, answers, strict=True)}
 
-    found: dict[str, Found] = {}
+    traced: dict[str, Found] = {}
     if parts:
         with ThreadPoolExecutor(count) as pool:
             try:
                 for answers in pool.map(trace, parts):
-                    found |= answers
+                    traced |= answers
             except KeyboardInterrupt:
                 isolation.stop()
                 raise
-    return found
+    return traced
 
 
 def _trace_part(configs: Sequence[Config], device_type: str) -> list[Found]:

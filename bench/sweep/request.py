@@ -66,11 +66,17 @@ def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identi
         DataError, MissingError: the texts or the model are wrong or not there.
     """
     overrides = OverridesParser.create().parse_overrides(_join_devices(arguments))
-    swept = {one.key_or_group: _values(one) for one in overrides if one.is_sweep_override()}
+    swept = {
+        override.key_or_group: _values(override) for override in overrides if override.is_sweep_override()
+    }
     if wrong := [key for key in swept if key.split(".")[0] in _WHOLE_SWEEP]:
         raise ConfigError(f"{wrong[0]}: one sweep has one; start a sweep for each value")
-    constant = [str(one.input_line) for one in overrides if not one.is_sweep_override()]
-    fixed = {one.key_or_group: _plain(one.value()) for one in overrides if not one.is_sweep_override()}
+    constant = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
+    fixed = {
+        override.key_or_group: _plain(override.value())
+        for override in overrides
+        if not override.is_sweep_override()
+    }
     base = compose(constant)
     if base.pack or "pack" in swept:
         raise ConfigError("pack: is of one run; a sweep packs its runs by itself, see sweep.pack")

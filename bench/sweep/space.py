@@ -79,11 +79,11 @@ def find_space(
 ) -> Space:
     """Return what the plan's runs without a success take of disks and memory."""
     results, _ = store.read_all()
-    done = {one.run_id: one for one in results if one.is_success}
+    done = {result.run_id: result for result in results if result.is_success}
     known = {
-        run_id: one
-        for run_id, one in found.items()
-        if isinstance(one, Prediction) and (base.plan.force or _can_train(one, target))
+        run_id: value
+        for run_id, value in found.items()
+        if isinstance(value, Prediction) and (base.plan.force or _can_train(value, target))
     }
     left = [point for point in plan.points if point.run_id not in done]
     traced = [point for point in left if point.run_id in known]

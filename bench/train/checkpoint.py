@@ -75,8 +75,8 @@ def find(run_folder: Path, *, lineage: Mapping[str, Any], last_step: int) -> Ite
 
 def remove(run_folder: Path, *, keep: int) -> None:
     """Remove the run's checkpoints except the newest ``keep``."""
-    found = _list(run_folder)
-    for _, path in found[: max(len(found) - keep, 0)]:
+    checkpoints = _list(run_folder)
+    for _, path in checkpoints[: max(len(checkpoints) - keep, 0)]:
         _remove(path)
     if keep == 0:
         shutil.rmtree(run_folder / FOLDER, ignore_errors=True)
@@ -114,15 +114,15 @@ def remove_after(run_folder: Path, step: int) -> None:
     """
     for path in (run_folder / FOLDER).glob(f"{_PARTIAL}*"):
         _remove(path)
-    for found, path in _list(run_folder):
-        if found > step:
+    for saved_step, path in _list(run_folder):
+        if saved_step > step:
             _remove(path)
 
 
 def _list(run_folder: Path) -> list[tuple[int, Path]]:
     """List the steps and folders of the checkpoints, the oldest first."""
-    found = ((_STEP.fullmatch(path.name), path) for path in (run_folder / FOLDER).glob("*"))
-    return sorted((int(name[1]), path) for name, path in found if name)
+    matches = ((_STEP.fullmatch(path.name), path) for path in (run_folder / FOLDER).glob("*"))
+    return sorted((int(name[1]), path) for name, path in matches if name)
 
 
 def _find_fault(path: Path, step: int, lineage: Mapping[str, Any]) -> str | None:
@@ -131,8 +131,8 @@ def _find_fault(path: Path, step: int, lineage: Mapping[str, Any]) -> str | None
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if manifest["step"] != step:
             return f"its manifest is of step {manifest['step']}"
-        found = manifest["lineage"]
-        if other := sorted(key for key in {*found, *lineage} if found.get(key) != lineage.get(key)):
+        saved = manifest["lineage"]
+        if other := sorted(key for key in {*saved, *lineage} if saved.get(key) != lineage.get(key)):
             return f"is of a training with another {', '.join(other)}"
         for name, digest in manifest["files"].items():
             if _hash(path / name) != digest:

@@ -193,11 +193,11 @@ def predict(training: Training, batches: EvalBatches) -> npt.NDArray[np.float64]
         for rows, batch in parallel.share(batches, accelerator):
             texts = {name: tensor for name, tensor in batch.items() if name != "labels"}
             inputs = _repeat(texts, members, accelerator.device)
-            found = functional.softmax(training.task.score(training.model, inputs).double(), dim=-1)
-            parts.append((rows, found.view(members, len(rows), -1).cpu().numpy()))
+            probabilities = functional.softmax(training.task.score(training.model, inputs).double(), dim=-1)
+            parts.append((rows, probabilities.view(members, len(rows), -1).cpu().numpy()))
     parts = parallel.collect(parts)
     _, order = np.unique(np.concatenate([rows for rows, _ in parts]), return_index=True)
-    return np.concatenate([found for _, found in parts], axis=1)[:, order]
+    return np.concatenate([probabilities for _, probabilities in parts], axis=1)[:, order]
 
 
 def _repeat(batch: Batch, members: int, device: torch.device) -> dict[str, torch.Tensor]:

@@ -55,9 +55,9 @@ class Meter:
         finally:
             self._synchronise()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
-            found = self._read_peaks()
+            peaks = self._read_peaks()
             before = self.peaks.get(name, dict.fromkeys(_PEAKS))
-            self.peaks[name] = {kind: _larger(before.get(kind), found[kind]) for kind in _PEAKS}
+            self.peaks[name] = {kind: _larger(before.get(kind), peaks[kind]) for kind in _PEAKS}
             after = self._read_joules()
             if name == "train" and joules is not None and after is not None:
                 self.joules = (self.joules or 0.0) + after - joules
@@ -78,7 +78,7 @@ class Meter:
         """Return the peak of all phases: reserved on CUDA, on a CPU resident above the baseline; or None."""
         kind = "peak_reserved_bytes" if self.device.type == "cuda" else "peak_resident_bytes"
         peaks = [peaks[kind] for name, peaks in self.peaks.items() if name in ("load", "train", "eval")]
-        known = [one for one in peaks if one is not None]
+        known = [peak for peak in peaks if peak is not None]
         if not known:
             return None
         if self.device.type == "cuda":
@@ -187,7 +187,7 @@ def _ask_held(card: Any) -> tuple[int | None, str | None]:
             f"NVML lists no process {os.getpid()}; in a container it has the host's numbers, "
             "unless that is started with --pid=host"
         )
-    own = next((one for one in processes if one.pid == os.getpid()), None)
+    own = next((process for process in processes if process.pid == os.getpid()), None)
     if own is not None and own.usedGpuMemory is not None:
         return own.usedGpuMemory, None
     if is_wsl():

@@ -107,7 +107,7 @@ def wrap(
     """Wrap the model and its optimizers for the loop: in its precision, gradients averaged."""
     if distributed == "fsdp2":  # averages them itself
         model = accelerator.prepare_model(model, evaluation_mode=True)
-        return model, [accelerator.prepare_optimizer(one) for one in optimizers]
+        return model, [accelerator.prepare_optimizer(optimizer) for optimizer in optimizers]
     model, *wrapped = accelerator.prepare(model, *optimizers)
     return model, wrapped
 
@@ -140,5 +140,5 @@ def share(batches: Iterable[Part], accelerator: Accelerator) -> Iterator[Part]:
 
 def collect(parts: list[Part]) -> list[Part]:
     """Collect the parts of all processes, in each of them."""
-    found: list[Part] = gather_object(parts)
-    return found
+    gathered: list[Part] = gather_object(parts)
+    return gathered

@@ -100,20 +100,20 @@ def _join_optimizer(
     values: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Give the optimizer the state that _split_optimizer took from one like it."""
-    found: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+    states: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for key, tensor in held.items():
         number, _, name = key.partition(".")
-        found[number][name] = tensor
+        states[number][name] = tensor
     for number, place, parameter in _enumerate(optimizer):
-        if number not in found:
+        if number not in states:
             continue  # it never had a gradient
         state = optimizer.state[parameter]
         if hasattr(optimizer, "init_state"):  # bitsandbytes makes its own memory, which may be paged
             optimizer.init_state(optimizer.param_groups[place[0]], parameter, *place)
-            for name, tensor in found[number].items():
+            for name, tensor in states[number].items():
                 state[name].copy_(tensor)
         else:
-            for name, tensor in found[number].items():
+            for name, tensor in states[number].items():
                 state[name] = tensor.to(parameter.device, copy=True)
         state.update(values[number])
 

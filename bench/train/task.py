@@ -92,7 +92,7 @@ class LabelLikelihood:
         targets = _pad_right(self.prompt.scored).to(device)  # (labels, tokens)
         stems = _pad_right(self._stems, length=targets.shape[1] - 1).to(device)  # (stems, tokens - 1)
         stem = torch.tensor([self._stems.index(one[:-1]) for one in self.prompt.scored], device=device)
-        repeated = {name: one.repeat_interleave(len(stems), 0) for name, one in inputs.items()}
+        repeated = {name: value.repeat_interleave(len(stems), 0) for name, value in inputs.items()}
         logits = _predict(model, repeated, stems.repeat(rows, 1))  # (rows x stems, tokens, vocabulary)
         logits = logits.view(rows, len(stems), *logits.shape[1:])
         place = torch.arange(targets.shape[1], device=device)

@@ -99,11 +99,11 @@ class Member:
         self.progress.history.append({"step": self.progress.steps, **row})
         self.log(row, self.progress.steps)
 
-    def is_best(self, found: Probabilities, score: float) -> bool:
+    def is_best(self, probabilities: Probabilities, score: float) -> bool:
         """Return whether an evaluation now is better than all before, and remember it if so."""
         if score <= self.progress.best_score:
             return False
-        self.best = found
+        self.best = probabilities
         self.progress.best_score, self.progress.best_step = score, self.progress.steps
         return True
 
@@ -123,12 +123,12 @@ class Training:
     @property
     def running(self) -> list[Member]:
         """The members that did not diverge, in the order of the batch."""
-        return [one for one in self.members if one.error is None]
+        return [member for member in self.members if member.error is None]
 
     @property
     def step(self) -> int:
         """The steps taken so far."""
-        return max(one.progress.steps for one in self.members)
+        return max(member.progress.steps for member in self.members)
 
     @property
     def stop(self) -> int:
@@ -240,8 +240,8 @@ def prepare(
         for part, config in zip(networks.parts, configs, strict=True)
     ]
     made = [
-        optimizers.make_optimizer(one, config.train, device)
-        for one, config in zip(groups, configs, strict=True)
+        optimizers.make_optimizer(group, config.train, device)
+        for group, config in zip(groups, configs, strict=True)
     ]
     schedules = [get_linear_schedule_with_warmup(one, shared.warmup_steps, steps) for one in made]
     model, wrapped = parallel.wrap(

@@ -55,11 +55,11 @@ def read_test(result: Result) -> Held:
 
 def compare(form: str, scores: Scores, trained: Scores, held: Held) -> Agreement:
     """Return the form's own quality, and how far its scores are from the trained one's."""
-    found = metrics.score(softmax(scores), held.labels)
+    score = metrics.score(softmax(scores), held.labels)
     return Agreement(
         form=form,
-        accuracy=found["accuracy"],
-        f1_macro=found["f1_macro"],
+        accuracy=score["accuracy"],
+        f1_macro=score["f1_macro"],
         changed_share=float((scores.argmax(axis=1) != trained.argmax(axis=1)).mean()),
         max_score_difference=float(np.abs(scores - trained).max()),
     )
@@ -67,7 +67,7 @@ def compare(form: str, scores: Scores, trained: Scores, held: Held) -> Agreement
 
 def describe(rows: Sequence[Agreement], *, texts: int, tolerance: float) -> dict[str, Any]:
     """Return the content of agreement.json."""
-    return {"split": "test", "texts": texts, "tolerance": tolerance, "forms": [asdict(one) for one in rows]}
+    return {"split": "test", "texts": texts, "tolerance": tolerance, "forms": [asdict(row) for row in rows]}
 
 
 def tabulate(rows: Sequence[Agreement]) -> str:
@@ -75,12 +75,12 @@ def tabulate(rows: Sequence[Agreement]) -> str:
     header = ["Form", "Accuracy", "F1 (macro)", "Changed predictions", "Largest score difference"]
     cells = [
         [
-            one.form,
-            f"{one.accuracy:.2%}",
-            f"{one.f1_macro:.2%}",
-            f"{one.changed_share:.2%}",
-            f"{one.max_score_difference:.2g}",
+            row.form,
+            f"{row.accuracy:.2%}",
+            f"{row.f1_macro:.2%}",
+            f"{row.changed_share:.2%}",
+            f"{row.max_score_difference:.2g}",
         ]
-        for one in rows
+        for row in rows
     ]
     return to_markdown(header, cells, left={0})

@@ -88,7 +88,7 @@ def _find_best(store: Store, name: str) -> Result:
     results, _ = store.read_all()
     groups = {key: runs for key, runs in group_by_method(results).items() if key.method == method}
     if not groups:
-        known = sorted({str(read_value(one, "config.method.name")) for one in results})
+        known = sorted({str(read_value(result, "config.method.name")) for result in results})
         raise ConfigError(f"{name}: {store.folder} has no run of it; there are {', '.join(known) or 'none'}")
     if len(groups) > 1:
         raise ConfigError(

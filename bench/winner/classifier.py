@@ -92,7 +92,7 @@ class Classifier:
         self.model.eval()
         with torch.inference_mode(), self.autocast():
             for numbers, batch in tokens.eval_batches(split, batch_size=rows, padding=self.padding):
-                inputs = {name: one.to(self.device) for name, one in batch.items() if name != "labels"}
+                inputs = {name: value.to(self.device) for name, value in batch.items() if name != "labels"}
                 scores[numbers] = self.task.score(self.model, inputs).double().cpu().numpy()
                 if advance is not None:
                     advance(len(numbers))
@@ -188,7 +188,7 @@ def with_prompt(manifest: Manifest, prompt: Prompt) -> Manifest:
         manifest,
         before=list(prompt.before),
         after=list(prompt.after),
-        answers=[list(one) for one in prompt.answers],
+        answers=[list(answer) for answer in prompt.answers],
         scored=[list(one) for one in prompt.scored],
     )
 
@@ -293,9 +293,9 @@ def _load_network(folder: Path, manifest: Manifest, *, device: torch.device, pre
 
 def cast_products(network: nn.Module, dtype: torch.dtype) -> None:
     """Round the weights of matrix products once, as autocast would before each product."""
-    for one in network.modules():
-        if type(one) is nn.Linear:  # 4-bit layers are of another type
-            one.to(dtype)
+    for module in network.modules():
+        if type(module) is nn.Linear:  # 4-bit layers are of another type
+            module.to(dtype)
 
 
 @contextlib.contextmanager

@@ -43,14 +43,14 @@ def export(store: Store, result: Result, folder: Path) -> Classifier:
 def write(store: Store, result: Result, folder: Path) -> Classifier:
     """Write the export into an empty folder, and return the run's classifier as rebuilt."""
     weights = find_weights(store, result)
-    found = classifier.begin(result)
-    manifest = found.manifest
+    exported = classifier.begin(result)
+    manifest = exported.manifest
     if manifest.kind == "full" and manifest.quantization != "none":
         raise ConfigError(
             f"{result.run_id}: a head trained on {manifest.quantization} weights cannot be exported, as PEFT "
             "knows adapters only; use `bench classify` with the run, or train with method.quantization=none"
         )
-    network: Any = found.model
+    network: Any = exported.model
     start = _remember_start(network)
     build.load_trained(network, weights)
     network.requires_grad_(False).eval()
@@ -64,11 +64,11 @@ def write(store: Store, result: Result, folder: Path) -> Classifier:
     if start:
         _widen(folder, start)
     free_cache(folder)
-    found.tokenizer.save_pretrained(folder)
+    exported.tokenizer.save_pretrained(folder)
     manifests.write(manifest, folder)
     base = network.get_base_model() if manifest.kind == "adapter" else network
     readme.write(folder, result, manifest, network=base)
-    return found
+    return exported
 
 
 @contextlib.contextmanager
@@ -126,8 +126,8 @@ def _widen(folder: Path, start: dict[str, torch.Tensor]) -> None:
     wider = 2**0.5 if settings["use_rslora"] else 2  # of alpha, so that what B A is multiplied by stays
     settings |= {"init_lora_weights": True, "r": 2 * settings["r"]}
     settings["lora_alpha"] *= wider
-    settings["rank_pattern"] = {name: 2 * one for name, one in settings["rank_pattern"].items()}
-    settings["alpha_pattern"] = {name: wider * one for name, one in settings["alpha_pattern"].items()}
+    settings["rank_pattern"] = {name: 2 * value for name, value in settings["rank_pattern"].items()}
+    settings["alpha_pattern"] = {name: wider * value for name, value in settings["alpha_pattern"].items()}
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 

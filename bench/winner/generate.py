@@ -43,8 +43,8 @@ def generate(
     set_seed(seed)
     with torch.inference_mode(), classifier.autocast():
         for rows, batch in tokens.eval_batches(split, batch_size=batch_size, padding=classifier.padding):
-            inputs = {name: one.to(classifier.device) for name, one in batch.items() if name != "labels"}
-            found = network.generate(
+            inputs = {name: value.to(classifier.device) for name, value in batch.items() if name != "labels"}
+            sequences = network.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
                 use_cache=True,
@@ -52,7 +52,7 @@ def generate(
                 eos_token_id=classifier.tokenizer.eos_token_id,
                 **(sampling if temperature > 0 else {"do_sample": False}),
             )
-            new = found[:, inputs["input_ids"].shape[1] :]
+            new = sequences[:, inputs["input_ids"].shape[1] :]
             for row, text in zip(
                 rows, classifier.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True
             ):

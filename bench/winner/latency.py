@@ -42,28 +42,28 @@ def measure(folder: Path, texts: Sequence[str]) -> list[Latency]:
         DataError: a text is empty.
     """
     rows = []
-    for form, found in _make_forms(folder):
-        rows += measure_form(form, found, texts)
+    for form, loaded in _make_forms(folder):
+        rows += measure_form(form, loaded, texts)
     return rows
 
 
-def measure_form(form: str, found: Classifier, texts: Sequence[str]) -> list[Latency]:
+def measure_form(form: str, loaded: Classifier, texts: Sequence[str]) -> list[Latency]:
     """Measure the form at batch 1, and at the best of some batch sizes.
 
     Texts are taken in their order, so a batch is as mixed in length as they are.
     """
     for text in texts[:_WARM_UP]:
-        found.score([text])
-    single = _time(form, found, texts[:_SINGLES], 1)
+        loaded.score([text])
+    single = _time(form, loaded, texts[:_SINGLES], 1)
     sizes = [size for size in _BATCH_SIZES if size <= len(texts)]
-    batches = [_time(form, found, texts[: 4 * max(sizes)], size) for size in sizes]
+    batches = [_time(form, loaded, texts[: 4 * max(sizes)], size) for size in sizes]
     best = max([single, *batches], key=lambda one: one.texts_per_second)
     return [single] if best is single else [single, best]
 
 
-def describe(rows: Sequence[Latency], found: Path, texts: int) -> dict[str, Any]:
+def describe(rows: Sequence[Latency], folder: Path, texts: int) -> dict[str, Any]:
     """Return evidence.LATENCY: the rows, and on what they were measured."""
-    manifest = manifests.read(found)
+    manifest = manifests.read(folder)
     facts = provenance.describe(model_revision=manifest.base.content)
     return {
         "run_id": manifest.run_id,
@@ -73,7 +73,7 @@ def describe(rows: Sequence[Latency], found: Path, texts: int) -> dict[str, Any]
         "threads": torch.get_num_threads(),
         "hardware": facts["hardware"],
         "packages": facts["packages"],
-        "forms": [asdict(one) for one in rows],
+        "forms": [asdict(row) for row in rows],
     }
 
 
@@ -105,12 +105,12 @@ def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
         yield "merged, quantised to nf4", classifier.load(other, quantization="nf4")
 
 
-def _time(form: str, found: Classifier, texts: Sequence[str], size: int) -> Latency:
+def _time(form: str, loaded: Classifier, texts: Sequence[str], size: int) -> Latency:
     """Return the seconds of each batch, by a monotonic clock, without a smaller last one."""
     seconds = []
     for start in range(0, len(texts) - size + 1, size):
         began = time.perf_counter()
-        found.score(texts[start : start + size], batch_size=size * found.task.sequences)
+        loaded.score(texts[start : start + size], batch_size=size * loaded.task.sequences)
         seconds.append(time.perf_counter() - began)
     per_text = 1000 * np.array(seconds) / size  # ms, (batches,)
     p50, p95 = np.percentile(per_text, [50, 95])

@@ -51,7 +51,7 @@ def merge(
         rows.append(agreement.compare("reloaded adapter", reloaded, expected, held))
         merged = merge_folder(adapter, into=into)
         rows += _write(merged, partial, expected, held)
-        saved = next(one for one in rows if one.form == _name_form(base_type(merged.manifest)))
+        saved = next(row for row in rows if row.form == _name_form(base_type(merged.manifest)))
         if saved.changed_share > tolerance and not force:
             raise RunError(
                 f"{result.run_id}: merged into {into}, {saved.changed_share:.2%} of {len(held.texts)} test "
@@ -83,15 +83,15 @@ def choose_base(manifest: Manifest, into: str | None) -> str:
 
 def merge_folder(folder: Path, *, into: str) -> Classifier:
     """Return the exported adapter merged, in memory and in fp32."""
-    found = classifier.load(folder, quantization="none", precision="fp32")
-    network: Any = found.model
+    adapted = classifier.load(folder, quantization="none", precision="fp32")
+    network: Any = adapted.model
     if into == FOUR_BIT:
         _copy_dequantised(classifier.load(folder).model, network)
     merged = network.merge_and_unload()
     manifest = dataclasses.replace(
-        found.manifest, kind="full", quantization="none", double_quant=False, merged_into=into
+        adapted.manifest, kind="full", quantization="none", double_quant=False, merged_into=into
     )
-    return dataclasses.replace(found, model=merged.eval(), manifest=manifest)
+    return dataclasses.replace(adapted, model=merged.eval(), manifest=manifest)
 
 
 def base_type(manifest: Manifest) -> str:

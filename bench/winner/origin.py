@@ -30,9 +30,9 @@ def locate(base: Origin) -> Path:
     folder = weights.locate(source)
     if folder is None:
         raise MissingError(f"{base.name}: has random weights; use a run on saved ones")
-    if (found := weights.revision(source)) != base.content:
+    if (content := weights.revision(source)) != base.content:
         raise ConfigError(
-            f"{folder}: is {found} now and was {base.content} when the run was trained, so that what it "
+            f"{folder}: is {content} now and was {base.content} when the run was trained, so that what it "
             "trained no longer fits; bring back the base as it was, or train again"
         )
     return folder

@@ -100,10 +100,10 @@ def find_license(base: Origin) -> str:
     """Return the licence that the base's own card declares, where it is beside the weights."""
     try:
         text = (locate(base) / NAME).read_text(encoding="utf-8")
-        found = yaml.safe_load(match[1]) if (match := _FRONT.match(text)) else None
+        front = yaml.safe_load(match[1]) if (match := _FRONT.match(text)) else None
     except (OSError, ValueError, yaml.YAMLError):
         return UNKNOWN
-    licence = found.get("license") if isinstance(found, dict) else None
+    licence = front.get("license") if isinstance(front, dict) else None
     return licence if isinstance(licence, str) and licence else UNKNOWN
 
 

@@ -73,9 +73,11 @@ def add_predictions(frame: pd.DataFrame, predictions: "Sequence[LabelPrediction]
     Raises:
         ConfigError: the rows have one of these columns already.
     """
-    values: dict[str, list[Any]] = {"prediction": [one.label for one in predictions]}
+    values: dict[str, list[Any]] = {"prediction": [prediction.label for prediction in predictions]}
     for label in predictions[0].probabilities if predictions else ():
-        values[f"probability_{label}"] = [round(one.probabilities[label], 6) for one in predictions]
+        values[f"probability_{label}"] = [
+            round(prediction.probabilities[label], 6) for prediction in predictions
+        ]
     if taken := [name for name in values if name in frame]:
         raise ConfigError(f"the file has a column {taken[0]} already; rename it")
     return frame.assign(**values)

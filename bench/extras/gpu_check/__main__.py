@@ -84,8 +84,8 @@ def run_parts(folder: Path, parts: Sequence[Check], *, ends_at: float) -> Iterat
 
 def find_machine(outcome: PartResult) -> Machine | None:
     """Find what the first part says of the machine, if it came to that."""
-    found = [one.numbers["machine"] for one in outcome.proofs if "machine" in one.numbers]
-    return Machine(**found[0]) if found else None
+    machines = [proof.numbers["machine"] for proof in outcome.proofs if "machine" in proof.numbers]
+    return Machine(**machines[0]) if machines else None
 
 
 def _check(part: Check, lab: Lab, *, is_first: bool) -> Iterator[Proof]:

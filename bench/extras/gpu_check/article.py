@@ -98,7 +98,7 @@ def read_step_seconds(log: Path) -> list[float]:
     """Read from a run's log how long each step took, but for the first, which warms up."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     stamps = re.findall(r"^(\S+ \S+) INFO bench: step \d+: loss", text, flags=re.MULTILINE)
-    times = [datetime.strptime(one, "%Y-%m-%d %H:%M:%S,%f") for one in stamps]
+    times = [datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S,%f") for stamp in stamps]
     return [(after - before).total_seconds() for before, after in pairwise(times)]
 
 

@@ -133,8 +133,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
     with contextlib.suppress(psutil.Error):
-        for one in reversed(psutil.Process(process.pid).children(recursive=True)):
+        for child in reversed(psutil.Process(process.pid).children(recursive=True)):
             with contextlib.suppress(psutil.Error):
-                one.kill()
+                child.kill()
     process.kill()
     process.wait()

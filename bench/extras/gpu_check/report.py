@@ -34,8 +34,8 @@ class PartResult:
     @property
     def status(self) -> str:
         """FAIL if anything of it does not work, SKIPPED if nothing was looked at."""
-        found = {proof.works for proof in self.proofs}
-        return FAIL if False in found else PASS if True in found else SKIPPED
+        works = {proof.works for proof in self.proofs}
+        return FAIL if False in works else PASS if True in works else SKIPPED
 
 
 def describe(outcomes: Sequence[PartResult], machine: Machine | None, *, seconds: float) -> dict[str, Any]:
@@ -47,8 +47,8 @@ def describe(outcomes: Sequence[PartResult], machine: Machine | None, *, seconds
         "seconds": round(seconds, 1),
         "gpu": known.gpu,
         "card": known.card,
-        "calibration": [one.numbers["calibration"] for one in proofs if "calibration" in one.numbers],
-        "parts": [{**asdict(one), "status": one.status} for one in outcomes],
+        "calibration": [proof.numbers["calibration"] for proof in proofs if "calibration" in proof.numbers],
+        "parts": [{**asdict(outcome), "status": outcome.status} for outcome in outcomes],
         "provenance": known.provenance,
     }
 
@@ -88,20 +88,22 @@ def _to_markdown(card: str, report: Mapping[str, Any]) -> str:
 
 
 def _list_proofs(part: Mapping[str, Any]) -> Bullets:
-    return make_bullets(f"{Proof(**one).mark}: {one['name']}: {one['detail']}" for one in part["proofs"])
+    return make_bullets(
+        f"{Proof(**proof).mark}: {proof['name']}: {proof['detail']}" for proof in part["proofs"]
+    )
 
 
 def _list_numbers(report: Mapping[str, Any]) -> list[Section]:
     """List what was measured, beside what was predicted."""
-    proofs = [one for part in report["parts"] for one in part["proofs"]]
+    proofs = [proof for part in report["parts"] for proof in part["proofs"]]
     lines = [
         [
-            one["name"],
-            *(format_known(one["numbers"].get(name), format_gib) for name in _SIZES),
-            *(format_known(one["numbers"].get(name), "{:.3f}".format) for name in _SECONDS),
+            proof["name"],
+            *(format_known(proof["numbers"].get(name), format_gib) for name in _SIZES),
+            *(format_known(proof["numbers"].get(name), "{:.3f}".format) for name in _SECONDS),
         ]
-        for one in proofs
-        if "seconds_per_step" in one["numbers"]
+        for proof in proofs
+        if "seconds_per_step" in proof["numbers"]
     ]
     header = ["run", *_SIZES.values(), *_SECONDS.values()]
     note = Paragraph("Peaks are of the whole run; what was not measured is –.")

@@ -109,12 +109,12 @@ def check_sweep(lab: Lab) -> Iterator[Proof]:
 
 def _lacks_bf16(swept: SweepResult) -> bool:
     """Tell whether the card computes in fp16, in which no runs train together."""
-    return any(one.model.get("precision") == "fp16" for one in swept.results)
+    return any(result.model.get("precision") == "fp16" for result in swept.results)
 
 
 def _prove_success(swept: SweepResult, *, runs: int) -> Proof:
     """Prove that the sweep has so many runs and each has succeeded."""
-    good = [one for one in swept.results if one.is_success]
+    good = [result for result in swept.results if result.is_success]
     works = swept.fault is None and len(good) == runs
     return Proof("sweep", works, swept.fault or f"{len(good)} of {runs} runs succeeded")
 
@@ -139,7 +139,7 @@ def check_halving(lab: Lab) -> Iterator[Proof]:
     )
     yield _prove_success(swept, runs=1)
     for result in swept.results:
-        statuses = [one["status"] for one in result.attempts]
+        statuses = [attempt["status"] for attempt in result.attempts]
         halvings = result.config["oom_halvings"]
         yield Proof(
             "halving",
@@ -199,8 +199,8 @@ def check_pack(lab: Lab) -> Iterator[Proof]:
         *("train.max_length=256", "train.micro_batch_size=4"),
     )
     yield _prove_success(swept, runs=4)
-    packed = next((one.packed for one in swept.results if one.packed is not None), None)
-    alone = next((one for one in swept.results if one.packed is None and one.is_success), None)
+    packed = next((result.packed for result in swept.results if result.packed is not None), None)
+    alone = next((result for result in swept.results if result.packed is None and result.is_success), None)
     if packed is None or alone is None:
         yield Proof(
             "pack", None if _lacks_bf16(swept) else False, "no run was trained in a pack and another alone"
@@ -212,15 +212,15 @@ def check_pack(lab: Lab) -> Iterator[Proof]:
 def compare_pack(packed: Mapping[str, Any], alone: "Result") -> Proof:
     """Set what four runs together took beside one alone: of whole processes, loading included."""
     kind = "peak_reserved_bytes" if alone.memory["kind"] == "cuda" else "peak_resident_bytes"
-    found = {
+    numbers = {
         "pack_seconds": packed["pack_seconds"],
         "pack_bytes": packed["pack_peak_bytes"],
         "alone_seconds": alone.time["total_seconds"],
         "alone_bytes": max(alone.memory[phase][kind] for phase in ("load", "train", "eval")),
     }
     together, apart = (
-        f"{found[f'{who}_seconds']:.1f} s and {found[f'{who}_bytes'] / GIB:.2f} GiB"
+        f"{numbers[f'{who}_seconds']:.1f} s and {numbers[f'{who}_bytes'] / GIB:.2f} GiB"
         for who in ("pack", "alone")
     )
     detail = f"{packed['size']} runs together took {together}, one alone {apart}"
-    return Proof("pack beside alone", packed["size"] == 4, detail, found)
+    return Proof("pack beside alone", packed["size"] == 4, detail, numbers)

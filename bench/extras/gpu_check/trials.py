@@ -88,9 +88,9 @@ def _find_process(device: torch.device) -> Proof:
     meter = Meter(device)
     with meter.phase("load"):
         torch.ones(2**20, device=device).sum()
-    found = meter.peaks["load"]["nvml_peak_bytes"]
-    if found is not None:
-        return Proof(name, True, f"holds {found / 2**20:.0f} MiB")
+    held_bytes = meter.peaks["load"]["nvml_peak_bytes"]
+    if held_bytes is not None:
+        return Proof(name, True, f"holds {held_bytes / 2**20:.0f} MiB")
     reasons = meter.null_reasons()
     reason = reasons.get("memory.*.nvml_peak_bytes", "NVML lists other process numbers, as in a container")
     return Proof(name, None, f"{reason}; records have no nvml_peak_bytes here")
@@ -100,20 +100,20 @@ def _compare_attention(device: torch.device, precision: str) -> Proof:
     """Hold torch's attention against its formula, with texts padded on the left."""
     generator = torch.Generator().manual_seed(0)
     draws = [torch.randn(3, 4, 96, 64, generator=generator) for _ in range(3)]
-    query, key, value = (one.to(device, DTYPES[precision]).requires_grad_() for one in draws)
+    query, key, value = (draw.to(device, DTYPES[precision]).requires_grad_() for draw in draws)
     starts = torch.tensor([0, 17, 60])[:, None, None, None]
     places = torch.arange(96)
     mask = (places[None, :] <= places[:, None]) & (places >= starts) | torch.eye(96, dtype=torch.bool)
     mask = mask.to(device)  # (texts, 1, queries, keys)
-    found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    torch.autograd.backward(found.square().sum())
+    attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    torch.autograd.backward(attended.square().sum())
     slope, query.grad = query.grad, None
     scores = (query.float() @ key.float().mT / 8).masked_fill(~mask, -torch.inf)
     expected = scores.softmax(-1) @ value.float()
     torch.autograd.backward(expected.square().sum())
     assert slope is not None  # backward has just made it
     assert query.grad is not None
-    errors = [_measure_error(found, expected), _measure_error(slope, query.grad)]
+    errors = [_measure_error(attended, expected), _measure_error(slope, query.grad)]
     works = max(errors) < (1e-5 if precision == "fp32" else 0.03)
     return Proof(
         f"attention in {precision}",
@@ -122,10 +122,10 @@ def _compare_attention(device: torch.device, precision: str) -> Proof:
     )
 
 
-def _measure_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+def _measure_error(computed: torch.Tensor, expected: torch.Tensor) -> float:
     """Measure the largest difference, as a share of the largest value that was expected."""
-    found, expected = found.detach().float(), expected.detach().float()
-    return float((found - expected).abs().max() / expected.abs().max())
+    computed, expected = computed.detach().float(), expected.detach().float()
+    return float((computed - expected).abs().max() / expected.abs().max())
 
 
 def try_agreement(device: torch.device) -> Iterator[Proof]:
@@ -135,7 +135,7 @@ def try_agreement(device: torch.device) -> Iterator[Proof]:
         yield Proof("CPU and card", None, "there is no card to compare the CPU with")
         return
     losses = [_train(torch.device(one)) for one in ("cpu", device)]
-    error = max(abs(one - other) for one, other in zip(*losses, strict=True))
+    error = max(abs(loss - other) for loss, other in zip(*losses, strict=True))
     yield Proof(
         "ten steps in fp32",
         error < LOSS_ERROR,
@@ -159,8 +159,8 @@ def _compare_golden(device: torch.device) -> Proof:
     golden = load_file(GOLDENS / "batch_cls_leftpad.safetensors")
     ids, real = golden["input_ids"].to(device), golden["input_ids"] != model.config.pad_token_id
     with torch.inference_mode():
-        found = model(ids, attention_mask=real.long().to(device)).logits.cpu()
-    error = float((found - golden["logits"])[real].abs().max())
+        logits = model(ids, attention_mask=real.long().to(device)).logits.cpu()
+    error = float((logits - golden["logits"])[real].abs().max())
     return Proof(
         name, error < GOLDEN_ERROR, f"three layers are within {error:.1e} of the public code's logits"
     )

@@ -13,8 +13,8 @@ SLACK_BYTES = 2**28  # that a desktop may take meanwhile: less than a CUDA conte
 
 def find_runs(sweep: psutil.Process) -> list[psutil.Process]:
     """List the processes that a sweep trains and predicts in: not itself, nor its fork server."""
-    own = [one for one in sweep.children() if "spawn_main" not in " ".join(one.cmdline())]
-    return [one for one in sweep.children(recursive=True) if one not in own]
+    own = [child for child in sweep.children() if "spawn_main" not in " ".join(child.cmdline())]
+    return [child for child in sweep.children(recursive=True) if child not in own]
 
 
 class Watch:
@@ -31,13 +31,13 @@ class Watch:
 
     def __call__(self, sweep: psutil.Process) -> None:
         """Look once."""
-        runs = {one.pid for one in find_runs(sweep)}
-        own = {sweep.pid, *(one.pid for one in sweep.children(recursive=True))} - runs
+        runs = {run.pid for run in find_runs(sweep)}
+        own = {sweep.pid, *(child.pid for child in sweep.children(recursive=True))} - runs
         self.own |= own
-        self.spawned |= {one.pid for one in sweep.children()} & runs
+        self.spawned |= {child.pid for child in sweep.children()} & runs
         self.openers |= {pid for pid in runs | own if _opens_card(pid)}
         if (card := self._ask()) is not None:
-            self.users |= {one.pid for one in card.holders} & (runs | own)
+            self.users |= {holder.pid for holder in card.holders} & (runs | own)
             for pid in runs:
                 self.free_bytes[pid] = max(card.free_bytes, self.free_bytes.get(pid, 0))
 
@@ -63,8 +63,12 @@ class Watch:
             yield Proof(name, not wrong, f"{detail} the sweep's own and its fork server")
 
     def _ask(self) -> driver.Device | None:
-        found = driver.ask() if self.uuid is not None else None
-        return next((one for one in found.devices if one.uuid == self.uuid), None) if found else None
+        installed = driver.ask() if self.uuid is not None else None
+        return (
+            next((device for device in installed.devices if device.uuid == self.uuid), None)
+            if installed
+            else None
+        )
 
 
 def _opens_card(pid: int) -> bool:

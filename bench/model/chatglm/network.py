@@ -173,10 +173,10 @@ class ChatGLMAttention(nn.Module):
         if self.config._attn_implementation == "eager":
             scores = (query @ key.transpose(2, 3)).float() / query.shape[-1] ** 0.5
             scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
-            found = scores.softmax(-1).to(value.dtype) @ value
+            mixed = scores.softmax(-1).to(value.dtype) @ value
         else:
-            found = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
-        attended: Tensor = self.dense(found.transpose(1, 2).flatten(2))
+            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        attended: Tensor = self.dense(mixed.transpose(1, 2).flatten(2))
         return attended
 
 
@@ -319,15 +319,15 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
         ``logits_to_keep`` is transformers': so many of the last places, or their indices, as the logits of
         all would take more memory than the network. Labels need them all; -100 has no part in the loss.
         """
-        found = self.transformer(
+        output = self.transformer(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, cache=cache, **options
         )
-        logits = self.lm_head(slice_logits_to_keep(found.last_hidden_state, logits_to_keep))
+        logits = self.lm_head(slice_logits_to_keep(output.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
         return CausalLMOutputWithPast(
-            loss=loss, logits=logits, cache=found.cache, hidden_states=found.hidden_states
+            loss=loss, logits=logits, cache=output.cache, hidden_states=output.hidden_states
         )
 
     def prepare_inputs_for_generation(
@@ -364,7 +364,7 @@ class ChatGLMForSequenceClassification(ChatGLMPreTrainedModel):
 
         Where no mask says which tokens are real, those that are not the pad token are.
         """
-        found = self.transformer(
+        output = self.transformer(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, **options
         )
         is_real: Tensor = input_ids != self.config.pad_token_id  # type: ignore[assignment]
@@ -372,11 +372,11 @@ class ChatGLMForSequenceClassification(ChatGLMPreTrainedModel):
             is_real = attention_mask.bool()
         columns = torch.arange(input_ids.shape[1], device=input_ids.device)
         last = (columns * is_real).argmax(1)  # (rows,)
-        states = found.last_hidden_state[torch.arange(len(last), device=last.device), last]
+        states = output.last_hidden_state[torch.arange(len(last), device=last.device), last]
         logits = self.score(states)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutputWithPast(
-            loss=loss, logits=logits, cache=found.cache, hidden_states=found.hidden_states
+            loss=loss, logits=logits, cache=output.cache, hidden_states=output.hidden_states
         )

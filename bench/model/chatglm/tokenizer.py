@@ -86,7 +86,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         """Return the text that the symbols stand for."""
         text = self.sp_model.decode([token for token in tokens if not token.startswith("<image_")])
         text = text.replace("<n>", "\n").replace("<|tab|>", "\t")
-        return re.sub(r"<\|blank_(\d+)\|>", lambda found: " " * int(found[1]), text)
+        return re.sub(r"<\|blank_(\d+)\|>", lambda match: " " * int(match[1]), text)
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Write the sentencepiece model, and return where."""
@@ -96,7 +96,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
     def _tokenize(self, text: str, **_: Any) -> list[str]:
         text = text.replace("\n", "<n>").replace("\t", "<|tab|>")
-        text = re.sub(f" {{2,{LONGEST_BLANK}}}", lambda found: f"<|blank_{len(found[0])}|>", text)
+        text = re.sub(f" {{2,{LONGEST_BLANK}}}", lambda match: f"<|blank_{len(match[0])}|>", text)
         pieces: list[str] = self.sp_model.encode(text, out_type=str)
         return pieces
 

@@ -25,8 +25,8 @@ class Text:
     def under(self, key: str) -> dict[str, str]:
         """Return the sentences below a key as they stand, by the rest of their keys, in the file's order."""
         prefix = f"{key}."
-        found = {name: one for name, one in self.sentences.items() if name.startswith(prefix)}
-        return {name.removeprefix(prefix): one for name, one in found.items()}
+        sentences = {name: sentence for name, sentence in self.sentences.items() if name.startswith(prefix)}
+        return {name.removeprefix(prefix): value for name, value in sentences.items()}
 
     def join(self, names: Sequence[str]) -> str:
         """Join names as a sentence lists them: A, B and C."""

@@ -26,12 +26,12 @@ def count_budget(results: Sequence[Result], selection: Selection | None) -> Budg
     tried: set[str] = set()
     succeeded: set[str] = set()
     stopped: set[str] = set()
-    for one in results:
-        key = configuration_key(one)
+    for result in results:
+        key = configuration_key(result)
         tried.add(key)
-        if one.is_success:
-            (stopped if is_stopped(one) else succeeded).add(key)
-    times = [read_number(one, "time.total_seconds") for one in results]
+        if result.is_success:
+            (stopped if is_stopped(result) else succeeded).add(key)
+    times = [read_number(result, "time.total_seconds") for result in results]
     known = [seconds for seconds in times if seconds is not None]
     return Budget(
         configurations=len(tried),
@@ -46,8 +46,8 @@ def count_budget(results: Sequence[Result], selection: Selection | None) -> Budg
 
 def _pivot(selection: Selection) -> dict[tuple[float, float], float]:
     best: dict[tuple[float, float], float] = {}
-    for one, score in zip(selection.candidates, selection.scores, strict=True):
-        r, alpha = (read_number(one, f"canonical_config.lora.{name}") for name in ("r", "alpha"))
+    for candidate, score in zip(selection.candidates, selection.scores, strict=True):
+        r, alpha = (read_number(candidate, f"canonical_config.lora.{name}") for name in ("r", "alpha"))
         if r is not None and alpha is not None:
             best[r, alpha] = max(score, best.get((r, alpha), -math.inf))
     return best

@@ -85,11 +85,11 @@ def compare_methods(rows: Sequence[Row], read: Read) -> tuple[list[Row], list[Co
             ]
             pairs += [(later, earlier) for earlier, later in combinations(same, 2)]
     p_values = [_test(*pair) for pair in pairs]
-    found = [
+    shared = [
         _compare(*pair, p_value=p_value, adjusted_p=adjusted, level=1 - (1 - LEVEL) / len(pairs))
         for pair, p_value, adjusted in zip(pairs, p_values, adjust_holm(p_values), strict=True)
     ]
-    return bound, found, left_out
+    return bound, shared, left_out
 
 
 def _try_scoring(row: Row, read: Read) -> Scored | LeftOut | None:
@@ -103,9 +103,9 @@ def _try_scoring(row: Row, read: Read) -> Scored | LeftOut | None:
 
 
 def _keep_best_baseline(members: Sequence[Scored | LeftOut]) -> list[Scored | LeftOut]:
-    baselines = [one for one in members if one.row.baseline]
-    best = max(baselines, key=lambda one: one.row.validation or 0.0, default=None)
-    return [one for one in members if not one.row.baseline or one is best]
+    baselines = [member for member in members if member.row.baseline]
+    best = max(baselines, key=lambda baseline: baseline.row.validation or 0.0, default=None)
+    return [member for member in members if not member.row.baseline or member is best]
 
 
 def _split_by_texts(scored: Sequence[Scored]) -> tuple[list[Scored], list[Scored]]:
@@ -115,41 +115,41 @@ def _split_by_texts(scored: Sequence[Scored]) -> tuple[list[Scored], list[Scored
     return [one for one in scored if one.texts == usual], [one for one in scored if one.texts != usual]
 
 
-def _test(one: Scored, other: Scored) -> float:
+def _test(scored: Scored, other: Scored) -> float:
     """Return p for no difference; 1 if the two differ on too few texts for any test."""
-    if _count_apart(one, other) < FEWEST_DISCORDANT:
+    if _count_apart(scored, other) < FEWEST_DISCORDANT:
         return 1.0
-    return find_p(*subtract(one.accuracy, other.accuracy), rows=one.rows)
+    return find_p(*subtract(scored.accuracy, other.accuracy), rows=scored.rows)
 
 
-def _count_apart(one: Scored, other: Scored) -> int:
-    return int(np.count_nonzero(np.abs(one.accuracy.spread - other.accuracy.spread) > _ROUNDING))
+def _count_apart(scored: Scored, other: Scored) -> int:
+    return int(np.count_nonzero(np.abs(scored.accuracy.spread - other.accuracy.spread) > _ROUNDING))
 
 
-def _compare(one: Scored, other: Scored, *, p_value: float, adjusted_p: float, level: float) -> Comparison:
+def _compare(scored: Scored, other: Scored, *, p_value: float, adjusted_p: float, level: float) -> Comparison:
     """Compare two methods; ``level`` is that of the test alone, as strict as Holm's first step."""
-    rows, told_apart = one.rows, _count_apart(one, other)
-    _, texts, seeds = subtract(one.accuracy, other.accuracy)
-    accuracy = bound_difference(one.accuracy, other.accuracy, rows=rows)
-    f1_macro = bound_difference(one.f1_macro, other.f1_macro, rows=rows)
+    rows, told_apart = scored.rows, _count_apart(scored, other)
+    _, texts, seeds = subtract(scored.accuracy, other.accuracy)
+    accuracy = bound_difference(scored.accuracy, other.accuracy, rows=rows)
+    f1_macro = bound_difference(scored.f1_macro, other.f1_macro, rows=rows)
     detectable = find_detectable(texts, seeds, rows=rows, level=level)
     if told_apart < FEWEST_DISCORDANT:
-        accuracy, f1_macro = (replace(found, low=None, high=None) for found in (accuracy, f1_macro))
+        accuracy, f1_macro = (replace(estimate, low=None, high=None) for estimate in (accuracy, f1_macro))
         detectable = None
-    has_one_seed = 1 in (len(one.row.seeds), len(other.row.seeds))
-    found = "one_seed" if has_one_seed else "difference"
+    has_one_seed = 1 in (len(scored.row.seeds), len(other.row.seeds))
+    kind = "one_seed" if has_one_seed else "difference"
     return Comparison(
-        one=one.row,
+        one=scored.row,
         other=other.row,
         rows=rows,
         accuracy=accuracy,
         f1_macro=f1_macro,
         told_apart=told_apart,
-        discordant=float(np.square(one.accuracy.spread - other.accuracy.spread).mean()),
+        discordant=float(np.square(scored.accuracy.spread - other.accuracy.spread).mean()),
         error_texts=math.sqrt(texts),
         error_seeds=None if has_one_seed else math.sqrt(sum(each.error for each in seeds)),
         p_value=p_value,
         adjusted_p=adjusted_p,
         detectable=detectable,
-        verdict=found if adjusted_p < 1 - LEVEL else "none",
+        verdict=kind if adjusted_p < 1 - LEVEL else "none",
     )

@@ -68,24 +68,24 @@ def contrast(one: Row, other: Row, measure: str) -> Contrast | str:
     )
 
 
-def find_gap(one: Row, other: Row, comparisons: Sequence[Comparison]) -> AccuracyGap | None:
+def find_gap(row: Row, other: Row, comparisons: Sequence[Comparison]) -> AccuracyGap | None:
     """Return the two methods' paired comparison with ``one`` first, or None if they were not compared."""
-    for found in comparisons:
-        difference = found.accuracy
-        if (found.one, found.other) == (one, other):
-            return AccuracyGap(one, other, difference.estimate, difference.low, difference.high, found)
-        if (found.one, found.other) == (other, one):
+    for comparison in comparisons:
+        difference = comparison.accuracy
+        if (comparison.one, comparison.other) == (row, other):
+            return AccuracyGap(row, other, difference.estimate, difference.low, difference.high, comparison)
+        if (comparison.one, comparison.other) == (other, row):
             low = None if difference.high is None else -difference.high
             high = None if difference.low is None else -difference.low
-            return AccuracyGap(one, other, -difference.estimate, low, high, found)
+            return AccuracyGap(row, other, -difference.estimate, low, high, comparison)
     return None
 
 
 def read_hardware(row: Row) -> str | None:
     """Return what all chosen runs ran on, or None if they differ or do not say."""
     results = row.selection.results if row.selection else ()
-    found = {_name_hardware(one.provenance.get("hardware")) for one in results}
-    return found.pop() if len(found) == 1 else None
+    names = {_name_hardware(result.provenance.get("hardware")) for result in results}
+    return names.pop() if len(names) == 1 else None
 
 
 def _name_hardware(hardware: Any) -> str | None:
@@ -99,6 +99,6 @@ def _read_alone(row: Row, measure: str) -> list[float]:
     """Return the measure of each chosen run that stands alone; none if one of them lacks it."""
     path = PEAKS.get(row.memory_kind or "", "memory.kind") if measure == "memory" else "time.train_seconds"
     results = row.selection.results if row.selection else ()
-    values = [read_number(one, path) for one in results if stands_alone(one)]
+    values = [read_number(result, path) for result in results if stands_alone(result)]
     known = [value for value in values if value]
     return known if len(known) == len(values) else []

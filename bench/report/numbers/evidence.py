@@ -42,7 +42,7 @@ def gather(store: Store, report: ReportConfig) -> Evidence:
     imported, bad_imported = find_imported(store).read_all()
 
     def name(records: Sequence[BadRecord]) -> list[tuple[str, str]]:
-        return sorted((one.path.relative_to(store.folder).as_posix(), one.reason) for one in records)
+        return sorted((record.path.relative_to(store.folder).as_posix(), record.reason) for record in records)
 
     return Evidence(
         results=results,
@@ -67,21 +67,21 @@ def _read_latencies(store: Store, results: Iterable[Result]) -> list[tuple[Resul
     measured = list[tuple[Result, Latency]]()
     for result in results:
         path = store.run_folder(result.run_id) / LATENCY
-        found = read_object(path)
-        if found is not None and not _is_whole(found):
+        latency = read_object(path)
+        if latency is not None and not _is_whole(latency):
             raise StoreError(f"{path}: was changed; `bench latency {result.run_id}` writes it anew")
-        if found is not None:
-            measured.append((result, found))
+        if latency is not None:
+            measured.append((result, latency))
     return measured
 
 
-def _is_whole(found: Latency) -> bool:
-    forms = found.get("forms")
+def _is_whole(latency: Latency) -> bool:
+    forms = latency.get("forms")
     return isinstance(forms, list) and all(
-        isinstance(one, dict)
-        and isinstance(one.get("form"), str)
-        and all(type(one.get(name)) in (int, float) for name in _LATENCY_NUMBERS)
-        for one in forms
+        isinstance(form, dict)
+        and isinstance(form.get("form"), str)
+        and all(type(form.get(name)) in (int, float) for name in _LATENCY_NUMBERS)
+        for form in forms
     )
 
 

@@ -22,11 +22,11 @@ def describe_health(results: Sequence[Result]) -> DataHealth:
     """Describe the data's health, from all runs of one task: they share their texts."""
 
     def largest(path: str) -> int | float | None:
-        values = (read_number(one, path) for one in results)
+        values = (read_number(result, path) for result in results)
         return max((value for value in values if value is not None), default=None)
 
     leaked, conflicting = largest("data.duplicate_rows_across_splits"), largest("data.conflicting_labels")
-    counts = (_read_counts(read_value(one, "data.label_counts.train")) for one in results)
+    counts = (_read_counts(read_value(result, "data.label_counts.train")) for result in results)
     ratios = [max(found) / min(found) for found in counts if found]
     return DataHealth(
         leaked=None if leaked is None else int(leaked),
@@ -39,4 +39,4 @@ def describe_health(results: Sequence[Result]) -> DataHealth:
 def _read_counts(value: Any) -> list[float]:
     """Return train's rows of each label, or none if a label has none: then there is no ratio."""
     counts = list(value.values()) if isinstance(value, Mapping) else []
-    return counts if all(isinstance(one, int) and one > 0 for one in counts) else []
+    return counts if all(isinstance(count, int) and count > 0 for count in counts) else []

@@ -125,7 +125,10 @@ def build_rows(results: Iterable[Result]) -> list[Row]:
 def _build_row(
     task: ReportTask, key: MethodKey, kind: str | None, results: Sequence[Result], select_by: str
 ) -> Row:
-    selection, statuses = select_best(results, select_by=select_by), Counter(one.status for one in results)
+    selection, statuses = (
+        select_best(results, select_by=select_by),
+        Counter(result.status for result in results),
+    )
     chosen = selection.results if selection else ()
     shown = chosen or tuple(results[:1])
     status = "success" if selection else min(statuses, key=lambda one: (-statuses[one], _status_order(one)))
@@ -195,8 +198,8 @@ def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[
         members[key[:2]] += results
     tasks = {}
     for (fingerprint, revision), results in members.items():
-        with_model = [one for one in results if read_value(one, "canonical_config.model.revision")]
-        sizes = {size for one in results if (size := read_number(one, "data.sizes.test")) is not None}
+        with_model = [result for result in results if read_value(result, "canonical_config.model.revision")]
+        sizes = {size for result in results if (size := read_number(result, "data.sizes.test")) is not None}
         tasks[fingerprint, revision] = ReportTask(
             data=_join_names(results, "config.data.name"),
             model=_join_names(with_model, "config.model.name") if with_model else None,
@@ -210,7 +213,7 @@ def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[
 
 
 def _join_names(results: Iterable[Result], path: str) -> str:
-    return " / ".join(sorted({clean(str(read_value(one, path))) for one in results}))
+    return " / ".join(sorted({clean(str(read_value(result, path))) for result in results}))
 
 
 def _read_kind(result: Result) -> str | None:
@@ -219,7 +222,7 @@ def _read_kind(result: Result) -> str | None:
 
 
 def _only_kind(results: Iterable[Result]) -> str | None:
-    kinds = {_read_kind(one) for one in results} - {None}
+    kinds = {_read_kind(result) for result in results} - {None}
     return kinds.pop() if len(kinds) == 1 else None
 
 
@@ -227,14 +230,14 @@ def _split_by_kind(results: Sequence[Result], *, fallback: str | None) -> dict[s
     """Split the method's runs by their kind of memory, so that peaks of two kinds never share a table."""
     fallback = _only_kind(results) or fallback
     groups: dict[str | None, list[Result]] = defaultdict(list)
-    for one in results:
-        groups[_read_kind(one) or fallback].append(one)
+    for result in results:
+        groups[_read_kind(result) or fallback].append(result)
     return groups
 
 
 def _read_known(results: Sequence[Result], path: str) -> list[int | float]:
     """Return the numbers of all seeds, or none if a seed lacks it: a mean of some would pass for all."""
-    values = [read_number(one, path) for one in results]
+    values = [read_number(result, path) for result in results]
     known = [value for value in values if value is not None]
     return known if len(known) == len(values) else []
 
@@ -252,9 +255,9 @@ def _find_reason(results: Iterable[Result], path: str) -> str:
     """Find why the number is null, in the first record that says so; keys may hold a * for any name."""
     names = path.split(".")
     prefixes = [".".join(names[:count]) for count in range(len(names), 0, -1)]
-    for one in results:
+    for result in results:
         for prefix in prefixes:
-            for pattern, reason in sorted(one.reasons.items()):
+            for pattern, reason in sorted(result.reasons.items()):
                 if fnmatchcase(prefix, pattern):
                     return reason
     return ""
@@ -264,27 +267,29 @@ def _count_lost_seeds(chosen: Sequence[Result], results: Iterable[Result]) -> Co
     if not chosen:
         return Counter()
     key = configuration_key(chosen[0])
-    return Counter(one.status for one in results if not one.is_success and configuration_key(one) == key)
+    return Counter(
+        result.status for result in results if not result.is_success and configuration_key(result) == key
+    )
 
 
 def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result]) -> dict[str, Any]:
     """Return the chosen r, alpha, dropout, lr where they count, and all that the method's runs vary."""
     if not chosen:
         return {}
-    found = flatten(chosen[0].canonical_config)
-    leaves = [flatten(one.canonical_config) for one in results]
-    varied = {path for path in found if any(other.get(path) != found[path] for other in leaves)}
+    settings = flatten(chosen[0].canonical_config)
+    leaves = [flatten(result.canonical_config) for result in results]
+    varied = {path for path in settings if any(other.get(path) != settings[path] for other in leaves)}
     usual = ("auto", read_value(chosen[0], "config.model.target_modules"))
-    if found.get("lora.target_modules", "auto") not in usual:
+    if settings.get("lora.target_modules", "auto") not in usual:
         varied.add("lora.target_modules")
-    paths = [path for path in _USUAL if path in found] + sorted(varied - set(_USUAL) - {"seed"})
-    return {path.rpartition(".")[2]: found[path] for path in paths}
+    paths = [path for path in _USUAL if path in settings] + sorted(varied - set(_USUAL) - {"seed"})
+    return {path.rpartition(".")[2]: settings[path] for path in paths}
 
 
 def _first_error(results: Iterable[Result], status: str) -> str | None:
     """Return the first line of the message of a run that ended with this status."""
-    for one in sorted(results, key=lambda one: (one.status != status, one.run_id)):
-        lines = str(read_value(one, "error.message") or "").strip().splitlines()
+    for result in sorted(results, key=lambda result: (result.status != status, result.run_id)):
+        lines = str(read_value(result, "error.message") or "").strip().splitlines()
         if lines:
             return lines[0]
     return None

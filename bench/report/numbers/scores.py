@@ -79,7 +79,9 @@ def _score_f1(predictions: Integers, labels: Integers, classes: int) -> Score:
     rows = len(labels)
 
     def score(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        return np.stack([score_f1(weights, labels, one, classes=classes) for one in predictions])
+        return np.stack(
+            [score_f1(weights, labels, prediction, classes=classes) for prediction in predictions]
+        )
 
     resampled = np.concatenate([score(weights) for weights in resample(rows)], axis=1)  # (seeds, samples)
     whole = score(np.ones((1, rows), dtype=np.float32))[:, 0]  # (seeds,)
@@ -96,7 +98,7 @@ def bound_rows(rows: Sequence[Row], scored: Sequence[Scored | None]) -> list[Row
         one.accuracy.seeds if one else _read_seeds(row) for row, one in zip(rows, scored, strict=True)
     ]
     f1_macros = [one.f1_macro.seeds if one else () for one in scored]
-    found = []
+    bounded = []
     for place, (row, one) in enumerate(zip(rows, scored, strict=True)):
         size, several = one.rows if one else row.task.test_size, len(row.run_ids) > 1
         interval = texts_interval = f1_interval = None
@@ -107,8 +109,10 @@ def bound_rows(rows: Sequence[Row], scored: Sequence[Scored | None]) -> list[Row
         if one:
             f1_macro, chosen = one.f1_macro, _choose_seeds(place, rows, f1_macros)
             f1_interval = _bound(f1_macro.mean, one.rows, f1_macro.error, *chosen)
-        found.append(replace(row, interval=interval, texts_interval=texts_interval, f1_interval=f1_interval))
-    return found
+        bounded.append(
+            replace(row, interval=interval, texts_interval=texts_interval, f1_interval=f1_interval)
+        )
+    return bounded
 
 
 def _bound(share: float, rows: int, error: float | None, seeds: tuple[Seeds, ...], over: str) -> Interval:

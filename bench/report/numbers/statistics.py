@@ -142,9 +142,13 @@ def pool_seeds(members: Sequence[tuple[Seeds, int]], *, count: int) -> Seeds:
     return Seeds(error, residual, freedom)
 
 
-def subtract(one: Score, other: Score) -> tuple[float, float, tuple[Seeds, ...]]:
+def subtract(score: Score, other: Score) -> tuple[float, float, tuple[Seeds, ...]]:
     """Return the difference of two scores on the same texts, its variance over texts, and both seeds."""
-    return one.mean - other.mean, _vary(one.spread - other.spread) * one.scale, (*one.seeds, *other.seeds)
+    return (
+        score.mean - other.mean,
+        _vary(score.spread - other.spread) * score.scale,
+        (*score.seeds, *other.seeds),
+    )
 
 
 def _vary(values: Floats) -> float:
@@ -171,7 +175,7 @@ def find_margin(texts: float, seeds: Sequence[Seeds], *, rows: int | None, level
     Source: quantiles weighted by the variances, Cochran and Cox, Experimental Designs (1957), section 4.14;
     that it holds here is by simulation, docs/statistics.md.
     """
-    errors = np.array([[one.error for one in seeds]])
+    errors = np.array([[seed.error for seed in seeds]])
     return float(_find_margins((1 - level) / 2, texts, seeds, errors, rows=rows)[0])
 
 
@@ -179,8 +183,8 @@ def _find_margins(
     tail: float, texts: float, seeds: Sequence[Seeds], errors: Floats, *, rows: int | None
 ) -> Floats:
     """Return the margin for each case of the methods' errors. # errors: (cases, methods) -> (cases,)"""
-    freedom = np.array([one.freedom for one in seeds], dtype=np.float64)
-    halves = np.array([one.residual / 2 for one in seeds], dtype=np.float64)
+    freedom = np.array([seed.freedom for seed in seeds], dtype=np.float64)
+    halves = np.array([seed.residual / 2 for seed in seeds], dtype=np.float64)
     weights = errors / freedom
     squares = np.square(weights).sum(axis=1)
     counting = np.divide(weights.sum(axis=1) ** 2, squares, out=np.ones(len(errors)), where=squares > 0)
@@ -194,7 +198,7 @@ def _find_margins(
 
 def find_p(estimate: float, texts: float, seeds: Sequence[Seeds], *, rows: int) -> float:
     """Return the two-sided p of no difference: at 1 - p the interval of find_margin begins at 0."""
-    errors = np.array([[one.error for one in seeds]])
+    errors = np.array([[seed.error for seed in seeds]])
 
     def excludes_zero(log_p: float) -> bool:
         margins = _find_margins(math.exp(log_p) / 2, texts, seeds, errors, rows=rows)
@@ -214,9 +218,9 @@ def _bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
     return high
 
 
-def bound_difference(one: Score, other: Score, *, rows: int) -> Difference:
+def bound_difference(score: Score, other: Score, *, rows: int) -> Difference:
     """Return the difference with its interval, within -1 to 1."""
-    estimate, texts, seeds = subtract(one, other)
+    estimate, texts, seeds = subtract(score, other)
     margin = find_margin(texts, seeds, rows=rows)
     return Difference(estimate, max(-1.0, estimate - margin), min(1.0, estimate + margin))
 
@@ -266,12 +270,12 @@ def find_detectable(
     error times chi squared over its degrees of freedom; the power is the mean over these errors. Estimated
     variances are taken as true. None: nothing varies, or even a difference of 1 has less power.
     """
-    variance = texts + sum(max(0.0, one.error - one.residual) for one in seeds)
+    variance = texts + sum(max(0.0, seed.error - seed.residual) for seed in seeds)
     if not variance:
         return None
     errors, weights = np.zeros((1, 0)), np.ones(1)
-    for one in seeds:
-        nodes, shares = _spread_error(one)
+    for seed in seeds:
+        nodes, shares = _spread_error(seed)
         errors = np.hstack([np.repeat(errors, _NODES, axis=0), np.tile(nodes, len(errors))[:, None]])
         weights = np.outer(weights, shares).ravel()
     margins = _find_margins((1 - level) / 2, texts, seeds, errors, rows=rows)  # (cases,)

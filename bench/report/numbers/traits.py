@@ -44,12 +44,14 @@ def read_traits(results: Iterable[Result]) -> Traits:
     """Return what the runs of one group are known by; values that differ among them stand side by side."""
     results = list(results)
     # a baseline without a base model belongs to each model, and its record names one of them
-    with_model = [one for one in results if read_value(one, "canonical_config.model.revision")]
+    with_model = [result for result in results if read_value(result, "canonical_config.model.revision")]
     traits = []
     for name, path in (MODEL | DATA | TRAINING).items():
         members = with_model if name in MODEL else results
         values = {
-            _show(name, path, value) for one in members if (value := read_value(one, path)) not in (None, [])
+            _show(name, path, value)
+            for member in members
+            if (value := read_value(member, path)) not in (None, [])
         }
         if values:
             traits.append((name, " / ".join(sorted(values))))
@@ -68,7 +70,7 @@ def _show(name: str, path: str, value: Any) -> str:
 
 def choose_traits(groups: Sequence[Traits], names: Iterable[str]) -> list[str]:
     """Choose of these traits the first that tell the groups apart, and no more than are needed."""
-    known, chosen = [dict(one) for one in groups], list[str]()
+    known, chosen = [dict(group) for group in groups], list[str]()
 
     def count(some: Sequence[str]) -> int:
         return len({tuple(one.get(name) for name in some) for one in known})

@@ -42,7 +42,7 @@ def choose_run(row: Row) -> Result | None:
     if row.selection is None:
         return None
     path = f"metrics.validation.{row.selection.select_by}"
-    return max(row.selection.results, key=lambda one: read_number(one, path) or 0.0)
+    return max(row.selection.results, key=lambda result: read_number(result, path) or 0.0)
 
 
 def read_answers(
@@ -83,12 +83,12 @@ def score_labels(counts: Counts) -> list[float | None]:
     ]
 
 
-def compare_answers(one: MethodAnswers, other: MethodAnswers) -> OnlyRight | None:
+def compare_answers(method_answers: MethodAnswers, other: MethodAnswers) -> OnlyRight | None:
     """Return what one method has right and the other wrong, or None if they answered other texts."""
-    if not one.test["label"].equals(other.test["label"]):
+    if not method_answers.test["label"].equals(other.test["label"]):
         return None
-    right = [side.test["label"] == side.test["prediction"] for side in (one, other)]
-    return OnlyRight(one, other, tuple(one.test.index[right[0] & ~right[1]].tolist()))
+    right = [side.test["label"] == side.test["prediction"] for side in (method_answers, other)]
+    return OnlyRight(method_answers, other, tuple(method_answers.test.index[right[0] & ~right[1]].tolist()))
 
 
 def read_texts(answers: MethodAnswers) -> Mapping[Any, str] | str:

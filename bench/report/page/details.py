@@ -40,5 +40,7 @@ def gather_details(evidence: Evidence, store: Store) -> Details:
                 courses.append(Course(row, run, store.read_history(run.run_id)))
             except StoreError as error:
                 unread.append((row, str(error)))
-    texts = {task: read_texts(one) for task, one in {one.row.task: one for one in answers}.items()}
+    texts = {
+        task: read_texts(value) for task, value in {answer.row.task: answer for answer in answers}.items()
+    }
     return Details(courses, answers, texts, unread)

@@ -40,16 +40,16 @@ def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group,
         make = partial(_make, names=names, text=text)
         figures[group] = [
             figure
-            for found in (
+            for drawn in (
                 _draw_pareto(rows, key, text, make),
                 _draw_heatmaps(rows, text, make),
                 _draw_effects(rows, key, text, make),
-                _draw_curves([one for one in details.courses if one.row in rows], key, text, make),
+                _draw_curves([course for course in details.courses if course.row in rows], key, text, make),
                 _draw_phases(rows, text, make),
                 _draw_predicted(rows, key, text, make),
-                _draw_answers([one for one in details.answers if one.row in rows], key, text, make),
+                _draw_answers([answer for answer in details.answers if answer.row in rows], key, text, make),
             )
-            for figure in found
+            for figure in drawn
         ]
     return figures
 
@@ -118,36 +118,39 @@ def _draw_heatmaps(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figur
                 spec=charts.draw_heatmap(cells, score=score, text=text),
                 header=[axes["lr"], axes["r"], axes["alpha"], score],
                 rows=[
-                    [one["lr"], one["r"], one["alpha"], format_known(one["score"], _TENTHS)] for one in cells
+                    [cell["lr"], cell["r"], cell["alpha"], format_known(cell["score"], _TENTHS)]
+                    for cell in cells
                 ],
             )
 
 
 def _draw_effects(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterator[Figure]:
     """Draw a figure for each hyperparameter in which a trained method's candidates differ."""
-    axes, found = text.under("figures.axes"), dict[str, list[dict[str, Any]]]()
+    axes, by_path = text.under("figures.axes"), dict[str, list[dict[str, Any]]]()
     trained = [row for row in rows if row.selection and not row.baseline]
     for row in trained:
         candidates = row.selection.candidates if row.selection else ()
-        leaves = [flatten(one.canonical_config) for one in candidates]
+        leaves = [flatten(candidate.canonical_config) for candidate in candidates]
         scores = row.selection.scores if row.selection else ()
         for path in sorted(set().union(*leaves)):
-            values = [one.get(path) for one in leaves]
+            values = [leaf.get(path) for leaf in leaves]
             if len(set(map(repr, values))) > 1 and path != "seed":
-                found.setdefault(path, []).extend(
+                by_path.setdefault(path, []).extend(
                     {"title": row.title, "raw": value, "score": to_percent(score)}
                     for value, score in zip(values, scores, strict=True)
                 )
-    for path, points in found.items():
-        raw = sorted({repr(one["raw"]): one["raw"] for one in points}.values(), key=_order)
+    for path, points in by_path.items():
+        raw = sorted({repr(point["raw"]): point["raw"] for point in points}.values(), key=_order)
         shown = [
             {
-                "title": one["title"],
-                "value": clean(format_number(one["raw"])),
-                "place": raw.index(one["raw"]),
-                "score": one["score"],
+                "title": point["title"],
+                "value": clean(format_number(point["raw"])),
+                "place": raw.index(point["raw"]),
+                "score": point["score"],
             }
-            for one in sorted(points, key=lambda one: (key.titles.index(one["title"]), _order(one["raw"])))
+            for point in sorted(
+                points, key=lambda point: (key.titles.index(point["title"]), _order(point["raw"]))
+            )
         ]
         name, score = clean(path.rpartition(".")[2]), _name_score(trained[0], text)
         lines = []
@@ -169,19 +172,19 @@ def _draw_curves(courses: Sequence[Course], key: Key, text: Text, make: Any) -> 
     axes = text.under("figures.axes")
     for kind, name, factor in (("loss", "loss", 1), ("validation", "validation_accuracy", 100)):
         points, lines, steps = [], [], 1
-        for one in courses:
+        for course in courses:
             logged = [
                 (row["step"], factor * row[name])
-                for row in one.history
+                for row in course.history
                 if all(_is_number(row.get(known)) for known in ("step", name))
             ]
             if not logged:
                 continue
-            seed = str(read_seed(one.run))
+            seed = str(read_seed(course.run))
             every = math.ceil(len(logged) / _MOST_STEPS)
             steps = max(steps, every)
             kept = [*logged[:-1:every], logged[-1]]
-            place = {"title": one.row.title, "run": one.run.run_id, "seed": seed}
+            place = {"title": course.row.title, "run": course.run.run_id, "seed": seed}
             points += [{**place, "step": step, "value": round(value, 5)} for step, value in kept]
             values = [value for _, value in logged]
             ends = (values[0], min(values), max(values), values[-1])
@@ -189,7 +192,7 @@ def _draw_curves(courses: Sequence[Course], key: Key, text: Text, make: Any) -> 
             lines.append(
                 [
                     place["title"],
-                    one.run.run_id,
+                    course.run.run_id,
                     seed,
                     *(format_known(end, _THREE_DIGITS) for end in (ends[0], best, ends[3])),
                 ]
@@ -214,7 +217,9 @@ def _draw_phases(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figure]
     for name, measure, paths in (("time", "seconds", seconds), ("memory", "memory", peaks if peak else {})):
         shown, lines = [], []
         for row in rows:
-            runs = [one for one in row.selection.results if stands_alone(one)] if row.selection else []
+            runs = (
+                [result for result in row.selection.results if stands_alone(result)] if row.selection else []
+            )
             values = {phase: _measure(runs, path, measure) for phase, path in paths.items()}
             if any(value is not None for value in values.values()):
                 shown += [
@@ -240,7 +245,7 @@ def _draw_phases(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figure]
 
 def _measure(runs: Sequence[Result], path: str, measure: str) -> float | None:
     """Return mean seconds, or the highest peak in GiB; None unless every run has it."""
-    values = [value for one in runs if (value := read_number(one, path)) is not None]
+    values = [value for run in runs if (value := read_number(run, path)) is not None]
     if not values or len(values) < len(runs):
         return None
     return summarise(values).mean if measure == "seconds" else max(values) / GIB
@@ -262,16 +267,16 @@ def _draw_predicted(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Ite
         diagonal = [{"kind": "diagonal", "measured": end, "predicted": end} for end in (min(ends), max(ends))]
         header = ("method", "run", "predicted", "measured", "error")
         lines = [
-            [one["title"], one["run"], *(f"{one[name]:.2f}" for name in header[2:4]), one["error"]]
-            for one in points
+            [point["title"], point["run"], *(f"{point[name]:.2f}" for name in header[2:4]), point["error"]]
+            for point in points
         ]
         spec = charts.draw_predicted([*diagonal, *points], key=key, text=text)
         yield make("predicted", spec=spec, header=[axes[name] for name in header], rows=lines)
 
 
-def _draw_answers(found: Sequence[Any], key: Key, text: Text, make: Any) -> Iterator[Figure]:
+def _draw_answers(answers: Sequence[Any], key: Key, text: Text, make: Any) -> Iterator[Figure]:
     axes = text.under("figures.axes")
-    counted = [(one, count_confusion(one)) for one in found]
+    counted = [(answer, count_confusion(answer)) for answer in answers]
     points: list[dict[str, Any]] = [
         {"title": one.row.title, "label": clean(label), "f1": to_percent(score)}
         for one, counts in counted

@@ -28,7 +28,7 @@ _SCORES = {
 
 def list_runs(evidence: Evidence) -> Mapping[str, Any]:
     """List every run in the order of runs.csv: cells with what they sort by, None where unknown."""
-    runs = [_read_run(one) for one in evidence.results]
+    runs = [_read_run(result) for result in evidence.results]
     runs.sort(key=lambda run: [str(run[name]["text"]) for name in ("data", "model", "method", "run_id")])
     same = [name for name in ("data", "model") if len({run[name]["text"] for run in runs}) < 2]
     header = [name for name in ENGLISH.under("page.run_columns") if name not in same]
@@ -75,7 +75,9 @@ def _read_run(result: Result) -> dict[str, dict[str, Any]]:
 
 def list_failures(evidence: Evidence, *, text: Text) -> list[Block]:
     """List every run without success with its cause, and the records that cannot be trusted."""
-    failed = sorted((one for one in evidence.results if not one.is_success), key=lambda one: one.run_id)
+    failed = sorted(
+        (result for result in evidence.results if not result.is_success), key=lambda result: result.run_id
+    )
     blocks = list[Block]()
     if failed:
         header = [*text.under("page.failure_columns").values(), text("page.log")]
@@ -106,18 +108,18 @@ def _tell_failure(result: Result, text: Text) -> list[Cell]:
 
 def list_provenance(evidence: Evidence, *, text: Text) -> list[Block]:
     """List machines, packages, code, model and data of the records, and how many runs have each."""
-    found = dict[str, Counter[str]]()
-    for result in sorted(evidence.results, key=lambda one: one.run_id):
+    counters = dict[str, Counter[str]]()
+    for result in sorted(evidence.results, key=lambda result: result.run_id):
         fingerprint = read_value(result, "canonical_config.data.fingerprint")
         leaves = flatten({"data_fingerprint": fingerprint, **result.provenance})
         for name, value in leaves.items():
             if value is not None:
-                found.setdefault(name, Counter())[
+                counters.setdefault(name, Counter())[
                     clean(json.dumps(value) if isinstance(value, bool) else format_number(value))
                 ] += 1
     rows = []
-    for name in sorted(found):
-        counts = sorted(found[name].items(), key=lambda pair: (-pair[1], pair[0]))
+    for name in sorted(counters):
+        counts = sorted(counters[name].items(), key=lambda pair: (-pair[1], pair[0]))
         values = [text("page.of_runs", value=value, count=count) for value, count in counts[:_MOST_VALUES]]
         shown = [counts[0][0]] if len(counts) == 1 else values
         rows.append([clean(name), text("join.semicolon").join(shown) + "…" * (len(counts) > _MOST_VALUES)])
@@ -166,7 +168,7 @@ def _measure(row: Row, text: Text) -> list[str]:
 
 def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Block]:
     """List the test texts that only one of two compared methods has right."""
-    by_row = {id(one.row): one for one in details.answers}
+    by_row = {id(answer.row): answer for answer in details.answers}
     blocks = list[Block]()
     for compared in evidence.comparisons:
         pair = [by_row.get(id(row)) for row in (compared.other, compared.one)]
@@ -180,35 +182,37 @@ def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Bloc
         return unread
     how = Paragraph(text("page.how_apart", comparisons=text("comparisons.title")))
     reasons = [
-        text("page.texts_unread", reason=found)
-        for task in dict.fromkeys(one.row.task for one in details.answers)
-        if isinstance(found := details.texts[task], str)
+        text("page.texts_unread", reason=reason)
+        for task in dict.fromkeys(answer.row.task for answer in details.answers)
+        if isinstance(reason := details.texts[task], str)
     ]
     notes = map(Paragraph, dict.fromkeys(reasons))
     return [*unread, Section(text("page.apart"), [how, *notes, *blocks])]
 
 
-def _tell_apart(one: MethodAnswers, other: MethodAnswers, details: Details, text: Text) -> Section | None:
-    found = compare_answers(one, other)
-    if found is None or not found.ids:
+def _tell_apart(
+    method_answers: MethodAnswers, other: MethodAnswers, details: Details, text: Text
+) -> Section | None:
+    compared = compare_answers(method_answers, other)
+    if compared is None or not compared.ids:
         return None
-    names = [side.row.title for side in (one, other)]
-    texts = details.texts[one.row.task]
+    names = [side.row.title for side in (method_answers, other)]
+    texts = details.texts[method_answers.row.task]
     columns = text.under("page.text_columns")
     columns["other"] = text("page.text_columns.other", other=names[1])
     rows: list[list[Cell]] = []
-    for key in found.ids[:_MOST_TEXTS]:
+    for key in compared.ids[:_MOST_TEXTS]:
         cells = {
             "id": str(key),
             "text": UNKNOWN if isinstance(texts, str) else _shorten(clean(texts.get(key, UNKNOWN))),
-            "label": str(one.test["label"][key]),
+            "label": str(method_answers.test["label"][key]),
             "other": str(other.test["prediction"][key]),
         }
         rows.append([cells[name] for name in columns if name != "text" or not isinstance(texts, str)])
     if isinstance(texts, str):
         del columns["text"]
-    summary = text("page.only_right", one=names[0], other=names[1], count=len(found.ids))
-    further = len(found.ids) - len(rows)
+    summary = text("page.only_right", one=names[0], other=names[1], count=len(compared.ids))
+    further = len(compared.ids) - len(rows)
     if further:
         rows.append(["…", text("page.further", count=further), *[""] * (len(columns) - 2)])
     return Section(summary, [Table([*columns.values()], rows)], is_folded=True)

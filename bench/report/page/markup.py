@@ -63,10 +63,10 @@ def _write(block: Block, text: Text, level: int, title: str) -> Markup:
                 write_html(block.blocks, text=text, level=level, title=title)
             )
         case Figures():
-            captions = [None, *(one.caption for one in block.figures)]
+            captions = [None, *(figure.caption for figure in block.figures)]
             drawn = (
-                _write_figure(one, text, is_said=one.caption == before)
-                for one, before in zip(block.figures, captions, strict=False)
+                _write_figure(figure, text, is_said=figure.caption == before)
+                for figure, before in zip(block.figures, captions, strict=False)
             )
             return Markup('<div class="figures">\n{}\n</div>').format(_LINE.join(drawn))
 

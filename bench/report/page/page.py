@@ -55,7 +55,7 @@ def write_report(store: Store, *, lang: str, report: ReportConfig) -> list[Path]
     """
     text, evidence = read_language(lang), gather(store, report)
     details = gather_details(evidence, store)
-    drawn = {code: draw_all(evidence, details, text=one) for code, one in LANGUAGES.items()}
+    drawn = {code: draw_all(evidence, details, text=value) for code, value in LANGUAGES.items()}
     figures = [figure for same in drawn[lang].values() for figure in same]
     images = render_images(figures)
     blocks = describe_all(evidence, text=text, drawn=drawn[lang])
@@ -105,7 +105,7 @@ def render_page(
 def _say_subtitle(evidence: Evidence, text: Text) -> str:
     """Name the task, unless there are several, which stand over their tables, and count the runs."""
     tasks = title_tasks([row.task for row in evidence.rows], text).values()
-    succeeded = sum(one.is_success for one in evidence.results)
+    succeeded = sum(result.is_success for result in evidence.results)
     counted = text("page.lead", runs=len(evidence.results), succeeded=succeeded)
     return " · ".join([*(tasks if len(tasks) == 1 else ()), counted])
 
@@ -120,12 +120,12 @@ def _list_parts(
     described = describe_sections(evidence, titles=titles, text=text)
 
     def pick(name: str) -> list[Block]:
-        found = list[Block]()
+        blocks = list[Block]()
         for group, figures in drawn.items():
-            chosen = [one for kind in _PLACES[name] for one in figures if one.kind == kind]
+            chosen = [figure for kind in _PLACES[name] for figure in figures if figure.kind == kind]
             if chosen:
-                found += place(group, titles, [Figures(chosen)])
-        return found
+                blocks += place(group, titles, [Figures(chosen)])
+        return blocks
 
     claims = described["claims"].blocks
     own: dict[str, Sequence[Block]] = {
@@ -143,7 +143,7 @@ def _list_parts(
         "claims": Section(described["claims"].title, [*claims, *list_article(evidence, text=text)]),
         **{name: Section(named[name], blocks) for name, blocks in own.items()},
     }
-    return {name: one for name, one in sections.items() if not is_empty(one)}
+    return {name: section for name, section in sections.items() if not is_empty(section)}
 
 
 def _explain_prediction(
@@ -154,7 +154,10 @@ def _explain_prediction(
     if "predicted" in kinds or not any(row.selection for row in evidence.rows):
         return []
     reasons = [
-        one.reasons[name] for one in evidence.results for name in ("prediction.error",) if name in one.reasons
+        result.reasons[name]
+        for result in evidence.results
+        for name in ("prediction.error",)
+        if name in result.reasons
     ]
     reason = f" ({clean(reasons[0])})" if reasons else ""
     return [Paragraph(text("page.nothing_predicted", reason=reason))]

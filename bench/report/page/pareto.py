@@ -105,7 +105,7 @@ def _span_accuracy(points: Sequence[PlotMark]) -> Span:
         found = [getattr(one, name) if getattr(one, name) is not None else one.accuracy for one in some]
         return [end for end in found if end is not None]
 
-    known = [one for one in points if one.accuracy is not None]
+    known = [point for point in points if point.accuracy is not None]
     lows = ends([one for one in known if not one.baseline], "low") or ends(known, "low")
     if not lows:
         return 0.0, 100.0
@@ -118,7 +118,7 @@ def _span_accuracy(points: Sequence[PlotMark]) -> Span:
 def _find_front(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Find the methods that no other beats in memory and in accuracy, from the least memory on."""
     front: list[dict[str, Any]] = []
-    for point in sorted(points, key=lambda one: (one["memory"], -one["accuracy"])):
+    for point in sorted(points, key=lambda point: (point["memory"], -point["accuracy"])):
         if not front or point["accuracy"] > front[-1]["accuracy"]:
             place = {name: point[name] for name in ("title", "memory", "accuracy")}
             front.append({**place, "kind": "front", "order": len(front)})

@@ -25,28 +25,28 @@ def describe_advice(
     evidence: Evidence, read: Read, *, limits: TrainingLimits, text: Text
 ) -> tuple[list[Block], bool]:
     """Return the advice, and whether anything fits the limits."""
-    found = recommend(evidence.results, read, limits=limits, text=text)
+    advice = recommend(evidence.results, read, limits=limits, text=text)
     headings = title_tasks([row.task for row in evidence.rows], text)
     blocks = list[Block]()
-    for group, one in found.items():
-        said = make_bullets(_explain(group, one, limits, text))
-        tables = (_tabulate(group, one, text), _compare_with_article(group, evidence, read, text))
+    for group, value in advice.items():
+        said = make_bullets(_explain(group, value, limits, text))
+        tables = (_tabulate(group, value, text), _compare_with_article(group, evidence, read, text))
         blocks.append(Section(headings[group[0]], [said, *tables]))
-    if not found:
+    if not advice:
         blocks.append(say_empty(text))
     if evidence.imported:
         blocks.append(Paragraph(text("advice.imports_left_out", count=len(evidence.imported))))
-    return blocks, any(one.chosen for one in found.values())
+    return blocks, any(one.chosen for one in advice.values())
 
 
-def _explain(group: Group, found: Recommendation, limits: TrainingLimits, text: Text) -> list[str]:
+def _explain(group: Group, advice: Recommendation, limits: TrainingLimits, text: Text) -> list[str]:
     """Say what to take and why, a line each."""
-    chosen = found.chosen
+    chosen = advice.chosen
     lines = [text("advice.budget", limits=_say_limits(limits, text), kind=name_kind(group[1], text))]
     if group[1] == "cpu_resident":
         lines.append(text("advice.resident"))
     if chosen is None:
-        nearest = found.rejected[0] if found.rejected else None
+        nearest = advice.rejected[0] if advice.rejected else None
         names = {"title": nearest[0].title, "reason": nearest[1]} if nearest else {}
         return [*lines, text("advice.nothing_fits"), *([text("advice.nearest", **names)] if nearest else [])]
     title = chosen.title
@@ -55,7 +55,7 @@ def _explain(group: Group, found: Recommendation, limits: TrainingLimits, text: 
         lines.append(text("advice.take_with", title=title, settings=settings, numbers=numbers))
     else:
         lines.append(text("advice.take", title=title, numbers=numbers))
-    lines.append(_say_why(found, text))
+    lines.append(_say_why(advice, text))
     if chosen.has_random_weights:
         return lines
     if len(chosen.seeds) == 1:
@@ -63,27 +63,27 @@ def _explain(group: Group, found: Recommendation, limits: TrainingLimits, text: 
     interval = chosen.interval
     if limits.min_accuracy is not None and interval and interval.low < limits.min_accuracy:
         lines.append(text("advice.floor_unsure", low=100 * interval.low, limit=100 * limits.min_accuracy))
-    if found.baseline:
-        names = {"baseline": found.baseline.title, "title": title}
-        lines.append(text("advice.baseline", numbers=_say_numbers(found.baseline, text), **names))
+    if advice.baseline:
+        names = {"baseline": advice.baseline.title, "title": title}
+        lines.append(text("advice.baseline", numbers=_say_numbers(advice.baseline, text), **names))
     return lines
 
 
-def _say_why(found: Recommendation, text: Text) -> str:
+def _say_why(advice: Recommendation, text: Text) -> str:
     """Say why to take this method before the others that fit."""
-    chosen = found.chosen
+    chosen = advice.chosen
     assert chosen is not None
     title = chosen.title
-    others = [row for row in found.fitting if row is not chosen and row.baseline == chosen.baseline]
+    others = [row for row in advice.fitting if row is not chosen and row.baseline == chosen.baseline]
     if not others:
         return text("advice.only_one", title=title)
     if chosen.has_random_weights:
         return text("advice.random", title=title)
-    if len(found.same) > 1:
-        best, *others = found.same
+    if len(advice.same) > 1:
+        best, *others = advice.same
         names = {"best": best.title, "title": title}
         return text("advice.same", titles=join_titles(others, text), **names)
-    gaps = [find_gap(chosen, row, found.comparisons) for row in others]
+    gaps = [find_gap(chosen, row, advice.comparisons) for row in others]
     if all(gap and gap.comparison.verdict != "none" for gap in gaps):
         return text("advice.more_accurate", title=title, titles=join_titles(others, text))
     return text("advice.not_compared", title=title, titles=join_titles(others, text))
@@ -108,16 +108,16 @@ def _say_numbers(row: Row, text: Text) -> str:
     return text("join.comma").join(said) or UNKNOWN
 
 
-def _tabulate(group: Group, found: Recommendation, text: Text) -> Table:
+def _tabulate(group: Group, advice: Recommendation, text: Text) -> Table:
     """Tabulate every method: the recommended one, those that fit, those that do not and why."""
     names = ("method", "hyperparameters", "memory", "train_time", "accuracy")
     header = name_columns(group[1], text)
-    ordered = sorted(found.fitting, key=lambda row: row is not found.chosen)
+    ordered = sorted(advice.fitting, key=lambda row: row is not advice.chosen)
     verdicts = [
-        (row, text("advice.chosen") if row is found.chosen else text("advice.fits")) for row in ordered
+        (row, text("advice.chosen") if row is advice.chosen else text("advice.fits")) for row in ordered
     ]
     lines = []
-    for row, verdict in [*verdicts, *found.rejected]:
+    for row, verdict in [*verdicts, *advice.rejected]:
         known = row.selection is not None
         shown = row.accuracy.mean if row.accuracy and not row.has_random_weights else None
         lines.append(

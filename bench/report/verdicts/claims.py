@@ -50,12 +50,12 @@ def describe_claims(evidence: Evidence, *, titles: Titles, text: Text) -> Sectio
             continue
         table = [
             [
-                _quote(one.claim, rows, article, text),
-                one.measured.shown if one.measured else UNKNOWN,
-                text(f"claims.verdicts.{one.verdict}"),
-                text("join.semicolon").join(one.reasons) or UNKNOWN,
+                _quote(judgement.claim, rows, article, text),
+                judgement.measured.shown if judgement.measured else UNKNOWN,
+                text(f"claims.verdicts.{judgement.verdict}"),
+                text("join.semicolon").join(judgement.reasons) or UNKNOWN,
             ]
-            for one in judgements
+            for judgement in judgements
         ]
         shown: list[Block] = [Table([*text.under("claims.columns").values()], table)]
         if group[0].model == article.model:
@@ -102,19 +102,19 @@ def _list_differences(
     claim: ArticleClaim, method: Row, against: Row, article: ArticleConfig, text: Text
 ) -> list[str]:
     """List why the results say nothing of the article's claim."""
-    task, hardware, found = method.task, read_hardware(method), list[str]()
+    task, hardware, reasons = method.task, read_hardware(method), list[str]()
     if claim.measure == "memory" and method.memory_kind != "cuda":
-        found.append(text("claims.reasons.not_gpu_memory"))
+        reasons.append(text("claims.reasons.not_gpu_memory"))
     if claim.measure == "accuracy" and (method.has_random_weights or against.has_random_weights):
-        found.append(text("claims.reasons.random_weights"))
+        reasons.append(text("claims.reasons.random_weights"))
     if "model" in claim.needs and task.model != article.model:
-        found.append(text("claims.reasons.model", here=str(task.model), there=article.model))
+        reasons.append(text("claims.reasons.model", here=str(task.model), there=article.model))
     if "data" in claim.needs and task.data not in article.data:
-        found.append(text("claims.reasons.data", here=task.data))
+        reasons.append(text("claims.reasons.data", here=task.data))
     if "card" in claim.needs and article.card not in (hardware or ""):
         here = hardware or text("unknown")
-        found.append(text("claims.reasons.card", here=here, there=article.card))
-    return found
+        reasons.append(text("claims.reasons.card", here=here, there=article.card))
+    return reasons
 
 
 def _measure(
@@ -140,14 +140,18 @@ def _measure(
         points = {"points": 100 * gap.estimate, "low": 100 * gap.low, "high": 100 * gap.high}
         shown = text("claims.measured.accuracy", **points, texts=gap.comparison.rows, **names)
         return Measured(gap.estimate, gap.low, gap.high, shown)
-    found = contrast(method, against, claim.measure)
-    if isinstance(found, str):
-        return text(f"claims.no_contrast.{found}")
+    contrasted = contrast(method, against, claim.measure)
+    if isinstance(contrasted, str):
+        return text(f"claims.no_contrast.{contrasted}")
     write = format_gib if claim.measure == "memory" else text.format_duration
-    numbers = {"percent": 100 * found.change, "here": write(found.values[0]), "there": write(found.values[1])}
+    numbers = {
+        "percent": 100 * contrasted.change,
+        "here": write(contrasted.values[0]),
+        "there": write(contrasted.values[1]),
+    }
     kind = name_kind(method.memory_kind, text)
     shown = text(f"claims.measured.{claim.measure}", **numbers, kind=kind, **names)
-    return Measured(found.change, found.low, found.high, shown)
+    return Measured(contrasted.change, contrasted.low, contrasted.high, shown)
 
 
 def _quote(claim: ArticleClaim, rows: Sequence[Row], article: ArticleConfig, text: Text) -> str:

@@ -63,39 +63,40 @@ def _find_contrasts(rows: Sequence[Row], measure: str, text: Text) -> Iterator[K
         if ends not in pairs and ends[::-1] not in pairs and ends[0] is not ends[1]:
             pairs.append(ends)
     for one, other in pairs:
-        found = contrast(one, other, measure)
-        if isinstance(found, Contrast):
-            yield KeyFinding(_say_contrast(found, text), [one, other])
-        elif found == "hardware":
+        contrasted = contrast(one, other, measure)
+        if isinstance(contrasted, Contrast):
+            yield KeyFinding(_say_contrast(contrasted, text), [one, other])
+        elif contrasted == "hardware":
             names = {"one": one.title, "other": other.title}
             yield KeyFinding(text("findings.other_hardware", **names), [one, other])
 
 
-def _say_contrast(found: Contrast, text: Text) -> str:
-    verdict = "less" if found.high < 0 else "more" if found.low > 0 else "overlap"
-    if abs(found.change) < _NEGLIGIBLE:
+def _say_contrast(contrasted: Contrast, text: Text) -> str:
+    verdict = "less" if contrasted.high < 0 else "more" if contrasted.low > 0 else "overlap"
+    if abs(contrasted.change) < _NEGLIGIBLE:
         verdict = "same"
-    if found.measure == "train_time" and found.runs < 2:
+    if contrasted.measure == "train_time" and contrasted.runs < 2:
         verdict = "open"
     here, there = (
-        format_gib(one) if found.measure == "memory" else text.format_duration(one) for one in found.values
+        format_gib(value) if contrasted.measure == "memory" else text.format_duration(value)
+        for value in contrasted.values
     )
     sentence = text(
-        f"findings.contrasts.{found.measure}.{verdict}",
-        one=found.one.title,
-        other=found.other.title,
-        percent=abs(100 * found.change),
+        f"findings.contrasts.{contrasted.measure}.{verdict}",
+        one=contrasted.one.title,
+        other=contrasted.other.title,
+        percent=abs(100 * contrasted.change),
         here=here,
         there=there,
     )
-    return sentence + (text("findings.one_run_each") if found.runs < 2 and verdict != "open" else "")
+    return sentence + (text("findings.one_run_each") if contrasted.runs < 2 and verdict != "open" else "")
 
 
 def _find_unquantised(row: Row, rows: Sequence[Row]) -> Row | None:
     """Find the method that differs from this one only in that its base weights are not quantised."""
 
-    def read(one: Row, *names: str) -> list[object]:
-        method = one.selection.results[0].config.get("method") or {} if one.selection else {}
+    def read(row: Row, *names: str) -> list[object]:
+        method = row.selection.results[0].config.get("method") or {} if row.selection else {}
         return [method.get(name) for name in names]
 
     if read(row, "quantization")[0] in (None, "none"):

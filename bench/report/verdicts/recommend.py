@@ -63,15 +63,15 @@ def recommend(
 ) -> dict[Group, Recommendation]:
     """Return what to take, for each table of the report."""
     needs, groups = _list_needs(results), group_by_method(results)
-    within = group_rows(build_rows([_fail_outside(one, needs, limits) for one in results]))
-    found = {}
+    within = group_rows(build_rows([_fail_outside(result, needs, limits) for result in results]))
+    advice = {}
     for group, rows in group_rows(build_rows(results)).items():
         kept = {row.method: row for row in within[group]}
         fitting, rejected = [], []
         for row in rows:
             inside = kept[row.method]
             members = groups[MethodKey(row.task.fingerprint, row.task.revision, row.method)]
-            same_kind = [one for one in members if read_value(one, "memory.kind") == row.memory_kind]
+            same_kind = [member for member in members if read_value(member, "memory.kind") == row.memory_kind]
             of_method = list(_list_needs(same_kind).values())
             reason = _find_reason(row, inside, of_method, limits, text)
             if reason is None:
@@ -79,8 +79,8 @@ def recommend(
             else:
                 rejected.append((_measure_excess(row, of_method, limits), row, reason))
         rejected.sort(key=lambda one: one[0])
-        found[group] = _choose(fitting, [one[1:] for one in rejected], read)
-    return found
+        advice[group] = _choose(fitting, [one[1:] for one in rejected], read)
+    return advice
 
 
 def _choose(fitting: Sequence[Row], rejected: Sequence[tuple[Row, str]], read: Read) -> Recommendation:
@@ -103,15 +103,15 @@ def _choose(fitting: Sequence[Row], rejected: Sequence[tuple[Row, str]], read: R
     )
 
 
-def _is_untold(one: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
+def _is_untold(row: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
     """Return whether the two were compared and no difference was detected."""
-    gap = find_gap(one, other, comparisons)
+    gap = find_gap(row, other, comparisons)
     return gap is not None and gap.comparison.verdict == "none"
 
 
-def _is_better(one: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
+def _is_better(row: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
     """Return whether the first is more accurate, or that is not known."""
-    gap = find_gap(one, other, comparisons)
+    gap = find_gap(row, other, comparisons)
     return gap is None or (gap.comparison.verdict != "none" and gap.estimate > 0)
 
 
@@ -121,15 +121,15 @@ def _find_reason(
     """Say why the method is out of the question, or None; ``inside``: its row within the limits."""
     if row.selection is None:
         return text("advice.rejections.none_succeeded", status=text(f"statuses.{row.status}"))
-    peaks = [one.peak_bytes for one in needs if one.peak_bytes is not None]
+    peaks = [need.peak_bytes for need in needs if need.peak_bytes is not None]
     if not peaks:
         return text("advice.rejections.unknown_memory")
     if min(peaks) > limits.vram_bytes:
         return text("advice.rejections.memory", needs=format_gib(min(peaks)), limit=f"{limits.vram_gib:g}")
     times = [
-        one.seconds
-        for one in needs
-        if _divide(one.peak_bytes, limits.vram_bytes) <= 1 and one.seconds is not None
+        need.seconds
+        for need in needs
+        if _divide(need.peak_bytes, limits.vram_bytes) <= 1 and need.seconds is not None
     ]
     if limits.max_seconds is not None and not times:
         return text("advice.rejections.unknown_time")
@@ -152,8 +152,8 @@ def _find_reason(
 def _measure_excess(row: Row, needs: Sequence[_Need], limits: TrainingLimits) -> float:
     """Return how many times the most exceeded limit the method needs, to sort what does not fit."""
     ratios = [
-        max(_divide(one.peak_bytes, limits.vram_bytes), _divide(one.seconds, limits.max_seconds))
-        for one in needs
+        max(_divide(need.peak_bytes, limits.vram_bytes), _divide(need.seconds, limits.max_seconds))
+        for need in needs
     ]
     short = 0.0
     if limits.min_accuracy:
@@ -171,9 +171,9 @@ def _divide(value: float | None, limit: float | None) -> float:
 def _list_needs(results: Sequence[Result]) -> dict[str, _Need]:
     """Return what each configuration needs, by its key, from runs that stood alone."""
     members: dict[str, list[Result]] = defaultdict(list)
-    for one in results:
-        if one.is_success and stands_alone(one):
-            members[_key(one)].append(one)
+    for result in results:
+        if result.is_success and stands_alone(result):
+            members[_key(result)].append(result)
     return {
         key: _Need(
             _largest([PEAKS.get(str(read_value(one, "memory.kind")), "memory.kind") for one in some], some),
@@ -185,7 +185,7 @@ def _list_needs(results: Sequence[Result]) -> dict[str, _Need]:
 
 def _largest(paths: Sequence[str], results: Sequence[Result]) -> float | None:
     """Return the largest number, or None if any run lacks it."""
-    values = [read_number(one, path) for one, path in zip(results, paths, strict=True)]
+    values = [read_number(result, path) for result, path in zip(results, paths, strict=True)]
     known = [value for value in values if value is not None]
     return max(known) if known and len(known) == len(values) else None
 

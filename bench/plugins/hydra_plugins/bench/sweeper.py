@@ -139,13 +139,13 @@ class BenchSweeper(Sweeper):
         results = [] if error is not None else job.return_value
         lines = [show(f"{point.run_id} {describe(point.config)}: {shorten(str(error))}") for point in pack]
         if error is None:
-            lines = [summarise(point.config, one) for point, one in zip(pack, results, strict=True)]
+            lines = [summarise(point.config, result) for point, result in zip(pack, results, strict=True)]
         self.display.end(pack, lines)
         stopping = ends_sweep(error) or (isinstance(error, ProcessError) and error.status == "interrupted")
         with self.lock:
             if self.running.note_end(pack, error) and not stopping:  # who stops a sweep waits for no table
                 self._write_unfinished()
-        failed = error is not None or any(not one.is_success for one in results)
+        failed = error is not None or any(not result.is_success for result in results)
         return not (failed and len(pack) == 1 and pack[0].config.sweep.fail_fast) and not ends_sweep(error)
 
     def _write_unfinished(self) -> None:
