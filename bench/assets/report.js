@@ -13,7 +13,7 @@
     for (const place of document.querySelectorAll(`.chart[data-lang="${root.lang}"]:empty`)) {
       const spec = specs[place.dataset.lang][place.dataset.chart];
       const rows = Object.fromEntries(Object.keys(spec.datasets).map((name) => [name, data[name]]));
-      if (narrow) Object.assign(spec.config, { axis: { ...spec.config.axis, labelLimit: 110 }, legend: { ...spec.config.legend, labelLimit: 220 } });
+      if (narrow) Object.assign(spec.config, { axis: { ...spec.config.axis, labelLimit: 110 }, legend: { ...spec.config.legend, columns: 1 } });
       await vegaEmbed(place, { ...spec, datasets: rows }, options);
     }
     root.dataset.drawn = root.lang;

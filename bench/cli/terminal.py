@@ -11,7 +11,17 @@ from rich.padding import Padding
 from rich.text import Text
 
 from bench.redaction import show
-from bench.report.blocks import Block, Bullets, Figures, Paragraph, Section, Table, is_empty, read_cell
+from bench.report.blocks import (
+    Beside,
+    Block,
+    Bullets,
+    Figures,
+    Paragraph,
+    Section,
+    Table,
+    is_empty,
+    read_cell,
+)
 from bench.report.cells import clean
 
 _LONGEST = 24  # characters of a word that is kept whole; a longer one, a path say, may be broken
@@ -91,6 +101,9 @@ def print_blocks(blocks: Iterable[Block]) -> None:
             case Table():
                 columns = range(len(block.header))
                 right = [] if block.left is None else [place for place in columns if place not in block.left]
-                print_table(block.header, [list(map(read_cell, row)) for row in block.rows], right=right)
+                header, *rows = (list(map(read_cell, row)) for row in [block.header, *block.rows])
+                print_table(header, rows, right=right)
+            case Beside():
+                print_blocks(block.blocks)
             case Figures():
                 print_lines(f"{clean(figure.title)}: figures/{figure.name}.png" for figure in block.figures)

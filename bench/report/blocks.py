@@ -14,7 +14,8 @@ from bench.report.cells import escape_markdown, to_markdown
 @dataclass(frozen=True)
 class Paragraph:
     text: str
-    command: str = ""  # a part of the text that is to be typed
+    command: str = ""  # a part of the text that is to be typed, or a file
+    link: str = ""  # where that file is, from the results folder
     strong: bool = False
 
 
@@ -38,16 +39,36 @@ class Link:
     path: str
 
 
-Cell = str | Link
+@dataclass(frozen=True)
+class Stack:
+    """A cell with a quieter second line."""
+
+    text: str
+    below: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A cell whose interval the page also draws, as one row of a forest plot."""
+
+    text: str
+    estimate: float
+    interval: tuple[float, float] | None
+    ticks: Sequence[float]  # of the axis, from its start to its end with 0 among them; equal in all rows
+    mark: str  # disc | diamond | ring
+
+
+Cell = str | Link | Stack | Bar
 
 
 @dataclass(frozen=True)
 class Table:
-    header: Sequence[str]
+    header: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
     left: Collection[int] | None = None  # columns of words, the others are numbers; None: all are words
     name: str = ""  # for those who cannot see it
-    summary: str = ""  # where it is not empty, the page shows the table on demand, below this line
+    legend: str = ""  # of what the page draws in the cells
+    has_cards: bool = False  # on a narrow screen each row is a card
 
 
 @dataclass(frozen=True)
@@ -71,12 +92,20 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Section:
-    title: str
+class Beside:
+    """Blocks side by side, where there is room."""
+
     blocks: Sequence["Block"]
 
 
-Block = Paragraph | Bullets | Table | Figures | Section
+@dataclass(frozen=True)
+class Section:
+    title: str
+    blocks: Sequence["Block"]
+    is_folded: bool = False  # the page shows the blocks on demand
+
+
+Block = Paragraph | Bullets | Table | Figures | Beside | Section
 
 
 def make_bullets(lines: Iterable[str]) -> Bullets:
@@ -86,8 +115,10 @@ def make_bullets(lines: Iterable[str]) -> Bullets:
 
 def is_empty(block: Block) -> bool:
     """Return whether the block says nothing, so that nobody shows it: a section without blocks, say."""
-    if isinstance(block, Section):
+    if isinstance(block, Section | Beside):
         return all(map(is_empty, block.blocks))
+    if isinstance(block, Figures):
+        return not block.figures
     return isinstance(block, Bullets) and not block.items
 
 
@@ -104,19 +135,22 @@ def _write(block: Block, level: int) -> str:
         case Paragraph():
             text = escape_markdown(block.text)
             if block.command:
-                text = text.replace(block.command, f"`{block.command}`")
+                link = f"[{block.command}]({block.link})"
+                text = text.replace(block.command, link if block.link else f"`{block.command}`")
             return f"**{text}**\n" if block.strong else f"{text}\n"
         case Bullets():
             return "".join(map(_write_bullet, block.items))
         case Table():
             left = range(len(block.header)) if block.left is None else block.left
             rows = [[escape_markdown(read_cell(cell)) for cell in row] for row in block.rows]
-            return to_markdown([escape_markdown(cell) for cell in block.header], rows, left=left)
+            return to_markdown([escape_markdown(read_cell(cell)) for cell in block.header], rows, left=left)
         case Figures():
             shown = (
                 f"![{escape_markdown(figure.title)}](figures/{figure.name}.png)\n" for figure in block.figures
             )
             return "\n".join(shown)
+        case Beside():
+            return write_markdown(block.blocks, level=level)
 
 
 def _write_bullet(item: Bullet) -> str:
@@ -125,5 +159,7 @@ def _write_bullet(item: Bullet) -> str:
 
 
 def read_cell(cell: Cell) -> str:
-    """Return what the cell says, wherever it leads."""
-    return cell.text if isinstance(cell, Link) else cell
+    """Return what the cell says, in one line."""
+    if isinstance(cell, Stack):
+        return f"{cell.text} ({cell.below})" if cell.below else cell.text
+    return cell if isinstance(cell, str) else cell.text

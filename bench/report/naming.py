@@ -1,13 +1,14 @@
 """How tasks, methods and kinds of memory are named in sentences and above tables."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from bench.report.blocks import Block, Paragraph, Section
 from bench.report.cells import UNKNOWN, format_number
 from bench.report.language.text import Text
 from bench.report.numbers.contrast import Group
 from bench.report.numbers.rows import ReportTask, Row
+from bench.report.numbers.traits import DATA, MODEL, TRAINING, Traits, choose_traits
 
 Titles = Mapping[Group, str]  # of each table of table.md
 
@@ -15,25 +16,49 @@ _SWEEP = "bench sweep"
 
 
 def title_tasks(tasks: Sequence[ReportTask], text: Text) -> dict[ReportTask, str]:
-    """Return each task's heading; add the content's hashes where tasks have the same names."""
-    titles = {}
+    """Return each task's heading; where tasks have the same names, say in what they differ."""
+    titles, members = {}, defaultdict[str, list[ReportTask]](list)
     for task in dict.fromkeys(tasks):
         kind = "without_model" if task.model is None else "task"
-        names = {"data": task.data, "model": task.model or ""}
-        titles[task] = text(f"heading.{kind}", **names)
-    counts = Counter(titles.values())
-    for task, title in titles.items():
-        if counts[title] > 1:
-            title = text(
-                "heading.of_content",
-                heading=title,
-                fingerprint=task.fingerprint[:8],
-                revision=(task.revision or UNKNOWN)[:8],
-            )
-        if task.test_size is not None:
-            title = text("heading.test_size", heading=title, size=task.test_size)
-        titles[task] = title
+        members[text(f"heading.{kind}", **{"data": task.data, "model": task.model or ""})].append(task)
+    for title, same in members.items():
+        traits = [task.traits for task in same]
+        models = _add_hashes("model", tell_apart(traits, text, MODEL), [one.revision for one in same], text)
+        data = _add_hashes("data", tell_apart(traits, text, DATA), [one.fingerprint for one in same], text)
+        for task, *words in zip(same, models, data, tell_apart(traits, text, TRAINING), strict=True):
+            said, size = text("join.comma").join(filter(None, words)), task.test_size
+            named = text("heading.apart", heading=title, words=said) if said else title
+            titles[task] = named if size is None else text("heading.test_size", heading=named, size=size)
     return titles
+
+
+def tell_apart(groups: Sequence[Traits], text: Text, names: Iterable[str]) -> list[str]:
+    """Say of each group of runs in which of these traits it differs from the others.
+
+    The words of two groups are equal, or empty, if the records do not say what tells them apart.
+    """
+    chosen = choose_traits(groups, names)
+    return [
+        text("join.comma").join(
+            text(f"traits.{name}", value=value) for name, value in group if name in chosen
+        )
+        for group in groups
+    ]
+
+
+def _add_hashes(kind: str, words: Sequence[str], hashes: Sequence[str | None], text: Text) -> list[str]:
+    """Add the content's hash where the words of two contents are equal."""
+    contents = {
+        said: {one for other, one in zip(words, hashes, strict=True) if other == said} for said in words
+    }
+    return [
+        text("join.comma").join(
+            filter(None, [said, text(f"heading.hashes.{kind}", hash=(one or UNKNOWN)[:8])])
+        )
+        if len(contents[said]) > 1
+        else said
+        for said, one in zip(words, hashes, strict=True)
+    ]
 
 
 def place(group: Group, titles: Titles, blocks: Sequence[Block]) -> Sequence[Block]:
@@ -53,10 +78,14 @@ def name_kind(kind: str | None, text: Text) -> str:
     return text(f"memory_kinds.{kind or 'unknown'}")
 
 
+def name_unit(kind: str | None, text: Text) -> str:
+    """Return the unit of a peak with its kind: GiB, CUDA reserved."""
+    return text(f"memory_units.{kind or 'unknown'}")
+
+
 def join_titles(rows: Sequence[Row], text: Text) -> str:
-    """Join the methods' titles as a sentence lists them: A, B and C."""
-    titles = [row.title for row in rows]
-    return text("join.and").join(filter(None, [text("join.comma").join(titles[:-1]), titles[-1]]))
+    """Join the methods' titles as a sentence lists them."""
+    return text.join([row.title for row in rows])
 
 
 def join_hyperparameters(row: Row, text: Text) -> str:

@@ -1,9 +1,10 @@
 """The sections below the tables: comparisons of methods, the search's budget, and r against alpha."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from bench.report.blocks import Block, Paragraph, Section, Table, make_bullets
+from bench.report.blocks import Bar, Block, Cell, Paragraph, Section, Table, make_bullets
 from bench.report.cells import UNKNOWN, format_known, format_number, round_six, to_csv
 from bench.report.language.text import Text
 from bench.report.naming import Titles, place
@@ -13,7 +14,9 @@ from bench.report.numbers.health import DataHealth
 from bench.report.numbers.rows import ReportTask, Row
 from bench.report.numbers.statistics import Difference, expect_best
 
-_MOST_SENTENCES = 15  # all pairs of five methods and a baseline; the rest is in comparisons.csv
+_MOST_PAIRS = 15  # all of five methods and a baseline; the rest is in comparisons.csv
+_MARKS = {"difference": "disc", "one_seed": "diamond", "none": "ring"}
+_HOW = "docs/statistics.md"
 _DRAWS = (1, 3)
 _COMPARISON_COLUMNS = (
     *("data", "model", "memory_kind", "method", "other_method", "test_texts"),
@@ -25,24 +28,26 @@ _COMPARISON_COLUMNS = (
 
 
 def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> Section:
-    """Say of each two methods of a table whether they differ, and how that was tested."""
+    """Say of each two methods of a table whether they differ, as a forest plot where one can be drawn."""
     blocks = list[Block]()
     for key, compared in groupby(
         evidence.comparisons, key=lambda comparison: (comparison.one.task, comparison.one.memory_kind)
     ):
         members = list(compared)
-        shown = members if len(members) <= _MOST_SENTENCES else _with_leader(members)
-        lines = [_say(one, text) for one in shown]
-        if further := len(members) - len(shown):
-            lines.append(text("comparisons.further", count=further))
-        blocks += place(key, titles, [make_bullets(lines)])
+        shown = members if len(members) <= _MOST_PAIRS else _with_leader(members)
+        further = [text("comparisons.further", count=len(members) - len(shown))] * (len(shown) < len(members))
+        blocks += place(key, titles, [_tabulate(shown, text), make_bullets(further)])
     blocks.append(
         make_bullets(
             text("comparisons.left_out", title=one.row.title, reason=one.reason) for one in evidence.left_out
         )
     )
     if evidence.comparisons:
-        blocks.append(Paragraph(text("comparisons.how", count=len(evidence.comparisons))))
+        texts = text("join.or").join(
+            map(str, sorted({comparison.rows for comparison in evidence.comparisons}))
+        )
+        how = text("comparisons.how", texts=texts, count=len(evidence.comparisons), page=_HOW)
+        blocks.append(Paragraph(how, command=_HOW, link=evidence.docs and f"{evidence.docs}/statistics.md"))
         p_values = [
             comparison.detectable for comparison in evidence.comparisons if comparison.detectable is not None
         ]
@@ -50,6 +55,39 @@ def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> S
             ends = dict.fromkeys(f"{100 * end:.1f}" for end in (min(p_values), max(p_values)))
             blocks.append(Paragraph(text("comparisons.detectable", points=text("join.to").join(ends))))
     return Section(text("comparisons.title"), blocks)
+
+
+def _tabulate(compared: Sequence[Comparison], text: Text) -> Table:
+    """Tabulate each pair with its difference, which the page draws, and its verdict in words."""
+    differences = [one.accuracy for one in compared]
+    known = (
+        end
+        for difference in differences
+        for end in (difference.estimate, difference.low, difference.high)
+        if end is not None
+    )
+    ends = [0.0, *known]
+    ticks, rows = _choose_ticks(100 * min(ends), 100 * max(ends)), list[list[Cell]]()
+    for one, found in zip(compared, differences, strict=True):
+        bar = Bar(
+            text=_say_points(found, text),
+            estimate=100 * found.estimate,
+            interval=None if found.low is None or found.high is None else (100 * found.low, 100 * found.high),
+            ticks=ticks,
+            mark=_MARKS[one.verdict],
+        )
+        pair = text("comparisons.pair", one=one.one.title, other=one.other.title)
+        rows.append([pair, bar, _say_verdict(one, text)])
+    header = [*text.under("comparisons.columns").values()]
+    return Table(header, rows, legend=text("comparisons.legend"), has_cards=True)
+
+
+def _choose_ticks(low: float, high: float) -> list[float]:
+    """Return the round numbers of an axis that holds both ends and 0, at most eight."""
+    steps = (step * 10.0**power for power in range(-1, 2) for step in (1, 2, 5))
+    step = next((one for one in steps if high - low <= 6 * one), 50.0)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [round(step * place, 1) for place in range(first, max(last, first + 1) + 1)]
 
 
 def describe_budgets(rows: Sequence[Row], *, titles: Titles, text: Text) -> Section:
@@ -153,24 +191,20 @@ def render_comparisons(comparisons: Sequence[Comparison]) -> str:
     return to_csv(_COMPARISON_COLUMNS, lines)
 
 
-def _say(comparison: Comparison, text: Text) -> str:
-    verdict = text(f"comparisons.verdicts.{comparison.verdict}", rows=comparison.rows)
+def _say_verdict(comparison: Comparison, text: Text) -> str:
+    if comparison.is_alike:
+        return text("comparisons.alike")
     if comparison.told_apart < FEWEST_DISCORDANT:
-        verdict += text("comparisons.few_told_apart", count=comparison.told_apart)
-    return text(
-        "comparisons.comparison",
-        one=comparison.one.title,
-        other=comparison.other.title,
-        points=_say_points(comparison.accuracy, text),
-        verdict=verdict,
-    )
+        return text("comparisons.too_few", count=comparison.told_apart)
+    better = comparison.one if comparison.accuracy.estimate > 0 else comparison.other
+    return text(f"comparisons.verdicts.{comparison.verdict}", title=better.title)
 
 
 def _say_points(difference: Difference, text: Text) -> str:
     if difference.low is None or difference.high is None:
-        return text("comparisons.points", estimate=_points(difference.estimate))
+        return _points(difference.estimate)
     ends = (_points(value) for value in (difference.estimate, difference.low, difference.high))
-    return text("comparisons.points_between", **dict(zip(("estimate", "low", "high"), ends, strict=True)))
+    return text("comparisons.points", **dict(zip(("estimate", "low", "high"), ends, strict=True)))
 
 
 def _points(share: float) -> str:

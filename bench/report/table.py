@@ -1,10 +1,10 @@
 """The comparison table: one row per method, from the results alone, as Markdown and CSV.
 
-table.md is for reading: one table for each task and kind of memory, then notes and the sections of
-sections.py. table.csv has the same columns under the same headers, with plain numbers where a spreadsheet
-would calculate (memory in GiB, exact counts, accuracy and F1 as fractions), and more columns after them:
-data, model, memory kind, status, bytes, seconds. Both are byte-identical when made again from the same
-results. runs.csv and comparisons.csv are for scripts.
+table.md is for reading: for each task and kind of memory the answer, the table and its figure, then the
+sections of sections.py. table.csv has the same columns under the same headers, with plain numbers where a
+spreadsheet would calculate (memory in GiB, exact counts, accuracy and F1 as fractions), and more columns
+after them: data, model, memory kind, status, bytes, seconds. Both are byte-identical when made again from the
+same results. runs.csv and comparisons.csv are for scripts.
 """
 
 import statistics
@@ -12,11 +12,25 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.config.cards import GIB
 from bench.config.reporting import ReportConfig
-from bench.report.blocks import Block, Paragraph, Section, Table, make_bullets, write_markdown
+from bench.report.blocks import (
+    Beside,
+    Block,
+    Bullets,
+    Cell,
+    Figure,
+    Figures,
+    Paragraph,
+    Section,
+    Stack,
+    Table,
+    make_bullets,
+    write_markdown,
+)
 from bench.report.cells import (
     UNKNOWN,
     clean,
@@ -31,7 +45,8 @@ from bench.report.cells import (
 from bench.report.imported import describe_imported
 from bench.report.language.text import Text, read_language
 from bench.report.latency import describe_latencies
-from bench.report.naming import Titles, join_hyperparameters, name_columns, say_empty, title_tasks
+from bench.report.naming import Titles, join_hyperparameters, name_columns, name_unit, say_empty, title_tasks
+from bench.report.numbers.contrast import Group
 from bench.report.numbers.evidence import Evidence, gather, price_training
 from bench.report.numbers.rows import OVER, Row
 from bench.report.runs import render_runs
@@ -42,6 +57,7 @@ from bench.report.sections import (
     describe_pivots,
     render_comparisons,
 )
+from bench.report.verdicts.answer import say_answer
 from bench.report.verdicts.claims import describe_claims
 from bench.report.verdicts.findings import describe_findings
 from bench.results.store import STARTED, STATUSES, Result, Store
@@ -55,8 +71,14 @@ EXTRAS = (  # of table.csv alone
     *("accuracy_low", "accuracy_high", "interval_over", "texts_low", "texts_high", "accuracy_sd"),
     *("f1_macro_low", "f1_macro_high", "f1_macro_sd", "total", "weights", "run_ids"),
 )
+MAIN_FIGURE = "pareto"  # beside each table
+# On the page, where width is dear: what stands below what.
+_BELOW = {"method": "hyperparameters", "memory": "unit", "accuracy": "interval", "seeds": "runs"}
 _LEFT = (COLUMNS.index("method"), COLUMNS.index("hyperparameters"))  # the other columns are numbers
 _LONGEST_ERROR = 200  # characters of a message; the record has all of it
+
+
+Drawn = Mapping[Group, Sequence[Figure]]  # the figures of each table
 
 
 def write_tables(
@@ -91,14 +113,17 @@ def render_files(evidence: Evidence, blocks: Sequence[Block], *, text: Text) -> 
     }
 
 
-def describe_all(evidence: Evidence, *, text: Text) -> list[Block]:
-    """Return what table.md says, without figures: the tables, then notes and the sections."""
-    tables, notes, titles = describe_tables(evidence, text=text)
-    return [*tables, notes, *describe_sections(evidence, titles=titles, text=text).values()]
+def describe_all(evidence: Evidence, *, text: Text, drawn: Drawn = MappingProxyType({})) -> list[Block]:
+    """Return what table.md says: the answers, tables and their figures, then what follows from them."""
+    tables, titles = describe_tables(evidence, text=text, drawn=drawn)
+    others = [figure for figures in drawn.values() for figure in figures if figure.kind != MAIN_FIGURE]
+    rest = Section(text("page.sections.figures"), [Figures(others)])
+    return [*tables, *describe_sections(evidence, titles=titles, text=text).values(), rest]
 
 
 def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict[str, Section]:
     """Describe what follows from the tables, by name and in order; a section may be empty."""
+    notes = _explain(evidence, text) + _count_unsuccessful(evidence.results, evidence.bad, text)
     return {
         "findings": describe_findings(evidence, titles=titles, text=text),
         "comparisons": describe_comparisons(evidence, titles=titles, text=text),
@@ -106,28 +131,56 @@ def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict
         "pivots": describe_pivots(evidence.rows, titles=titles, text=text),
         "latency": describe_latencies(evidence.latencies, text=text),
         "claims": describe_claims(evidence, titles=titles, text=text),
+        "notes": Section(text("notes.title"), [make_bullets(notes)]),
         "imported": describe_imported(evidence.imported, bad=evidence.bad_imported, text=text),
     }
 
 
-def describe_tables(evidence: Evidence, *, text: Text) -> tuple[list[Block], Section, Titles]:
-    """Return a section of tables for each task, the notes, and each table's title."""
-    notes: list[str] = []
+def describe_tables(
+    evidence: Evidence, *, text: Text, drawn: Drawn, is_page: bool = False
+) -> tuple[list[Block], Titles]:
+    """Return a section of tables for each task, each below its answer, and each table's title.
+
+    Each table is followed by its main figure, if there is one, and the notes that its cells refer to. On the
+    page it is narrower, so that the figure has room beside it: settings and intervals are second lines.
+    """
     blocks: list[Block] = [] if evidence.rows else [say_empty(text)]
     headings = title_tasks([row.task for row in evidence.rows], text)
-    titles, columns = {}, _list_columns(evidence.report)
+    titles: dict[Group, str] = {}
     for task, of_task in groupby(evidence.rows, key=lambda row: row.task):
-        tables = []
+        parts = list[Block]()
         for kind, of_kind in groupby(of_task, key=lambda row: row.memory_kind):
-            header = name_columns(kind, text)
-            titles[task, kind] = f"{headings[task]}, {header['memory']}"
-            cells = [_to_cells(row, report=evidence.report, text=text, notes=notes) for row in of_kind]
-            rows = [[row[name] for name in columns] for row in cells]
-            tables.append(Table([header[name] for name in columns], rows, left=_LEFT))
-        blocks.append(Section(headings[task], tables))
-    general = _explain(evidence, text) + _count_unsuccessful(evidence.results, evidence.bad, text)
-    marked = [f"{superscript(number)} {note}" for number, note in enumerate(notes, start=1)]
-    return blocks, Section(text("notes.title"), [make_bullets(general + marked)]), titles
+            rows, figures = list(of_kind), drawn.get((task, kind), ())
+            titles[task, kind] = f"{headings[task]}, {name_columns(kind, text)['memory']}"
+            answer = Paragraph(say_answer(rows, evidence.comparisons, text), strong=True)
+            table, notes = _tabulate(rows, evidence.report, text=text, is_page=is_page)
+            shown = Figures([figure for figure in figures if figure.kind == MAIN_FIGURE])
+            parts += [answer, Beside([table, shown]), notes]
+        blocks.append(Section(headings[task], parts))
+    return blocks, titles
+
+
+def _tabulate(
+    rows: Sequence[Row], report: ReportConfig, *, text: Text, is_page: bool
+) -> tuple[Table, Bullets]:
+    """Return the table of one kind of memory, and the notes that its cells refer to."""
+    columns, notes = _list_columns(report), list[str]()
+    header = name_columns(rows[0].memory_kind, text)
+    cells = [_to_cells(row, report=report, text=text, notes=notes) for row in rows]
+    marked = make_bullets(f"{superscript(number)} {note}" for number, note in enumerate(notes, start=1))
+    if not is_page:
+        lines = [[line[name] for name in columns] for line in cells]
+        return Table([header[name] for name in columns], lines, left=_LEFT), marked
+    kept = [name for name in columns if name not in _BELOW.values()]
+    header |= {"memory": text("page.memory"), "unit": name_unit(rows[0].memory_kind, text)}
+    header |= {"interval": text("figures.axes.interval")}
+
+    def stack(line: Mapping[str, str]) -> list[Cell]:
+        return [
+            Stack(line[name], line.get(_BELOW[name], "")) if name in _BELOW else line[name] for name in kept
+        ]
+
+    return Table(stack(header), [*map(stack, cells)], left=[kept.index("method")], has_cards=True), marked
 
 
 def render_csv(evidence: Evidence, *, text: Text) -> str:

@@ -96,6 +96,51 @@ def test_the_page_is_silent_offline_and_fits(
     page.close()
 
 
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_the_answer_the_table_and_the_plot_are_seen_first(sweep: Watched, lang: str):
+    """On one screen of a laptop, side by side, with the legend over the plot's marks."""
+    sweep.page.click(f"[data-to={lang}]")
+    sweep.wait_for(lang)
+    shown = f"#methods .say[lang={lang}]"
+    answer, table, plot = (
+        sweep.page.locator(f"{shown} {one}").bounding_box()
+        for one in (".strong", ".cards table", ".pareto .chart svg")
+    )
+    assert answer is not None
+    assert table is not None
+    assert plot is not None
+    assert answer["y"] + answer["height"] <= table["y"]
+    assert table["x"] + table["width"] <= plot["x"]
+    assert table["y"] < 400
+    assert plot["y"] + plot["height"] < 900
+    cut = sweep.page.locator(f"{shown} .cards").evaluate("one => one.scrollWidth - one.clientWidth")
+    assert cut == 0  # nothing of the table is hidden
+    legend, marks = (
+        sweep.page.locator(f"{shown} .pareto svg {one}").first.bounding_box()
+        for one in (".role-legend", ".mark-symbol.role-mark")
+    )
+    assert legend is not None
+    assert marks is not None
+    assert legend["y"] + legend["height"] <= marks["y"]
+
+
+def test_on_a_phone_each_method_is_a_card_with_all_of_its_numbers(browser: Browser, reports: dict[str, Path]):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    Watched(page, reports["sweep"])
+    cards = page.locator("#methods .say[lang=en] .cards tbody tr")
+    boxes = [one.bounding_box() for one in cards.all()]
+    assert len(boxes) == 6
+    assert all(box and box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
+    full = cards.filter(has_text="Full fine-tuning")
+    assert full.inner_text().split("\n")[:2] == ["Full fine-tuning", "lr=5e-5"]
+    named = full.locator("td").evaluate_all(
+        "all => all.map(one => [getComputedStyle(one, '::before').content, one.innerText])"
+    )
+    assert named[0] == ['"Peak memory (GiB, CPU resident)"', "2.00"]
+    assert dict(named)['"Accuracy (95 % interval)"'].startswith("87.8 %")
+    page.close()
+
+
 def test_the_language_switches_and_switches_back(sweep: Watched):
     for lang, title, status in (
         ("zh", "微调对比报告", "全部状态"),

@@ -28,7 +28,7 @@ def test_results_are_turned_into_advice_and_imports_change_none_of_it(bench: Ben
     store = write_results(tmp_path / "results" / "mine")
     assert bench("table").returncode == 0
     table = (store.folder / "table.md").read_text(encoding="utf-8")
-    assert "- QLoRA used 36 % less peak memory than LoRA (9.00 against 14.00 GiB, CUDA reserved" in table
+    assert "- QLoRA used 36 % less peak memory than LoRA (9.00 against 14.00 GiB)." in table
     assert "| not comparable | other model (minilm, not chatglm-6b)" in table
 
     advice = bench("recommend", "--vram", "12")

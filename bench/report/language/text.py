@@ -1,6 +1,6 @@
 """Every word that a report shows, in each language: a language is a file beside this one, LANG.yaml."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,11 @@ class Text:
         """Return the sentences below a key as they stand, by the rest of their keys, in the file's order."""
         prefix = f"{key}."
         sentences = {name: sentence for name, sentence in self.sentences.items() if name.startswith(prefix)}
-        return {name.removeprefix(prefix): sentence for name, sentence in sentences.items()}
+        return {name.removeprefix(prefix): value for name, value in sentences.items()}
+
+    def join(self, names: Sequence[str]) -> str:
+        """Join names as a sentence lists them: A, B and C."""
+        return self("join.and").join(filter(None, [self("join.comma").join(names[:-1]), names[-1]]))
 
     def name_metric(self, name: str) -> str:
         """Return what the language calls a metric, or the metric's own name where it has no word for it."""

@@ -41,8 +41,13 @@ class Comparison:
     error_seeds: float | None  # over seeds; None: a method with randomness has one seed
     p_value: float  # of no difference, for other texts and other seeds
     adjusted_p: float  # Holm, over all comparisons of the report
-    detectable: float | None  # in accuracy, with power 80 %; None: none could be
+    detectable: float | None  # in accuracy, with power 80 %; None: none, as too few texts tell the two apart
     verdict: str  # one of VERDICTS
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether no text tells the two apart, so that there is nothing to detect."""
+        return self.told_apart == 0
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,10 @@ def _compare(scored: Scored, other: Scored, *, p_value: float, adjusted_p: float
     _, texts, seeds = subtract(scored.accuracy, other.accuracy)
     accuracy = bound_difference(scored.accuracy, other.accuracy, rows=rows)
     f1_macro = bound_difference(scored.f1_macro, other.f1_macro, rows=rows)
+    detectable = find_detectable(texts, seeds, rows=rows, level=level)
     if told_apart < FEWEST_DISCORDANT:
         accuracy, f1_macro = (replace(estimate, low=None, high=None) for estimate in (accuracy, f1_macro))
+        detectable = None
     has_one_seed = 1 in (len(scored.row.seeds), len(other.row.seeds))
     kind = "one_seed" if has_one_seed else "difference"
     return Comparison(
@@ -143,6 +150,6 @@ def _compare(scored: Scored, other: Scored, *, p_value: float, adjusted_p: float
         error_seeds=None if has_one_seed else math.sqrt(sum(each.error for each in seeds)),
         p_value=p_value,
         adjusted_p=adjusted_p,
-        detectable=find_detectable(texts, seeds, rows=rows, level=level),
+        detectable=detectable,
         verdict=kind if adjusted_p < 1 - LEVEL else "none",
     )

@@ -13,6 +13,7 @@ from bench.results.store import BadRecord, Result, Store, find_imported
 
 LATENCY = "latency.json"  # in the folder of a run, from `bench latency`
 _LATENCY_NUMBERS = ("batch_size", "p50_ms", "p95_ms", "texts_per_second")
+_DOCS = "../../docs"
 _JOULES_PER_KWH = 3.6e6
 
 Latency = Mapping[str, Any]  # what the file holds: {forms: [{form, batch_size, ...}], texts, threads, ...}
@@ -31,6 +32,7 @@ class Evidence:
     imported: Sequence[Result]  # other people's: shown, and part of nothing else
     bad_imported: Sequence[tuple[str, str]]
     latencies: Sequence[tuple[Result, Latency]]  # of the runs that were measured
+    docs: str = ""  # where the documentation is, from the results folder; empty: not where it usually is
 
 
 def gather(store: Store, report: ReportConfig) -> Evidence:
@@ -52,6 +54,7 @@ def gather(store: Store, report: ReportConfig) -> Evidence:
         imported=imported,
         bad_imported=name(bad_imported),
         latencies=_read_latencies(store, results),
+        docs=_DOCS if (store.folder / _DOCS / "statistics.md").is_file() else "",
     )
 
 

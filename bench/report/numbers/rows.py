@@ -11,6 +11,7 @@ from bench.report.cells import clean, flatten
 from bench.report.numbers.budget import Budget, count_budget
 from bench.report.numbers.health import DataHealth, describe_health
 from bench.report.numbers.statistics import Summary, summarise
+from bench.report.numbers.traits import Traits, read_traits
 from bench.results.selection import (
     MethodKey,
     Selection,
@@ -57,6 +58,7 @@ class ReportTask:
     revision: str | None
     test_size: int | None  # texts; None: no record says it
     health: DataHealth
+    traits: Traits  # what tells it from a task whose data and model have the same names
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[
             revision=revision,
             test_size=int(sizes.pop()) if len(sizes) == 1 else None,
             health=describe_health(results),
+            traits=read_traits(results),
         )
     return tasks
 

@@ -27,7 +27,14 @@ _CONFIG: Spec = {
     "font": FONT,
     "background": "white",
     "axis": {"labelLimit": _LONGEST_LABEL, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 600},
-    "legend": {"labelLimit": 260, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 600},
+    # over the chart, whose width it must not exceed; the page's script takes one column on a phone
+    "legend": {
+        "orient": "top",
+        "direction": "vertical",
+        "columns": 2,
+        "labelLimit": 220,
+        "labelFontSize": 12,
+    },
     "header": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 600},
     "view": {"stroke": "#ddd"},
 }
@@ -51,24 +58,21 @@ class Key:
         domain = [title for title in self.titles if title in shown]
         places = [self.titles.index(title) for title in domain]
         scale = alt.Scale(domain=domain, range=[self.colours[place] for place in places])
-        return alt.Color("title:N", title=self.axes["method"], scale=scale, legend=_below(domain), **more)
+        return alt.Color(
+            "title:N", title=self.axes["method"], scale=scale, legend=alt.Legend(title=None), **more
+        )
 
     def shape(self, shown: Sequence[str]) -> alt.Shape:
         domain = [title for title in self.titles if title in shown]
         scale = alt.Scale(domain=domain, range=[self.shapes[self.titles.index(title)] for title in domain])
-        return alt.Shape("title:N", title=self.axes["method"], scale=scale, legend=_below(domain))
-
-
-def _below(domain: Sequence[str]) -> alt.Legend:
-    """Put the legend under the chart, narrow enough for a phone."""
-    columns = 1 if max(map(len, domain), default=0) > 16 else 3
-    return alt.Legend(orient="bottom", direction="vertical", columns=columns)
+        return alt.Shape("title:N", title=self.axes["method"], scale=scale, legend=alt.Legend(title=None))
 
 
 def draw_pareto(rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: Key, text: Text) -> Spec:
     """Draw accuracy over memory; rows: kind is point, front (in order) or edge, with its label's side."""
     axes = text.under("figures.axes")
-    x = alt.X("memory:Q", title=axes["memory"], scale=alt.Scale(domain=domains["memory"], nice=False))
+    memory = alt.Scale(domain=domains["memory"], nice=False)
+    x = alt.X("memory:Q", title=axes["memory"], scale=memory, axis=alt.Axis(tickCount=6))
     y = alt.Y("accuracy:Q", title=axes["accuracy"], scale=alt.Scale(domain=domains["accuracy"], nice=False))
     shown = [row["title"] for row in rows if row["kind"] != "front"]
     tooltip = [
@@ -109,7 +113,7 @@ def draw_pareto(rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: 
     for side, offset in sides:
         beside = edges.transform_filter(f"datum.side === '{side}'")
         layers.append(
-            beside.mark_text(align=side, dx=offset, dy=-2, limit=260, color="#333").encode(text="label:N")
+            beside.mark_text(align=side, dx=offset, dy=-7, limit=260, color="#333").encode(text="label:N")
         )
     return _finish(alt.layer(*layers), rows, height=360)
 
@@ -132,7 +136,7 @@ def draw_heatmap(rows: Rows, *, score: str, text: Text) -> Spec:
         "score:Q",
         title=score,
         scale=alt.Scale(scheme="blues", zero=False),
-        legend=alt.Legend(orient="bottom", gradientLength=160),
+        legend=None,  # each cell says its number
     )
     numbers = base.mark_text(fontSize=12).encode(
         text=alt.Text("score:Q", format=".1f"), color=_on_dark("score", middle)
@@ -262,7 +266,7 @@ def draw_phases(
                 "phase:N",
                 title=text("figures.axes.phase"),
                 scale=scale,
-                legend=alt.Legend(orient="bottom", columns=2),
+                legend=alt.Legend(title=None, columns=4),
             ),
             order="place:Q",
             tooltip=[

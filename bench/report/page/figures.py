@@ -80,8 +80,10 @@ def _draw_pareto(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterat
         for point in points
     ]
     names = ("method", "memory", "accuracy", "interval", "train_time")
+    has_edge = any(one["kind"] == "edge" for one in drawn)
     yield make(
         "pareto",
+        more=text("figures.edge") if has_edge else "",
         spec=charts.draw_pareto(drawn, domains=domains, key=key, text=text),
         header=[axes[name] for name in names],
         rows=lines,

@@ -192,7 +192,7 @@ def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Bloc
 
 def _tell_apart(
     method_answers: MethodAnswers, other: MethodAnswers, details: Details, text: Text
-) -> Table | None:
+) -> Section | None:
     compared = compare_answers(method_answers, other)
     if compared is None or not compared.ids:
         return None
@@ -215,7 +215,7 @@ def _tell_apart(
     further = len(compared.ids) - len(rows)
     if further:
         rows.append(["…", text("page.further", count=further), *[""] * (len(columns) - 2)])
-    return Table([*columns.values()], rows, summary=summary)
+    return Section(summary, [Table([*columns.values()], rows)], is_folded=True)
 
 
 def _shorten(text: str) -> str:

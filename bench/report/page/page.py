@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,11 @@ from bench.results.store import Store
 
 PAGE = "report.html"
 _ORDER = (
-    *("findings", "methods", "comparisons", "search", "training", "answers", "latency", "claims", "imported"),
+    *("methods", "findings", "comparisons", "search", "training", "answers", "latency", "claims", "imported"),
     *("runs", "failures", "notes", "provenance"),
 )
 # which figures stand in which section
 _PLACES = {
-    "methods": ("pareto",),
     "search": ("effect", "heatmap"),
     "training": ("loss", "validation", "time", "memory", "predicted"),
     "answers": ("f1", "confusion"),
@@ -58,9 +58,7 @@ def write_report(store: Store, *, lang: str, report: ReportConfig) -> list[Path]
     drawn = {code: draw_all(evidence, details, text=value) for code, value in LANGUAGES.items()}
     figures = [figure for same in drawn[lang].values() for figure in same]
     images = render_images(figures)
-    blocks = describe_all(evidence, text=text)
-    if figures:
-        blocks.append(Section(text("page.sections.figures"), [Figures(figures)]))
+    blocks = describe_all(evidence, text=text, drawn=drawn[lang])
     files: dict[str, str | bytes] = {
         **images,
         **render_files(evidence, blocks, text=text),
@@ -86,7 +84,6 @@ def render_page(
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    succeeded = sum(result.is_success for result in evidence.results)
     template = _environment().from_string(_read_asset("report.html"))
     return template.render(
         lang=lang,
@@ -100,23 +97,26 @@ def render_page(
         order=[name for name in _ORDER if name in parts[lang]],
         parts=parts,
         write_html=write_html,
-        subtitles={
-            code: " · ".join(title_tasks([row.task for row in evidence.rows], text).values())
-            for code, text in LANGUAGES.items()
-        },
-        leads={
-            code: text("page.lead", runs=len(evidence.results), succeeded=succeeded)
-            for code, text in LANGUAGES.items()
-        },
+        subtitles={code: _say_subtitle(evidence, text) for code, text in LANGUAGES.items()},
         runs=list_runs(evidence),
     )
+
+
+def _say_subtitle(evidence: Evidence, text: Text) -> str:
+    """Name the task, unless there are several, which stand over their tables, and count the runs."""
+    tasks = title_tasks([row.task for row in evidence.rows], text).values()
+    succeeded = sum(result.is_success for result in evidence.results)
+    counted = text("page.lead", runs=len(evidence.results), succeeded=succeeded)
+    return " · ".join([*(tasks if len(tasks) == 1 else ()), counted])
 
 
 def _list_parts(
     evidence: Evidence, details: Details, drawn: Mapping[Group, Sequence[Figure]], *, text: Text
 ) -> dict[str, Section]:
     """Return the page's sections in one language by name, without those that say nothing."""
-    tables, notes, titles = describe_tables(evidence, text=text)
+    tables, titles = describe_tables(evidence, text=text, drawn=drawn, is_page=True)
+    if len(tables) == 1 and isinstance(tables[0], Section):  # its title is the page's
+        tables = [*tables[0].blocks]
     described = describe_sections(evidence, titles=titles, text=text)
 
     def pick(name: str) -> list[Block]:
@@ -129,8 +129,8 @@ def _list_parts(
 
     claims = described["claims"].blocks
     own: dict[str, Sequence[Block]] = {
-        "methods": [*tables, *pick("methods")],
-        "search": [*pick("search"), described["budget"]],
+        "methods": tables,
+        "search": [*pick("search"), replace(described["budget"], is_folded=True)],
         "training": [*pick("training"), *_explain_prediction(evidence, drawn, text)],
         "answers": [*pick("answers"), *list_apart(evidence, details, text=text)],
         "runs": [Paragraph(text("page.sort"))] if evidence.results else [],
@@ -140,12 +140,9 @@ def _list_parts(
     named = text.under("page.sections")
     sections = {
         **described,
-        "notes": notes,
         "claims": Section(described["claims"].title, [*claims, *list_article(evidence, text=text)]),
         **{name: Section(named[name], blocks) for name, blocks in own.items()},
     }
-    if not evidence.rows:
-        sections["findings"] = Section(described["findings"].title, tables)
     return {name: section for name, section in sections.items() if not is_empty(section)}
 
 

@@ -17,7 +17,7 @@ from bench.report.naming import (
 from bench.report.numbers.contrast import Group, find_gap, read_hardware
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import Row
-from bench.report.verdicts.findings import most_accurate
+from bench.report.verdicts.answer import most_accurate
 from bench.report.verdicts.recommend import Read, Recommendation, TrainingLimits, recommend
 
 

@@ -17,7 +17,7 @@ from bench.report.language.text import Text
 from bench.report.numbers.comparison import Comparison, compare_methods
 from bench.report.numbers.contrast import Group, find_gap, group_rows
 from bench.report.numbers.rows import PEAKS, Row, build_rows, stands_alone
-from bench.report.verdicts.findings import most_accurate
+from bench.report.verdicts.answer import most_accurate
 from bench.results.selection import MethodKey, configuration_key, group_by_method, read_number, read_value
 from bench.results.store import Result
 

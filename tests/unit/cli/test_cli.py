@@ -186,8 +186,8 @@ def test_report_says_where_the_page_is(bench: Bench, quickstart: Store) -> None:
 def test_table_takes_settings_of_the_report(bench: Bench) -> None:
     code, out, _ = bench("table", "report.price_per_hour=300")
     assert code == 0
-    assert out.splitlines()[2].endswith("| Cost of one training |")
-    assert out.splitlines()[4].endswith("|                    1 |")  # 12 s
+    assert out.splitlines()[4].endswith("| Cost of one training |")
+    assert out.splitlines()[6].endswith("|                    1 |")  # 12 s
 
 
 @pytest.mark.parametrize(

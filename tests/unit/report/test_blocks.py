@@ -9,6 +9,8 @@ from markdown_it import MarkdownIt
 
 from bench.cli import terminal
 from bench.report.blocks import (
+    Bar,
+    Beside,
     Block,
     Bullet,
     Bullets,
@@ -17,6 +19,7 @@ from bench.report.blocks import (
     Link,
     Paragraph,
     Section,
+    Stack,
     Table,
     make_bullets,
     write_markdown,
@@ -35,6 +38,7 @@ BLOCKS: list[Block] = [
             Section("Below", [Table([f"Label {HOSTILE}", "Share"], [[HOSTILE, "5 %"]], left=[0])]),
         ],
     ),
+    Beside([Section(f"Folded {HOSTILE}", [Paragraph("inside")], is_folded=True), make_bullets(["beside"])]),
 ]
 
 
@@ -67,7 +71,7 @@ def test_all_three_say_the_same_words(
     assert [word for word in markdown.said if word != "Runs:"] == [
         word for word in page.said if word != "Runs"
     ]
-    assert " ".join(screen).count(HOSTILE) == 6
+    assert " ".join(screen).count(HOSTILE) == 7
     assert {*markdown.tags, *page.tags}.isdisjoint({"script", "img", "a", "del"})
 
 
@@ -108,3 +112,38 @@ def test_a_caption_stands_once_above_figures_that_share_it() -> None:
     assert shown.count("Lower is better.") == 1
     assert shown.count("<summary>数值</summary>") == 2
     assert '<div class="chart" data-lang="zh" data-chart="y"></div>' in shown
+
+
+def test_a_second_line_and_an_interval_are_one_line_of_markdown_and_drawn_on_the_page() -> None:
+    bar = Bar("+2.0 (-1.0 to +5.0)", 2.0, (-1.0, 5.0), ticks=[-2, 0, 2, 4, 6], mark="ring")
+    alone = Bar("+6.0", 6.0, None, ticks=[-2, 0, 2, 4, 6], mark="disc")
+    rows = [[Stack("LoRA", "r=8"), bar], [Stack("QLoRA", ""), alone]]
+    table = Table([Stack("Method", "settings"), "Points"], rows, legend="● a difference", has_cards=True)
+    assert write_markdown([table]).splitlines()[2:] == [
+        "| LoRA (r=8)        | +2.0 (-1.0 to +5.0) |",
+        "| QLoRA             | +6.0                |",
+    ]
+    shown = write_html([table], text=LANGUAGES["en"])
+    assert "LoRA<small>r=8</small>" in shown
+    assert "QLoRA</span>" in shown
+    assert '<line class="zero" x1="25.00%" x2="25.00%"' in shown
+    assert shown.count('class="interval"') == 1
+    assert '<line class="interval" x1="12.50%" x2="87.50%"' in shown
+    assert re.findall(r'<svg x="([\d.]+%)"', shown) == ["50.00%", "100.00%"]
+    assert shown.index("● a difference") < shown.index("<table>")
+
+
+def test_each_cell_of_a_card_has_its_column_s_name() -> None:
+    for has_cards in (True, False):
+        table = Table(
+            [Stack("Peak", "GiB"), f"Note {HOSTILE}"], [["1.5", "x"]], left=[1], has_cards=has_cards
+        )
+        shown = write_html([table], text=LANGUAGES["en"])
+        names = [html.unescape(name) for name in re.findall(r'data-name="([^"]*)"', shown)]
+        assert names == (["Peak (GiB)", f"Note {HOSTILE}"] if has_cards else [])
+
+
+def test_a_file_is_a_link_where_it_lies_beside_the_results() -> None:
+    file = Paragraph("See docs/a.md.", command="docs/a.md", link="../../docs/a.md")
+    assert write_markdown([file]) == "See [docs/a.md](../../docs/a.md).\n"
+    assert write_html([file], text=LANGUAGES["en"]) == '<p>See <a href="../../docs/a.md">docs/a.md</a>.</p>'

@@ -13,7 +13,7 @@ from bench.config.pack import describe_pack
 from bench.report.language.text import LANGUAGES
 from bench.report.numbers.budget import count_budget
 from bench.report.numbers.evidence import price_training
-from bench.report.sections import render_comparisons
+from bench.report.sections import _choose_ticks, render_comparisons
 from bench.report.table import render_csv
 from bench.results.selection import select_best
 from bench.results.store import Result
@@ -30,30 +30,61 @@ def read_cells(section: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if "|" in line]
 
 
-def test_a_comparison_reads_as_a_sentence_in_both_languages() -> None:
+def test_a_comparison_has_its_difference_and_its_verdict_in_both_languages() -> None:
     results = [make_run("full", test=0.75), make_run("lora", test=0.9)]
-    assert re.search(
-        r"\n- LoRA vs Full fine-tuning: \+15\.0 points \(95 % \+\d+\.\d to \+\d+\.\d\), "
-        r"a difference at n=400 between these trained models; one seed cannot show more\.\n",
-        read_section(results, "Comparisons"),
-    )
+    header, _, (pair, points, verdict) = read_cells(read_section(results, "Comparisons"))
+    assert header == ["Methods", "Difference in accuracy, points (95 % interval)", "Verdict"]
+    assert pair == "LoRA vs Full fine-tuning"
+    assert re.fullmatch(r"\+15\.0 \(\+\d+\.\d to \+\d+\.\d\)", points)
+    assert verdict == "a difference of these trained models; one seed cannot show more"
     chinese = render_markdown(make_evidence(results), text=CHINESE)
-    assert re.search(
-        r"- LoRA 对比 Full fine-tuning：\+15\.0 个百分点（95% 区间 \+[\d.]+ 至 \+[\d.]+）", chinese
-    )
+    assert re.search(r"\| LoRA 对比 Full fine-tuning \| \+15\.0（\+[\d.]+ 至 \+[\d.]+）", chinese)
     same = [make_run("full", test=0.885), make_run("lora", test=0.88)]
-    sentence = read_section(same, "Comparisons").strip().splitlines()[0]
-    assert re.fullmatch(
-        r"- LoRA vs Full fine-tuning: -0\.5 points \(95 % -\d\.\d to \+\d\.\d\), "
-        r"no detectable difference at n=400\.",
-        sentence,
+    *_, (_, points, verdict) = read_cells(read_section(same, "Comparisons"))
+    assert re.fullmatch(r"-0\.5 \(-\d\.\d to \+\d\.\d\)", points)
+    assert verdict == "no detectable difference"
+
+
+def test_the_verdict_names_the_method_that_is_more_accurate() -> None:
+    worse = [make_run("lora", seed=seed, test=0.7) for seed in range(3)]
+    results = [*(make_run("full", seed=seed, test=0.9) for seed in range(3)), *worse]
+    *_, (pair, points, verdict) = read_cells(read_section(results, "Comparisons"))
+    assert (pair, points[:5], verdict) == (
+        "LoRA vs Full fine-tuning",
+        "-20.0",
+        "Full fine-tuning is more accurate",
     )
 
 
 def test_too_few_texts_are_said_to_be_too_few() -> None:
     results = [make_run("full", test=1.0), make_run("lora", test=0.99)]
     section = read_section(results, "Comparisons")
-    assert "-1.0 points, no detectable difference at n=400: only 4 texts tell them apart, too few" in section
+    *_, (_, points, verdict) = read_cells(section)
+    assert points == "-1.0"  # without an interval
+    assert verdict == "no detectable difference: only 4 texts tell them apart, too few for any test"
+    assert "four of five such studies" not in section  # nor would any difference be detected
+
+
+def test_methods_that_answer_alike_have_nothing_to_detect() -> None:
+    results = [make_run(method, seed=seed, test=0.5) for method in ("full", "lora") for seed in range(3)]
+    answers = {one.run_id: make_predictions(results[0]) for one in results}
+    section = read_section(results, "Comparisons", predictions=answers)
+    *_, (_, points, verdict) = read_cells(section)
+    assert (points, verdict) == ("+0.0", "they answer alike")
+    assert "four of five such studies" not in section
+    (found,) = make_evidence(results, predictions=answers).comparisons
+    assert (found.is_alike, found.detectable) == (True, None)
+
+
+def test_the_axis_of_a_forest_plot_holds_all_ends_and_zero() -> None:
+    for low, high, ticks in (
+        (-3.9, 4.9, [-4, -2, 0, 2, 4, 6]),
+        (0.0, 16.2, [0, 5, 10, 15, 20]),
+        (-0.3, 0.0, [-0.3, -0.2, -0.1, 0]),
+        (0.0, 0.0, [0, 0.1]),
+        (-100.0, 100.0, [-100, -50, 0, 50, 100]),
+    ):
+        assert _choose_ticks(low, high) == ticks
 
 
 def test_a_method_that_is_not_compared_is_named_with_the_reason() -> None:
@@ -61,7 +92,7 @@ def test_a_method_that_is_not_compared_is_named_with_the_reason() -> None:
     predictions = {one.run_id: make_predictions(one) for one in results[1:]}
     section = read_section(results, "Comparisons", predictions=predictions)
     assert "- Full fine-tuning is not compared (runs/" in section
-    assert "- QLoRA vs LoRA: " in section
+    assert "| QLoRA vs LoRA |" in section
 
 
 def test_of_many_methods_only_the_best_on_validation_is_compared_in_sentences() -> None:
@@ -233,5 +264,5 @@ def test_sections_of_several_tables_say_which_they_are_of() -> None:
     results = [make_run(method, data=data) for method in ("full", "lora") for data in ("d1", "d2")]
     for title in ("Comparisons", "Budget"):
         section = read_section(results, title)
-        assert section.count("### headlines, minilm (data d1, model m1): 400 test texts, Peak memory") == 1
-        assert section.count("(data d2, model m1)") == 1
+        assert section.count("### headlines, minilm (data d1): 400 test texts, Peak memory") == 1
+        assert section.count("(data d2)") == 1

@@ -52,10 +52,13 @@ def read_csv(text: str) -> list[dict[str, str]]:
 
 
 def test_the_english_table():
+    markdown = read_markdown(small_sweep())
     assert (
-        read_markdown(small_sweep()).partition("\n## Key findings")[0]
+        markdown.partition("\n## Key findings")[0]
         == """\
 ## headlines, minilm: 400 test texts
+
+**LoRA reaches an accuracy of 89.0 %; training gains 14.5 points over the best baseline, TF-IDF (74.5 %).**
 
 | Method | Peak memory (GiB, CPU resident) | Train time |       Accuracy | F1 (macro) | Trainable parameters | Seeds | 95 % interval (accuracy) | Chosen hyperparameters                 | Runs tried/failed |
 | ------ | ------------------------------: | ---------: | -------------: | ---------: | -------------------: | ----: | -----------------------: | -------------------------------------- | ----------------: |
@@ -63,24 +66,30 @@ def test_the_english_table():
 | LoRA   |                            1.50 |     12.1 s |         89.0 % |     89.0 % |                73.7K |     3 |              87.1–90.6 % | r=16, alpha=16, dropout=0.05, lr=0.001 |               4/0 |
 | QLoRA  |                               – |          – | out of memory¹ |          – |                    – |     – |                        – | –                                      |               2/2 |
 
-## Notes
-
+- ¹ QLoRA: no run has succeeded (1 out of memory, 1 crashed). The first message: CUDA out of memory
+"""  # noqa: E501
+    )
+    assert (
+        markdown.partition("\n## Notes\n\n")[2]
+        == """\
 - Each method's best configuration is the one with the highest validation accuracy at seed 0; ties go to the lower validation loss. The test split plays no part in the choice.
 - Accuracy and F1 (macro) come from the test split and are means over the seeds. So is the train time, which excludes evaluation. Peak memory is the highest of the seeds while training.
 - CPU resident: memory of the whole process, including Python and its libraries; do not compare it with GPU memory.
 - The interval is for the method's accuracy on other texts of this kind and with other seeds; it includes the uncertainty of both.
 - Seeds “any”: the method has no randomness, so every seed gives the same numbers.
 - Runs without success: 1 out of memory, 1 crashed.
-- ¹ QLoRA: no run has succeeded (1 out of memory, 1 crashed). The first message: CUDA out of memory
 """  # noqa: E501
     )
 
 
 def test_the_chinese_table():
+    markdown = read_markdown(small_sweep(), CHINESE)
     assert (
-        read_markdown(small_sweep(), CHINESE).partition("\n## 主要发现")[0]
+        markdown.partition("\n## 主要发现")[0]
         == """\
 ## headlines，minilm：400 条测试文本
+
+**LoRA 的准确率为 89.0%；训练比最佳基线 TF-IDF（74.5%）高 14.5 个百分点。**
 
 | 方法   | 显存占用 (GiB，CPU 进程常驻内存) | 训练时间 |    准确率 | F1分数 | 可训练参数 | 种子数 | 95% 区间（准确率） | 选定的超参数                           | 运行数/失败数 |
 | ------ | -------------------------------: | -------: | --------: | -----: | ---------: | -----: | -----------------: | -------------------------------------- | ------------: |
@@ -88,15 +97,18 @@ def test_the_chinese_table():
 | LoRA   |                             1.50 |  12.1 秒 |     89.0% |  89.0% |      73.7K |      3 |         87.1–90.6% | r=16, alpha=16, dropout=0.05, lr=0.001 |           4/0 |
 | QLoRA  |                                – |        – | 内存不足¹ |      – |          – |      – |                  – | –                                      |           2/2 |
 
-## 说明
-
+- ¹ QLoRA：没有成功的运行（内存不足 1 次，崩溃 1 次）。首条信息：CUDA out of memory
+"""  # noqa: E501
+    )
+    assert (
+        markdown.partition("\n## 说明\n\n")[2]
+        == """\
 - 每种方法的最佳配置按验证集准确率最高选出（随机种子 0），相同时取验证集损失较低者；选择不使用测试集。
 - 准确率和 F1 分数（宏平均）来自测试集，取各随机种子的平均值；训练时间同样取平均值，不含评估。显存占用是各随机种子训练阶段的最高峰值。
 - CPU 进程常驻内存：整个进程的内存，包括 Python 及其库；不能与 GPU 显存比较。
 - 区间针对该方法在其他同类文本上、使用其他随机种子时的准确率：两种来源的不确定性均已计入。
 - 种子数“任意”：该方法没有随机性，任何种子的结果都相同。
 - 未成功的运行：内存不足 1 次，崩溃 1 次。
-- ¹ QLoRA：没有成功的运行（内存不足 1 次，崩溃 1 次）。首条信息：CUDA out of memory
 """  # noqa: E501
     )
 
@@ -170,11 +182,11 @@ def test_each_task_has_its_table_and_shared_baselines_are_in_each():
     markdown = read_markdown(results)
     headings = [line for line in markdown.splitlines() if line.startswith("## headlines")]
     assert headings == [
-        "## headlines, minilm (data d1, model m1): 400 test texts",
-        "## headlines, minilm (data d2, model m1): 400 test texts",
+        "## headlines, minilm (data d1): 400 test texts",
+        "## headlines, minilm (data d2): 400 test texts",
         "## headlines, other: 400 test texts",
     ]
-    methods = [cells[0] for cells in read_cells(markdown.partition("## Notes")[0])]
+    methods = [cells[0] for cells in read_cells(markdown.partition("## Key findings")[0])]
     assert methods.count("TF-IDF") == 2
     assert methods.count("LoRA") == 3
 
@@ -433,7 +445,9 @@ def test_hostile_text_stays_text(hostile: str):
         markdown = render_markdown(evidence, text=text)
         assert {len(cells) for cells in read_cells(markdown)} <= {len(COLUMNS), 6, 4}
         assert sum(line.startswith("#") for line in markdown.splitlines()) == 5
-        assert not re.search(r"[<>]|(?<!\\)(`|\*|\[)|[^|\s-]\|\|", markdown)
+        unmarked, answers = re.subn(r"^\*\*(.*)\*\*$", r"\1", markdown, flags=re.MULTILINE)
+        assert answers == 1
+        assert not re.search(r"[<>]|(?<!\\)(`|\*|\[)|[^|\s-]\|\|", unmarked)
         tables = [render_csv(evidence, text=text), render_runs(results)]
         for body in (markdown, *tables):
             body.encode()  # no half of a surrogate pair

@@ -27,6 +27,7 @@ TAGS = {
     *("h1", "h2", "h3", "p", "ul", "li", "a", "div", "span", "strong", "code"),
     *("figure", "figcaption", "details", "summary", "table", "thead", "tbody", "tr", "th", "td"),
     *("button", "label", "input", "select", "option", "output"),
+    *("small", "svg", "line", "path", "text"),
 }
 VOID = {"meta", "input"}
 
@@ -182,6 +183,22 @@ def test_the_figures_are_files_that_table_md_shows(written: tuple[Store, list[Pa
         assert (store.folder / name).with_suffix(".svg").read_text(encoding="utf-8").startswith("<svg")
     left = {path.name for path in (store.folder / "figures").iterdir()} - {Path(name).name for name in names}
     assert left == {"notes.txt"}  # a figure that is not made any more is removed
+
+
+def test_table_md_and_the_page_open_with_the_answer_the_table_and_its_figure(
+    written: tuple[Store, list[Path]], text: str
+):
+    markdown = (written[0].folder / "table.md").read_text(encoding="utf-8")
+    opening = [line for line in markdown.splitlines() if line][:15]
+    assert [opening[0][:3], opening[1][:2], opening[2][:8]] == ["## ", "**", "| Method"]
+    rest = [line for line in opening[3:] if not line.startswith("|")]
+    assert rest[0] == "![Peak memory against accuracy](figures/pareto.png)"
+    assert rest[1].startswith("- ¹ DoRA: no run has succeeded")
+    assert rest[2] == "## Key findings"
+    assert markdown.count("figures/pareto.png") == 1
+    order = ['class="strong"', "<table>", 'data-chart="pareto"', "¹ DoRA", 'id="findings"', 'class="bar']
+    places = [text.index(one, text.index("<main>")) for one in order]
+    assert places == sorted(places)
 
 
 def test_every_figure_has_its_words_and_numbers(page: Page, text: str):

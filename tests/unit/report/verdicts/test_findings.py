@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-import pytest
 from records import make_evidence, make_run, render_markdown
 
 from bench.report.language.text import LANGUAGES, Text
@@ -37,30 +36,20 @@ def gpu_sweep(**lora: Any) -> list[Result]:
     ]
 
 
-def list_sentences(results: list[Result], text: Text = ENGLISH, **more: Any) -> list[str]:
-    evidence = make_evidence(results, **more)
-    return [one.sentence for one in find_all(evidence.rows, evidence.comparisons, text)]
+def list_sentences(results: list[Result], text: Text = ENGLISH) -> list[str]:
+    return [one.sentence for one in find_all(make_evidence(results).rows, text)]
 
 
-def find(results: list[Result], words: str, **more: Any) -> list[str]:
-    return [one for one in list_sentences(results, **more) if re.search(words, one)]
+def find(results: list[Result], words: str) -> list[str]:
+    return [one for one in list_sentences(results) if re.search(words, one)]
 
 
 def test_the_findings_of_a_sweep_on_a_gpu() -> None:
-    sentences = list_sentences(gpu_sweep())
-    assert re.fullmatch(
-        r"Full fine-tuning has the highest accuracy, but no difference from LoRA and QLoRA is detectable on "
-        r"400 test texts\. The smallest difference that would be detected is about \d\.\d points\.",
-        sentences[0],
-    )
-    assert sentences[1:] == [
-        "QLoRA used 36 % less peak memory than LoRA (9.00 against 14.00 GiB, CUDA reserved, while training).",
-        "QLoRA used 59 % less peak memory than Full fine-tuning (9.00 against 22.00 GiB, CUDA reserved, "
-        "while training).",
+    assert list_sentences(gpu_sweep()) == [
+        "QLoRA used 36 % less peak memory than LoRA (9.00 against 14.00 GiB).",
+        "QLoRA used 59 % less peak memory than Full fine-tuning (9.00 against 22.00 GiB).",
         "QLoRA took 10 % more time to train than LoRA (5 min 30 s against 5 min 00 s).",
         "LoRA trained in 25 % less time than Full fine-tuning (5 min 00 s against 6 min 41 s).",
-        "Among Full fine-tuning and the methods without a detectable difference in accuracy from it (LoRA "
-        "and QLoRA), QLoRA needs the least memory (9.00 GiB, CUDA reserved, while training).",
         "Full fine-tuning, LoRA and QLoRA: 0.32 % of the weights are trained (73.7K of 22.8M).",
     ]
 
@@ -90,49 +79,10 @@ def test_one_run_says_nothing_of_time_and_little_of_memory() -> None:
     )
 
 
-def test_a_planted_difference_is_found_and_no_difference_is_not() -> None:
-    planted = gpu_sweep(test=[0.70, 0.71, 0.69])
-    assert find(
-        planted, r"^Full fine-tuning is more accurate than LoRA: \+18\.5 points \(95 % \+1\d\.\d to \+2\d"
-    )
-    assert find(planted, r"no difference from QLoRA is detectable")
-    assert not find(gpu_sweep(), "more accurate")
-    assert find(planted, r"the methods without a detectable difference in accuracy from it \(QLoRA\)")
-
-
-def test_a_difference_that_seeds_alone_can_make_is_none() -> None:
-    assert find(gpu_sweep(test=[0.60, 0.88, 0.88]), "no difference from LoRA and QLoRA is detectable")
-    assert not find(gpu_sweep(test=[0.60, 0.88, 0.88]), "more accurate")
-    single = [make_run("full", test=0.9), make_run("lora", test=0.75)]
-    assert find(single, "with one seed it is unknown whether the method or the seed makes the difference")
-
-
-def test_methods_that_were_not_compared_are_said_to_be_unknown() -> None:
-    assert find(
-        gpu_sweep(),
-        "Full fine-tuning could not be compared with LoRA and QLoRA, so it is unknown",
-        predictions={},
-    )
-    assert not find(gpu_sweep(), "detectable|least memory", predictions={})
-
-
-@pytest.mark.parametrize(
-    ("baseline", "words"),
-    [
-        (0.60, "Training pays: Full fine-tuning is 28.5 points more accurate than the best baseline, TF-IDF"),
-        (0.88, "No gain from training is detectable: Full fine-tuning has 88.5 %, the best baseline, TF-IDF"),
-        (0.99, "No training beats the best baseline: TF-IDF is 10.5 points more accurate"),
-    ],
-)
-def test_training_is_held_against_the_best_baseline(baseline: float, words: str) -> None:
-    assert find([make_run("tfidf", test=baseline, kind="cuda"), *gpu_sweep()], words)
-
-
 def test_scores_of_random_weights_are_no_finding() -> None:
     results = gpu_sweep(test=0.5, weights="random")
     sentences = list_sentences([make_run("tfidf", kind="cuda", test=0.9), *results])
     assert sentences[0].startswith("The base model's weights are random (LoRA)")
-    assert not [one for one in sentences[1:] if re.search(r"accura|\bgain|beats", one)]
     assert find(results, "QLoRA used 36 % less peak memory")
 
 

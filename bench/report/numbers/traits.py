@@ -1,0 +1,85 @@
+"""What tells groups of runs apart in words that people know: a model's folder, a file, a number of rows."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from bench.report.cells import clean, format_count, format_number
+from bench.results.selection import read_value
+from bench.results.store import Result
+
+Traits = tuple[tuple[str, str], ...]  # (name, value), without what no record says
+
+# Where a record says it, in the order in which people would look. Of a path the last name is shown, and with
+# _folder the two last: data/en/train.csv is train.csv, or en/train.csv.
+MODEL = {
+    "model": "config.model.path",
+    "hub_id": "config.model.hub_id",
+    "model_folder": "config.model.path",
+    "weights": "config.model.weights",
+    "parameters": "parameters.total",
+}
+DATA = {
+    "train": "config.data.train",
+    "test": "config.data.test",
+    "train_folder": "config.data.train",
+    "test_folder": "config.data.test",
+    "train_rows": "data.sizes.train",
+    "validation_rows": "data.sizes.validation",
+    "test_rows": "data.sizes.test",
+    "labels": "labels",
+    "text_column": "config.data.text_column",
+    "label_column": "config.data.label_column",
+    "split_seed": "config.data.split_seed",
+    "noise": "config.data.noise",
+}
+TRAINING = {
+    "max_length": "canonical_config.train.max_length",
+    "precision": "canonical_config.train.precision",
+    "template": "canonical_config.model.template",
+}
+
+
+def read_traits(results: Iterable[Result]) -> Traits:
+    """Return what the runs of one group are known by; values that differ among them stand side by side."""
+    results = list(results)
+    # a baseline without a base model belongs to each model, and its record names one of them
+    with_model = [result for result in results if read_value(result, "canonical_config.model.revision")]
+    traits = []
+    for name, path in (MODEL | DATA | TRAINING).items():
+        members = with_model if name in MODEL else results
+        values = {
+            _show(name, path, value)
+            for member in members
+            if (value := read_value(member, path)) not in (None, [])
+        }
+        if values:
+            traits.append((name, " / ".join(sorted(values))))
+    return tuple(traits)
+
+
+def _show(name: str, path: str, value: Any) -> str:
+    if name == "labels":
+        return str(len(value))
+    if name == "parameters":
+        return format_count(value)
+    if path in ("config.model.path", "config.data.train", "config.data.test"):
+        return clean("/".join(PurePath(str(value)).parts[-2 if name.endswith("_folder") else -1 :]))
+    return clean(format_number(value))
+
+
+def choose_traits(groups: Sequence[Traits], names: Iterable[str]) -> list[str]:
+    """Choose of these traits the first that tell the groups apart, and no more than are needed."""
+    known, chosen = [dict(group) for group in groups], list[str]()
+
+    def count(some: Sequence[str]) -> int:
+        return len({tuple(one.get(name) for name in some) for one in known})
+
+    for name in names:
+        if count([*chosen, name]) > count(chosen):
+            chosen.append(name)
+    for name in reversed(chosen):  # train.csv is needless beside en/train.csv
+        rest = [one for one in chosen if one != name]
+        if count(rest) == count(chosen):
+            chosen = rest
+    return chosen

@@ -1,0 +1,137 @@
+"""The sentence that opens a report: each part only where the numbers carry it, the same in both languages."""
+
+import re
+from typing import Any
+
+import pytest
+from records import make_evidence, make_predictions, make_run
+
+from bench.report.language.text import LANGUAGES, Text
+from bench.report.numbers.contrast import group_rows
+from bench.report.verdicts.answer import say_answer
+from bench.results.store import Result
+
+ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
+GIB = 2**30
+PEAKS = {"full": 22 * GIB, "lora": 14 * GIB, "qlora": 9 * GIB, "tfidf": GIB}
+
+
+def make_seeds(method: str, test: float | list[float], *, seeds: int = 3, **more: Any) -> list[Result]:
+    """Runs of one configuration on a GPU; a list gives each seed its own accuracy."""
+    values = test if isinstance(test, list) else [test] * seeds
+    more = {"kind": "cuda", "peak": PEAKS[method]} | more
+    return [make_run(method, seed=seed, test=one, **more) for seed, one in enumerate(values)]
+
+
+def sweep(lora: float | list[float] = 0.88, **more: Any) -> list[Result]:
+    return [
+        *make_seeds("full", 0.885, **more),
+        *make_seeds("lora", lora, **more),
+        *make_seeds("qlora", 0.8825, **more),
+    ]
+
+
+def answer(results: list[Result], text: Text = ENGLISH, **more: Any) -> str:
+    evidence = make_evidence(results, **more)
+    (rows,) = group_rows(evidence.rows).values()
+    return say_answer(rows, evidence.comparisons, text)
+
+
+def test_methods_that_accuracy_does_not_tell_apart_are_told_apart_by_memory() -> None:
+    assert answer(sweep()) == (
+        "Full fine-tuning (88.5 %) is not detectably more accurate than LoRA (88.0 %) and QLoRA (88.2 %); "
+        "of these, QLoRA needs the least memory (9.00 GiB, CUDA reserved)."
+    )
+    assert answer(sweep(), CHINESE) == (
+        "未检出 Full fine-tuning（88.5%）的准确率高于 LoRA（88.0%） 和 QLoRA（88.2%）；"
+        "其中 QLoRA 所需显存最少（9.00 GiB，CUDA 预留）。"
+    )
+    overlapping = [*make_seeds("full", 0.885), *make_seeds("lora", 0.88, peak=22 * GIB)]
+    assert "memory" not in answer(overlapping)
+
+
+def test_a_planted_difference_is_found_and_one_that_seeds_alone_can_make_is_not() -> None:
+    assert answer(sweep([0.70, 0.71, 0.69])) == (
+        "Full fine-tuning (88.5 %) is not detectably more accurate than QLoRA (88.2 %); of these, QLoRA "
+        "needs the least memory (9.00 GiB, CUDA reserved); Full fine-tuning is more accurate than LoRA."
+    )
+    two = [*make_seeds("full", 0.9), *make_seeds("lora", 0.7)]
+    assert answer(two) == (
+        "Full fine-tuning is the most accurate (90.0 %), 20.0 points above LoRA; "
+        "LoRA needs the least memory (14.00 GiB, CUDA reserved)."
+    )
+    assert "not detectably more accurate than LoRA (78.7 %)" in answer(sweep([0.60, 0.88, 0.88]))
+    single = [make_run("full", test=0.9), make_run("lora", test=0.75)]
+    assert answer(single) == (
+        "Full fine-tuning has the highest accuracy (90.0 %); with one seed it is unknown whether "
+        "Full fine-tuning is more accurate than LoRA."
+    )
+
+
+def test_equal_scores_have_no_highest() -> None:
+    """Also where the predictions are lost, so that the methods cannot be compared."""
+    equal = [*make_seeds("full", 0.88), *make_seeds("lora", 0.88)]
+    assert answer(equal).startswith(
+        "Full fine-tuning and LoRA have the same accuracy (88.0 %); of these, LoRA needs"
+    )
+    lost = answer(equal, predictions={})
+    assert lost.startswith("Full fine-tuning and LoRA have the same accuracy (88.0 %)")
+    assert "Full fine-tuning could not be compared with LoRA" in lost
+    # 0.9 is also a mean of other numbers
+    mean = [*make_seeds("full", [0.89, 0.9, 0.91]), *make_seeds("lora", 0.9)]
+    assert "Full fine-tuning and LoRA have the same accuracy (90.0 %)" in answer(mean)
+
+
+def test_methods_that_answer_alike_are_said_to() -> None:
+    """As where a tokenizer reads nothing, so that each method answers the majority class."""
+    runs = [*make_seeds("full", 0.5), *make_seeds("lora", 0.5), *make_seeds("tfidf", 0.5, seeds=1)]
+    answers = {one.run_id: make_predictions(runs[0]) for one in runs}
+    assert answer(runs, predictions=answers) == (
+        "Full fine-tuning and LoRA answer the test texts alike (50.0 %); of these, LoRA needs the least "
+        "memory (14.00 GiB, CUDA reserved); the best baseline, TF-IDF, answers alike."
+    )
+
+
+def test_methods_that_were_not_compared_are_said_to_be_unknown() -> None:
+    said = answer(sweep(), predictions={})
+    assert said.startswith("Full fine-tuning has the highest accuracy (88.5 %); ")
+    assert said.endswith("Full fine-tuning could not be compared with LoRA and QLoRA.")
+
+
+@pytest.mark.parametrize(
+    ("baseline", "words"),
+    [
+        (0.60, "training gains 28.5 points over the best baseline, TF-IDF (60.0 %)."),
+        (0.88, "no gain over the best baseline, TF-IDF (88.0 %), is detectable."),
+        (0.99, "the best baseline, TF-IDF, is more accurate (99.0 %)."),
+    ],
+)
+def test_training_is_held_against_the_best_baseline(baseline: float, words: str) -> None:
+    assert answer([*make_seeds("tfidf", baseline, seeds=1), *sweep()]).endswith(words)
+
+
+def test_scores_of_random_weights_are_no_answer() -> None:
+    assert answer([*make_seeds("tfidf", 0.9, seeds=1), *sweep(weights="random")]) == (
+        "The base model's weights are random, so accuracy means nothing; "
+        "QLoRA needs the least memory (9.00 GiB, CUDA reserved)."
+    )
+
+
+def test_what_has_no_answer_says_so() -> None:
+    assert answer([make_run("lora", status="oom")]) == "No run has succeeded."
+    assert answer([make_run("lora", test=None)]) == "No run has a test accuracy."
+    assert answer([make_run("lora", test=0.885)]) == "LoRA reaches an accuracy of 88.5 %."
+    assert answer(make_seeds("tfidf", 0.6, seeds=1)) == "TF-IDF reaches an accuracy of 60.0 %."
+
+
+def test_both_languages_say_the_same_numbers() -> None:
+    planted = [*make_seeds("tfidf", 0.6, seeds=1), *sweep([0.70, 0.71, 0.69])]
+    for results in (
+        planted,
+        sweep(),
+        sweep(weights="random"),
+        [make_run("full"), make_run("lora", test=0.7)],
+    ):
+        english, chinese = (re.findall(r"[\d.]*\d", answer(results, text)) for text in (ENGLISH, CHINESE))
+        assert sorted(english) == sorted(chinese)
+        assert len(english) > 0
