@@ -160,7 +160,7 @@ def require_harmless_tables(folder: Path, *, methods: int, runs: int) -> None:
 
 
 def render_tags(markdown: str) -> list[str]:
-    """The tags that Markdown makes of it: those of headings, tables, lists, the answer, no others."""
+    """The tags that a reader's Markdown makes of it: of headings, tables, lists and the answer, no others."""
     assert is_clean(markdown)
     tags = re.findall(r"<(\w+)", MarkdownIt("commonmark").enable("table").render(markdown))
     assert set(tags) <= {"h2", "h3", "table", "thead", "tbody", "tr", "th", "td", "p", "ul", "li", "strong"}
