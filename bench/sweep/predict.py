@@ -17,6 +17,7 @@ from bench.config.schema import Config, replace_values
 from bench.memory.calibration import Calibration, name_family
 from bench.memory.prediction import Prediction, count_cost, make_key, read_cached, settle
 from bench.model import weights
+from bench.results.selection import read_number
 from bench.results.store import Result
 from bench.run import driver
 from bench.run.driver import Device, tell_holders
@@ -190,7 +191,10 @@ def foresee(
 def calibrate(
     results: Iterable[Result], points: Iterable[Point], found: Mapping[str, Found], target: Target
 ) -> dict[str, Calibration]:
-    """Compare finished runs with their predictions, by family of methods; ``""`` is all families."""
+    """Compare finished runs with their predictions, by family of methods; ``""`` is all families.
+
+    A run is compared with the work that its record says it had: an earlier version may have done more.
+    """
     configs = {point.run_id: point.config for point in points}
     ratios: dict[str, list[float]] = {}
     for result in results:
@@ -202,7 +206,8 @@ def calibrate(
         config = configs[result.run_id]
         seconds = (result.time["train_seconds"] or 0.0) + (result.time["eval_seconds"] or 0.0)
         cost = count_cost(config, prediction, target.card)
-        ratio = seconds / (cost.train + cost.eval)
+        train, evaluation = (read_number(result, f"prediction.cost.{part}") for part in ("train", "eval"))
+        ratio = seconds / ((train or cost.train) + (evaluation or cost.eval))
         for family in (_family(config), ""):
             ratios.setdefault(family, []).append(ratio)
     return {family: _summarise(values) for family, values in ratios.items()}

@@ -156,7 +156,7 @@ def keeps_keys(architecture: PreTrainedConfig) -> bool:
     Recurrent layers keep a state instead (Falcon-H1, Qwen3-Next), sparse attention an index beside them.
     """
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(architecture), None)
-    if kind is None or kind._is_stateful or architecture.model_type in _UNLIKE:
+    if kind is None or architecture.model_type in _UNLIKE:
         return False
     takes_cache = "cache" in inspect.signature(kind.forward).parameters
     layers = DynamicCache(config=architecture).layers

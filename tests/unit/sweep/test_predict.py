@@ -206,6 +206,14 @@ def test_time_is_a_lower_bound_until_runs_have_finished(compose: Compose) -> Non
         assert outlooked.seconds == pytest.approx(ratio * least)
 
 
+def test_a_run_is_compared_with_the_work_that_it_had(compose: Compose) -> None:
+    plan = make_small_plan(compose)
+    found = {point.run_id: make_prediction() for point in plan.points}
+    result = finish(plan, 0, seconds=60.0, target="rtx4090")
+    result.prediction["cost"] = {"train": 20.0, "eval": 10.0}  # an earlier version read each prompt again
+    assert calibrate([result], plan.points, found, TARGET)[""].ratio == pytest.approx(2.0)
+
+
 def test_on_a_cpu_finished_runs_alone_tell_the_time(compose: Compose) -> None:
     plan = make_small_plan(compose)
     found = {point.run_id: make_prediction() for point in plan.points}
