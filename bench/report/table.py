@@ -81,26 +81,33 @@ _LONGEST_ERROR = 200  # characters of a message; the record has all of it
 Drawn = Mapping[Group, Sequence[Figure]]  # the figures of each table
 
 
-def write_tables(
-    store: Store, *, lang: str, report: ReportConfig, progress: tuple[int, int] | None = None
-) -> list[Path]:
+def write_tables(store: Store, *, lang: str, report: ReportConfig) -> list[Path]:
     """Write the four files beside runs/, in place of those before; return their paths.
-
-    ``progress`` opens the table.md of a sweep that still runs: how many of its runs have ended, and how many
-    there are at least.
 
     Raises:
         ConfigError: no such language.
         StoreError: the folder cannot be written.
     """
     text, evidence = read_language(lang), gather(store, report)
-    blocks = describe_all(evidence, text=text)
-    if progress is not None:
-        ended, planned = progress
-        said = text("table.still_running", ended=ended, planned=planned)
-        blocks.insert(0, Paragraph(said, strong=True))
-    files = render_files(evidence, blocks, text=text)
+    files = render_files(evidence, describe_all(evidence, text=text), text=text)
     return [store.write_report(name, body) for name, body in files.items()]
+
+
+def write_unfinished(store: Store, *, report: ReportConfig, ended: int, planned: int) -> str:
+    """Write the four files of a sweep that still runs, and return its tables so far as Markdown.
+
+    ``ended`` of at least ``planned`` runs have ended; table.md opens with that.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    text, evidence = read_language("en"), gather(store, report)
+    opening = Paragraph(text("table.still_running", ended=ended, planned=planned), strong=True)
+    blocks = [opening, *describe_all(evidence, text=text)]
+    for name, body in render_files(evidence, blocks, text=text).items():
+        store.write_report(name, body)
+    tables, _ = describe_tables(evidence, text=text, drawn={})
+    return write_markdown([opening, *tables])
 
 
 def render_files(evidence: Evidence, blocks: Sequence[Block], *, text: Text) -> dict[str, str]:

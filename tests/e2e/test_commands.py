@@ -198,19 +198,25 @@ def test_a_sweep_trains_each_run_once_and_its_table_is_the_same_again(
     assert (bench("verify").returncode, bench("verify", "--results", "nowhere").returncode) == (0, 3)
 
 
-def test_a_table_stands_as_soon_as_a_method_has_ended(bench: Bench, tiny: list[str], tmp_path: Path) -> None:
+def test_a_table_stands_as_soon_as_two_methods_can_be_compared(
+    bench: Bench, tiny: list[str], tmp_path: Path
+) -> None:
     bench.inject({0.002: ("hang", 2)})
-    command = ["sweep", *tiny, "method=majority,lora", "train.lr=0.002", "results_dir=results/mine"]
+    command = ["sweep", *tiny, "method=majority,lora", "train.lr=0.001,0.002", "results_dir=results/mine"]
     table = tmp_path / "results" / "mine" / "table.md"
     with bench.start(*command) as process:
-        wait_until(process, (tmp_path / "marks" / "0.002").exists)  # the second run has begun, and hangs
+        wait_until(process, (tmp_path / "marks" / "0.002").exists)  # the last run has begun, and hangs
         early = table.read_text(encoding="utf-8")
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "\ntable of 1 of at least 2 runs: results/mine/table.md\n" in out
-    assert early.startswith("**Unfinished: when this was written, 1 of at least 2 runs had ended.**\n")
-    assert "| Majority class " in early
+    assert "\ntable of 1 of at least 3 runs: results/mine/table.md\n" in out  # a method has ended
+    assert "\ntable of 2 of at least 3 runs: results/mine/table.md\n" in out
+    assert early.startswith("**Unfinished: when this was written, 2 of at least 3 runs had ended.**\n")
+    table_rows = early[early.index("| Method") :].split("\n\n")[0].splitlines()
+    rows = [line for line in table_rows if line.startswith(("| Majority class ", "| LoRA "))]
+    assert len(rows) == 2
+    assert all(row in out for row in rows)
     assert table.read_text(encoding="utf-8") == early  # who stops a sweep waits for no other one
 
 

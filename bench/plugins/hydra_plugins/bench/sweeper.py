@@ -3,6 +3,7 @@
 import shlex
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from bench.config.schema import Config
 from bench.errors import StoreError
 from bench.process import interrupt_code, program, stop_on_signals
 from bench.redaction import shorten, show
-from bench.report.table import write_tables
+from bench.report.table import write_tables, write_unfinished
 from bench.results.store import Store
 from bench.run import tracking
 from bench.run.app import summarise
@@ -47,6 +48,8 @@ class BenchSweeper(Sweeper):
         )
         self.launched = 0
         self.lock = threading.Lock()  # jobs end in threads of their own
+        self.compared: set[str] = set()  # methods with a success
+        self.next_table = 0.0  # on time.monotonic's clock
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the sweep, write and print the table unless it was stopped, and exit with its code."""
@@ -144,22 +147,35 @@ class BenchSweeper(Sweeper):
         self.display.end(pack, lines)
         stopping = ends_sweep(error) or (isinstance(error, ProcessError) and error.status == "interrupted")
         with self.lock:
-            if self.running.note_end(pack, error) and not stopping:  # who stops a sweep waits for no table
-                self._write_unfinished()
+            ends_method, were_compared = self.running.note_end(pack, error), len(self.compared) > 1
+            self.compared |= {
+                point.config.method.name
+                for point, result in zip(pack, results, strict=False)
+                if result.is_success
+            }
+            is_first = len(self.compared) > 1 and not were_compared
+            is_due = were_compared and time.monotonic() >= self.next_table
+            if not stopping and (ends_method or is_first or is_due):  # who stops a sweep waits for no table
+                self._write_unfinished(is_first=is_first)
         failed = error is not None or any(not result.is_success for result in results)
         return not (failed and len(pack) == 1 and pack[0].config.sweep.fail_fast) and not ends_sweep(error)
 
-    def _write_unfinished(self) -> None:
-        """Write the tables of the runs that have ended; an error there stops no training."""
-        store, (ended, planned) = self.running.store, self.running.progress()
+    def _write_unfinished(self, *, is_first: bool) -> None:
+        """Write the tables of the runs that have ended, and print the first that compares two methods.
+
+        An error there stops no training. The next table waits until this one was at most a 20th of the time.
+        """
+        store, (ended, planned), begun = self.running.store, self.running.progress(), time.monotonic()
         try:
-            write_tables(store, lang="en", report=self.running.base.report, progress=(ended, planned))
+            tables = write_unfinished(store, report=self.running.base.report, ended=ended, planned=planned)
         except StoreError as error:
             print(show(error), file=sys.stderr)
         else:
-            print(
-                show(f"table of {ended} of at least {planned} runs: {store.folder / 'table.md'}"), flush=True
-            )
+            if is_first:
+                print(tables)
+            line = f"table of {ended} of at least {planned} runs: {store.folder / 'table.md'}"
+            print(show(line), flush=True)
+        self.next_table = time.monotonic() + 20 * (time.monotonic() - begun)
 
 
 def _limit_seconds(pack: Pack) -> float | None:
