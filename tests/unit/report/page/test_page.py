@@ -325,6 +325,15 @@ def test_a_run_whose_files_are_gone_is_named(tmp_path: Path):
     assert f"Full fine-tuning: runs/{lost}/history.jsonl: Expecting value" in words
 
 
+def test_how_verdicts_are_computed_is_a_link_only_where_the_page_is_there(tmp_path: Path):
+    store = write_results(tmp_path / "results" / "mine", [make_run("lora"), make_run("full", test=0.87)])
+    address = "../../docs/statistics.md"
+    assert address not in [found.get("href") for found in Page(render(store)).named("a")]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "statistics.md").write_text("# Statistics\n")
+    assert address in [found.get("href") for found in Page(render(store)).named("a")]
+
+
 def test_predictions_are_held_against_measurements(tmp_path: Path):
     runs = [
         with_prediction(
