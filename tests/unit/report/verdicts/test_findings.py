@@ -50,7 +50,7 @@ def test_the_findings_of_a_sweep_on_a_gpu() -> None:
         "QLoRA used 59 % less peak memory than Full fine-tuning (9.00 against 22.00 GiB).",
         "QLoRA took 10 % more time to train than LoRA (5 min 30 s against 5 min 00 s).",
         "LoRA trained in 25 % less time than Full fine-tuning (5 min 00 s against 6 min 41 s).",
-        "Full fine-tuning, LoRA and QLoRA: 0.32 % of the weights are trained (73.7K of 22.8M).",
+        "Full fine-tuning, LoRA and QLoRA: 0.324 % of the weights are trained (73.7K of 22.8M).",
     ]
 
 
