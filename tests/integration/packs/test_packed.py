@@ -143,10 +143,14 @@ def test_a_packed_run_is_the_run_alone(
     "overrides",
     [
         ["method=int8_lora", "train.eval_batch_size=8"],  # as many rows as alone, which decide its rounding
-        ["method=qlora", "method.quantization=fp4", "method.double_quant=false"],
-        ["method=lora_plus", "train.gradient_checkpointing=true"],
+        pytest.param(
+            ["method=qlora", "method.quantization=fp4", "method.double_quant=false"], marks=pytest.mark.slow
+        ),
+        pytest.param(["method=lora_plus", "train.gradient_checkpointing=true"], marks=pytest.mark.slow),
         ["method=rslora", "lora.target_modules=all-linear"],
-        ["method=lora", "train.max_grad_norm=null", "train.weight_decay=0.1"],
+        pytest.param(
+            ["method=lora", "train.max_grad_norm=null", "train.weight_decay=0.1"], marks=pytest.mark.slow
+        ),
         ["method=lora", "lora.target_modules=[query,word_embeddings]"],  # with PEFT's own layer for tables
     ],
 )

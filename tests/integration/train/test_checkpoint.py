@@ -117,15 +117,22 @@ def stop_run(config: Config, interrupt: Interrupt, step: int) -> Path:
     [
         ("method=full",),
         ("method=full", "train.optimizer=adamw_8bit"),
-        ("method=full", "train.precision=bf16", "train.group_by_length=false"),
+        pytest.param(
+            ("method=full", "train.precision=bf16", "train.group_by_length=false"), marks=pytest.mark.slow
+        ),
         ("method=full", *IN_BACKWARD),
         ("method=lora", "lora.dropout=0.3"),
-        ("method=lora", "lora.dropout=0.3", "train.gradient_accumulation_steps=3"),
+        pytest.param(
+            ("method=lora", "lora.dropout=0.3", "train.gradient_accumulation_steps=3"), marks=pytest.mark.slow
+        ),
         ("method=qlora", "lora.dropout=0.3"),
-        ("method=dora", "lora.dropout=0.3", "method.loraplus_lr_ratio=16", "train.optimizer=adamw_8bit"),
+        pytest.param(
+            ("method=dora", "lora.dropout=0.3", "method.loraplus_lr_ratio=16", "train.optimizer=adamw_8bit"),
+            marks=pytest.mark.slow,
+        ),
         ("method=pissa", "lora.dropout=0.3"),  # its frozen base is not the checkpoint's
-        ("method=loftq", "lora.dropout=0.3"),
-        ("method=ia3",),
+        pytest.param(("method=loftq", "lora.dropout=0.3"), marks=pytest.mark.slow),
+        pytest.param(("method=ia3",), marks=pytest.mark.slow),
         ("method=lora", "train.max_steps=null", "train.epochs=2", "train.max_grad_norm=null"),
     ],
 )
