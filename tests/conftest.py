@@ -25,9 +25,6 @@ if str(PLUGINS_DIR) not in sys.path:
     sys.path.append(str(PLUGINS_DIR))
 settings.register_profile("any machine", deadline=None)  # a slow one has no other results
 settings.load_profile("any machine")
-# Under nohup a lost terminal still ends no test, but the commands that tests start hear one.
-if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 TOPICS = {
@@ -35,6 +32,13 @@ TOPICS = {
     "债券": "国债 收益率 发行 利率 到期",
     "外汇": "美元 人民币 汇率 央行 干预",
 }
+
+
+@pytest.fixture(autouse=True)
+def heard_hangup() -> None:
+    """Have a test's commands hear a lost terminal, also where nohup or a run in this process ignores it."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture

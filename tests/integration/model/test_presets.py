@@ -111,7 +111,8 @@ def test_the_target_modules_are_there(compose: Compose, preset: str) -> None:
     with torch.device("meta"):
         skeleton = AutoModel.from_config(random_weights.read_settings(config.model))
     names = {name.rpartition(".")[2] for name, _ in skeleton.named_modules()}
-    assert set(config.lora.target_modules) <= names
+    asked = config.lora.target_modules
+    assert asked == "all-linear" or set(asked) <= names  # PEFT's word for whatever there is
 
 
 def test_lora_on_chatglm_trains_what_its_shapes_come_to(compose: Compose) -> None:
