@@ -115,7 +115,8 @@ def test_fail_fast_starts_nothing_more(bench: Any, tiny: list[str], count: Any) 
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGHUP, 143)],
 )
 def test_a_signal_stops_cleanly_and_the_printed_command_goes_on(
     running: "subprocess.Popen[str]", bench: Any, count: Any, number: int, code: int

@@ -38,6 +38,7 @@ def read_table(bench: Any, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_sweep_packs_its_runs_and_measures_what_it_chooses_alone(
     bench: Any, tiny: list[str], count: Any
 ) -> None:

@@ -343,6 +343,7 @@ def test_an_error_that_quotes_a_secret_is_recorded_without_it(
     assert not [part for part in PARTS if part in app.summarise(config, result)]
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_the_environments_secrets(tiny_bert: Path, texts: Path, tmp_path: Path) -> None:
     """With a W&B key and a server that nobody answers for, as behind a proxy that is down."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "HF_"))}

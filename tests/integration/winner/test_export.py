@@ -81,6 +81,7 @@ def test_an_exported_folder_predicts_what_the_run_predicted(
     assert list(found[0].probabilities) == ["债券", "外汇", "股市"]
 
 
+@pytest.mark.slow
 def test_the_code_in_the_card_predicts_the_same_without_bench(
     exported: Callable[[str], tuple[Path, pd.DataFrame]],
 ) -> None:
