@@ -184,7 +184,10 @@ def test_a_sweep_trains_each_run_once_and_its_table_is_the_same_again(
     for method in ("Majority class", "Full fine-tuning", "LoRA"):
         assert method in written[folder / "table.md"].decode()
     assert "Unfinished" not in written[folder / "table.md"].decode()
-    assert first.stdout.count("\ntable of ") >= 5  # each method ends, and so does its second seed
+    assert (
+        first.stdout.count("\ntable of ") == 6
+    )  # three methods end, LoRA joins before, two second seeds end
+    assert first.stdout.count("**Unfinished") == 2  # full joins majority, then LoRA both
 
     again = bench(*command)
     assert again.returncode == 0

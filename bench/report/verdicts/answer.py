@@ -30,7 +30,8 @@ def say_answer(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Tex
         gaps = {row.method: find_gap(best, row, comparisons) for row in pool if row is not best}
         same = [best, *_choose(pool, gaps, "none")]
         parts = [_say_accuracy(best, pool, gaps, text), *_say_memory(same, pool, text)]
-        for verdict in ("difference", "one_seed", "not_compared"):
+        compared = () if best.baseline else ("difference", "one_seed", "not_compared")  # baselines never are
+        for verdict in compared:
             others = _choose(pool, gaps, verdict)
             # a sole winner's lead is said already
             if others and (verdict != "difference" or len(others) < len(gaps)):
@@ -48,8 +49,8 @@ def most_accurate(rows: Sequence[Row]) -> Row | None:
 
 def _choose(pool: Sequence[Row], gaps: Gaps, verdict: str) -> list[Row]:
     """Return the methods of which the comparison with the most accurate one says so."""
-    found = {name: gap.comparison.verdict if gap else "not_compared" for name, gap in gaps.items()}
-    return [row for row in pool if found.get(row.method) == verdict]
+    verdicts = {name: gap.comparison.verdict if gap else "not_compared" for name, gap in gaps.items()}
+    return [row for row in pool if verdicts.get(row.method) == verdict]
 
 
 def _say_accuracy(best: Row, pool: Sequence[Row], gaps: Gaps, text: Text) -> str:
@@ -80,9 +81,9 @@ def _say_memory(same: Sequence[Row], pool: Sequence[Row], text: Text) -> Iterato
     if len(known) < max(2, len(rows)):
         return
     least, second = known[:2]
-    found = contrast(least, second, "memory")
-    if isinstance(found, Contrast) and found.high < 0:
-        gib = f"{format_gib(found.values[0])} {name_unit(least.memory_kind, text)}"
+    contrasted = contrast(least, second, "memory")
+    if isinstance(contrasted, Contrast) and contrasted.high < 0:
+        gib = f"{format_gib(contrasted.values[0])} {name_unit(least.memory_kind, text)}"
         yield text(f"answer.memory.{'of_these' if len(same) > 1 else 'of_all'}", one=least.title, here=gib)
 
 
@@ -90,7 +91,7 @@ def _say_gain(
     best: Row, measured: Sequence[Row], comparisons: Sequence[Comparison], text: Text
 ) -> Iterator[str]:
     """Say what the most accurate training gains over the best baseline, which costs next to nothing."""
-    for row in (one for one in measured if one.baseline and not best.baseline):
+    for row in (row for row in measured if row.baseline and not best.baseline):
         if gap := find_gap(best, row, comparisons):
             verdict = gap.comparison.verdict
             if verdict == "difference" and gap.estimate < 0:

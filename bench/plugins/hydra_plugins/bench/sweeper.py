@@ -48,7 +48,7 @@ class BenchSweeper(Sweeper):
         )
         self.launched = 0
         self.lock = threading.Lock()  # jobs end in threads of their own
-        self.compared: set[str] = set()  # methods with a success
+        self.compared: set[str] = set()  # methods with a success of this sweep
         self.next_table = 0.0  # on time.monotonic's clock
 
     def sweep(self, arguments: list[str]) -> None:
@@ -147,21 +147,21 @@ class BenchSweeper(Sweeper):
         self.display.end(pack, lines)
         stopping = ends_sweep(error) or (isinstance(error, ProcessError) and error.status == "interrupted")
         with self.lock:
-            ends_method, were_compared = self.running.note_end(pack, error), len(self.compared) > 1
+            ends_method, known = self.running.note_end(pack, error), len(self.compared)
             self.compared |= {
                 point.config.method.name
                 for point, result in zip(pack, results, strict=False)
                 if result.is_success
             }
-            is_first = len(self.compared) > 1 and not were_compared
-            is_due = were_compared and time.monotonic() >= self.next_table
-            if not stopping and (ends_method or is_first or is_due):  # who stops a sweep waits for no table
-                self._write_unfinished(is_first=is_first)
+            joins = len(self.compared) > max(1, known)
+            is_due = known > 1 and time.monotonic() >= self.next_table
+            if not stopping and (ends_method or joins or is_due):  # who stops a sweep waits for no table
+                self._write_unfinished(ranks_more=joins, tells=ends_method or joins)
         failed = error is not None or any(not result.is_success for result in results)
         return not (failed and len(pack) == 1 and pack[0].config.sweep.fail_fast) and not ends_sweep(error)
 
-    def _write_unfinished(self, *, is_first: bool) -> None:
-        """Write the tables of the runs that have ended, and print the first that compares two methods.
+    def _write_unfinished(self, *, ranks_more: bool, tells: bool) -> None:
+        """Write the tables of the runs that have ended, and print them where another method has joined.
 
         An error there stops no training. The next table waits until this one was at most a 20th of the time.
         """
@@ -171,10 +171,11 @@ class BenchSweeper(Sweeper):
         except StoreError as error:
             print(show(error), file=sys.stderr)
         else:
-            if is_first:
+            if ranks_more:
                 print(tables)
-            line = f"table of {ended} of at least {planned} runs: {store.folder / 'table.md'}"
-            print(show(line), flush=True)
+            if tells:
+                line = f"table of {ended} of at least {planned} runs: {store.folder / 'table.md'}"
+                print(show(line), flush=True)
         self.next_table = time.monotonic() + 20 * (time.monotonic() - begun)
 
 

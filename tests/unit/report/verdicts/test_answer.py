@@ -98,6 +98,14 @@ def test_methods_that_were_not_compared_are_said_to_be_unknown() -> None:
     assert said.endswith("Full fine-tuning could not be compared with LoRA and QLoRA.")
 
 
+def test_baselines_alone_are_ranked_and_not_said_to_have_failed_a_comparison() -> None:
+    majority = make_run("majority", test=0.25, kind="cuda", peak=GIB // 2)
+    assert answer([majority, *make_seeds("tfidf", 0.6, seeds=1)]) == (
+        "TF-IDF has the highest accuracy (60.0 %); Majority class needs the least memory "
+        "(0.50 GiB, CUDA reserved)."
+    )
+
+
 @pytest.mark.parametrize(
     ("baseline", "words"),
     [
