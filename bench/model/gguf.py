@@ -75,9 +75,8 @@ def _write(file: Path, folder: Path) -> None:
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
     transformers.utils.logging.disable_progress_bar()
-    gguf.get_tensor_name_map = cache(
-        gguf.get_tensor_name_map
-    )  # made anew for each of 400 modules: ten seconds
+    # transformers has it made anew for each of 400 modules, which takes ten seconds.
+    gguf.get_tensor_name_map = cache(gguf.get_tensor_name_map)
     place: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     model: Any = AutoModelForCausalLM.from_pretrained(**place, dtype="float32")
     # What the weights were held in; transformers refuses to save them while these say that they still are.

@@ -146,7 +146,7 @@ def _find_path(model: ModelConfig) -> Path:
 
 def _name_converted(file: Path) -> Path:
     """Return where the GGUF file's weights are as safetensors: one folder for each content."""
-    if (place := _find_cache()) is None:
+    if (place := find_cache()) is None:
         raise MissingError(f"{file}: this user has no home to convert it in; set XDG_CACHE_HOME to a folder")
     return place / "models" / f"{file.stem}-{_hash_paths([file.resolve()])}"
 
@@ -355,12 +355,12 @@ def _hash_file(path: Path, size: int, changed_ns: int) -> str:
 
 def _find_note(path: Path) -> Path | None:
     """Return where the file's hash is remembered: one place a path, so that none pile up."""
-    if (place := _find_cache()) is None:
+    if (place := find_cache()) is None:
         return None
     return place / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
 
 
-def _find_cache() -> Path | None:
+def find_cache() -> Path | None:
     """Return the folder of what any run may use again, or None where this user has no home."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bench"

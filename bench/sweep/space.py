@@ -24,6 +24,7 @@ from bench.train import checkpoint
 
 PROCESS_BYTES = GIB  # of a run beside its tensors: Python, torch and other libraries; a CPU's has 0.35 GiB
 _RELEASED_ITEMSIZE = 2  # bytes of a weight on the hub: nearly all of them are in 16 bits
+_CONVERTED_ITEMSIZE = 4  # bytes of a weight of a GGUF file, read into fp32
 _TOKEN_BYTES = 4
 
 
@@ -33,7 +34,7 @@ class Disk:
 
     folders: tuple[str, ...]  # each with the setting that names it: results_dir=results/article
     free_bytes: int
-    needs: Mapping[str, int]  # weights, checkpoints, downloads, tokens: bytes
+    needs: Mapping[str, int]  # weights, checkpoints, downloads, conversions, tokens: bytes
 
     @property
     def needed_bytes(self) -> int:
@@ -96,10 +97,13 @@ def find_space(
         },
         ("cache_dir", base.cache_dir): {"tokens": _count_tokens(traced, known)},
     }
-    if downloads := _count_downloads(traced, known):
+    downloads, conversions = _count_models(traced, known)
+    if downloads:
         from huggingface_hub import constants
 
         needs["HF_HUB_CACHE", constants.HF_HUB_CACHE] = {"downloads": downloads}
+    if conversions:
+        needs["XDG_CACHE_HOME", str(weights.find_cache())] = {"conversions": conversions}
     unknown = sum(isinstance(found.get(point.run_id), str) for point in left)
     return Space(
         disks=_group_disks(needs),
@@ -263,16 +267,19 @@ def _count_tokens(points: Sequence[Point], known: Mapping[str, Prediction]) -> i
     return sum(sizes.values())
 
 
-def _count_downloads(points: Sequence[Point], known: Mapping[str, Prediction]) -> int:
-    """Estimate the bytes of models that are not in the hub's cache; texts are there already."""
+def _count_models(points: Sequence[Point], known: Mapping[str, Prediction]) -> tuple[int, int]:
+    """Estimate the bytes of models to download from the hub, and count those of GGUF files to convert."""
     sizes = {
         repr(point.config.model): (point.config.model, known[point.run_id].parameters) for point in points
     }
-    return sum(
-        _RELEASED_ITEMSIZE * parameters
+    missing = [
+        (model.source, parameters)
         for model, parameters in sizes.values()
-        if (model.source, model.weights) == ("hub", "saved") and not weights.is_here(model)
-    )
+        if model.weights == "saved" and not weights.is_here(model)
+    ]
+    downloads = sum(parameters for source, parameters in missing if source == "hub")
+    conversions = sum(parameters for source, parameters in missing if source != "hub")
+    return _RELEASED_ITEMSIZE * downloads, _CONVERTED_ITEMSIZE * conversions
 
 
 def _group_disks(needs: Mapping[tuple[str, str], Mapping[str, int]]) -> tuple[Disk, ...]:

@@ -211,6 +211,18 @@ def test_a_model_that_is_not_here_is_a_download_of_estimated_size(
     assert ("downloads 12.0 (estimated)" in space.summarise(found)[0]) is not is_here
 
 
+def test_a_gguf_file_is_converted_once_into_the_cache_and_counted_until_it_is(
+    find: Find, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    spaces = find("model=smollm2")
+    assert count(spaces)["conversions"] == 4 * 6
+    assert "conversions 24.0" in space.summarise(spaces)[0]
+    assert f"XDG_CACHE_HOME={tmp_path / 'bench'}" in space.summarise(spaces)[0]
+    monkeypatch.setattr(space.weights, "is_here", lambda _: True)
+    assert "conversions" not in count(find("model=smollm2"))
+
+
 def test_folders_on_two_file_systems_are_counted_apart(
     find: Find, base: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
