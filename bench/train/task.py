@@ -214,8 +214,8 @@ def _read_once(model: nn.Module, inputs: Inputs, stems: torch.Tensor) -> tuple[t
     network: Any = getattr(model, "module", model)  # as it is before accelerate wraps it
     base: Any = network.get_base_model() if isinstance(network, peft.PeftModel) else network
     rows, (count, length) = len(inputs["input_ids"]), stems.shape
-    found = model(**inputs, use_cache=True, logits_to_keep=1)
-    for layer in found.cache.layers:
+    output = model(**inputs, use_cache=True, logits_to_keep=1)
+    for layer in output.cache.layers:
         layer.update = partial(_append, layer.keys, layer.values, count)
     tails = {"input_ids": stems.clamp(min=0), "attention_mask": (stems != _NOTHING).long()}
     ids, mask = (
@@ -223,18 +223,18 @@ def _read_once(model: nn.Module, inputs: Inputs, stems: torch.Tensor) -> tuple[t
         for name, tail in tails.items()
     )
     # Prompt tuning puts tokens of its own before what it is given, and they are in the cache already.
-    virtual = found.cache.get_seq_length() - inputs["input_ids"].shape[1]
+    virtual = output.cache.get_seq_length() - inputs["input_ids"].shape[1]
     step = base.prepare_inputs_for_generation(
         ids,
         next_sequence_length=length,
         attention_mask=functional.pad(mask, (virtual, 0), value=1),
-        cache=found.cache,
+        cache=output.cache,
         use_cache=True,
         logits_to_keep=length,
     )
     # accelerate would copy all logits to fp32, but a sharded model must be asked as a whole.
     later: torch.Tensor = (model if isinstance(model, FSDPModule) else base)(**step).logits
-    return found.logits[:, -1].float(), later.view(rows, count, *later.shape[1:])
+    return output.logits[:, -1].float(), later.view(rows, count, *later.shape[1:])
 
 
 def _append(
