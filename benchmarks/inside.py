@@ -27,10 +27,10 @@ WARM, MEASURED = 5, 15
 # What computes a kind of work forward, and the nodes of autograd that do backward.
 KINDS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "products with the base's frozen weights": (["bench.packs.frozen._Linear.forward"], ["_LinearBackward"]),
-    "attention with dropout": (["bench.packs.attention._Attention.forward"], ["_AttentionBackward"]),
+    "attention with dropout": (["bench.model.attention._Attention.forward"], ["_AttentionBackward"]),
     "GELU": (["torch.nn.functional.gelu"], ["GeluBackward0"]),
     "LayerNorm": (["torch.nn.functional.layer_norm"], ["NativeLayerNormBackward0"]),
-    "dropout of the base, its masks": (["bench.packs.dropout.draw_mask"], ["MulBackward0"]),
+    "dropout of the base, its masks": (["bench.model.dropout.draw_mask"], ["MulBackward0"]),
     "adapters": (
         ["bench.packs.dropout.drop_each", "bench.packs.frozen.add_product"],
         ["_MaskBackward", "_AddProductBackward", "BmmBackward0"],

@@ -26,8 +26,8 @@ from bench.model import weights
 from bench.packs import network
 from bench.sweep.packing import LARGEST
 from bench.train import loop
-from bench.train import task as tasks
 from bench.train.device import choose_precision, keep_freed_memory
+from bench.train.task import SequenceClassification
 from bench.train.training import Networks, Training, build_alone, make_accelerator, prepare
 from benchmarks import machine
 from benchmarks.settings import answer, compose, ratio, table
@@ -244,7 +244,7 @@ def _prepare(configs: Sequence[Config], steps: int, build_networks: Callable[...
     return prepare(
         networks,
         configs,
-        task=tasks.make(None),
+        task=SequenceClassification(),
         steps=steps,
         accelerator=make_accelerator(device, precision),
         logs=[lambda *_: None] * len(configs),

@@ -21,7 +21,7 @@ from torch.optim import optimizer as torch_optimizer
 from bench.config.schema import Config
 from bench.memory.kernels import Kernels, replaced
 from bench.memory.recording import Recorder, Recording
-from bench.model import build
+from bench.model import attention, build
 from bench.train import loop, optimizers
 from bench.train.task import Task
 from bench.train.training import Training, build_alone, prepare
@@ -131,6 +131,8 @@ def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) ->
     sizes = [one.nbytes for one in part.find().values()]
     recorder.recording.parameters = part.total_parameters
     recorder.recording.trained_bytes, recorder.recording.largest_bytes = sum(sizes), max(sizes)
+    if shapes.device_type == "cpu":
+        attention.install(network, networks.members)
     kernels = Kernels(shapes.device_type)
     if config.train.gradient_checkpointing:
         _recompute_within(network, kernels)

@@ -4,12 +4,13 @@ Each member sees what it would see alone, every element dropped with its probabi
 others; that two members drop the same ones makes them differ by their hyperparameters alone.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+from bench.model.dropout import draw_levels, draw_mask, level
 
 
 def share(module: nn.Dropout, members: Sequence[str], inputs: torch.Tensor) -> torch.Tensor:
@@ -19,23 +20,6 @@ def share(module: nn.Dropout, members: Sequence[str], inputs: torch.Tensor) -> t
     parts = inputs.reshape(len(members), -1, *inputs.shape[1:])  # (members, rows, ...)
     dropped: torch.Tensor = parts * draw_mask(parts[0], module.p)
     return dropped.view(inputs.shape)
-
-
-def draw_mask(like: torch.Tensor, p: float) -> torch.Tensor:
-    """Draw a mask: 0 with probability p, and else what keeps the mean."""
-    return (_draw_levels(like.shape, like.device) >= _level(p)).to(like.dtype).div_(1 - p)
-
-
-def _draw_levels(shape: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Draw random numbers of 16 bits, four at the price of one of those that torch's dropout draws."""
-    count = math.prod(shape)
-    words = torch.empty((count + 3) // 4, dtype=torch.int64, device=device).random_(-(2**63), None)
-    return words.view(torch.int16)[:count].view(shape)
-
-
-def _level(p: float) -> int:
-    """Return the level that such a number is below with probability p, to 1/65,536."""
-    return round(p * 2**16) - 2**15
 
 
 def drop_each(inputs: torch.Tensor, rates: Sequence[float]) -> torch.Tensor:
@@ -48,8 +32,8 @@ def drop_each(inputs: torch.Tensor, rates: Sequence[float]) -> torch.Tensor:
     """
     if not any(rates):
         return inputs
-    levels = _draw_levels(inputs.shape[1:], inputs.device)  # (rows, features)
-    masks = {rate: (levels >= _level(rate)).to(inputs.dtype) for rate in set(rates)}
+    levels = draw_levels(inputs.shape[1:], inputs.device)  # (rows, features)
+    masks = {rate: (levels >= level(rate)).to(inputs.dtype) for rate in set(rates)}
     dropped: torch.Tensor = _Mask.apply(inputs, [masks[rate] for rate in rates])  # type: ignore[no-untyped-call]
     return dropped
 

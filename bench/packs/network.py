@@ -12,10 +12,8 @@ from bench.config.schema import Config
 from bench.model import trained
 from bench.model.adapter import add_adapter, add_member
 from bench.model.build import DTYPES, build_base
-from bench.packs import attention, layers
-from bench.train.training import Networks, Part
-
-FIRST = "default"  # PEFT's name for an only adapter, as it stands in the weights of a run of its own
+from bench.packs import layers
+from bench.train.training import FIRST, Networks, Part
 
 
 def build(
@@ -49,10 +47,8 @@ def build(
     ]
     adapted.to(device)  # before weights become views
     stacked = layers.pack(adapted, names)
-    if device.type == "cpu":
-        attention.install(base.model, names)
     choices = {**base.choices, "target_modules": targets}
-    return Networks(adapted, parts, choices, drop=partial(_drop, names, stacked))
+    return Networks(adapted, parts, choices, names, drop=partial(_drop, names, stacked))
 
 
 def _drop(names: list[str], stacked: Sequence[layers.Adapters], place: int) -> None:

@@ -21,7 +21,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from bench.config.schema import Config, TrainConfig
 from bench.errors import RunError
-from bench.model import build, trained
+from bench.model import attention, build, trained
 from bench.train import optimizers, parallel
 from bench.train.meter import Meter
 from bench.train.task import Task
@@ -30,6 +30,7 @@ Batch = Mapping[str, torch.Tensor]  # input_ids, attention_mask (rows, length); 
 EvalBatches = Iterable[tuple[npt.NDArray[Any], Batch]]  # each with the places of its rows in the split
 Row = dict[str, float | int | None]
 Probabilities = npt.NDArray[np.float64]  # (rows, labels)
+FIRST = "default"  # PEFT's name for an only adapter, as it stands in the weights of a run of its own
 Log = Callable[[Row, int], None]  # gets the rows of a history as they come, and their steps
 
 
@@ -54,6 +55,7 @@ class Networks:
     model: nn.Module
     parts: Sequence[Part]
     choices: dict[str, Any]  # for the record
+    members: Sequence[str] = (FIRST,)  # PEFT's names of their adapters; without those that were dropped
     drop: Callable[[int], None] = lambda _: None  # leaves out the part at this place of those left
 
 
@@ -231,6 +233,8 @@ def prepare(
         ConfigError: the optimizer does not work on the device.
     """
     shared, device = configs[0].train, accelerator.device
+    if device.type == "cpu":
+        attention.install(networks.model, networks.members)
     if shared.distributed == "fsdp2":
         parallel.shard(networks.model, device)
     groups = [

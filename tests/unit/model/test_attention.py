@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.packs import attention, dropout
+from bench.model import attention, dropout
 
 MEMBERS, ROWS, HEADS, LENGTH, WIDTH = ["a", "b", "c"], 2, 3, 5, 4
 BLIND = nn.Module()

@@ -7,18 +7,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from bench.packs import dropout as dropouts
+from bench.model import dropout as masks
 
-NAME = "sdpa_in_pack"  # as transformers knows it
+NAME = "sdpa_on_cpu"  # as transformers knows it
 CACHE = 2**22  # bytes of scores that are worked on at a time
 
 
-def install(model: PreTrainedModel, members: Sequence[str]) -> None:
-    """Let the model's attention drop the same for all members, if it asks transformers for it."""
+def install(model: Any, members: Sequence[str]) -> None:
+    """Let the model attend on a CPU by what is here, if it asks transformers for torch's attention.
+
+    Dropout is the same for all ``members`` of a pack, whose rows each batch holds one member after the other;
+    the sequence may get shorter later, with the batches. A run alone is one member.
+    """
     # transformers' set_attn_implementation only warns where a model cannot; its own check is private too.
     if model._supports_attention_backend and model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, partial(_attend, members))
@@ -57,7 +61,7 @@ def _attend(
         return _look(query, key, value, attention_mask, scale), None
     rows, heads, length, _ = query.shape
     like = query.new_empty((rows // len(members), heads, length, key.shape[2]))
-    kept = dropouts.draw_mask(like, dropout)
+    kept = masks.draw_mask(like, dropout)
     attended = _Attention.apply(query, key, value, attention_mask, kept, scale)  # type: ignore[no-untyped-call]
     return attended, None
 
