@@ -180,6 +180,8 @@ class SweepConfig:
     select_by: Annotated[str, one_of(*CRITERIA)]  # on validation
     final_seeds: Annotated[list[int], SEEDS]
     strategy: Annotated[str, one_of("grid", "halving")]  # halving: only runs that do well on the way go on
+    # trains values beyond the end of an axis where a method's best lies: up to four more runs of each method
+    bracket: bool
     # statuses of runs to train again; points without a record always are
     retry: Annotated[list[str], some_of(*RETRIED)]
     fail_fast: bool  # start no further run after one that is not a success

@@ -3,11 +3,12 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeGuard
 
 from bench.config.cards import GIB
+from bench.config.identity import describe
 from bench.config.overrides import override_line
 from bench.config.schema import Config, replace_values
 from bench.errors import HeldError, StoreError
@@ -16,7 +17,7 @@ from bench.redaction import show
 from bench.results import selection
 from bench.results.store import STARTED, STATUSES, Result, Store, start_record
 from bench.run import tracking
-from bench.sweep import cleanup, crashes
+from bench.sweep import bracket, cleanup, crashes
 from bench.sweep.halving import count_survivors, group_points, plan_rung, rungs, survivors
 from bench.sweep.isolate import ProcessError
 from bench.sweep.packing import Pack, form_packs, pack_lines, shrink
@@ -112,7 +113,8 @@ class Sweep:
         for line in [*crashes.recover_native_oom(self.store), *self.store.recover()]:
             print(show(line), flush=True)
         cleanup.remove_leftovers(self.store)
-        if self._launch_new(self.plan.points[: self.plan.first]) and self._search():
+        searched = self._launch_new(self.plan.points[: self.plan.first]) and self._search()
+        if searched and (not self.base.sweep.bracket or self._bracket()):
             best = self._choose_best()
             finals = plan_finals(best, self.base.sweep.final_seeds, self.identify).points
             if self._launch_new(finals):
@@ -173,6 +175,32 @@ class Sweep:
             )
             going_on = survivors(scores, keep=count_survivors(len(group)), losses=losses)
             group = [point for point in group if point.run_id in going_on]
+        return True
+
+    def _bracket(self) -> bool:
+        """Train values beyond the end of an axis at which a best lies; return False as in _launch_new.
+
+        Each round gives every method one more run, until the best of all lies inside their axes.
+        """
+        for _ in range(bracket.MOST):
+            groups = [
+                (
+                    group,
+                    {
+                        point.run_id: self._read_validation(point, self.base.sweep.select_by)
+                        for point in group
+                    },
+                )
+                for group in group_points(self.plan.points)
+            ]
+            if all(bracket.is_inside(group, scores) for group, scores in groups):
+                break
+            proposed = (bracket.propose(*group, identify=self.identify) for group in groups)
+            new = [point for point in proposed if point is not None]
+            self.plan = replace(self.plan, points=(*self.plan.points, *new))
+            print(show(f"sweep.bracket: {', '.join(describe(point.config) for point in new)}"), flush=True)
+            if not self._launch_new(new):
+                return False
         return True
 
     def _read_validation(self, run: Point, name: str) -> float | None:

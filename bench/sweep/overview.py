@@ -8,6 +8,7 @@ from bench.config.cards import GIB
 from bench.config.identity import describe
 from bench.config.schema import SweepConfig
 from bench.memory.calibration import tell_source
+from bench.sweep import bracket
 from bench.sweep.forecast import Forecast
 from bench.sweep.packing import UNKNOWN
 from bench.sweep.plan import Plan
@@ -99,6 +100,10 @@ def tell_order(plan: Plan, settings: SweepConfig) -> list[str]:
         lines.append(f"first {plan.first} of them ({names}) with {values}, so that a table stands early")
     elif values:
         lines.append(f"none goes first: sweep.first is {values}, and no run has these values")
+    if settings.bracket:
+        lines.append(
+            f"then up to {bracket.MOST} more runs of each method, where the best is at the end of an axis"
+        )
     if seeds := settings.final_seeds:
         lines.append(f"then the best of each method with seeds {', '.join(map(str, seeds))}")
     return lines

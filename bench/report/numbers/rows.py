@@ -278,7 +278,11 @@ def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result])
         return {}
     settings = flatten(chosen[0].canonical_config)
     leaves = [flatten(result.canonical_config) for result in results]
-    varied = {path for path in settings if any(other.get(path) != settings[path] for other in leaves)}
+    alike = [other for other in leaves if other.get("task") == settings.get("task")]  # with the same fields
+    varied = {path for path in settings if any(other.get(path) != settings[path] for other in alike)}
+    if len(alike) < len(leaves):
+        settings.setdefault("task", "sequence_classification")  # which a run_id leaves out
+        varied.add("task")
     usual = ("auto", read_value(chosen[0], "config.model.target_modules"))
     if settings.get("lora.target_modules", "auto") not in usual:
         varied.add("lora.target_modules")

@@ -255,6 +255,23 @@ def test_what_the_runs_vary_is_among_the_chosen_hyperparameters():
     assert build_rows(results[:1])[0].hyperparameters == {"lr": 1e-3}
 
 
+def test_a_method_that_was_tried_on_two_tasks_shows_the_task_and_not_what_follows_from_it():
+    """A prompt and words for the labels exist on one of the tasks alone."""
+    head = make_run("full", validation=0.8)
+    words = {"a": " good", "b": " bad"}
+    canonical = head.canonical_config | {"task": "label_likelihood"}
+    canonical["data"] = canonical["data"] | {"label_words": words}
+    likely = replace(
+        head, run_id="f" * 12, canonical_config=canonical, metrics=make_run(validation=0.9).metrics
+    )
+    assert build_rows([head, likely])[0].hyperparameters == {"lr": 1e-3, "task": "label_likelihood"}
+    better = replace(head, metrics=make_run(validation=0.95).metrics)
+    assert build_rows([better, likely])[0].hyperparameters == {
+        "lr": 1e-3,
+        "task": "sequence_classification",
+    }
+
+
 def test_titles_that_two_methods_share_are_told_apart():
     results = [make_run("lora", names={"title": "Same"}), make_run("dora", names={"title": "Same"})]
     assert [row.title for row in build_rows(results)] == ["Same (lora)", "Same (dora)"]
