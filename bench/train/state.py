@@ -1,6 +1,7 @@
 """The state of a training as files, and back: weights, optimizer, schedule, random numbers and progress.
 
-Only safetensors and JSON, so that reading a file from elsewhere cannot run code.
+Each member has files of its own, as if it trained alone; the random numbers in them are those of all. Only safetensors and JSON,
+so that reading a file from elsewhere cannot run code.
 """
 
 import dataclasses
@@ -19,20 +20,19 @@ from torch import nn
 
 from bench.model import tensors, trained
 from bench.results.store import finite
-from bench.train.training import Progress, Training
+from bench.train.training import Member, Progress, Training
 
 WEIGHTS = "weights.safetensors"  # what is trained, as in a run's best.safetensors
 TENSORS = "state.safetensors"
 VALUES = "state.json"
 
 
-def save(training: Training, folder: Path) -> None:
-    """Write all that the training of a run alone needs to go on from here; tensors as safetensors, else JSON.
+def save(training: Training, member: Member, folder: Path) -> None:
+    """Write all that the member's training needs to go on from here; tensors as safetensors, else JSON.
 
     Raises:
         DivergedError: the loss is NaN or infinite; there is nothing to go on from.
     """
-    [member] = training.members
     progress = member.progress
     if progress.steps > progress.logged:
         training.mean_loss(member)
@@ -55,11 +55,10 @@ def save(training: Training, folder: Path) -> None:
     (folder / VALUES).write_text(text, encoding="utf-8")
 
 
-def load(training: Training, folder: Path) -> None:
-    """Put the training where it was when save wrote the folder; nothing that is read can run code."""
+def load(training: Training, member: Member, folder: Path) -> None:
+    """Put the member where it was when save wrote the folder; nothing that is read can run code."""
     values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
     held = load_file(folder / TENSORS)  # which maps the file, and reads of it what is used
-    [member] = training.members
     trained.read(member.part.find(), folder / WEIGHTS)
     _join_optimizer(member.optimizer.optimizer, held, values["optimizer"])
     member.schedule.load_state_dict(values["schedule"])
@@ -114,8 +113,15 @@ def _join_optimizer(
                 state[name].copy_(tensor)
         else:
             for name, tensor in states[number].items():
-                state[name] = tensor.to(parameter.device, copy=True)
+                state[name] = _copy_as(parameter, tensor)
         state.update(values[number])
+
+
+def _copy_as(parameter: nn.Parameter, tensor: torch.Tensor) -> torch.Tensor:
+    """Copy the tensor to the parameter's device, and in memory in its order, which a fused step takes for granted."""
+    if tensor.shape != parameter.shape:
+        return tensor.to(parameter.device, copy=True)
+    return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
 
 def _enumerate(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, tuple[int, int], nn.Parameter]]:
