@@ -2,11 +2,16 @@
 
 A configuration is named by the run_id of its whole training. Each of its rungs is a run of its own, which
 resumes the rung before and so trains only the difference. Source: Jamieson and Talwalkar, arXiv:1502.07943.
+Beside the half that leaves by rank, those leave that can hardly be the best, by test_best.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from bench.config.overrides import override_line
 from bench.config.schema import replace_values
@@ -15,6 +20,19 @@ from bench.sweep.plan import Identify, Point
 
 ETA = 2  # each rung keeps one configuration in ETA, rounded up, and trains it ETA times as long
 FIRST_SHARE = 6  # the first rung is the total steps over this
+ERROR = 0.01  # at most: the probability that a rung's test drops the configuration that is the best there
+_DRAWS = 20_000  # of the test's distribution
+GOES_ON, BY_RANK, BY_TEST, FAILED = "goes on", "left by rank", "left by test", "no success"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rung says of a configuration: one of GOES_ON, BY_RANK, BY_TEST, FAILED."""
+
+    score: float | None
+    loss: float | None
+    p_best: float | None  # of test_best, where it could be made
+    says: str
 
 
 def rungs(total_steps: int, *, eta: int = ETA, first_steps: int | None = None) -> list[int]:
@@ -70,6 +88,68 @@ def survivors(
 
     succeeded = sorted((key for key, score in scores.items() if _is_known(score)), key=rank)
     return succeeded[: max(keep, 1)]
+
+
+def test_best(losses: npt.NDArray[np.float64]) -> list[float]:
+    """Test for each configuration that its expected loss is the least, and return the p-values.
+
+    A p-value is the probability that the best configuration lags behind another one, in standard errors of
+    their paired difference, as far as this one lags behind some other, or farther. The best has a p-value
+    below ``ERROR`` with at most that probability, however many tie with it, as the largest of its lags is
+    compared with the largest of as many that chance makes: draws, with a fixed seed, of the multivariate t
+    distribution with the covariance of the losses.
+
+    Source: the subset that holds the best, Gupta, Technometrics 7 (1965) 225; all against one as in White's
+    reality check, Econometrica 68 (2000) 1097, studentized by Hansen, J. Bus. Econ. Stat. 23 (2005) 365.
+
+    Args:
+        losses: of each configuration on the same texts. # (configurations, texts)
+    """
+    count, texts = losses.shape
+    if count < 2 or texts < 2:
+        return [1.0] * count
+    random, means = np.random.default_rng(0), losses.mean(axis=1)
+    covariance = np.cov(losses) / texts  # of the means
+    values, vectors = np.linalg.eigh(covariance)
+    draws = random.standard_normal((_DRAWS, count)) @ (vectors * np.sqrt(values.clip(0))).T
+    draws /= np.sqrt(random.chisquare(texts - 1, (_DRAWS, 1)) / (texts - 1))
+    variances = covariance.diagonal()
+    squares = variances[:, None] + variances - 2 * covariance  # of the errors of the differences
+    errors = np.sqrt(squares.clip(0))
+    alike = squares <= 1e-12 * variances.max()  # always right together, and wrong
+    errors[alike] = np.inf
+    found = []
+    for place in range(count):
+        lag = ((means[place] - means) / errors[place]).max()
+        chance = ((draws[:, [place]] - draws) / errors[place]).max(axis=1)
+        found.append(float((1 + (chance >= lag).sum()) / (1 + _DRAWS)))
+    return found
+
+
+def judge(
+    scores: Mapping[str, float | None],
+    losses: Mapping[str, float | None],
+    *,
+    keep: int,
+    p_best: Mapping[str, float],
+) -> dict[str, Verdict]:
+    """Judge each configuration of a rung: the ``keep`` best by rank go on unless they can hardly be the best.
+
+    The first by rank always does.
+
+    Args:
+        p_best: test_best's values, of those that have one
+    """
+    ranked = survivors(scores, keep=keep, losses=losses)
+
+    def say(key: str) -> str:
+        if not _is_known(scores[key]):
+            return FAILED
+        if key not in ranked:
+            return BY_RANK
+        return BY_TEST if key != ranked[0] and p_best.get(key, 1.0) < ERROR else GOES_ON
+
+    return {key: Verdict(scores[key], losses.get(key), p_best.get(key), say(key)) for key in scores}
 
 
 def plan_rung(

@@ -102,7 +102,7 @@ def fit(
 def score_all(
     probabilities: Mapping[str, Probabilities], dataset: Dataset
 ) -> dict[str, dict[str, float] | None]:
-    """Compute the block ``metrics`` of a record: accuracy, f1_macro and loss of each split, None if not asked."""
+    """Compute the block ``metrics`` of a record: accuracy, f1_macro and loss of each split that was read."""
     return {
         split: metrics.score(probabilities[split], dataset.splits[split]["label"].to_numpy())
         if split in probabilities

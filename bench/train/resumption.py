@@ -55,8 +55,8 @@ def resume(
 ) -> int | None:
     """Put the training where its newest valid checkpoints are; return their step, or None at the beginning.
 
-    A run's own checkpoints come before those of the run ``resume_from``, which are only read. Runs of a pack go
-    on together: from a step of which each of them has a checkpoint.
+    A run's own checkpoints come before those of the run ``resume_from``, which are only read. Runs of a
+    pack go on together, from a step of which each of them has a checkpoint.
     """
     places = [
         [folder, *([folder.parent / config.resume_from] if config.resume_from else [])]
@@ -79,7 +79,7 @@ def resume(
 def _find_common(
     places: Sequence[Sequence[Path]], lineages: Sequence[Mapping[str, Any]], *, last_step: int
 ) -> list[Path]:
-    """Find a checkpoint of each member at one step, the newest that all have; return none without such a step."""
+    """Find a checkpoint of each member at one step, the newest that all have; return none without any."""
     first, *others = (
         _find_all(folders, lineage, last_step) for folders, lineage in zip(places, lineages, strict=True)
     )
@@ -158,7 +158,7 @@ def _read_spent(meter: Meter) -> dict[str, Any]:
 
 
 def _add_spent(meter: Meter, found: Sequence[Mapping[str, Any]]) -> None:
-    """Count what earlier attempts cost up to the checkpoints as this one's; of several packs the longest's."""
+    """Count what earlier attempts cost up to the checkpoints as this one's; of several, the longest."""
     spent = max(found, key=lambda one: float(one["seconds"][EARLIER]))
     meter.runs = max(meter.runs, *(int(one.get("runs", 1)) for one in found))
     meter.seconds |= spent["seconds"]

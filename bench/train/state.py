@@ -1,7 +1,7 @@
 """The state of a training as files, and back: weights, optimizer, schedule, random numbers and progress.
 
-Each member has files of its own, as if it trained alone; the random numbers in them are those of all. Only safetensors and JSON,
-so that reading a file from elsewhere cannot run code.
+Each member of a pack has files of its own, as a run alone has; the random numbers in them are those of all.
+Only safetensors and JSON, so that reading a file from elsewhere cannot run code.
 """
 
 import dataclasses
@@ -118,7 +118,7 @@ def _join_optimizer(
 
 
 def _copy_as(parameter: nn.Parameter, tensor: torch.Tensor) -> torch.Tensor:
-    """Copy the tensor to the parameter's device, and in memory in its order, which a fused step takes for granted."""
+    """Copy the tensor to the parameter's device, laid out as that is, as a fused step takes for granted."""
     if tensor.shape != parameter.shape:
         return tensor.to(parameter.device, copy=True)
     return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
