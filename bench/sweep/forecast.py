@@ -134,11 +134,10 @@ def make_refusal(known: Forecast, base: Config, *, isolation: Isolation) -> Refu
 def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
     """Return a function that says how many runs may train together: sweep.pack, or what memory allows.
 
-    Halving trains each run alone, as its runs go on from checkpoints, which a pack does not keep. So does
-    fp16.
+    Runs in fp16 train alone.
     """
     setting = base.sweep.pack
-    if setting in ("off", False) or base.sweep.strategy == "halving":
+    if setting in ("off", False):
         return lambda _: 1
     usable = COMFORTABLE * known.target.usable_bytes
     if known.target.device_type == "cpu":  # whose memory all slots share

@@ -5,6 +5,7 @@ resumes the rung before and so trains only the difference. Source: Jamieson and 
 Beside the half that leaves by rank, those leave that can hardly be the best, by test_best.
 """
 
+import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.config.identity import describe
 from bench.config.overrides import override_line
 from bench.config.schema import replace_values
+from bench.csv_text import to_csv
 from bench.errors import ConfigError
 from bench.sweep.plan import Identify, Point
 
@@ -22,6 +25,8 @@ ETA = 2  # each rung keeps one configuration in ETA, rounded up, and trains it E
 FIRST_SHARE = 6  # the first rung is the total steps over this
 ERROR = 0.01  # at most: the probability that a rung's test drops the configuration that is the best there
 _DRAWS = 20_000  # of the test's distribution
+VERDICTS = "halving.csv"  # beside runs/: what each rung said of each of its runs
+_HEADER = ("run_id", "run", "step", "max_steps", "select_by", "score", "loss", "p_best", "verdict")
 GOES_ON, BY_RANK, BY_TEST, FAILED = "goes on", "left by rank", "left by test", "no success"
 
 
@@ -150,6 +155,36 @@ def judge(
         return BY_TEST if key != ranked[0] and p_best.get(key, 1.0) < ERROR else GOES_ON
 
     return {key: Verdict(scores[key], losses.get(key), p_best.get(key), say(key)) for key in scores}
+
+
+def tell_rung(rung: Sequence[tuple[Point, Verdict]]) -> list[str]:
+    """Tell in lines how many runs of a rung go on, and which left and why."""
+    first, says = rung[0][0].config, [verdict.says for _, verdict in rung]
+    counts = ", ".join(f"{says.count(word)} {word}" for word in (BY_RANK, BY_TEST, FAILED) if word in says)
+    lines = [
+        f"halving {first.method.name}, step {first.train.stop_step} of {first.train.max_steps}: "
+        f"{says.count(GOES_ON)} of {len(rung)} go on" + (f", {counts}" if counts else "")
+    ]
+    for run, verdict in rung:
+        if verdict.says in (BY_RANK, BY_TEST):
+            known = {first.sweep.select_by: verdict.score, "loss": verdict.loss, "p": verdict.p_best}
+            numbers = ", ".join(f"{name} {value:.4g}" for name, value in known.items() if value is not None)
+            lines.append(f"  {verdict.says}: {run.run_id} {describe(run.config)}: {numbers}")
+    return lines
+
+
+def add_verdicts(before: str, rung: Sequence[tuple[Point, Verdict]]) -> str:
+    """Add a rung's verdicts to the rows of ``VERDICTS``, in place of earlier ones of the same runs."""
+    rows = {row["run_id"]: [row.get(name) for name in _HEADER] for row in csv.DictReader(before.splitlines())}
+    for run, verdict in rung:
+        train, named = run.config.train, describe(run.config)
+        numbers = (verdict.score, verdict.loss, verdict.p_best)
+        rows[run.run_id] = [
+            *(run.run_id, named, train.stop_step, train.max_steps, run.config.sweep.select_by),
+            *(None if number is None else f"{number:.6g}" for number in numbers),
+            verdict.says,
+        ]
+    return to_csv(_HEADER, rows.values())
 
 
 def plan_rung(
