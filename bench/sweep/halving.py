@@ -221,9 +221,12 @@ def count_by_rung(count: int, *, rungs: Sequence[int], eta: int = ETA) -> list[i
     return counts
 
 
-def budget(rungs: Sequence[int], counts: Sequence[int]) -> int:
-    """Count the training steps of all rungs with ``counts`` runs; a resumed run trains the difference."""
-    starts = [0, *rungs[:-1]]
+def budget(rungs: Sequence[float], counts: Sequence[int]) -> float:
+    """Count what all rungs cost with ``counts`` runs; a resumed run costs the difference.
+
+    ``rungs`` says what a run costs up to the end of each, in steps or in hours.
+    """
+    starts = [0.0, *rungs[:-1]]
     return sum(count * (end - start) for count, start, end in zip(counts, starts, rungs, strict=True))
 
 
