@@ -24,7 +24,7 @@ from bench.sweep.plan import Identify, Point
 ETA = 2  # each rung keeps one configuration in ETA, rounded up, and trains it ETA times as long
 FIRST_SHARE = 6  # the first rung is the total steps over this
 ERROR = 0.01  # at most: the probability that a rung's test drops the configuration that is the best there
-_DRAWS = 20_000  # of the test's distribution
+_DRAWS = 10_000  # of the test's distribution
 VERDICTS = "halving.csv"  # beside runs/: what each rung said of each of its runs
 _HEADER = ("run_id", "run", "step", "max_steps", "select_by", "score", "loss", "p_best", "verdict")
 GOES_ON, BY_RANK, BY_TEST, FAILED = "goes on", "left by rank", "left by test", "no success"
