@@ -200,7 +200,7 @@ class Sweep:
         except StoreError as error:
             print(show(f"halving by rank alone, as losses cannot be compared: {error}"), flush=True)
             found = None
-        tested = [] if found is None else halving.test_best(found)
+        tested = [] if found is None else halving.compute_p_values(found)
         p_best = {point.run_id: p for (point, _), p in zip(alive, tested, strict=False)}
         keep = halving.count_survivors(len(rung))
         verdicts = halving.judge(scores, losses, keep=keep, p_best=p_best)

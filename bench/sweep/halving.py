@@ -2,7 +2,7 @@
 
 A configuration is named by the run_id of its whole training. Each of its rungs is a run of its own, which
 resumes the rung before and so trains only the difference. Source: Jamieson and Talwalkar, arXiv:1502.07943.
-Beside the half that leaves by rank, those leave that can hardly be the best, by test_best.
+Beside the half that leaves by rank, those leave that can hardly be the best, by compute_p_values.
 """
 
 import csv
@@ -36,7 +36,7 @@ class Verdict:
 
     score: float | None
     loss: float | None
-    p_best: float | None  # of test_best, where it could be made
+    p_best: float | None  # of compute_p_values, where it could be made
     says: str
 
 
@@ -95,7 +95,7 @@ def survivors(
     return succeeded[: max(keep, 1)]
 
 
-def test_best(losses: npt.NDArray[np.float64]) -> list[float]:
+def compute_p_values(losses: npt.NDArray[np.float64]) -> list[float]:
     """Test for each configuration that its expected loss is the least, and return the p-values.
 
     A p-value is the probability that the best configuration lags behind another one, in standard errors of
@@ -143,7 +143,7 @@ def judge(
     The first by rank always does.
 
     Args:
-        p_best: test_best's values, of those that have one
+        p_best: compute_p_values's values, of those that have one
     """
     ranked = survivors(scores, keep=keep, losses=losses)
 
