@@ -153,23 +153,11 @@ def fit_together(
     _train_to_stop(
         training, configs[0], texts, weights=weights, save_checkpoints=save_checkpoints, meter=meter
     )
-    running = training.running
-    with meter.phase("save"):
-        training.accelerator.wait_for_everyone()  # above all for the first process, which writes
-        for member in running:
-            trained.read(member.part.find(), weights[member])
-    with meter.phase("eval"):
-        if any(member.best is None for member in running):  # an earlier attempt made it
-            for member, probabilities in zip(running, _predict(training, texts, "validation"), strict=True):
-                member.best = probabilities
-        tests = running and training.settings.stop_step is None
-        tested: Iterable[Probabilities | None] = (
-            _predict(training, texts, "test") if tests else [None] * len(running)
-        )
+    tested = _test(training, texts, weights, meter)
     choices = {**choices, "resumed_from_step": resumed}
     fitted = {
         member: _describe(training, member, probabilities, choices, split=texts.splits["train"], meter=meter)
-        for member, probabilities in zip(running, tested, strict=True)
+        for member, probabilities in zip(training.running, tested, strict=True)
     }
     return [member.error or fitted[member] for member in training.members]
 
@@ -242,6 +230,24 @@ def _train_to_stop(
         ),
         save_checkpoints=save_checkpoints,
     )
+
+
+def _test(
+    training: Training, texts: Texts, weights: Mapping[Member, Path], meter: Meter
+) -> Iterable[Probabilities | None]:
+    """Predict the test split with each running member's best weights; None for a training that was stopped."""
+    running = training.running
+    with meter.phase("save"):
+        training.accelerator.wait_for_everyone()  # above all for the first process, which writes
+        for member in running:
+            trained.read(member.part.find(), weights[member])
+    with meter.phase("eval"):
+        if any(member.best is None for member in running):  # a checkpoint of an earlier version lacks it
+            for member, probabilities in zip(running, _predict(training, texts, "validation"), strict=True):
+                member.best = probabilities
+        if not running or training.settings.stop_step is not None:
+            return [None] * len(running)
+        return _predict(training, texts, "test")
 
 
 def _predict(training: Training, texts: Texts, split: str) -> npt.NDArray[np.float64]:

@@ -38,6 +38,8 @@ def save(training: Training, member: Member, folder: Path) -> None:
         training.mean_loss(member)
     trained.write(member.part.find(), folder / WEIGHTS)
     held, plain = _split_optimizer(member.optimizer.optimizer)
+    if member.best is not None:
+        held["best"] = torch.from_numpy(member.best)
     held["random.torch"] = torch.get_rng_state()
     if training.accelerator.device.type == "cuda":
         held["random.cuda"] = torch.cuda.get_rng_state(training.accelerator.device)
@@ -69,6 +71,7 @@ def load(training: Training, member: Member, folder: Path) -> None:
     best = values["progress"].pop("best_score")
     member.progress = Progress(**values["progress"], best_score=-math.inf if best is None else best)
     member.losses.fill_(values["losses"])
+    member.best = held["best"].numpy() if "best" in held else None
     version, state, gauss = values["random"]["python"]
     random.setstate((version, tuple(state), gauss))
     np.random.set_state(values["random"]["numpy"])
