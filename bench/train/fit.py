@@ -235,7 +235,7 @@ def _train_to_stop(
 def _test(
     training: Training, texts: Texts, weights: Mapping[Member, Path], meter: Meter
 ) -> Iterable[Probabilities | None]:
-    """Predict the test split with each running member's best weights; None for a training that was stopped."""
+    """Predict the test split with each running member's best weights; None of a training that was stopped."""
     running = training.running
     with meter.phase("save"):
         training.accelerator.wait_for_everyone()  # above all for the first process, which writes
