@@ -69,7 +69,7 @@ def leave_weights(store: Store, point: Point) -> None:
     folder = store.run_folder(point.run_id)
     (folder / BEST).write_bytes(b"weights")
     if point.config.train.stop_step is not None:
-        (folder / FOLDER / f"step-{point.config.train.stop_step:06d}").mkdir(parents=True)
+        (folder / FOLDER / f"step-{point.config.train.stop_step:06d}").mkdir(parents=True, exist_ok=True)
 
 
 def predict(sure: float) -> pd.DataFrame:
