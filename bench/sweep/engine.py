@@ -165,7 +165,7 @@ class Sweep:
             return self._launch_new(group)
         previous: dict[str, str] = {}
         limits = self._limit_packs(group)
-        for steps in halving.rungs(total):
+        for steps in halving.find_rungs(group):
             end = steps
             if not group:
                 break

@@ -13,7 +13,7 @@ from bench.memory.calibration import FOLDER, Calibration, read_measured
 from bench.memory.prediction import Prediction
 from bench.results.store import Store
 from bench.sweep.engine import Refuse
-from bench.sweep.halving import budget, count_by_rung, group_points, rungs
+from bench.sweep.halving import budget, count_by_rung, find_rungs, group_points
 from bench.sweep.isolate import Isolation
 from bench.sweep.machine import count_slots
 from bench.sweep.packing import Pack, bound_size, count_sizes, form_packs
@@ -259,7 +259,7 @@ def _describe_rungs(points: Sequence[Point]) -> list[dict[str, Any]]:
     for group in group_points(points):
         config = group[0].config
         if len(group) > 1 and config.train.max_steps is not None:
-            ends = rungs(config.train.max_steps)
+            ends = find_rungs(group)
             counts = count_by_rung(len(group), rungs=ends)
             described.append({"method": config.method.name, "steps": ends, "runs": counts})
     return described
@@ -321,7 +321,7 @@ def _count_group(group: Sequence[Point], known: Forecast, *, packed: bool) -> fl
     whole, total = count_hours(group, known), group[0].config.train.max_steps
     if whole is None or total is None or len(group) == 1:
         return whole
-    ends = rungs(total)
+    ends = find_rungs(group)
     mean = [whole / len(group) * _find_share(group, known, end) for end in ends]  # hours of a run up to each
     counts = count_by_rung(len(group), rungs=ends)
     if not packed:

@@ -22,7 +22,8 @@ from bench.csv_text import to_csv
 from bench.errors import ConfigError
 from bench.sweep.plan import Identify, Point
 
-ETA = 2  # each rung keeps one configuration in ETA, rounded up, and trains it ETA times as long
+ETA = 2  # each rung trains so many times as long as the one before
+KEPT = 4  # of many configurations one in so many goes on by rank; of four or fewer the better half
 FIRST_SHARE = 6  # the first rung is the total steps over this
 ERROR = 0.01  # at most: the probability that a rung's test drops the configuration that is the best there
 VERDICTS = "halving.csv"  # beside runs/: what each rung said of each of its runs
@@ -38,6 +39,20 @@ class Verdict:
     loss: float | None
     p_best: float | None  # of compute_p_values, where it could be made
     says: str
+
+
+def find_rungs(group: Sequence[Point]) -> list[int]:
+    """Return the steps at which the rungs of competing points end; at evaluations, where these come often.
+
+    Raises:
+        ConfigError: as rungs.
+    """
+    train = group[0].config.train
+    total = train.max_steps or 0
+    first = math.ceil(total / FIRST_SHARE)
+    if train.eval_steps <= first:
+        first -= first % train.eval_steps
+    return rungs(total, first_steps=first)
 
 
 def rungs(total_steps: int, *, eta: int = ETA, first_steps: int | None = None) -> list[int]:
@@ -72,9 +87,9 @@ def group_points(points: Sequence[Point]) -> list[list[Point]]:
     return list(groups.values())
 
 
-def count_survivors(count: int, *, eta: int = ETA) -> int:
-    """Return how many of ``count`` go on to the next rung: one in ``eta``, rounded up."""
-    return math.ceil(count / eta)
+def count_survivors(count: int) -> int:
+    """Return how many of ``count`` go on to the next rung by rank: one in KEPT, but at least two of three."""
+    return min(math.ceil(count / 2), max(2, math.ceil(count / KEPT)))
 
 
 def survivors(
@@ -200,11 +215,11 @@ def plan_rung(
     return planned
 
 
-def count_by_rung(count: int, *, rungs: Sequence[int], eta: int = ETA) -> list[int]:
+def count_by_rung(count: int, *, rungs: Sequence[int]) -> list[int]:
     """Return how many of ``count`` configurations train in each rung, if none fails."""
     counts = [count]
     while len(counts) < len(rungs):
-        counts.append(count_survivors(counts[-1], eta=eta))
+        counts.append(count_survivors(counts[-1]))
     return counts
 
 

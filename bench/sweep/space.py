@@ -17,7 +17,7 @@ from bench.model import weights
 from bench.results import selection
 from bench.results.selection import MethodKey
 from bench.results.store import Result, Store
-from bench.sweep.halving import count_by_rung, group_points, rungs
+from bench.sweep.halving import count_by_rung, find_rungs, group_points
 from bench.sweep.machine import count_slots
 from bench.sweep.plan import Plan, Point
 from bench.sweep.predict import Found, Target
@@ -226,7 +226,7 @@ def _count_by_rung(rivals: Sequence[Point]) -> list[int]:
     total = rivals[0].config.train.max_steps
     if len(rivals) == 1 or total is None:
         return [len(rivals)]
-    return count_by_rung(len(rivals), rungs=rungs(total))
+    return count_by_rung(len(rivals), rungs=find_rungs(rivals))
 
 
 def _count_rewriting(points: Sequence[Point], known: Mapping[str, Prediction], base: Config) -> int:

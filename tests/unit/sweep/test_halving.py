@@ -111,7 +111,7 @@ def test_survivors_are_among_the_best_whatever_the_order(
 @given(st.integers(1, 200), st.integers(2, 4), st.integers(1, 2000), st.none() | st.integers(1, 2000))
 def test_halving_never_costs_more_than_the_grid(count: int, eta: int, total: int, first: int | None) -> None:
     ends = halving.rungs(total, eta=eta, first_steps=first)
-    counts = halving.count_by_rung(count, rungs=ends, eta=eta)
+    counts = halving.count_by_rung(count, rungs=ends)
     spent = halving.budget(ends, counts)
     assert counts[0] == count
     assert counts == sorted(counts, reverse=True)
@@ -145,6 +145,27 @@ def test_what_lags_far_behind_is_told_from_what_only_chance_puts_behind() -> Non
     assert found[losses.mean(axis=1).argmin()] == 1.0
     few = np.array(halving.compute_p_values(losses[:, :3]))  # three texts tell little
     assert (few > halving.ERROR).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "going_on"),
+    [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (8, 2), (9, 3), (24, 6), (105, 27)],
+)
+def test_of_many_a_quarter_goes_on_and_of_few_the_half(count: int, going_on: int) -> None:
+    assert halving.count_survivors(count) == going_on
+
+
+@pytest.mark.parametrize(
+    ("total", "every", "ends"),
+    [(300, 50, [50, 100, 200, 300]), (100, 16, [16, 32, 64, 100]), (60, 50, [10, 20, 40, 60])],
+)
+def test_rungs_end_at_evaluations_where_these_come_often(
+    compose: Compose, total: int, every: int, ends: list[int]
+) -> None:
+    points = plan_of(
+        compose, {"method": ["lora"], "train.max_steps": [total], "train.eval_steps": [every]}
+    ).points
+    assert halving.find_rungs(points) == ends
 
 
 def test_configurations_that_answer_alike_are_equally_good() -> None:
