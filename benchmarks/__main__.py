@@ -19,6 +19,7 @@ SECTIONS: Mapping[str, Section] = {
     "step": lambda _, short, __: step.report(short=short),
     "inside": lambda _, short, __: inside.report(short=short),
     "grid": lambda folder, short, whole: grid.report(folder, short=short, whole=whole),
+    "choice": lambda folder, short, whole: grid.compare_choices(folder, short=short, whole=whole),
     "engine": lambda folder, short, _: engine.report(folder, short=short),
     "scale": lambda folder, short, _: scale.report(folder, short=short),
     "statistics": lambda _, short, __: studies.report(short=short),

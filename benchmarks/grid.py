@@ -16,6 +16,7 @@ import torch
 
 from bench.data import dataset, tokens
 from bench.model import weights
+from bench.results.selection import configuration_key, is_stopped, select_best
 from bench.results.store import Result, Store
 from bench.train.device import choose_precision
 from bench.train.fit import tokenise
@@ -40,7 +41,9 @@ CORNERS: Mapping[str, Sequence[str]] = {
 SIDES: Mapping[str, tuple[Sequence[str], bool]] = {
     "bench solo": (["sweep.pack=off"], False),
     "bench packed": (["sweep.pack=auto"], True),
+    "bench halving": (["sweep.pack=auto", "sweep.strategy=halving"], True),
 }
+SEEDS = range(5)  # of the grids whose choices are compared
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def report(folder: Path, *, short: bool, whole: bool) -> str:
         f"{_show(AXES)}. Same model, split, steps, batch of 16, schedule and seed; each side keeps its best "
         "evaluation. The naive side is `benchmarks/naive.py`, a process for each point; bench solo is "
         "`bench sweep`, a process for each point from its fork server, W&B offline; bench packed trains "
-        "points together and the chosen one again alone, and its training holds loading and evaluation.",
+        "points together and the chosen one again alone, and its training holds loading and evaluation; "
+        "bench halving does so too, and stops most points early, which are then not tested.",
         "All sides ran all points." if whole else f"The sample is {_show(CORNERS)}. {scaled}",
     ]
     for texts in TEXTS[:1] if short else TEXTS:
@@ -92,6 +96,55 @@ def report(folder: Path, *, short: bool, whole: bool) -> str:
             _bound(texts, sides[0], folder),
         ]
     return "\n\n".join(parts)
+
+
+def compare_choices(folder: Path, *, short: bool, whole: bool) -> str:
+    """The section: what the whole grid chooses and what halving chooses, by seed, on the test split."""
+    parts = [
+        "## What halving chooses",
+        "The test accuracy of the configuration of the 24 that is chosen on validation, trained alone: by "
+        f"the whole grid packed, and by halving, over {len(SEEDS)} seeds of the grid. The error is the "
+        "standard error of a mean over seeds; that of the difference is of the pairs.",
+    ]
+    for texts in TEXTS if whole else TEXTS[:1]:
+        place = folder / texts.overrides[0].partition("=")[2]
+        axes = AXES
+        if short:
+            texts, axes = dataclasses.replace(texts, steps=60), CORNERS
+        parts += [f"### {texts.title}, {texts.steps} steps", _list_choices(texts, place, axes, short=short)]
+    return "\n\n".join(parts)
+
+
+def _list_choices(texts: Texts, folder: Path, axes: Mapping[str, Sequence[str]], *, short: bool) -> str:
+    """A row for each seed and one for their mean."""
+    rows, pairs, times = list[list[str]](), list[tuple[float, float]](), list[tuple[float, float]]()
+    for seed in SEEDS[: 2 if short else None]:
+        chosen = []
+        for title in ("bench packed", "bench halving"):
+            place = folder / f"{title.replace(' ', '-')}-{seed}"
+            overrides = [*SIDES[title][0], f"seed={seed}"]
+            seconds, results = _sweep(title, texts, axes, overrides, place)
+            best = select_best(results)
+            assert best is not None
+            [run] = [one for one in best.results if one.packed is None]
+            chosen.append((run.metrics["test"]["accuracy"], " ".join(_point_of(run)), seconds))
+        (grid, point, slow), (halved, other, fast) = chosen
+        pairs.append((grid, halved))
+        times.append((slow, fast))
+        shown = [f"{grid:.2%}", point, f"{halved:.2%}", other, f"{100 * (halved - grid):+.2f}"]
+        rows.append([str(seed), *shown, ratio(slow, fast)])
+    means = [_mean([pair[side] for pair in pairs]) for side in (0, 1)]
+    difference = _mean([100 * (halved - grid) for grid, halved in pairs])
+    total = ratio(sum(slow for slow, _ in times), sum(fast for _, fast in times))
+    shown = [f"{100 * mean:.2f} ± {100 * error:.2f} %" for mean, error in means]
+    rows.append(["mean", shown[0], "", shown[1], "", "{:+.2f} ± {:.2f}".format(*difference), total])
+    head = ["seed", "whole grid", "its choice", "halving", "its choice", "difference, points", "makespan"]
+    return table(head, rows)
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error."""
+    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
 
 
 def points(axes: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
@@ -172,6 +225,25 @@ def _run_bench(
     title: str, texts: Texts, axes: Mapping[str, Sequence[str]], overrides: Sequence[str], folder: Path
 ) -> Side:
     """The sweep of these axes, from the command's start to its end; its start counts once."""
+    begun = time.time()
+    seconds, results = _sweep(title, texts, axes, overrides, folder)
+    once = datetime.fromisoformat(results[0].started_at).timestamp() - begun
+    count = len(points(axes))
+    whole = once + (seconds - once) * len(points(AXES)) / count
+    trained = [one for one in results if not is_stopped(one)]
+    return Side(
+        title,
+        count,
+        whole,
+        statistics.mean(map(_read_seconds, trained)),
+        {_point_of(one): one.metrics["test"]["accuracy"] for one in trained},
+    )
+
+
+def _sweep(
+    title: str, texts: Texts, axes: Mapping[str, Sequence[str]], overrides: Sequence[str], folder: Path
+) -> tuple[float, list[Result]]:
+    """The seconds of a sweep of these axes and its records, in the order of their starts."""
     swept = [f"{key}={','.join(values)}" for key, values in axes.items()]
     shared = ["method=lora", "track.mode=offline", f"results_dir={folder}", f"cache_dir={folder}-cache"]
     command = [sys.executable, "-m", "bench", "sweep", *shared, *_overrides(texts), *swept, *overrides]
@@ -179,17 +251,10 @@ def _run_bench(
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     seconds = time.time() - begun
     results = sorted(Store(folder).read_all()[0], key=lambda one: one.started_at)
-    if len(results) != len(points(axes)) or done.returncode != 0:
+    asked = {configuration_key(one) for one in results}
+    if len(asked) != len(points(axes)) or done.returncode != 0:
         raise SystemExit(f"{title}: the sweep ended with {done.returncode}\n{done.stdout}{done.stderr}")
-    once = datetime.fromisoformat(results[0].started_at).timestamp() - begun
-    whole = once + (seconds - once) * len(points(AXES)) / len(results)
-    return Side(
-        title,
-        len(results),
-        whole,
-        statistics.mean(map(_read_seconds, results)),
-        {_point_of(one): one.metrics["test"]["accuracy"] for one in results},
-    )
+    return seconds, results
 
 
 def _read_seconds(result: Result) -> float:
@@ -250,7 +315,7 @@ def _describe(sides: Sequence[Side]) -> str:
     rows = []
     for side in sides:
         shared = sorted(set(naive.accuracies) & set(side.accuracies))
-        mean = statistics.mean(side.accuracies[point] for point in shared)
+        tested = [side.accuracies[point] for point in shared]
         rows.append(
             [
                 side.title,
@@ -260,8 +325,8 @@ def _describe(sides: Sequence[Side]) -> str:
                 ratio(naive.makespan, side.makespan),
                 f"{side.train_seconds:.1f} s",
                 ratio(naive.train_seconds, side.train_seconds),
-                f"{mean:.1%}",
-                f"{max(side.accuracies[point] for point in shared):.1%}",
+                f"{statistics.mean(tested):.1%}" if tested else "",
+                f"{max(tested):.1%}" if tested else "",
             ]
         )
     head = ["side", "points run", "makespan", "a point", "against naive"]

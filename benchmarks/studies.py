@@ -10,6 +10,7 @@ from itertools import combinations, product
 from multiprocessing import get_context
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtri
 
 from bench.report.numbers.statistics import (
@@ -21,6 +22,7 @@ from bench.report.numbers.statistics import (
     score_answers,
     subtract,
 )
+from bench.sweep.halving import ERROR, compute_p_values
 from benchmarks.settings import ROOT, table
 
 DOCS = ROOT / "docs" / "statistics.md"
@@ -36,6 +38,10 @@ HEAD = ["texts", "seeds", "deviation", "accuracy held", "difference held"]
 HEAD += [f"false difference of {methods}" for methods in METHODS]
 FOUND_HEAD = ["seeds", "deviation", "methods", "true difference", "found", "found, variance known"]
 FOUND_HEAD += ["said to be detected", "found"]
+STOPPING = list(product((2, 6, 24), (100, 400, 2000)))  # configurations and validation texts of a rung
+# Between which shares of the best's expected loss those of the others exceed it.
+LAGS = {"none": (0.0, 0.0), "small": (0.0, 0.05), "any": (0.0, 0.4)}
+STOPPING_HEAD = ["configurations", "texts", "lag", "best dropped", "others dropped"]
 _LARGEST_SHIFT = 3  # deviations, to both sides: the mean over seeds stays what it is
 
 
@@ -122,6 +128,32 @@ def find(setting: Setting, among: int, studies: int = STUDIES) -> list[float]:
     return [worse, *found[0], promised, found[1][0]]
 
 
+def stop(members: int, texts: int, lag: str, studies: int = STUDIES) -> list[float]:
+    """How often a rung's test drops the best configuration, and the share of the others that it drops."""
+    random, dropped = np.random.default_rng(2), np.zeros((studies, members))
+    for study in range(studies):
+        worse = random.uniform(*LAGS[lag], members)
+        worse[0] = 0.0
+        dropped[study] = np.array(compute_p_values(draw_losses(worse, texts, random))) < ERROR
+    # The first is the best; where all are equal, each is, and the mean over them says it more exactly.
+    best = dropped if lag == "none" else dropped[:, :1]
+    return [float(best.mean()), float(dropped[:, 1:].mean())]
+
+
+def draw_losses(
+    worse: Sequence[float] | npt.NDArray[np.float64], texts: int, random: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Losses of configurations whose margins share the texts' difficulty. # (configurations, texts)
+
+    A configuration that is worse has a higher loss on each text, in proportion to what it has anyway.
+    """
+    shape = (len(worse), texts)
+    margins = 1.0 + 1.5 * random.standard_normal(texts) + 0.7 * random.standard_normal(shape)
+    losses = np.logaddexp(0.0, -2.0 * margins)
+    found: npt.NDArray[np.float64] = losses * (1 + np.asarray(worse)[:, None])
+    return found
+
+
 def is_found(one: Score, other: Score, texts: int, among: int) -> bool:
     """Whether the verdict on two of so many methods is a difference, at Holm's first step."""
     estimate, error, seeds = subtract(one, other)
@@ -143,6 +175,7 @@ def report(*, short: bool) -> str:
             "alike": _tabulate_holding(alike, held[: len(alike)]),
             "unlike": _tabulate_holding(unlike, held[len(alike) :]),
             "power": _tabulate_finding(pool, studies),
+            "stopping": _tabulate_stopping(pool, studies),
         }
     if not short:
         page = DOCS.read_text(encoding="utf-8")
@@ -220,3 +253,13 @@ def _tabulate_finding(pool: ProcessPoolExecutor, studies: int) -> str:
         for (seeds, deviation, among), numbers in zip(kinds, found, strict=True)
     ]
     return table(FOUND_HEAD, rows)
+
+
+def _tabulate_stopping(pool: ProcessPoolExecutor, studies: int) -> str:
+    kinds = [(members, texts, lag) for members, texts in STOPPING for lag in LAGS]
+    found = pool.map(partial(stop, studies=studies), *zip(*kinds, strict=True))
+    rows = [
+        [*map(str, kind), *(f"{100 * share:.1f}" for share in shares)]
+        for kind, shares in zip(kinds, found, strict=True)
+    ]
+    return table(STOPPING_HEAD, rows)

@@ -3,6 +3,9 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import pandas as pd
+
 from bench.config.pack import describe_pack
 from bench.config.schema import Config
 from bench.results.store import STARTED, Result, Store, start_record
@@ -26,6 +29,9 @@ class Trainer:
     death: str | None = None
     end_pack: Callable[[Pack], str | None] = lambda _: "success"  # of all runs of one with several
     worse_alone: int = 0  # the rank whose score is worse once it trains alone
+    sure: Callable[[Point], float] | None = (
+        None  # how sure a stopped run is of the truth; None: it keeps no word
+    )
     jobs: list[list[Point]] = dataclasses.field(default_factory=list)
     sizes: list[list[int]] = dataclasses.field(default_factory=list)  # of the packs of each launch
     extra: list[str] = dataclasses.field(default_factory=list)
@@ -48,6 +54,8 @@ class Trainer:
                 packed = describe_pack(len(pack)) if len(pack) > 1 else None
                 self.store.write(dataclasses.replace(made, packed=packed))
                 leave_weights(self.store, point)
+                if self.sure is not None and point.config.train.stop_step is not None:
+                    self.store.write_predictions(point.run_id, predict(self.sure(point)))
         dead = None if self.death is None else ProcessError(self.death, status="crashed")
         return dead if set(statuses) & {None, STARTED} else None
 
@@ -61,7 +69,15 @@ def leave_weights(store: Store, point: Point) -> None:
     folder = store.run_folder(point.run_id)
     (folder / BEST).write_bytes(b"weights")
     if point.config.train.stop_step is not None:
-        (folder / FOLDER / f"step-{point.config.train.stop_step:06d}").mkdir(parents=True)
+        (folder / FOLDER / f"step-{point.config.train.stop_step:06d}").mkdir(parents=True, exist_ok=True)
+
+
+def predict(sure: float) -> pd.DataFrame:
+    """Predictions of 40 texts whose true label has about this probability."""
+    random = np.random.default_rng(int(1000 * sure))
+    true = (sure + 0.02 * random.standard_normal(40)).clip(0.01, 0.99)
+    texts = {"split": "validation", "id": range(40), "label": "a", "prediction": "a"}
+    return pd.DataFrame({**texts, "probability_a": true, "probability_b": 1 - true})
 
 
 def record(point: Point, status: str, *, earlier: Result | None = None) -> Result:

@@ -101,7 +101,8 @@ def _plan(arguments: argparse.Namespace) -> int:
         store, isolation = Store(Path(base.results_dir)), Isolation()
         known = forecast.forecast(plan, base, store, isolation=isolation)
         advice = forecast.advise(plan, known, compose=compose, isolation=isolation)
-    room = space.find_space(plan, base, store, found=known.found, target=known.target)
+    limit = forecast.limit_packs(known, base)
+    room = space.find_space(plan, base, store, found=known.found, target=known.target, limit_pack=limit)
     described = forecast.describe_plan(plan, base, store, known, advice) | space.describe(room)
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False, indent=1))

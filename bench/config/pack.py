@@ -41,7 +41,7 @@ def check_pack(config: Config) -> list[str]:
         runs = unpack(config)
     except ConfigError as error:
         return [f"pack={given}: {error}"]
-    if len({repr(run) for run in runs}) < len(runs):
+    if len({repr(dataclasses.replace(run, resume_from=None)) for run in runs}) < len(runs):
         return [f"pack={given}: two of its runs are the same; name each once"]
     reasons = dict.fromkeys(reason for run in runs if (reason := cannot_pack(run)) is not None)
     if reasons:

@@ -15,8 +15,6 @@ _REQUIRED = (
     ("train.optimizer", "adamw", "bitsandbytes' kernels read a weight's memory in one piece"),
     ("train.optimizer_in_backward", False, "it has no moment at which a run's gradients are complete"),
     ("train.stochastic_rounding", False, "it works on weights that are held apart"),
-    ("train.stop_step", None, "a pack keeps no checkpoints"),
-    ("resume_from", None, "a pack goes on from no checkpoint"),
 )
 _ADAPTER = {"peft_type", "target_modules", "use_rslora", "init_lora_weights"}  # options that a pack knows
 _STARTS = (True, "gaussian")  # drawn, so that the base stays as it is

@@ -141,7 +141,8 @@ def count_cost(config: Config, prediction: Prediction, card: Card | None) -> Cos
     else:
         train = prediction.train_seconds(card, steps=steps, accumulation=accumulation)
         evaluated = {split: prediction.eval_seconds(card, split) for split in ("validation", "test")}
-    return Cost(train, passes * evaluated["validation"] + evaluated["test"])
+    tested = 0.0 if config.train.stop_step is not None else evaluated["test"]
+    return Cost(train, passes * evaluated["validation"] + tested)
 
 
 def make_key(config: Config, *, device_type: str, fingerprint: str, revision: str) -> str:

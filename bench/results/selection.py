@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from bench.config.schema import CRITERIA
-from bench.results.store import Result
+from bench.errors import StoreError
+from bench.results.store import Result, Store
+
+_SMALLEST = 1e-15  # probability: keeps a loss finite where a wrong answer was certain, as in the metrics
 
 
 class MethodKey(NamedTuple):
@@ -68,6 +74,29 @@ def read_score(result: Result, name: str) -> int | float | None:
     return (
         earlier[0]["validation"].get(name) if earlier else read_number(result, f"metrics.validation.{name}")
     )
+
+
+def read_losses(store: Store, run_ids: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Read each run's loss, -log p of the true label, on each validation text. # (runs, texts)
+
+    Raises:
+        StoreError: their predictions cannot be read, or are not of the same texts.
+    """
+    losses, texts = [], set()
+    for run_id in run_ids:
+        rows = store.read_predictions(run_id).query("split == 'validation'").sort_values("id", kind="stable")
+        columns = {name: place for place, name in enumerate(rows)}
+        places = [columns.get(f"probability_{label}", -1) for label in rows["label"]]
+        if min(places, default=-1) < 0:
+            raise StoreError(
+                f"runs/{run_id}/predictions.csv: lacks a true label's probability; it was changed"
+            )
+        true = rows.to_numpy()[np.arange(len(rows)), places].astype(np.float64)  # (texts,)
+        losses.append(-np.log(true.clip(_SMALLEST, 1.0)))
+        texts.add(tuple(rows["id"]))
+    if len(texts) > 1:
+        raise StoreError("the runs' predictions are of other validation texts")
+    return np.stack(losses)
 
 
 def configuration_key(result: Result) -> str:

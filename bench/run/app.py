@@ -112,7 +112,9 @@ def summarise(config: Config, result: Result) -> str:
     if not result.is_success:
         message = (result.error or {}).get("message", "no message")
         return show(f"{name}: {result.status} ({message})").replace("\n", " ")
-    test, packed = result.metrics["test"], result.packed
+    packed = result.packed
+    split = "validation" if result.metrics["test"] is None else "test"  # of a training that was stopped
+    scores = result.metrics[split]
     how = (
         f"trained in {result.time['train_seconds']:.1f} s"
         if packed is None
@@ -120,7 +122,7 @@ def summarise(config: Config, result: Result) -> str:
     )
     length = result.model.get("max_length", config.train.max_length)
     cut = f", texts cut at the model's {length} tokens" if length < config.train.max_length else ""
-    return f"{name}: test accuracy {test['accuracy']:.1%}, F1 {test['f1_macro']:.1%}, {how}{cut}"
+    return f"{name}: {split} accuracy {scores['accuracy']:.1%}, F1 {scores['f1_macro']:.1%}, {how}{cut}"
 
 
 _app = hydra.main(version_base="1.3", config_path=str(schema.CONF_DIR), config_name="config")(task)

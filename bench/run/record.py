@@ -60,8 +60,9 @@ def record_all(
         KeyboardInterrupt: after the records say ``interrupted``.
         StoreError: the disk is full or not to be written; a record says ``failed``, if it could be written.
     """
-    if len(journals) > 1:
-        packed = measure_pack(journals[0].meter, len(journals))
+    meter = journals[0].meter
+    if (size := len(journals) if len(journals) > 1 else meter.runs) > 1:  # now, or up to its checkpoint
+        packed = measure_pack(meter, size)
         journals = [
             dataclasses.replace(journal, started=dataclasses.replace(journal.started, packed=packed))
             for journal in journals
@@ -181,7 +182,7 @@ def measure_pack(meter: Meter, size: int) -> dict[str, Any]:
     """Return the block ``packed`` of each of a pack's records: what all of them took together."""
     kind = "peak_reserved_bytes" if meter.device.type == "cuda" else "peak_resident_bytes"
     peaks = [peak for phase in meter.peaks.values() if (peak := phase[kind]) is not None]
-    seconds = meter.time_record()["total_seconds"]
+    seconds = (meter.time_record()["total_seconds"] or 0.0) + meter.seconds.get(EARLIER, 0.0)
     return describe_pack(size, peak_bytes=max(peaks, default=None), seconds=seconds)
 
 

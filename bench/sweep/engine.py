@@ -17,8 +17,8 @@ from bench.redaction import show
 from bench.results import selection
 from bench.results.store import STARTED, STATUSES, Result, Store, start_record
 from bench.run import tracking
-from bench.sweep import bracket, cleanup, crashes
-from bench.sweep.halving import count_survivors, group_points, plan_rung, rungs, survivors
+from bench.sweep import bracket, cleanup, crashes, halving
+from bench.sweep.halving import Verdict, group_points
 from bench.sweep.isolate import ProcessError
 from bench.sweep.packing import Pack, form_packs, pack_lines, shrink
 from bench.sweep.plan import Identify, Plan, Point, plan_finals
@@ -153,28 +153,41 @@ class Sweep:
     def _search(self) -> bool:
         """Train all points or, by halving, those of each method in rungs; return False as in _launch_new."""
         if self.base.sweep.strategy != "halving":
-            return self._launch_new(self.plan.points, packed=True)
+            return self._launch_new(self.plan.points, self._limit_packs(self.plan.points))
         return all(self._halve_group(group) for group in group_points(self.plan.points))
 
     def _halve_group(self, group: Sequence[Point]) -> bool:
+        """Train the points in rungs, in packs where they fit; return False as in _launch_new.
+
+        The last one left goes straight to the end. After a pack it begins anew, so that memory and time are
+        its own; several go on from their checkpoints.
+        """
         total = group[0].config.train.max_steps
         if len(group) == 1 or total is None:
             return self._launch_new(group)
         previous: dict[str, str] = {}
-        for steps in rungs(total):
-            rung = plan_rung(group, steps=steps, total_steps=total, previous=previous, identify=self.identify)
-            if not self._launch_new(rung):
-                return False
-            previous = {point.run_id: run.run_id for point, run in zip(group, rung, strict=True)}
-            scores, losses = (
-                {
-                    point.run_id: self._read_validation(run, name)
-                    for point, run in zip(group, rung, strict=True)
-                }
-                for name in (self.base.sweep.select_by, "loss")
+        limits = self._limit_packs(group)
+        for steps in halving.find_rungs(group):
+            end = steps
+            if not group:
+                break
+            if len(group) == 1:
+                end, previous = total, {} if limits[group[0].run_id] > 1 else previous
+            rung = halving.plan_rung(
+                group, steps=end, total_steps=total, previous=previous, identify=self.identify
             )
-            going_on = survivors(scores, keep=count_survivors(len(group)), losses=losses)
-            group = [point for point in group if point.run_id in going_on]
+            pairs = list(zip(group, rung, strict=True))
+            if not self._launch_new(rung, {run.run_id: limits[point.run_id] for point, run in pairs}):
+                return False
+            if end == total:
+                break
+            previous = {point.run_id: run.run_id for point, run in pairs}
+            limits = {
+                point.run_id: self.known.limit_pack(point) if self._is_packed(run) else 1
+                for point, run in pairs
+            }
+            verdicts = self._judge(pairs)
+            group = [point for point in group if verdicts[point.run_id].says == halving.GOES_ON]
         return True
 
     def _bracket(self) -> bool:
@@ -203,6 +216,29 @@ class Sweep:
                 return False
         return True
 
+    def _judge(self, rung: Sequence[tuple[Point, Point]]) -> dict[str, Verdict]:
+        """Say of each point of a rung whether it goes on, and why; print it, and write it to halving.csv."""
+        scores, losses = (
+            {point.run_id: self._read_validation(run, name) for point, run in rung}
+            for name in (self.base.sweep.select_by, "loss")
+        )
+        alive = [(point, run) for point, run in rung if scores[point.run_id] is not None]
+        try:
+            found = selection.read_losses(self.store, [run.run_id for _, run in alive]) if alive else None
+        except StoreError as error:
+            print(show(f"halving by rank alone, as losses cannot be compared: {error}"), flush=True)
+            found = None
+        tested = [] if found is None else halving.compute_p_values(found)
+        p_best = {point.run_id: p for (point, _), p in zip(alive, tested, strict=False)}
+        keep = halving.count_survivors(len(rung))
+        verdicts = halving.judge(scores, losses, keep=keep, p_best=p_best)
+        judged = [(run, verdicts[point.run_id]) for point, run in rung]
+        print(show("\n".join(halving.tell_rung(judged))), flush=True)
+        path = self.store.folder / halving.VERDICTS
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        self.store.write_report(halving.VERDICTS, halving.add_verdicts(before, judged))
+        return verdicts
+
     def _read_validation(self, run: Point, name: str) -> float | None:
         """Return the run's score on validation, or None without a success."""
         record = self.store.read(run.run_id)
@@ -211,14 +247,20 @@ class Sweep:
         score: float | None = record.metrics["validation"][name]
         return score
 
-    def _launch_new(self, points: Iterable[Point], *, packed: bool = False) -> bool:
-        """Launch each point that is new and has no success; return False if the sweep has to end here."""
+    def _launch_new(self, points: Iterable[Point], packs: Mapping[str, int] | None = None) -> bool:
+        """Launch each point that is new and has no success; return False if the sweep has to end here.
+
+        ``packs`` says how many runs may train together with a run; without it each trains alone.
+        """
         new = [point for point in points if point.run_id not in self.points]
         self.points |= {point.run_id: point for point in new}
         self.skipped += sum(self.store.has_success(point.run_id) for point in new)
         due = [point for point in new if self._is_due(point)]
-        limits = {point.run_id: self.known.limit_pack(point) if packed else 1 for point in due}
+        limits = {point.run_id: (packs or {}).get(point.run_id, 1) for point in due}
         return self._launch_all(due, limits, is_done=lambda point: self.store.has_success(point.run_id))
+
+    def _limit_packs(self, points: Iterable[Point]) -> dict[str, int]:
+        return {point.run_id: self.known.limit_pack(point) for point in points}
 
     def _measure_alone(self, points: Iterable[Point]) -> bool:
         """Train each point again that was trained in a pack, where memory and time were not its own."""

@@ -13,10 +13,10 @@ from bench.memory.calibration import FOLDER, Calibration, read_measured
 from bench.memory.prediction import Prediction
 from bench.results.store import Store
 from bench.sweep.engine import Refuse
-from bench.sweep.halving import budget, count_by_rung, group_points, rungs
+from bench.sweep.halving import budget, count_by_rung, find_rungs, group_points
 from bench.sweep.isolate import Isolation
 from bench.sweep.machine import count_slots
-from bench.sweep.packing import bound_size, count_sizes, form_packs
+from bench.sweep.packing import Pack, bound_size, count_sizes, form_packs
 from bench.sweep.plan import Compose, Plan, Point
 from bench.sweep.predict import (
     COMFORTABLE,
@@ -134,11 +134,10 @@ def make_refusal(known: Forecast, base: Config, *, isolation: Isolation) -> Refu
 def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
     """Return a function that says how many runs may train together: sweep.pack, or what memory allows.
 
-    Halving trains each run alone, as its runs go on from checkpoints, which a pack does not keep. So does
-    fp16.
+    Runs in fp16 train alone.
     """
     setting = base.sweep.pack
-    if setting in ("off", False) or base.sweep.strategy == "halving":
+    if setting in ("off", False):
         return lambda _: 1
     usable = COMFORTABLE * known.target.usable_bytes
     if known.target.device_type == "cpu":  # whose memory all slots share
@@ -217,7 +216,8 @@ def describe_plan(
     limit = limit_packs(known, base)
     packs = form_packs(left, {point.run_id: limit(point) for point in left}, base)
     guessed = [pack for pack in packs if len(pack) > 1 and not _is_predicted(pack[0], known)]
-    hours = count_hours(left, known)
+    halves = base.sweep.strategy == "halving"
+    hours = _count_halving(left, known, packs) if halves else count_hours(left, known)
     watts = None if known.target.card is None else known.target.card.watts
     kwh = None if hours is None or watts is None else hours * watts / 1000
     return {
@@ -228,7 +228,8 @@ def describe_plan(
         "total_hours": hours,
         "naive_hours": _add(known.outlooks[one].seconds for one in _repeat(plan)),
         "distinct_hours": count_hours(plan.points, known),
-        "halving_hours": _count_halving(plan.points, known),
+        "halving_hours": _count_halving(plan.points, known, packs),
+        "rungs": _describe_rungs(plan.points) if halves else [],
         "kwh": kwh,
         "cost": _price(hours, kwh, known.prices),
         "card": known.target.name,
@@ -250,6 +251,18 @@ def describe_plan(
         ],
         "runs": runs,
     }
+
+
+def _describe_rungs(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """Describe the rungs of each method whose runs compete: their last steps, and how many train at most."""
+    described = []
+    for group in group_points(points):
+        config = group[0].config
+        if len(group) > 1 and config.train.max_steps is not None:
+            ends = find_rungs(group)
+            counts = count_by_rung(len(group), rungs=ends)
+            described.append({"method": config.method.name, "steps": ends, "runs": counts})
+    return described
 
 
 def _describe_run(point: Point, known: Forecast, *, is_done: bool) -> dict[str, Any]:
@@ -290,19 +303,42 @@ def _repeat(plan: Plan) -> list[str]:
     return [run_id for run_id, times in plan.repeats.items() for _ in range(times)]
 
 
-def _count_halving(points: Sequence[Point], known: Forecast) -> float | None:
-    """Return the hours with sweep.strategy=halving, where most runs end early."""
-    hours = []
-    for group in group_points(points):
-        whole = count_hours(group, known)
-        if whole is None:
-            continue
-        total = group[0].config.train.max_steps
-        if len(group) > 1 and total is not None:
-            ends = rungs(total)
-            whole *= budget(ends, count_by_rung(len(group), rungs=ends)) / (len(group) * total)
-        hours.append(whole)
-    return sum(hours) if hours else None
+def _count_halving(points: Sequence[Point], known: Forecast, packs: Iterable[Pack]) -> float | None:
+    """Return the hours with sweep.strategy=halving, where most runs end early, each counted as if alone.
+
+    What is chosen from packs is trained once more, alone. None if no run's time is known.
+    """
+    packed = {point.run_id for pack in packs if len(pack) > 1 for point in pack}
+    hours = [
+        _count_group(group, known, packed=any(point.run_id in packed for point in group))
+        for group in group_points(points)
+    ]
+    return sum(one for one in hours if one is not None) if any(one is not None for one in hours) else None
+
+
+def _count_group(group: Sequence[Point], known: Forecast, *, packed: bool) -> float | None:
+    """Return the hours of one method's rungs."""
+    whole, total = count_hours(group, known), group[0].config.train.max_steps
+    if whole is None or total is None or len(group) == 1:
+        return whole
+    ends = find_rungs(group)
+    mean = [whole / len(group) * _find_share(group, known, end) for end in ends]  # hours of a run up to each
+    counts = count_by_rung(len(group), rungs=ends)
+    if not packed:
+        return budget(mean, counts)
+    rivals = [count for count in counts if count > 1]
+    return budget(mean[: len(rivals)], rivals) + mean[-1]
+
+
+def _find_share(group: Sequence[Point], known: Forecast, end: int) -> float:
+    """Return the share of a run's time that it takes up to a rung's end."""
+    point = next(one for one in group if known.outlooks[one.run_id].seconds is not None)
+    config, found = point.config, known.found.get(point.run_id)
+    stop = end if end != config.train.max_steps else None
+    stopped = foresee(
+        replace_values(config, {"train.stop_step": stop}), found, known.target, known.calibrations
+    )
+    return (stopped.seconds or 0.0) / (known.outlooks[point.run_id].seconds or 1.0)
 
 
 def _is_predicted(point: Point, known: Forecast) -> bool:

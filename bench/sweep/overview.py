@@ -47,6 +47,11 @@ def summarise(described: Mapping[str, Any], known: Forecast) -> list[str]:
         lines.append(known.target.note)
     if described["total_hours"] is not None:
         lines += [_tell_time(described, known)]
+    lines += [
+        f"halving {one['method']}: at most {', '.join(map(str, one['runs']))} runs up to step "
+        f"{', '.join(map(str, one['steps']))}"
+        for one in described["rungs"]
+    ]
     lines += _tell_packs(described)
     for reason in dict.fromkeys(run["reason"] for run in runs if run["reason"]):
         lines.append(f"unknown for {sum(run['reason'] == reason for run in runs)} runs: {reason}")

@@ -51,9 +51,8 @@ def form_packs(points: Iterable[Point], limits: Mapping[str, int], base: Config)
     """Divide the points into packs, in the order of their first members; ``limits`` bounds their sizes.
 
     With several slots each kind of run is spread over all of them. Under sweep.pack=auto a kind with few
-    points trains one by one.
+    points trains one by one, unless they go on from a pack.
     """
-    fewest = FEWEST if base.sweep.pack == "auto" else 2
     slots = count_slots(base.devices)
     keys = dict[Any, str]()
     order, kinds = dict[str, int](), dict[str, list[Point]]()
@@ -63,6 +62,8 @@ def form_packs(points: Iterable[Point], limits: Mapping[str, int], base: Config)
         kinds.setdefault(_find_key(point.config, keys) if together else point.run_id, []).append(point)
     packs = []
     for members in kinds.values():
+        begins = all(point.config.resume_from is None for point in members)
+        fewest = FEWEST if begins and base.sweep.pack == "auto" else 2
         size = min(limits[point.run_id] for point in members) if len(members) >= fewest else 1
         packs += _deal(members, max(-(-len(members) // size), min(slots, len(members))))
     return sorted(packs, key=lambda pack: order[pack[0].run_id])

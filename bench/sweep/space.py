@@ -1,7 +1,7 @@
 """Disk and memory (RAM) that a sweep takes, known before it begins. Never imports torch."""
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 
 from bench.config.cards import GIB
+from bench.config.packable import cannot_pack
 from bench.config.schema import Config
 from bench.errors import MissingError, StoreError
 from bench.memory.prediction import Prediction, count_steps
@@ -16,7 +17,7 @@ from bench.model import weights
 from bench.results import selection
 from bench.results.selection import MethodKey
 from bench.results.store import Result, Store
-from bench.sweep.halving import count_by_rung, group_points, rungs
+from bench.sweep.halving import count_by_rung, find_rungs, group_points
 from bench.sweep.machine import count_slots
 from bench.sweep.plan import Plan, Point
 from bench.sweep.predict import Found, Target
@@ -76,9 +77,18 @@ class Space:
 
 
 def find_space(
-    plan: Plan, base: Config, store: Store, *, found: Mapping[str, Found], target: Target
+    plan: Plan,
+    base: Config,
+    store: Store,
+    *,
+    found: Mapping[str, Found],
+    target: Target,
+    limit_pack: Callable[[Point], int] = lambda _: 1,
 ) -> Space:
-    """Return what the plan's runs without a success take of disks and memory."""
+    """Return what the plan's runs without a success take of disks and memory.
+
+    ``limit_pack`` says how many runs may train together with one.
+    """
     results, _ = store.read_all()
     done = {result.run_id: result for result in results if result.is_success}
     known = {
@@ -93,7 +103,7 @@ def find_space(
         ("results_dir", base.results_dir): {
             "weights": sum(_count_weights(group, known, base, done) for group in groups)
             + _count_rewriting(traced, known, base),
-            "checkpoints": _count_checkpoints(traced, known, base),
+            "checkpoints": _count_checkpoints(traced, known, base, limit_pack),
         },
         ("cache_dir", base.cache_dir): {"tokens": _count_tokens(traced, known)},
     }
@@ -216,7 +226,7 @@ def _count_by_rung(rivals: Sequence[Point]) -> list[int]:
     total = rivals[0].config.train.max_steps
     if len(rivals) == 1 or total is None:
         return [len(rivals)]
-    return count_by_rung(len(rivals), rungs=rungs(total))
+    return count_by_rung(len(rivals), rungs=find_rungs(rivals))
 
 
 def _count_rewriting(points: Sequence[Point], known: Mapping[str, Prediction], base: Config) -> int:
@@ -228,7 +238,12 @@ def _count_rewriting(points: Sequence[Point], known: Mapping[str, Prediction], b
     return _add_largest(sizes, base)
 
 
-def _count_checkpoints(points: Sequence[Point], known: Mapping[str, Prediction], base: Config) -> int:
+def _count_checkpoints(
+    points: Sequence[Point],
+    known: Mapping[str, Prediction],
+    base: Config,
+    limit_pack: Callable[[Point], int],
+) -> int:
     """Count the bytes of checkpoints at most: of runs that train, of rungs to resume, and of those kept.
 
     A checkpoint holds weights, the best ones so far and the optimizer's states; a new one is written before
@@ -239,7 +254,8 @@ def _count_checkpoints(points: Sequence[Point], known: Mapping[str, Prediction],
         one, train = known[point.run_id], point.config.train
         steps = count_steps(point.config, one.train_rows)
         count = 0 if train.checkpoint_steps is None else (steps - 1) // train.checkpoint_steps
-        training.append(min(count, checkpoint.KEPT + 1) * _checkpoint_bytes(one))
+        together = limit_pack(point) if cannot_pack(point.config) is None else 1
+        training.append(together * min(count, checkpoint.KEPT + 1) * _checkpoint_bytes(one))
         kept += min(count, checkpoint.KEPT) * _checkpoint_bytes(one) if train.keep == "all" else 0
     if base.sweep.strategy == "halving":
         for rivals in group_points(points):

@@ -40,6 +40,7 @@ from bench.train.training import (
 
 _logger = logging.getLogger(__name__)
 EVALUATED = ("validation", "test")
+_NOT_TESTED = "the training stopped at train.stop_step, before its end, so its test texts were not read"
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,15 @@ def fit(
     return _describe_baseline(fitted, total=fitted.parameters)
 
 
-def score_all(probabilities: Mapping[str, Probabilities], dataset: Dataset) -> dict[str, dict[str, float]]:
-    """Compute the block ``metrics`` of a record: accuracy, f1_macro and loss of each evaluated split."""
+def score_all(
+    probabilities: Mapping[str, Probabilities], dataset: Dataset
+) -> dict[str, dict[str, float] | None]:
+    """Compute the block ``metrics`` of a record: accuracy, f1_macro and loss of each split that was read."""
     return {
-        split: metrics.score(values, dataset.splits[split]["label"].to_numpy())
-        for split, values in probabilities.items()
+        split: metrics.score(probabilities[split], dataset.splits[split]["label"].to_numpy())
+        if split in probabilities
+        else None
+        for split in EVALUATED
     }
 
 
@@ -128,31 +133,31 @@ def fit_together(
     training, texts, choices = _load(
         configs, dataset, build_networks=build_networks, model_folder=model_folder, meter=meter, logs=logs
     )
-    weights = {member: folder / BEST for member, folder in zip(training.members, run_folders, strict=True)}
-    resumed = None
-    lineage = resumption.describe_lineage(
-        configs[0], dataset, device=meter.device, precision=choices["precision"]
-    )
-    if len(configs) == 1 and training.settings.distributed == "none":
+    folders = dict(zip(training.members, run_folders, strict=True))
+    weights = {member: folder / BEST for member, folder in folders.items()}
+    meter.runs, resumed = len(configs), None
+    describe = partial(resumption.describe_lineage, device=meter.device, precision=choices["precision"])
+    lineages = [describe(config, dataset) for config in configs]
+    if training.settings.distributed == "none":
         with meter.phase("save"):
             resumed = resumption.resume(
-                training, configs[0], run_folder=run_folders[0], lineage=lineage, meter=meter
+                training, configs, run_folders=run_folders, lineages=lineages, meter=meter
             )
-    _train_to_stop(training, configs[0], texts, weights=weights, lineage=lineage, meter=meter)
-    running = training.running
-    with meter.phase("save"):
-        training.accelerator.wait_for_everyone()  # above all for the first process, which writes
-        for member in running:
-            trained.read(member.part.find(), weights[member])
-    with meter.phase("eval"):
-        if any(member.best is None for member in running):  # an earlier attempt made it
-            for member, probabilities in zip(running, _predict(training, texts, "validation"), strict=True):
-                member.best = probabilities
-        tested: Iterable[Probabilities] = _predict(training, texts, "test") if running else []
+    save_checkpoints = partial(
+        resumption.save_checkpoints,
+        training,
+        run_folders=folders,
+        lineages=dict(zip(training.members, lineages, strict=True)),
+        meter=meter,
+    )
+    _train_to_stop(
+        training, configs[0], texts, weights=weights, save_checkpoints=save_checkpoints, meter=meter
+    )
+    tested = _test(training, texts, weights, meter)
     choices = {**choices, "resumed_from_step": resumed}
     fitted = {
         member: _describe(training, member, probabilities, choices, split=texts.splits["train"], meter=meter)
-        for member, probabilities in zip(running, tested, strict=True)
+        for member, probabilities in zip(training.running, tested, strict=True)
     }
     return [member.error or fitted[member] for member in training.members]
 
@@ -196,14 +201,15 @@ def _train_to_stop(
     texts: Texts,
     *,
     weights: Mapping[Member, Path],
-    lineage: Mapping[str, Any],
+    save_checkpoints: Callable[[], None],
     meter: Meter,
 ) -> None:
     """Train to the end or to stop_step; each member's best weights are in its file afterwards."""
-    settings, first = config.train, training.members[0]
-    meter.count_paged = partial(optimizers.count_paged, first.optimizer)
-    for row in first.progress.history:  # a run that is resumed has the record of the whole training
-        first.log({name: value for name, value in row.items() if name != "step"}, int(row["step"] or 0))
+    settings = config.train
+    meter.count_paged = partial(optimizers.count_paged, training.members[0].optimizer)
+    for member in training.members:
+        for row in member.progress.history:  # a run that is resumed has the record of the whole training
+            member.log({name: value for name, value in row.items() if name != "step"}, int(row["step"] or 0))
     loop.train(
         training,
         tokens.train_batches(
@@ -222,10 +228,26 @@ def _train_to_stop(
         save_best=lambda member: trained.write(
             member.part.find(), weights[member], writes=training.accelerator.is_main_process
         ),
-        save_checkpoint=lambda: resumption.save_checkpoint(
-            training, run_folder=weights[first].parent, lineage=lineage, meter=meter
-        ),
+        save_checkpoints=save_checkpoints,
     )
+
+
+def _test(
+    training: Training, texts: Texts, weights: Mapping[Member, Path], meter: Meter
+) -> Iterable[Probabilities | None]:
+    """Predict the test split with each running member's best weights; None of a training that was stopped."""
+    running = training.running
+    with meter.phase("save"):
+        training.accelerator.wait_for_everyone()  # above all for the first process, which writes
+        for member in running:
+            trained.read(member.part.find(), weights[member])
+    with meter.phase("eval"):
+        if any(member.best is None for member in running):  # a checkpoint of an earlier version lacks it
+            for member, probabilities in zip(running, _predict(training, texts, "validation"), strict=True):
+                member.best = probabilities
+        if not running or training.settings.stop_step is not None:
+            return [None] * len(running)
+        return _predict(training, texts, "test")
 
 
 def _predict(training: Training, texts: Texts, split: str) -> npt.NDArray[np.float64]:
@@ -240,7 +262,7 @@ def _predict(training: Training, texts: Texts, split: str) -> npt.NDArray[np.flo
 def _describe(
     training: Training,
     member: Member,
-    tested: Probabilities,
+    tested: Probabilities | None,
     choices: Mapping[str, Any],
     *,
     split: tokens.TokenisedSplit,
@@ -252,6 +274,8 @@ def _describe(
     steps: dict[str, int | None] = {"steps": progress.steps, "best_step": progress.best_step}
     steps["skipped_steps"] = progress.skipped_steps if training.scales_loss else None
     reasons = _explain_cut(choices["max_length"], training.settings)
+    if tested is None:
+        reasons["metrics.test"] = _NOT_TESTED
     if not training.scales_loss:
         reasons["model.skipped_steps"] = (
             f"only fp16 scales the loss and skips steps, and the run computes in {choices['precision']}"
@@ -261,7 +285,7 @@ def _describe(
         if reason := _explain_readings(training.task):
             reasons["model.prompt_readings"] = reason
     return Fitted(
-        {"validation": member.best, "test": tested},
+        {"validation": member.best} | ({} if tested is None else {"test": tested}),
         parameters={"trainable": part.trainable_parameters, "total": part.total_parameters},
         model={**choices, **steps, "processes": processes},  # the first one's memory, energy and history
         throughput=progress.rates(meter.seconds["train"]),

@@ -37,7 +37,7 @@ def train(
     score: Callable[[Probabilities], Mapping[str, float]],
     select_by: str,
     save_best: Callable[[Member], None],
-    save_checkpoint: Callable[[], None],
+    save_checkpoints: Callable[[], None],
 ) -> None:
     """Train up to the stop, and save each member whenever an evaluation of it is better than all before.
 
@@ -74,7 +74,7 @@ def train(
             evaluate()
         if training.keeps(pause):
             with meter.phase("save"):
-                save_checkpoint()
+                save_checkpoints()
     if not training.evaluates_at(training.stop):
         evaluate()
 

@@ -36,6 +36,7 @@ class Meter:
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, dict[str, int | None]] = {}
         self.joules: float | None = None  # while training
+        self.runs = 1  # that share what is measured, or shared what an attempt before took
         self.count_paged: Callable[[], int] = lambda: 0  # bytes that CUDA moves to the machine's memory
         self.current = "load"  # the last phase that was entered
         self._started = time.monotonic()

@@ -1,5 +1,6 @@
 """The state of a training as files, and back: weights, optimizer, schedule, random numbers and progress.
 
+Each member of a pack has files of its own, as a run alone has; the random numbers in them are those of all.
 Only safetensors and JSON, so that reading a file from elsewhere cannot run code.
 """
 
@@ -19,25 +20,26 @@ from torch import nn
 
 from bench.model import tensors, trained
 from bench.results.store import finite
-from bench.train.training import Progress, Training
+from bench.train.training import Member, Progress, Training
 
 WEIGHTS = "weights.safetensors"  # what is trained, as in a run's best.safetensors
 TENSORS = "state.safetensors"
 VALUES = "state.json"
 
 
-def save(training: Training, folder: Path) -> None:
-    """Write all that the training of a run alone needs to go on from here; tensors as safetensors, else JSON.
+def save(training: Training, member: Member, folder: Path) -> None:
+    """Write all that the member's training needs to go on from here; tensors as safetensors, else JSON.
 
     Raises:
         DivergedError: the loss is NaN or infinite; there is nothing to go on from.
     """
-    [member] = training.members
     progress = member.progress
     if progress.steps > progress.logged:
         training.mean_loss(member)
     trained.write(member.part.find(), folder / WEIGHTS)
     held, plain = _split_optimizer(member.optimizer.optimizer)
+    if member.best is not None:
+        held["best"] = torch.from_numpy(member.best)
     held["random.torch"] = torch.get_rng_state()
     if training.accelerator.device.type == "cuda":
         held["random.cuda"] = torch.cuda.get_rng_state(training.accelerator.device)
@@ -55,11 +57,10 @@ def save(training: Training, folder: Path) -> None:
     (folder / VALUES).write_text(text, encoding="utf-8")
 
 
-def load(training: Training, folder: Path) -> None:
-    """Put the training where it was when save wrote the folder; nothing that is read can run code."""
+def load(training: Training, member: Member, folder: Path) -> None:
+    """Put the member where it was when save wrote the folder; nothing that is read can run code."""
     values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
     held = load_file(folder / TENSORS)  # which maps the file, and reads of it what is used
-    [member] = training.members
     trained.read(member.part.find(), folder / WEIGHTS)
     _join_optimizer(member.optimizer.optimizer, held, values["optimizer"])
     member.schedule.load_state_dict(values["schedule"])
@@ -70,6 +71,7 @@ def load(training: Training, folder: Path) -> None:
     best = values["progress"].pop("best_score")
     member.progress = Progress(**values["progress"], best_score=-math.inf if best is None else best)
     member.losses.fill_(values["losses"])
+    member.best = held["best"].numpy() if "best" in held else None
     version, state, gauss = values["random"]["python"]
     random.setstate((version, tuple(state), gauss))
     np.random.set_state(values["random"]["numpy"])
@@ -114,8 +116,15 @@ def _join_optimizer(
                 state[name].copy_(tensor)
         else:
             for name, tensor in states[number].items():
-                state[name] = tensor.to(parameter.device, copy=True)
+                state[name] = _copy_as(parameter, tensor)
         state.update(values[number])
+
+
+def _copy_as(parameter: nn.Parameter, tensor: torch.Tensor) -> torch.Tensor:
+    """Copy the tensor to the parameter's device, laid out as that is, as a fused step takes for granted."""
+    if tensor.shape != parameter.shape:
+        return tensor.to(parameter.device, copy=True)
+    return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
 
 def _enumerate(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, tuple[int, int], nn.Parameter]]:

@@ -151,13 +151,10 @@ class Training:
         return step % self.settings.log_steps == 0 or self.evaluates_at(step)
 
     def keeps(self, step: int) -> bool:
-        """Return whether to write a checkpoint after the step; the end needs none unless it is a stop.
-
-        A pack keeps no checkpoints.
-        """
+        """Return whether to write a checkpoint after the step; the end needs none unless it is a stop."""
         every = self.settings.checkpoint_steps
         regular = every is not None and step % every == 0 and step < self.steps
-        return len(self.members) == 1 and (regular or step == self.settings.stop_step)
+        return regular or step == self.settings.stop_step
 
     def next_pause(self) -> int:
         """Return the next step after which something other than training happens."""

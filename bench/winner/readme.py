@@ -179,8 +179,8 @@ def _list_numbers(result: Result) -> str:
     )
     seconds, sizes = result.time.get("train_seconds"), result.data["sizes"]
     rows = [
-        ["Accuracy, test", f"{test['accuracy']:.2%}"],
-        ["F1 (macro), test", f"{test['f1_macro']:.2%}"],
+        ["Accuracy, test", UNKNOWN if test is None else f"{test['accuracy']:.2%}"],
+        ["F1 (macro), test", UNKNOWN if test is None else f"{test['f1_macro']:.2%}"],
         ["Accuracy, validation", f"{validation['accuracy']:.2%}"],
         ["Trainable parameters", format_count(result.parameters["trainable"])],
         ["Train time", UNKNOWN if seconds is None else f"{seconds:.1f} s"],

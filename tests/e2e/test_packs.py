@@ -129,6 +129,77 @@ def test_a_pack_that_is_interrupted_begins_again(bench: Any, tiny: list[str], co
     assert sorted(bool(record["packed"]) for record in bench.records().values()) == [False, True, True, True]
 
 
+EIGHT = "train.lr=1e-4,2e-4,5e-4,1e-3,2e-3,5e-3,1e-2,2e-2"
+HALVING = (EIGHT, "sweep.strategy=halving", "train.precision=fp32", "lora.dropout=0", "train.eval_steps=2")
+
+
+def read_halving(bench: Any) -> dict[tuple[str, str], dict[str, str]]:
+    """The verdicts, by run and step."""
+    return {(row["run"], row["step"]): row for row in read_table(bench, "halving.csv")}
+
+
+@pytest.mark.slow
+def test_halving_in_packs_is_halving_alone(bench: Any, tiny: list[str], count: Any) -> None:
+    packed = bench("sweep", *tiny, *HALVING, "sweep.pack=auto", "results_dir=results/packed")
+    assert packed.returncode == 0, packed.stderr
+    assert "halving lora: at most 8, 2, 1, 1 runs up to step 2, 4, 8, 12" in packed.stdout
+    assert "8 runs train together in one process" in packed.stdout
+    numbers = count(packed.stdout)
+    found = read_halving(bench)
+    runs = read_table(bench, "runs.csv")
+    table = read_table(bench, "table.csv")
+    for row in runs:
+        assert (row["test_accuracy"] == "") == (row["stop_step"] != "")
+    [chosen] = [row for row in runs if row["stop_step"] == ""]
+    assert (chosen["packed"], chosen["resumed_from_step"]) == ("", "")  # it began anew, alone
+    assert float(chosen["train_seconds"]) > 0
+    assert {row["packed"] for row in runs if row["stop_step"] == "2"} == {"8"}
+
+    (bench.folder / "results" / "packed").rename(bench.folder / "packed")
+    alone = bench("sweep", *tiny, *HALVING, "sweep.pack=off", "results_dir=results/alone")
+    assert count(alone.stdout) == numbers
+    other = read_halving(bench)
+    assert {key: row["verdict"] for key, row in found.items()} == {
+        key: row["verdict"] for key, row in other.items()
+    }
+    for key, row in found.items():
+        assert float(row["loss"]) == pytest.approx(float(other[key]["loss"]), abs=1e-3)
+    [mine], [its] = table, read_table(bench, "table.csv")
+    assert mine["Accuracy"] == its["Accuracy"]
+    assert mine["Learning rate"] == its["Learning rate"]
+
+
+@pytest.mark.slow
+def test_halving_that_is_stopped_inside_a_rung_goes_on(bench: Any, tiny: list[str], count: Any) -> None:
+    calm = bench("sweep", *tiny, *HALVING, "sweep.pack=auto", "results_dir=results/calm")
+    expected = read_halving(bench)
+    (bench.folder / "results" / "calm").rename(bench.folder / "calm")
+    lasting = next(
+        run for (run, step), row in expected.items() if step == "2" and row["verdict"] == "goes on"
+    )
+    rate = next(float(word[3:]) for word in lasting.split() if word.startswith("lr="))
+    bench.inject({}, packed={rate: ("hang", 4)})
+    command = [
+        "sweep",
+        *tiny,
+        *HALVING,
+        "sweep.pack=auto",
+        "results_dir=results/stopped",
+        "train.checkpoint_steps=1",
+    ]
+    with bench.start(*command) as process:
+        wait_for_mark(process, bench.folder / "marks" / "packed" / repr(rate))
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    done = bench(*command)
+    assert done.returncode == 0, done.stdout
+    assert count(done.stdout) == count(calm.stdout) | {"skipped": 8}
+    assert read_halving(bench) == expected
+    resumed = {row["resumed_from_step"] for row in read_table(bench, "runs.csv") if row["stop_step"] == "4"}
+    assert resumed == {"3"}
+
+
 def wait_for_mark(process: "subprocess.Popen[str]", mark: Path) -> None:
     deadline = time.monotonic() + 120
     while not mark.exists():

@@ -363,7 +363,7 @@ def test_the_time_before_the_interruption_counts_and_that_of_saving_does_not(
 def test_a_disk_that_refuses_a_checkpoint_costs_no_run(
     compose_tiny: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Training, folder: Path) -> None:
+    def fail(_: Training, __: Any, folder: Path) -> None:
         (folder / state.TENSORS).write_bytes(b"part")
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -35,7 +35,7 @@ def test_each_run_of_a_pack_is_the_run_that_it_would_be_alone(compose: Compose) 
         ("[{}]", (), "two of its runs are the same"),
         ("[{lora.r:2},{lora.r:2}]", (), "two of its runs are the same"),
         ("[{lora.r:2}]", ("method=full",), "set pack=[]"),
-        ("[{lora.r:2}]", ("train.stop_step=5",), "set pack=[]"),
+        ("[{resume_from:'0123456789ab'}]", (), "two of its runs are the same"),
     ],
 )
 def test_what_cannot_train_together_is_refused(

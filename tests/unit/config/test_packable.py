@@ -21,6 +21,7 @@ Compose = Callable[..., Config]
         ["method=lora_all_linear"],
         ["method=lora", "train.gradient_checkpointing=true"],
         ["method=lora", "task=label_likelihood"],
+        ["method=lora", "train.stop_step=10", "resume_from=0123456789ab"],
     ],
 )
 def test_plain_lora_can_be_packed(compose: Compose, lines: list[str]) -> None:
@@ -42,8 +43,6 @@ def test_plain_lora_can_be_packed(compose: Compose, lines: list[str]) -> None:
         (["train.optimizer=adamw_8bit"], "train.optimizer=adamw_8bit"),
         (["train.optimizer_in_backward=true"], "train.optimizer_in_backward=True"),
         (["train.stochastic_rounding=true"], "train.stochastic_rounding=True"),
-        (["train.stop_step=10"], "train.stop_step=10"),
-        (["resume_from=0123456789ab"], "resume_from=0123456789ab"),
     ],
 )
 def test_what_needs_a_base_or_a_loop_of_its_own_cannot(
@@ -52,8 +51,9 @@ def test_what_needs_a_base_or_a_loop_of_its_own_cannot(
     assert str(cannot_pack(compose("method=lora", *lines))).startswith(reason)
 
 
-def test_members_differ_in_the_adapter_and_its_rate_alone(compose: Compose) -> None:
+def test_members_differ_in_the_adapter_its_rate_and_what_they_go_on_from_alone(compose: Compose) -> None:
     values = {"lora.r": 64, "lora.alpha": 3, "lora.dropout": 0.5, "train.lr": 0.1}
+    values |= {"resume_from": "'0123456789ab'"}
     assert set(values) == set(OWN)
     changed = compose(*(f"{name}={value}" for name, value in values.items()))
     assert shared_key(changed) == shared_key(compose())
@@ -70,6 +70,7 @@ def test_members_differ_in_the_adapter_and_its_rate_alone(compose: Compose) -> N
         "train.max_steps=301",
         "train.micro_batch_size=8",
         "train.eval_steps=25",
+        "train.stop_step=25",
         "train.max_grad_norm=null",
         "lora.target_modules=all-linear",
         "results_dir=elsewhere",

@@ -393,11 +393,12 @@ def test_halving_trains_in_rungs_and_only_the_better_half_goes_on(
         for job in trainer.jobs[1:-1]
     ]
     assert trainer.trained[0] == "majority 2 0"
-    assert rungs == [[(2, 10), (4, 10), (8, 10), (16, 10)], [(8, 20), (16, 20)], [(16, 40)], [(16, None)]]
+    assert rungs == [[(2, 10), (4, 10), (8, 10), (16, 10)], [(8, 20), (16, 20)], [(16, None)]]
     resumed = [point.config.resume_from for point in trainer.jobs[2]]
     assert set(resumed) <= {point.run_id for point in trainer.jobs[1]}
+    assert trainer.jobs[3][0].config.resume_from in {point.run_id for point in trainer.jobs[2]}
     assert trainer.trained[-1] == "lora 16 1"  # the final seed, trained in full
-    assert (outcome.planned, outcome.exit_code) == (10, 0)
+    assert (outcome.planned, outcome.exit_code) == (9, 0)
 
 
 def test_what_is_on_the_hub_is_pinned_for_every_process_of_a_sweep(

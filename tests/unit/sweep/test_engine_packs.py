@@ -1,5 +1,6 @@
 """Runs in one pack are split where memory is short, tried alone where it fails, and measured alone."""
 
+import csv
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,10 +49,10 @@ def test_what_goes_first_trains_whole_and_alone_before_all_else(
     )
     trainer = Trainer(store)
     settings = {"sweep.strategy": strategy, "sweep.pack": 4}
-    foresight = Foresight(limit_pack=lambda _: 4 if strategy == "grid" else 1)
+    foresight = Foresight(limit_pack=lambda _: 4)
     outcome = Sweep(plan, replace_values(base, settings), trainer, identify, lambda: foresight).run()
     assert trainer.trained[:2] == ["full 2 0", "lora 4 0"]
-    assert trainer.sizes[:2] == ([[1, 1], [3]] if strategy == "grid" else [[1, 1], [1, 1, 1, 1]])
+    assert trainer.sizes[:2] == [[1, 1], [3] if strategy == "grid" else [4]]
     assert {point.config.train.stop_step for point in trainer.jobs[0]} == {None}
     assert outcome.exit_code == 0
 
@@ -98,6 +99,97 @@ def test_what_is_chosen_from_a_pack_is_measured_alone(
     again = Trainer(store)
     assert sweep_packed(again).skipped == 5
     assert again.jobs == []
+
+
+HALVING = {"sweep.strategy": "halving"}
+
+
+@pytest.fixture
+def halve_packed(base: Config, compose: Compose, identify: Identifier) -> Callable[..., Outcome]:
+    """Halving of runs of lora with even ranks, of which so many fit into one pack."""
+
+    def sweep_with(trainer: Trainer, *, runs: int = 8, largest: int = 10, **settings: Any) -> Outcome:
+        ranks = range(2, 2 * runs + 1, 2)
+        axes: Axes = {"method": ["lora"], "lora.r": list(ranks), "train.max_steps": [60]}
+        plan = plan_sweep([axes], constant=[], compose=lambda lines: compose(*lines), identify=identify)
+        foresight = Foresight(limit_pack=lambda _: largest)
+        given = replace_values(base, HALVING | settings)
+        return Sweep(plan, given, trainer, identify, lambda: foresight).run()
+
+    return sweep_with
+
+
+def stops(jobs: Sequence[Sequence[Point]]) -> list[tuple[list[int], int | None]]:
+    return [([point.config.lora.r for point in job], job[0].config.train.stop_step) for job in jobs]
+
+
+def test_survivors_of_a_pack_go_on_together_and_the_last_one_begins_anew_alone(
+    halve_packed: Callable[..., Outcome], store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Trainer(store, sure=lambda _: 0.7)
+    outcome = halve_packed(trainer)
+    assert trainer.sizes == [[8], [2], [1]]
+    assert stops(trainer.jobs) == [([2, 4, 6, 8, 10, 12, 14, 16], 10), ([14, 16], 20), ([16], None)]
+    first, second, last = trainer.jobs
+    by_rank = {point.config.lora.r: point.run_id for point in first}
+    assert [point.config.resume_from for point in second] == [by_rank[14], by_rank[16]]
+    assert last[0].config.resume_from is None  # so that its memory and time are its own
+    assert (outcome.planned, outcome.exit_code) == (8 + 2 + 1, 0)
+    assert "halving lora, step 10 of 60: 2 of 8 go on, 6 left by rank" in capsys.readouterr().out
+    rows = list(csv.DictReader((store.folder / "halving.csv").read_text().splitlines()))
+    assert [row["verdict"] for row in rows].count("goes on") == 2 + 1
+    again = Trainer(store)
+    assert halve_packed(again).skipped == 11
+    assert again.jobs == []
+
+
+def test_what_reaches_the_last_rung_in_a_pack_is_measured_alone(
+    halve_packed: Callable[..., Outcome], store: Store
+) -> None:
+    trainer = Trainer(store, sure=lambda _: 0.7)
+    halve_packed(trainer, **{"sweep.final_seeds": [0, 1]}, runs=33, largest=17)
+    assert trainer.sizes == [[16, 17], [9], [3], [2], [1], [1]]
+    assert stops(trainer.jobs[3:]) == [([64, 66], None), ([66], None), ([66], None)]
+    assert [point.config.seed for job in trainer.jobs[3:] for point in job] == [0, 0, 0, 1]
+    assert all(point.config.resume_from for point in trainer.jobs[3])
+    assert trainer.jobs[4][0].config.resume_from is None
+
+
+def test_who_can_hardly_be_the_best_leaves_beside_the_half(
+    halve_packed: Callable[..., Outcome], store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Trainer(store, sure=lambda point: 0.3 if point.config.lora.r < 16 else 0.8)
+    halve_packed(trainer)
+    assert stops(trainer.jobs) == [([2, 4, 6, 8, 10, 12, 14, 16], 10), ([16], None)]
+    out = capsys.readouterr().out
+    assert "halving lora, step 10 of 60: 1 of 8 go on, 6 left by rank, 1 left by test" in out
+    assert out.count("  left by test: ") == 1
+
+
+def test_without_predictions_the_rank_decides(
+    halve_packed: Callable[..., Outcome], store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Trainer(store)
+    assert halve_packed(trainer).exit_code == 0
+    assert trainer.sizes == [[8], [2], [1]]
+    assert "halving by rank alone, as losses cannot be compared: runs/" in capsys.readouterr().out
+
+
+def test_a_rungs_pack_that_fails_is_tried_smaller_and_its_runs_still_compete(
+    halve_packed: Callable[..., Outcome], store: Store
+) -> None:
+    trainer = Trainer(store, end_pack=lambda pack: "oom" if len(pack) > 4 else "success", sure=lambda _: 0.7)
+    assert halve_packed(trainer).exit_code == 0
+    assert trainer.sizes == [[8], [4, 4], [2], [1]]
+
+
+def test_runs_that_had_to_train_alone_go_on_alone_from_their_checkpoints(
+    halve_packed: Callable[..., Outcome], store: Store
+) -> None:
+    trainer = Trainer(store, end_pack=lambda _: "crashed", sure=lambda _: 0.7)
+    assert halve_packed(trainer).exit_code == 0
+    assert trainer.sizes == [[8], [1] * 8, [1] * 2, [1]]
+    assert trainer.jobs[-1][0].config.resume_from is not None
 
 
 def test_a_choice_that_is_worse_alone_stands(sweep_packed: Callable[..., Outcome], store: Store) -> None:

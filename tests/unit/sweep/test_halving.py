@@ -4,9 +4,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_rel
 
 from bench.config.identity import Identity, hash_canonical, identify
 from bench.config.schema import Config
@@ -109,13 +111,118 @@ def test_survivors_are_among_the_best_whatever_the_order(
 @given(st.integers(1, 200), st.integers(2, 4), st.integers(1, 2000), st.none() | st.integers(1, 2000))
 def test_halving_never_costs_more_than_the_grid(count: int, eta: int, total: int, first: int | None) -> None:
     ends = halving.rungs(total, eta=eta, first_steps=first)
-    counts = halving.count_by_rung(count, rungs=ends, eta=eta)
+    counts = halving.count_by_rung(count, rungs=ends)
     spent = halving.budget(ends, counts)
     assert counts[0] == count
     assert counts == sorted(counts, reverse=True)
     assert min(counts) >= 1
     assert total <= spent <= count * total
     assert (spent < count * total) == (count > 1 and len(ends) > 1)
+
+
+def draw_losses(members: int, texts: int, *, seed: int, worse: Sequence[float] = ()) -> Any:
+    """Losses of members on the same texts, skewed as a classifier's; the last ones are worse by so much."""
+    random = np.random.default_rng(seed)
+    margins = 1.0 + 1.5 * random.standard_normal(texts) + 0.7 * random.standard_normal((members, texts))
+    losses = np.logaddexp(0.0, -2.0 * margins)
+    if worse:
+        losses[-len(worse) :] += np.array(worse)[:, None]
+    return losses
+
+
+def test_the_test_of_two_is_the_paired_t_test() -> None:
+    better, worse = losses = draw_losses(2, 200, seed=0, worse=[0.06])
+    expected = ttest_rel(worse, better, alternative="greater").pvalue
+    assert 0.005 < expected < 0.2
+    assert halving.compute_p_values(losses) == pytest.approx([0.5, expected])  # the first lags behind none
+
+
+def test_what_lags_far_behind_is_told_from_what_only_chance_puts_behind() -> None:
+    losses = draw_losses(24, 400, seed=1, worse=[0.5] * 12)
+    found = np.array(halving.compute_p_values(losses))
+    assert (found[12:] < halving.ERROR).all()
+    assert (found[:12] > halving.ERROR).all()
+    assert found[losses.mean(axis=1).argmin()] == 1.0
+    few = np.array(halving.compute_p_values(losses[:, :3]))  # three texts tell little
+    assert (few[:12] > halving.ERROR).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "going_on"),
+    [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (8, 2), (9, 3), (24, 6), (105, 27)],
+)
+def test_of_many_a_quarter_goes_on_and_of_few_the_half(count: int, going_on: int) -> None:
+    assert halving.count_survivors(count) == going_on
+
+
+@pytest.mark.parametrize(
+    ("total", "every", "ends"),
+    [(300, 50, [50, 100, 200, 300]), (100, 16, [16, 32, 64, 100]), (60, 50, [10, 20, 40, 60])],
+)
+def test_rungs_end_at_evaluations_where_these_come_often(
+    compose: Compose, total: int, every: int, ends: list[int]
+) -> None:
+    points = plan_of(
+        compose, {"method": ["lora"], "train.max_steps": [total], "train.eval_steps": [every]}
+    ).points
+    assert halving.find_rungs(points) == ends
+
+
+def test_configurations_that_answer_alike_are_equally_good() -> None:
+    losses = draw_losses(1, 50, seed=2)
+    assert halving.compute_p_values(np.concatenate([losses, losses, losses + 1e-15])) == [1.0] * 3
+    assert halving.compute_p_values(losses) == [1.0]
+    assert halving.compute_p_values(np.zeros((3, 50))) == [1.0] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("members", "texts"), [(2, 400), (6, 100), (24, 400)])
+def test_the_best_is_dropped_in_a_hundredth_of_the_studies_at_most(members: int, texts: int) -> None:
+    """Also where all are equally good, which is the hardest case; benchmarks/studies.py has more."""
+    studies = 400
+    dropped = [
+        halving.compute_p_values(draw_losses(members, texts, seed=seed))[0] < halving.ERROR
+        for seed in range(studies)
+    ]
+    assert sum(dropped) / studies <= halving.ERROR + 3 * math.sqrt(halving.ERROR / studies)
+
+
+def test_the_first_by_rank_goes_on_and_others_leave_for_either_reason() -> None:
+    scores: dict[str, float | None] = {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.1, "e": None}
+    losses: dict[str, float | None] = {"a": 0.5, "b": 0.4, "c": 0.9, "d": 2.0, "e": None}
+    p_best = {"a": 0.001, "b": 1.0, "c": 0.0099, "d": 0.0001}
+    found = halving.judge(scores, losses, keep=3, p_best=p_best)
+    says = {key: verdict.says for key, verdict in found.items()}
+    assert says == {
+        "a": halving.GOES_ON,
+        "b": halving.GOES_ON,
+        "c": halving.BY_TEST,
+        "d": halving.BY_RANK,
+        "e": halving.FAILED,
+    }
+    assert found["c"] == halving.Verdict(0.7, 0.9, 0.0099, halving.BY_TEST)
+    untested = halving.judge(scores, losses, keep=3, p_best={})
+    assert untested["c"].says == halving.GOES_ON
+
+
+def test_verdicts_are_a_table_with_a_row_for_each_rung_of_a_run(compose: Compose) -> None:
+    points = plan_of(compose, {"method": ["lora"], "lora.r": [8, 16]}).points
+    first, other = halving.plan_rung(points, steps=50, total_steps=300, previous={}, identify=identify_here)
+    goes, leaves = (
+        halving.Verdict(0.5, 1.25, p, says) for p, says in ((1.0, halving.GOES_ON), (0.002, halving.BY_TEST))
+    )
+    text = halving.add_verdicts("", [(first, goes), (other, leaves)])
+    named = "lora r=16 alpha=16 dropout=0.05 lr=0.001 seed=0"
+    assert text.splitlines()[2] == f"{other.run_id},{named},50,300,accuracy,0.5,1.25,0.002,left by test"
+    again = halving.add_verdicts(text, [(first, leaves)])  # by another sweep
+    assert [row.rsplit(",", 1)[1] for row in again.splitlines()] == [
+        "verdict",
+        "left by test",
+        "left by test",
+    ]
+    told = halving.tell_rung([(first, goes), (other, leaves)])
+    assert told[0] == "halving lora, step 50 of 300: 1 of 2 go on, 1 left by test"
+    assert told[1].endswith("lr=0.001 seed=0: accuracy 0.5, loss 1.25, p 0.002")
 
 
 def test_a_resumed_run_pays_only_the_difference() -> None:

@@ -77,7 +77,7 @@ def test_rungs_and_their_checkpoints_go_with_the_losers(
 ) -> None:
     axes: Axes = {"method": ["lora"], "lora.r": [2, 4, 8, 16], "train.max_steps": [60]}
     halving = {"sweep.strategy": "halving", **SEEDS}
-    assert len(sweep_grid(axes, **halving).trained) == 9
+    assert len(sweep_grid(axes, **halving).trained) == 4 + 2 + 1 + 1
     assert kept(store) == ["lora 16 0", "lora 16 1"]
     assert sweep_grid(axes, **halving).jobs == []
 
@@ -92,7 +92,7 @@ def test_rungs_that_another_sweep_may_go_on_from_stay(
         store.write(one)
     sweep_grid({"method": ["lora"], "lora.r": [4, 32], "train.max_steps": [60]})
     stopped = [one.run_id for one in store.read_all()[0] if one.config["train"]["stop_step"] is not None]
-    assert len(stopped) == 4
+    assert len(stopped) == 2
     assert all((store.run_folder(run_id) / BEST).exists() for run_id in stopped)
     assert set(kept(store)) == {"lora 8 0", "lora 16 0", "lora 32 0"}
 

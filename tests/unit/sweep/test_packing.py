@@ -107,6 +107,14 @@ def test_auto_packs_only_where_it_pays(make_points: Callable[..., list[Point]], 
     assert list(map(len, form(few, 8, compose(), **{"sweep.pack": 8}))) == [len(few)]
 
 
+def test_the_few_that_go_on_from_a_pack_go_on_in_one(
+    make_points: Callable[..., list[Point]], compose: Compose
+) -> None:
+    few = make_points(["lora.r=2", "lora.r=4"], "resume_from='0123456789ab'", "train.stop_step=100")
+    assert list(map(len, form(few, 8, compose()))) == [2]
+    assert list(map(len, form(few, 1, compose()))) == [1, 1]
+
+
 def test_the_least_limit_of_a_kind_holds_for_all_but_those_that_must_train_alone(
     make_points: Callable[..., list[Point]], compose: Compose
 ) -> None:
@@ -124,6 +132,16 @@ def test_a_packs_job_asks_for_each_of_its_runs(
     [line] = pack_lines(tuple(points))
     assert unpack(compose("lora.r=4", "train.lr=0.01", line)) == [point.config for point in points]
     assert pack_lines((points[0],)) == []
+
+
+def test_each_run_of_a_pack_goes_on_from_its_own(
+    make_points: Callable[..., list[Point]], compose: Compose
+) -> None:
+    earlier = ["012345678901", "1234567890e1", "abcdefabcdef"]
+    points = make_points([f"lora.r={r} resume_from='{one}'" for r, one in enumerate(earlier, start=2)])
+    [line] = pack_lines(tuple(points))
+    packed = unpack(compose(*points[0].overrides, "lora.r=2", f"resume_from='{earlier[0]}'", line))
+    assert [one.resume_from for one in packed] == earlier
 
 
 @pytest.mark.parametrize(
@@ -155,7 +173,7 @@ def test_a_pack_takes_the_weights_once_and_all_else_as_often_as_it_has_runs() ->
         ({"sweep.pack": "off"}, 1),
         ({"sweep.pack": False}, 1),  # as YAML 1.1 reads off
         ({"sweep.pack": 7}, 7),
-        ({"sweep.strategy": "halving"}, 1),
+        ({"sweep.strategy": "halving"}, 4),
     ],
 )
 def test_the_setting_and_the_prediction_decide_how_large_a_pack_may_be(

@@ -100,15 +100,14 @@ class BenchSweeper(Sweeper):
         isolation = self.worker.isolation if isinstance(self.worker, BenchLauncher) else Isolation()
         known = forecast.forecast(plan, base, store, isolation=isolation)
         described = forecast.describe_plan(plan, base, store, known)
-        room = space.find_space(plan, base, store, found=known.found, target=known.target)
+        limit = forecast.limit_packs(known, base)
+        room = space.find_space(plan, base, store, found=known.found, target=known.target, limit_pack=limit)
         lines = overview.summarise(described, known)
         lines += [*space.summarise(room), *overview.tell_order(plan, base.sweep)]
         print(show("\n".join(lines)), flush=True)
         space.require(room, base)
         confirm_long(described, base, arguments)
-        return Foresight(
-            forecast.make_refusal(known, base, isolation=isolation), forecast.limit_packs(known, base)
-        )
+        return Foresight(forecast.make_refusal(known, base, isolation=isolation), limit)
 
     def _compose(self, overrides: Sequence[str]) -> Config:
         return schema.from_hydra(self.loader.load_sweep_config(self.composed, list(overrides)))
