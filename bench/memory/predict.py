@@ -21,12 +21,9 @@ from bench.memory.trace import MICRO_BATCHES, STEPS, Shapes, trace
 from bench.model import weights
 from bench.train import fit
 from bench.train.device import choose_precision
-from bench.train.task import Task
+from bench.train.task import Texts
 
 _logger = logging.getLogger(__name__)
-
-
-Texts = tuple[dict[str, tokens.TokenisedSplit], tokens.Padding, Task]
 
 
 def predict_all(configs: Sequence[Config], device_type: str) -> list[Prediction | str]:

@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
-from torch import nn
 from transformers import set_seed
 
 from bench.config.schema import Config, TrainConfig
@@ -21,7 +19,7 @@ from bench.data import prompt as prompts
 from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
 from bench.errors import ConfigError, RunError
-from bench.model import build, positions, random_weights, trained, weights
+from bench.model import build, positions, trained, weights
 from bench.train import baselines, loop, metrics, optimizers, parallel, resumption
 from bench.train import task as tasks
 from bench.train.checkpoint import BEST
@@ -54,14 +52,6 @@ class Fitted:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-class Texts(NamedTuple):
-    """A data set as a model's token ids, how its batches are padded, and what the model makes of them."""
-
-    splits: dict[str, tokens.TokenisedSplit]
-    padding: tokens.Padding
-    task: tasks.Task
-
-
 def fit(
     config: Config,
     dataset: Dataset,
@@ -91,7 +81,7 @@ def fit(
         assert isinstance(alone, Fitted)  # its error would have been raised
         return alone
     if config.method.estimator in ("frozen_encoder", "zero_shot"):
-        return _fit_on_frozen(config, dataset, model_folder=model_folder, meter=meter)
+        return _fit_on_base(config, dataset, model_folder=model_folder, meter=meter)
     fit_baseline = {"tfidf": baselines.fit_tfidf, "majority": baselines.fit_majority}
     with meter.phase("train"):
         fitted = fit_baseline[config.method.estimator](dataset)
@@ -165,7 +155,7 @@ def _load(
     model_folder: Path | None,
     meter: Meter,
     logs: Sequence[Log],
-) -> tuple[Training, Texts, dict[str, Any]]:
+) -> tuple[Training, tasks.Texts, dict[str, Any]]:
     """Load the texts and the model: the training before its first step, the texts, and the choices made."""
     config, settings = configs[0], configs[0].train
     precision = choose_precision(settings.precision, meter.device)
@@ -193,7 +183,7 @@ def _load(
 def _train_to_stop(
     training: Training,
     config: Config,
-    texts: Texts,
+    texts: tasks.Texts,
     *,
     weights: Mapping[Member, Path],
     lineage: Mapping[str, Any],
@@ -228,7 +218,7 @@ def _train_to_stop(
     )
 
 
-def _predict(training: Training, texts: Texts, split: str) -> npt.NDArray[np.float64]:
+def _predict(training: Training, texts: tasks.Texts, split: str) -> npt.NDArray[np.float64]:
     """Predict a split with as many rows at once as a run alone has, or a step. # (members, rows, labels)"""
     settings = training.settings
     rows = settings.eval_batch_size
@@ -270,10 +260,10 @@ def _describe(
     )
 
 
-def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> Texts:
+def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> tasks.Texts:
     """Turn the splits into the model's token ids; a prompt goes around each text where the task has one."""
-    prompt, tokenizer = None, _load_tokenizer(config, model_folder)
-    if writes_labels(config):
+    prompt, tokenizer = None, build.find_tokenizer(config.model, model_folder)
+    if tasks.writes_labels(config):
         words = name_labels(dataset.labels, config.data)
         prompt = prompts.make(tokenizer, template=config.model.template, words=words)
     length = build.fit_length(config.train.max_length, config.model, model_folder)
@@ -294,7 +284,7 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
     task = tasks.make(prompt, build.load_settings(config.model, model_folder))
     if reason := _explain_readings(task):
         _logger.warning("%s", reason)
-    return Texts(splits, padding, task)
+    return tasks.Texts(splits, padding, task)
 
 
 def _explain_readings(task: tasks.Task) -> str | None:
@@ -305,17 +295,6 @@ def _explain_readings(task: tasks.Task) -> str | None:
         "the architecture keeps other than keys and values of what it has read, so each prompt is read again "
         f"for each of the {task.readings} ways in which labels begin"
     )
-
-
-def writes_labels(config: Config) -> bool:
-    """Return whether the method reads prompts, after which labels are more or less likely."""
-    return config.task == "label_likelihood" and config.method.estimator in ("network", "zero_shot")
-
-
-def _load_tokenizer(config: Config, model_folder: Path | None) -> Any:
-    if model_folder is None:
-        return random_weights.make_tokenizer(config.model)
-    return build.load_tokenizer(model_folder)
 
 
 def _explain_cut(length: int, settings: TrainConfig) -> dict[str, str]:
@@ -357,7 +336,7 @@ def count_steps(settings: TrainConfig, *, rows: int) -> int:
     return steps
 
 
-def _fit_on_frozen(config: Config, dataset: Dataset, *, model_folder: Path | None, meter: Meter) -> Fitted:
+def _fit_on_base(config: Config, dataset: Dataset, *, model_folder: Path | None, meter: Meter) -> Fitted:
     """Fit what only reads the base: a logistic regression on its last hidden states, or nothing at all."""
     settings = config.train
     precision = choose_precision(settings.precision, meter.device)
@@ -365,14 +344,14 @@ def _fit_on_frozen(config: Config, dataset: Dataset, *, model_folder: Path | Non
     with meter.phase("data"):
         texts = tokenise(config, dataset, model_folder=model_folder)
     with meter.phase("load"):
-        base = _load_frozen(
+        base = baselines.load_base(
             config, dataset, texts, folder=model_folder, device=meter.device, precision=precision
         )
     with meter.phase("train"):
-        if writes_labels(config):
-            fitted = _ask(base, texts, config, accelerator)
+        if tasks.writes_labels(config):
+            fitted = baselines.ask(base, texts, config, accelerator)
         else:
-            fitted = _compare(base, texts, config, dataset, model_folder, accelerator)
+            fitted = baselines.compare(base, texts, config, dataset, model_folder, accelerator)
     base_parameters = sum(parameter.numel() for parameter in base.parameters())
     described = _describe_baseline(fitted, total=fitted.parameters + base_parameters)
     length = positions.cut_length(settings.max_length, base)
@@ -387,76 +366,6 @@ def _fit_on_frozen(config: Config, dataset: Dataset, *, model_folder: Path | Non
         truncated_share=texts.splits["train"].truncated_share,
         reasons=described.reasons | _explain_cut(length, settings),
     )
-
-
-def _load_frozen(
-    config: Config,
-    dataset: Dataset,
-    texts: Texts,
-    *,
-    folder: Path | None,
-    device: torch.device,
-    precision: str,
-) -> nn.Module:
-    """Load the base to be read from only, with its head for words where it writes labels."""
-    if not writes_labels(config):
-        return build.load_encoder(config.model, folder, device=device, precision=precision)
-    base = build.build_base(
-        config,
-        folder=folder,
-        labels=dataset.labels,
-        pad_token_id=texts.padding.token_id,
-        device=device,
-        precision=precision,
-    )
-    module: nn.Module = base.model.requires_grad_(False)
-    return module.to(device)
-
-
-def _ask(base: nn.Module, texts: Texts, config: Config, accelerator: Accelerator) -> baselines.FittedBaseline:
-    """Ask the base how likely it is to write each label."""
-    rows = max(1, config.train.eval_batch_size // texts.task.sequences)
-    return baselines.FittedBaseline(
-        {
-            split: loop.ask(
-                base,
-                tokens.eval_batches(texts.splits[split], batch_size=rows, padding=texts.padding),
-                task=texts.task,
-                accelerator=accelerator,
-            )
-            for split in EVALUATED
-        },
-        0,
-    )
-
-
-def _compare(
-    base: nn.Module,
-    texts: Texts,
-    config: Config,
-    dataset: Dataset,
-    model_folder: Path | None,
-    accelerator: Accelerator,
-) -> baselines.FittedBaseline:
-    """Compare the base's states of texts with those of train, or without an example of the labels' words."""
-
-    def embed(split: tokens.TokenisedSplit) -> Any:
-        rows = config.train.eval_batch_size
-        batches = tokens.eval_batches(split, batch_size=rows, padding=texts.padding)
-        return loop.embed(base, batches, accelerator=accelerator)
-
-    if config.method.estimator == "frozen_encoder":
-        return baselines.fit_frozen({name: embed(value) for name, value in texts.splits.items()}, dataset)
-    words = list(name_labels(dataset.labels, config.data).values())
-    read = tokens.tokenise_texts(
-        words,
-        np.arange(len(words)),
-        _load_tokenizer(config, model_folder),
-        max_length=positions.cut_length(config.train.max_length, base),
-        prompt=None,
-        split="label_words",
-    )
-    return baselines.compare_words({name: embed(texts.splits[name]) for name in EVALUATED}, embed(read))
 
 
 def _describe_baseline(fitted: baselines.FittedBaseline, *, total: int) -> Fitted:

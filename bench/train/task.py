@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import peft
 import torch
@@ -15,6 +15,8 @@ from torch.nn import functional
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
+from bench.config.schema import Config
+from bench.data import tokens
 from bench.data.prompt import Prompt
 
 _NOTHING = -100  # in place of a token where an answer is over; what cross_entropy ignores
@@ -145,6 +147,14 @@ class LabelLikelihood:
         return list(dict.fromkeys(answer[:-1] for answer in self.prompt.scored))
 
 
+class Texts(NamedTuple):
+    """A data set as a model's token ids, how its batches are padded, and what the model makes of them."""
+
+    splits: dict[str, tokens.TokenisedSplit]
+    padding: tokens.Padding
+    task: Task
+
+
 def make(prompt: Prompt | None, architecture: PreTrainedConfig) -> Task:
     """Make the architecture's task of inputs that are such prompts, or of texts as they are."""
     return SequenceClassification() if prompt is None else LabelLikelihood(prompt, keeps_keys(architecture))
@@ -260,3 +270,8 @@ def _append(
         return torch.cat([copies, new.view(-1, count, *new.shape[1:])], dim=-2).flatten(0, 1)
 
     return join(old_keys, keys), join(old_values, values)
+
+
+def writes_labels(config: Config) -> bool:
+    """Return whether the method reads prompts, after which labels are more or less likely."""
+    return config.task == "label_likelihood" and config.method.estimator in ("network", "zero_shot")
