@@ -1,7 +1,7 @@
 """Baselines that fine-tuning has to beat: the most frequent label, TF-IDF, and the base model as it is."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from bench.config.identity import writes_labels
 from bench.config.schema import Config
 from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
 from bench.model import build, positions
 from bench.train import loop
-from bench.train.task import Texts, writes_labels
+from bench.train.meter import Meter
+from bench.train.task import LabelLikelihood, Texts
 
 INVERSE_PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # scikit-learn's C; of equally good ones the first
 MAX_ITERATIONS = 10_000  # never reached in practice, so that a fit ends because it converged
@@ -132,9 +134,9 @@ def _fit_regression(features: Mapping[str, Any], dataset: Dataset) -> FittedBase
 
 def load_base(
     config: Config,
-    dataset: Dataset,
-    texts: Texts,
     *,
+    labels: Sequence[str],
+    pad_token_id: int | None,
     folder: Path | None,
     device: torch.device,
     precision: str,
@@ -145,8 +147,8 @@ def load_base(
     base = build.build_base(
         config,
         folder=folder,
-        labels=dataset.labels,
-        pad_token_id=texts.padding.token_id,
+        labels=labels,
+        pad_token_id=pad_token_id,
         device=device,
         precision=precision,
     )
@@ -154,21 +156,31 @@ def load_base(
     return module.to(device)
 
 
-def ask(base: nn.Module, texts: Texts, config: Config, accelerator: Accelerator) -> FittedBaseline:
-    """Ask the base how likely it is to write each label."""
-    rows = max(1, config.train.eval_batch_size // texts.task.sequences)
-    return FittedBaseline(
-        {
-            split: loop.ask(
-                base,
-                tokens.eval_batches(texts.splits[split], batch_size=rows, padding=texts.padding),
-                task=texts.task,
-                accelerator=accelerator,
-            )
-            for split in _EVALUATED
-        },
-        0,
-    )
+def ask(
+    base: nn.Module, texts: Texts, config: Config, accelerator: Accelerator, meter: Meter
+) -> FittedBaseline:
+    """Ask the base how likely it is to write each label, once it has read the examples, if there are any."""
+    assert isinstance(texts.task, LabelLikelihood)  # as writes_labels says
+    with meter.phase("train"), torch.inference_mode(), accelerator.autocast():
+        task = texts.task.read_examples(base.eval())
+    rows, answers = count_rows(config, texts), {}
+    with meter.phase("eval"):
+        for split in _EVALUATED:
+            batches = tokens.eval_batches(texts.splits[split], batch_size=rows, padding=texts.padding)
+            answers[split] = loop.ask(base, batches, task=task, accelerator=accelerator)
+    return FittedBaseline(answers, 0)
+
+
+def count_rows(config: Config, texts: Texts) -> int:
+    """Count the prompts that are read at once: fewer where each comes with its examples, or stems with both.
+
+    Examples that prompts share are copied for one layer at a time, and without stems once for each row.
+    """
+    assert isinstance(texts.task, LabelLikelihood)
+    longest = whole = max(int(texts.splits[split].lengths.max()) for split in _EVALUATED)
+    if not texts.task.shares_examples or texts.task.answer_tokens:
+        whole += len(texts.task.prompt.examples)
+    return max(1, config.train.eval_batch_size * longest // (whole * texts.task.sequences))
 
 
 def compare(
@@ -178,6 +190,7 @@ def compare(
     dataset: Dataset,
     model_folder: Path | None,
     accelerator: Accelerator,
+    meter: Meter,
 ) -> FittedBaseline:
     """Compare the base's states of texts with those of train, or without an example of the labels' words."""
 
@@ -187,7 +200,8 @@ def compare(
         return loop.embed(base, batches, accelerator=accelerator)
 
     if config.method.estimator == "frozen_encoder":
-        return fit_frozen({name: embed(value) for name, value in texts.splits.items()}, dataset)
+        with meter.phase("train"):
+            return fit_frozen({name: embed(value) for name, value in texts.splits.items()}, dataset)
     words = list(name_labels(dataset.labels, config.data).values())
     read = tokens.tokenise_texts(
         words,
@@ -197,4 +211,7 @@ def compare(
         prompt=None,
         split="label_words",
     )
-    return compare_words({name: embed(texts.splits[name]) for name in _EVALUATED}, embed(read))
+    with meter.phase("train"):
+        of_words = embed(read)
+    with meter.phase("eval"):
+        return compare_words({name: embed(texts.splits[name]) for name in _EVALUATED}, of_words)

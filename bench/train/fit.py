@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 from transformers import set_seed
 
-from bench.config.schema import Config, TrainConfig
+from bench.config.identity import writes_labels
+from bench.config.schema import AS_IT_IS, Config, TrainConfig
 from bench.data import prompt as prompts
 from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
@@ -80,12 +81,12 @@ def fit(
         )
         assert isinstance(alone, Fitted)  # its error would have been raised
         return alone
-    if config.method.estimator in ("frozen_encoder", "zero_shot"):
+    if config.method.estimator in ("frozen_encoder", *AS_IT_IS):
         return _fit_on_base(config, dataset, model_folder=model_folder, meter=meter)
     fit_baseline = {"tfidf": baselines.fit_tfidf, "majority": baselines.fit_majority}
     with meter.phase("train"):
         fitted = fit_baseline[config.method.estimator](dataset)
-    return _describe_baseline(fitted, total=fitted.parameters)
+    return _describe_baseline(config, fitted, total=fitted.parameters)
 
 
 def score_all(probabilities: Mapping[str, Probabilities], dataset: Dataset) -> dict[str, dict[str, float]]:
@@ -246,14 +247,12 @@ def _describe(
         reasons["model.skipped_steps"] = (
             f"only fp16 scales the loss and skips steps, and the run computes in {choices['precision']}"
         )
-    if isinstance(training.task, tasks.LabelLikelihood):
-        steps["prompt_readings"] = training.task.readings
-        if reason := _explain_readings(training.task):
-            reasons["model.prompt_readings"] = reason
+    reasons |= _explain_readings(training.task)
     return Fitted(
         {"validation": member.best, "test": tested},
         parameters={"trainable": part.trainable_parameters, "total": part.total_parameters},
-        model={**choices, **steps, "processes": processes},  # the first one's memory, energy and history
+        # of several processes the first one's memory, energy and history
+        model={**choices, **steps, **_describe_prompts(training.task), "processes": processes},
         throughput=progress.rates(meter.seconds["train"]),
         truncated_share=split.truncated_share,
         reasons=reasons,
@@ -263,12 +262,20 @@ def _describe(
 def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> tasks.Texts:
     """Turn the splits into the model's token ids; a prompt goes around each text where the task has one."""
     prompt, tokenizer = None, build.find_tokenizer(config.model, model_folder)
-    if tasks.writes_labels(config):
-        words = name_labels(dataset.labels, config.data)
-        prompt = prompts.make(tokenizer, template=config.model.template, words=words)
     length = build.fit_length(config.train.max_length, config.model, model_folder)
     if length < config.train.max_length:
         _logger.warning("%s", _explain_length(config.train.max_length, length))
+    if writes_labels(config):
+        shots = config.method.shots
+        prompt = prompts.make(
+            tokenizer,
+            template=config.model.template,
+            words=name_labels(dataset.labels, config.data),
+            examples=prompts.draw_examples(dataset, shots=shots, seed=config.seed) if shots else (),
+            max_length=length,
+        )
+        if prompt.examples:
+            _require_positions(config, len(prompt.examples) + length, model_folder)
     splits = tokens.tokenise(
         dataset,
         tokenizer,
@@ -282,19 +289,36 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
     if prompt is not None:  # answers follow it
         padding = dataclasses.replace(padding, side="left")
     task = tasks.make(prompt, build.load_settings(config.model, model_folder))
-    if reason := _explain_readings(task):
+    for reason in _explain_readings(task).values():
         _logger.warning("%s", reason)
     return tasks.Texts(splits, padding, task)
 
 
-def _explain_readings(task: tasks.Task) -> str | None:
-    """Say why evaluation reads each prompt more than once, if it does."""
-    if task.readings == 1:
-        return None
-    return (
-        "the architecture keeps other than keys and values of what it has read, so each prompt is read again "
-        f"for each of the {task.readings} ways in which labels begin"
-    )
+def _require_positions(config: Config, length: int, folder: Path | None) -> None:
+    """Raise a ConfigError where examples, text and answer are more than the model has positions for."""
+    room = build.fit_length(length, config.model, folder)
+    if room < length:
+        raise ConfigError(
+            f"method.shots={config.method.shots}: with its examples a text of train.max_length="
+            f"{config.train.max_length} tokens takes {length}, and the model has positions for {room}; lower "
+            "method.shots or train.max_length"
+        )
+
+
+def _explain_readings(task: tasks.Task) -> dict[str, str]:
+    """Return the record's reasons why a model reads prompts or examples more than once, if it does."""
+    reasons = {}
+    if task.readings > 1:
+        reasons["model.prompt_readings"] = (
+            "the architecture keeps other than keys and values of what it has read, so each prompt is read "
+            f"again for each of the {task.readings} ways in which labels begin"
+        )
+    if isinstance(task, tasks.LabelLikelihood) and task.prompt.examples and not task.shares_examples:
+        reasons["model.example_tokens"] = (
+            "what the architecture keeps of the examples depends on the text that follows, or is other than "
+            "keys and values of all of them, so they are read again before each text"
+        )
+    return reasons
 
 
 def _explain_cut(length: int, settings: TrainConfig) -> dict[str, str]:
@@ -345,15 +369,19 @@ def _fit_on_base(config: Config, dataset: Dataset, *, model_folder: Path | None,
         texts = tokenise(config, dataset, model_folder=model_folder)
     with meter.phase("load"):
         base = baselines.load_base(
-            config, dataset, texts, folder=model_folder, device=meter.device, precision=precision
+            config,
+            labels=dataset.labels,
+            pad_token_id=texts.padding.token_id,
+            folder=model_folder,
+            device=meter.device,
+            precision=precision,
         )
-    with meter.phase("train"):
-        if tasks.writes_labels(config):
-            fitted = baselines.ask(base, texts, config, accelerator)
-        else:
-            fitted = baselines.compare(base, texts, config, dataset, model_folder, accelerator)
+    if writes_labels(config):
+        fitted = baselines.ask(base, texts, config, accelerator, meter)
+    else:
+        fitted = baselines.compare(base, texts, config, dataset, model_folder, accelerator, meter)
     base_parameters = sum(parameter.numel() for parameter in base.parameters())
-    described = _describe_baseline(fitted, total=fitted.parameters + base_parameters)
+    described = _describe_baseline(config, fitted, total=fitted.parameters + base_parameters)
     length = positions.cut_length(settings.max_length, base)
     return dataclasses.replace(
         described,
@@ -362,18 +390,29 @@ def _fit_on_base(config: Config, dataset: Dataset, *, model_folder: Path | None,
             **build.describe_source(config.model, model_folder),
             "precision": precision,
             "max_length": length,
+            **_describe_prompts(texts.task),
         },
         truncated_share=texts.splits["train"].truncated_share,
-        reasons=described.reasons | _explain_cut(length, settings),
+        reasons=described.reasons | _explain_cut(length, settings) | _explain_readings(texts.task),
     )
 
 
-def _describe_baseline(fitted: baselines.FittedBaseline, *, total: int) -> Fitted:
+def _describe_prompts(task: tasks.Task) -> dict[str, int]:
+    """Return how often a model reads each prompt, and the tokens of the examples before it, if any."""
+    if not isinstance(task, tasks.LabelLikelihood):
+        return {}
+    examples = len(task.prompt.examples)
+    return {"prompt_readings": task.readings, **({"example_tokens": examples} if examples else {})}
+
+
+def _describe_baseline(config: Config, fitted: baselines.FittedBaseline, *, total: int) -> Fitted:
     """Describe a baseline, whose model has so many parameters in all."""
-    reason = "a baseline is fitted without training steps"
+    reasons = {"throughput": "a baseline is fitted without training steps"}
+    if config.method.estimator not in AS_IT_IS:
+        reasons["time.eval_seconds"] = "evaluation is part of fitting a baseline"
     return Fitted(
         fitted.probabilities,
         parameters={"trainable": fitted.parameters, "total": total},
         throughput={"tokens_per_second": None, "samples_per_second": None},
-        reasons={"throughput": reason, "time.eval_seconds": "evaluation is part of fitting a baseline"},
+        reasons=reasons,
     )
