@@ -24,6 +24,8 @@ CARD = "NVIDIA GeForce RTX 4090"
 
 METHODS: dict[str, dict[str, Any]] = {
     "majority": {"title": "Majority class", "estimator": "majority", "trainable": "head"},
+    "zero_shot": {"title": "Zero-shot", "estimator": "zero_shot", "trainable": "head"},
+    "few_shot": {"title": "Few-shot", "estimator": "few_shot", "trainable": "head"},
     "tfidf": {"title": "TF-IDF", "estimator": "tfidf", "trainable": "head"},
     "head": {"title": "Frozen encoder", "estimator": "frozen_encoder", "trainable": "head"},
     "full": {"title": "Full fine-tuning", "trainable": "all"},
@@ -75,8 +77,8 @@ def make_run(
     train = {"lr": lr, "max_steps": 300, "max_length": max_length}
     counted = {name: full[name] for name in ("estimator", "trainable", "quantization")}
     canonical: dict[str, Any] = {"method": counted, "data": {"fingerprint": data}}
-    if full["estimator"] == "network":
-        canonical |= {"train": train, "seed": seed}
+    varied = {"network": {"train": train, "seed": seed}, "few_shot": {"seed": seed}}
+    canonical |= varied.get(full["estimator"], {})
     if full["trainable"] == "adapter":
         counted["adapter"] = full["adapter"]
         canonical["lora"] = lora

@@ -109,6 +109,16 @@ def _check_rules(config: Config) -> list[str]:
             "method.trainable=head: task=label_likelihood has no new head to train; "
             "use task=sequence_classification"
         )
+    if method.estimator == "few_shot" and config.task != "label_likelihood":
+        faults.append(
+            f"task={config.task}: method.estimator=few_shot puts examples with their labels' words into the "
+            "prompt of a decoder; use task=label_likelihood, or method=zero_shot"
+        )
+    if (method.estimator == "few_shot") != (method.shots is not None):
+        faults.append(
+            f"method.shots={write(method.shots)} with method.estimator={method.estimator}: few_shot has 1 or "
+            "more examples of each label in its prompts, others have none; set null, or method=few_shot"
+        )
     if train.max_steps is None and train.epochs is None:
         faults.append("train.max_steps=null and train.epochs=null: set one of them")
     if train.max_steps is not None and train.epochs is not None:

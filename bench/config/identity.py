@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.config import fields
 from bench.config.fields import list_marked, read_marks
-from bench.config.schema import Config, MethodConfig, drop, read_field, to_dict
+from bench.config.schema import AS_IT_IS, Config, MethodConfig, drop, read_field, to_dict
 
 # Sections and fields that cannot change a run's result, so they are not part of its identity.
 UNCOUNTED = list_marked(Config, fields.UNCOUNTED)
@@ -59,7 +59,7 @@ def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> I
         canonical["lora"]["target_modules"] = canonical["method"]["adapter"].pop("target_modules")
     if config.method.estimator == "zero_shot":  # which compares texts with the labels' words in either task
         canonical["data"]["label_words"] = config.data.label_words or None
-    if config.method.estimator in ("frozen_encoder", "zero_shot"):
+    if config.method.estimator in ("frozen_encoder", *AS_IT_IS):
         canonical["train"] = {path.split(".")[1]: read_field(config, path) for path in _FITTED_WITHOUT_STEPS}
     return Identity(canonical, hash_canonical(canonical))
 
@@ -70,9 +70,16 @@ def uses_lora(method: MethodConfig) -> bool:
     return is_adapted and method.adapter.get("peft_type") == "LORA"
 
 
+def writes_labels(config: Config) -> bool:
+    """Tell whether the method reads prompts, after which labels are more or less likely."""
+    return config.method.estimator in ("network", *AS_IT_IS) and config.task == "label_likelihood"
+
+
 def describe(config: Config) -> str:
     """Name the run for people, by its method and the hyperparameters that count for it."""
     name = config.method.name
+    if config.method.estimator == "few_shot":
+        return f"{name} shots={config.method.shots} seed={config.seed}"
     if config.method.estimator != "network":
         return name
     if uses_lora(config.method):

@@ -9,7 +9,7 @@ from bench.spelling import guess
 
 _MODEL = "model=hub model.hub_id=OWNER/NAME or model=local model.path=DIR"
 _TEXTS = "data=files data.train=FILE or data=hub data.hub_id=OWNER/NAME"
-# Names that transformers, PEFT, TRL, Axolotl and LLaMA-Factory give to settings.
+# Names that transformers, PEFT, TRL, Axolotl, LLaMA-Factory and lm-evaluation-harness give to settings.
 _ELSEWHERE = {
     "learning_rate": "train.lr",
     "per_device_train_batch_size": "train.micro_batch_size",
@@ -36,6 +36,7 @@ _ELSEWHERE = {
     "wandb_project": "track.project",
     "load_in_4bit": "method=qlora",
     "load_in_8bit": "method=int8_lora",
+    "num_fewshot": "method.shots (with method=few_shot)",
     "use_dora": "method=dora",
     "use_rslora": "method=rslora",
     "model_name_or_path": _MODEL,

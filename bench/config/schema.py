@@ -42,6 +42,7 @@ from bench.errors import ConfigError
 
 CONF_DIR = Path(__file__).parents[2] / "conf"
 CRITERIA = ("accuracy", "f1_macro")  # scores of a split that a sweep may select by; more is better
+AS_IT_IS = ("zero_shot", "few_shot")  # estimators by which the base model answers without any training
 METRICS = (*CRITERIA, "loss")  # all that train/metrics.py returns, and runs.csv has
 # Statuses after which a run may be trained again.
 RETRIED = ("failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
@@ -53,7 +54,7 @@ class MethodConfig:
 
     name: Annotated[str, NAME, UNCOUNTED, SHAPELESS]
     title: Annotated[str, NAME, UNCOUNTED, SHAPELESS]  # in the table
-    estimator: Annotated[str, one_of("network", "frozen_encoder", "zero_shot", "tfidf", "majority")]
+    estimator: Annotated[str, one_of("network", "frozen_encoder", *AS_IT_IS, "tfidf", "majority")]
     trainable: Annotated[str, one_of("all", "adapter", "head")]
     quantization: Annotated[str, one_of("none", "nf4", "fp4", "int8")]  # of the frozen base weights
     double_quant: bool  # quantise the quantisation constants too (QLoRA, arXiv:2305.14314, section 3)
@@ -62,6 +63,8 @@ class MethodConfig:
     loraplus_lr_ratio: Annotated[
         float | None, positive(", for example 16, or null for one learning rate"), SHAPELESS, Off(None)
     ]
+    # few_shot: examples of each label before every prompt, drawn by the seed from the train split
+    shots: Annotated[int | None, at_least(1, ", or null for no examples"), SHAPELESS, Off(None)]
     default_lr: Annotated[float, UNCOUNTED, SHAPELESS]  # what train.lr is unless it is set
 
 

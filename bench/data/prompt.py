@@ -1,12 +1,16 @@
 """A text as the prompt of a causal language model, and the labels as its possible answers, in token ids."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from bench.data.dataset import Dataset
 from bench.errors import ConfigError
 
 _PLACE = "{text}"  # in a template
+_BETWEEN = "\n\n"  # examples, as lm-evaluation-harness has it
 
 
 @dataclass(frozen=True)
@@ -16,10 +20,11 @@ class Prompt:
     before: tuple[int, ...]  # the tokenizer's first special tokens, and the template up to the text
     after: tuple[int, ...]  # the template from the text on, and the tokenizer's last special tokens
     answers: tuple[tuple[int, ...], ...]  # each label's words, and the eos token that ends them
+    examples: tuple[int, ...] = ()  # texts with their answers, which stand before every prompt
 
     @property
     def room(self) -> int:
-        """Tokens that a model reads beside the text; an answer's last token is only predicted."""
+        """Tokens that a model reads beside examples and text; an answer's last token is only predicted."""
         return len(self.before) + len(self.after) + max(map(len, self.answers)) - 1
 
     @property
@@ -34,8 +39,40 @@ class Prompt:
         return self.answers if begins else words
 
 
-def make(tokenizer: Any, *, template: str, words: Mapping[str, str]) -> Prompt:
+def draw_examples(dataset: Dataset, *, shots: int, seed: int) -> list[tuple[str, str]]:
+    """Draw so many texts of each label from the train split, with their labels and in an order drawn too.
+
+    With one seed, fewer texts are a part of more.
+
+    Raises:
+        ConfigError: a label has fewer texts.
+    """
+    random = np.random.default_rng(seed)
+    train, drawn = dataset.splits["train"], list[int]()
+    for number, label in enumerate(dataset.labels):
+        rows = np.flatnonzero(train["label"] == number)
+        if len(rows) < shots:
+            raise ConfigError(
+                f"method.shots={shots}: the train split has {len(rows)} texts of the label {label!r}; set "
+                "method.shots to at most that"
+            )
+        drawn += random.permutation(rows)[:shots].tolist()
+    texts, labels = train["text"].tolist(), train["label"].tolist()
+    return [(texts[row], dataset.labels[labels[row]]) for row in random.permutation(drawn)]
+
+
+def make(
+    tokenizer: Any,
+    *,
+    template: str,
+    words: Mapping[str, str],
+    examples: Sequence[tuple[str, str]] = (),
+    max_length: int = 0,
+) -> Prompt:
     """Return the template around ``{text}`` and each label's words, in their declared order.
+
+    Each example, a text and its label, is written as a prompt with its answer and followed by an empty line;
+    its text is cut so that it takes at most ``max_length`` tokens, as the texts that are asked about are.
 
     Template, text and words are tokenised apart, so that only the text can be cut and that an answer's tokens
     are the same after every text. The tokenizer's special tokens stand where it puts them around a text, also
@@ -53,16 +90,23 @@ def make(tokenizer: Any, *, template: str, words: Mapping[str, str]) -> Prompt:
     answers = [(*_encode(tokenizer, word), int(tokenizer.eos_token_id)) for word in words.values()]
     _require_distinct(answers, words, name)
     first, last = _find_specials(tokenizer, next(iter(words.values())))
-    before, after = template.split(_PLACE)
-    return Prompt(
-        before=(*first, *_encode(tokenizer, before)),
-        after=(*_encode(tokenizer, after), *last),
-        answers=tuple(answers),
-    )
+    before, after = (_encode(tokenizer, part) for part in template.split(_PLACE))
+    if not examples:
+        return Prompt((*first, *before), (*after, *last), tuple(answers))
+    prompt = Prompt(tuple(before), (*after, *last), tuple(answers))
+    answer_of = dict(zip(words, answers, strict=True))
+    between, longest = _encode(tokenizer, _BETWEEN), max(1, max_length - prompt.room)
+    written = [
+        (*before, *_encode(tokenizer, text, max_length=longest), *after, *answer_of[label][:-1], *between)
+        for text, label in examples
+    ]
+    return replace(prompt, examples=(*first, *(token for one in written for token in one)))
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+def _encode(tokenizer: Any, text: str, **cut: int) -> list[int]:
+    """Return the text's tokens, with ``max_length`` no more than so many of them."""
+    options = {"truncation": True, **cut} if cut else {}
+    ids: list[int] = tokenizer(text, add_special_tokens=False, **options)["input_ids"] if text else []
     return ids
 
 

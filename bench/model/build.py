@@ -79,6 +79,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def find_tokenizer(source: ModelConfig, folder: Path | None) -> Any:
+    """Return the model's own tokenizer, or a stand-in for that of a model without files.
+
+    Raises:
+        As load_tokenizer.
+    """
+    return random_weights.make_tokenizer(source) if folder is None else load_tokenizer(folder)
+
+
 def fit_length(wanted: int, source: ModelConfig, folder: Path | None) -> int:
     """Return the tokens that are wanted, or as many as the model, which is not built, has positions for.
 

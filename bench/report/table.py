@@ -302,6 +302,8 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
     metric = text.name_metric(selections[0].select_by)
     kinds = dict.fromkeys(row.memory_kind for row in rows if row.memory_kind)
     notes = [text("notes.choice", metric=metric, at_seed=at_seed), text("notes.numbers")]
+    if any(row.as_it_is for row in rows):
+        notes.append(text("notes.as_it_is"))
     notes += [text(f"notes.memory.{kind}") for kind in kinds]
     if any(row.paged_bytes for row in rows):
         notes.append(text("notes.paged"))

@@ -1,18 +1,29 @@
 """Baselines that fine-tuning has to beat: the most frequent label, TF-IDF, and the base model as it is."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from accelerate import Accelerator
 from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
-from bench.data.dataset import Dataset
+from bench.config.identity import writes_labels
+from bench.config.schema import Config
+from bench.data import tokens
+from bench.data.dataset import Dataset, name_labels
+from bench.model import build, positions
+from bench.train import loop
+from bench.train.meter import Meter
+from bench.train.task import LabelLikelihood, Texts
 
 INVERSE_PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # scikit-learn's C; of equally good ones the first
 MAX_ITERATIONS = 10_000  # never reached in practice, so that a fit ends because it converged
@@ -119,3 +130,88 @@ def _fit_regression(features: Mapping[str, Any], dataset: Dataset) -> FittedBase
     best = max(models, key=lambda model: model.score(features["validation"], labels["validation"]))
     probabilities = {split: best.predict_proba(features[split]) for split in _EVALUATED}
     return FittedBaseline(probabilities, best.coef_.size + best.intercept_.size)
+
+
+def load_base(
+    config: Config,
+    *,
+    labels: Sequence[str],
+    pad_token_id: int | None,
+    folder: Path | None,
+    device: torch.device,
+    precision: str,
+) -> nn.Module:
+    """Load the base to be read from only, with its head for words where it writes labels."""
+    if not writes_labels(config):
+        return build.load_encoder(config.model, folder, device=device, precision=precision)
+    base = build.build_base(
+        config,
+        folder=folder,
+        labels=labels,
+        pad_token_id=pad_token_id,
+        device=device,
+        precision=precision,
+    )
+    module: nn.Module = base.model.requires_grad_(False)
+    return module.to(device)
+
+
+def ask(
+    base: nn.Module, texts: Texts, config: Config, accelerator: Accelerator, meter: Meter
+) -> FittedBaseline:
+    """Ask the base how likely it is to write each label, once it has read the examples, if there are any."""
+    assert isinstance(texts.task, LabelLikelihood)  # as writes_labels says
+    with meter.phase("train"), torch.inference_mode(), accelerator.autocast():
+        task = texts.task.read_examples(base.eval())
+    rows, answers = count_rows(config, texts), {}
+    with meter.phase("eval"):
+        for split in _EVALUATED:
+            batches = tokens.eval_batches(texts.splits[split], batch_size=rows, padding=texts.padding)
+            answers[split] = loop.ask(base, batches, task=task, accelerator=accelerator)
+    return FittedBaseline(answers, 0)
+
+
+def count_rows(config: Config, texts: Texts) -> int:
+    """Count the prompts that are read at once: fewer where each comes with its examples, or stems with both.
+
+    Examples that prompts share are copied for one layer at a time, and without stems once for each row.
+    """
+    assert isinstance(texts.task, LabelLikelihood)
+    longest = whole = max(int(texts.splits[split].lengths.max()) for split in _EVALUATED)
+    if not texts.task.shares_examples or texts.task.answer_tokens:
+        whole += len(texts.task.prompt.examples)
+    return max(1, config.train.eval_batch_size * longest // (whole * texts.task.sequences))
+
+
+def compare(
+    base: nn.Module,
+    texts: Texts,
+    config: Config,
+    dataset: Dataset,
+    model_folder: Path | None,
+    accelerator: Accelerator,
+    meter: Meter,
+) -> FittedBaseline:
+    """Compare the base's states of texts with those of train, or without an example of the labels' words."""
+
+    def embed(split: tokens.TokenisedSplit) -> Any:
+        rows = config.train.eval_batch_size
+        batches = tokens.eval_batches(split, batch_size=rows, padding=texts.padding)
+        return loop.embed(base, batches, accelerator=accelerator)
+
+    if config.method.estimator == "frozen_encoder":
+        with meter.phase("train"):
+            return fit_frozen({name: embed(value) for name, value in texts.splits.items()}, dataset)
+    words = list(name_labels(dataset.labels, config.data).values())
+    read = tokens.tokenise_texts(
+        words,
+        np.arange(len(words)),
+        build.find_tokenizer(config.model, model_folder),
+        max_length=positions.cut_length(config.train.max_length, base),
+        prompt=None,
+        split="label_words",
+    )
+    with meter.phase("train"):
+        of_words = embed(read)
+    with meter.phase("eval"):
+        return compare_words({name: embed(texts.splits[name]) for name in _EVALUATED}, of_words)

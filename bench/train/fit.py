@@ -7,21 +7,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
-from torch import nn
 from transformers import set_seed
 
-from bench.config.schema import Config, TrainConfig
+from bench.config.identity import writes_labels
+from bench.config.schema import AS_IT_IS, Config, TrainConfig
 from bench.data import prompt as prompts
 from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
 from bench.errors import ConfigError, RunError
-from bench.model import build, positions, random_weights, trained, weights
+from bench.model import build, positions, trained, weights
 from bench.train import baselines, loop, metrics, optimizers, parallel, resumption
 from bench.train import task as tasks
 from bench.train.checkpoint import BEST
@@ -55,14 +54,6 @@ class Fitted:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-class Texts(NamedTuple):
-    """A data set as a model's token ids, how its batches are padded, and what the model makes of them."""
-
-    splits: dict[str, tokens.TokenisedSplit]
-    padding: tokens.Padding
-    task: tasks.Task
-
-
 def fit(
     config: Config,
     dataset: Dataset,
@@ -91,12 +82,12 @@ def fit(
         )
         assert isinstance(alone, Fitted)  # its error would have been raised
         return alone
-    if config.method.estimator in ("frozen_encoder", "zero_shot"):
-        return _fit_on_frozen(config, dataset, model_folder=model_folder, meter=meter)
+    if config.method.estimator in ("frozen_encoder", *AS_IT_IS):
+        return _fit_on_base(config, dataset, model_folder=model_folder, meter=meter)
     fit_baseline = {"tfidf": baselines.fit_tfidf, "majority": baselines.fit_majority}
     with meter.phase("train"):
         fitted = fit_baseline[config.method.estimator](dataset)
-    return _describe_baseline(fitted, total=fitted.parameters)
+    return _describe_baseline(config, fitted, total=fitted.parameters)
 
 
 def score_all(
@@ -170,7 +161,7 @@ def _load(
     model_folder: Path | None,
     meter: Meter,
     logs: Sequence[Log],
-) -> tuple[Training, Texts, dict[str, Any]]:
+) -> tuple[Training, tasks.Texts, dict[str, Any]]:
     """Load the texts and the model: the training before its first step, the texts, and the choices made."""
     config, settings = configs[0], configs[0].train
     precision = choose_precision(settings.precision, meter.device)
@@ -198,7 +189,7 @@ def _load(
 def _train_to_stop(
     training: Training,
     config: Config,
-    texts: Texts,
+    texts: tasks.Texts,
     *,
     weights: Mapping[Member, Path],
     save_checkpoints: Callable[[], None],
@@ -233,7 +224,7 @@ def _train_to_stop(
 
 
 def _test(
-    training: Training, texts: Texts, weights: Mapping[Member, Path], meter: Meter
+    training: Training, texts: tasks.Texts, weights: Mapping[Member, Path], meter: Meter
 ) -> Iterable[Probabilities | None]:
     """Predict the test split with each running member's best weights; None of a training that was stopped."""
     running = training.running
@@ -250,7 +241,7 @@ def _test(
         return _predict(training, texts, "test")
 
 
-def _predict(training: Training, texts: Texts, split: str) -> npt.NDArray[np.float64]:
+def _predict(training: Training, texts: tasks.Texts, split: str) -> npt.NDArray[np.float64]:
     """Predict a split with as many rows at once as a run alone has, or a step. # (members, rows, labels)"""
     settings = training.settings
     rows = settings.eval_batch_size
@@ -280,29 +271,35 @@ def _describe(
         reasons["model.skipped_steps"] = (
             f"only fp16 scales the loss and skips steps, and the run computes in {choices['precision']}"
         )
-    if isinstance(training.task, tasks.LabelLikelihood):
-        steps["prompt_readings"] = training.task.readings
-        if reason := _explain_readings(training.task):
-            reasons["model.prompt_readings"] = reason
+    reasons |= _explain_readings(training.task)
     return Fitted(
         {"validation": member.best} | ({} if tested is None else {"test": tested}),
         parameters={"trainable": part.trainable_parameters, "total": part.total_parameters},
-        model={**choices, **steps, "processes": processes},  # the first one's memory, energy and history
+        # of several processes the first one's memory, energy and history
+        model={**choices, **steps, **_describe_prompts(training.task), "processes": processes},
         throughput=progress.rates(meter.seconds["train"]),
         truncated_share=split.truncated_share,
         reasons=reasons,
     )
 
 
-def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> Texts:
+def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> tasks.Texts:
     """Turn the splits into the model's token ids; a prompt goes around each text where the task has one."""
-    prompt, tokenizer = None, _load_tokenizer(config, model_folder)
-    if writes_labels(config):
-        words = name_labels(dataset.labels, config.data)
-        prompt = prompts.make(tokenizer, template=config.model.template, words=words)
+    prompt, tokenizer = None, build.find_tokenizer(config.model, model_folder)
     length = build.fit_length(config.train.max_length, config.model, model_folder)
     if length < config.train.max_length:
         _logger.warning("%s", _explain_length(config.train.max_length, length))
+    if writes_labels(config):
+        shots = config.method.shots
+        prompt = prompts.make(
+            tokenizer,
+            template=config.model.template,
+            words=name_labels(dataset.labels, config.data),
+            examples=prompts.draw_examples(dataset, shots=shots, seed=config.seed) if shots else (),
+            max_length=length,
+        )
+        if prompt.examples:
+            _require_positions(config, len(prompt.examples) + length, model_folder)
     splits = tokens.tokenise(
         dataset,
         tokenizer,
@@ -316,30 +313,36 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
     if prompt is not None:  # answers follow it
         padding = dataclasses.replace(padding, side="left")
     task = tasks.make(prompt, build.load_settings(config.model, model_folder))
-    if reason := _explain_readings(task):
+    for reason in _explain_readings(task).values():
         _logger.warning("%s", reason)
-    return Texts(splits, padding, task)
+    return tasks.Texts(splits, padding, task)
 
 
-def _explain_readings(task: tasks.Task) -> str | None:
-    """Say why evaluation reads each prompt more than once, if it does."""
-    if task.readings == 1:
-        return None
-    return (
-        "the architecture keeps other than keys and values of what it has read, so each prompt is read again "
-        f"for each of the {task.readings} ways in which labels begin"
-    )
+def _require_positions(config: Config, length: int, folder: Path | None) -> None:
+    """Raise a ConfigError where examples, text and answer are more than the model has positions for."""
+    room = build.fit_length(length, config.model, folder)
+    if room < length:
+        raise ConfigError(
+            f"method.shots={config.method.shots}: with its examples a text of train.max_length="
+            f"{config.train.max_length} tokens takes {length}, and the model has positions for {room}; lower "
+            "method.shots or train.max_length"
+        )
 
 
-def writes_labels(config: Config) -> bool:
-    """Return whether the method reads prompts, after which labels are more or less likely."""
-    return config.task == "label_likelihood" and config.method.estimator in ("network", "zero_shot")
-
-
-def _load_tokenizer(config: Config, model_folder: Path | None) -> Any:
-    if model_folder is None:
-        return random_weights.make_tokenizer(config.model)
-    return build.load_tokenizer(model_folder)
+def _explain_readings(task: tasks.Task) -> dict[str, str]:
+    """Return the record's reasons why a model reads prompts or examples more than once, if it does."""
+    reasons = {}
+    if task.readings > 1:
+        reasons["model.prompt_readings"] = (
+            "the architecture keeps other than keys and values of what it has read, so each prompt is read "
+            f"again for each of the {task.readings} ways in which labels begin"
+        )
+    if isinstance(task, tasks.LabelLikelihood) and task.prompt.examples and not task.shares_examples:
+        reasons["model.example_tokens"] = (
+            "what the architecture keeps of the examples depends on the text that follows, or is other than "
+            "keys and values of all of them, so they are read again before each text"
+        )
+    return reasons
 
 
 def _explain_cut(length: int, settings: TrainConfig) -> dict[str, str]:
@@ -381,7 +384,7 @@ def count_steps(settings: TrainConfig, *, rows: int) -> int:
     return steps
 
 
-def _fit_on_frozen(config: Config, dataset: Dataset, *, model_folder: Path | None, meter: Meter) -> Fitted:
+def _fit_on_base(config: Config, dataset: Dataset, *, model_folder: Path | None, meter: Meter) -> Fitted:
     """Fit what only reads the base: a logistic regression on its last hidden states, or nothing at all."""
     settings = config.train
     precision = choose_precision(settings.precision, meter.device)
@@ -389,16 +392,20 @@ def _fit_on_frozen(config: Config, dataset: Dataset, *, model_folder: Path | Non
     with meter.phase("data"):
         texts = tokenise(config, dataset, model_folder=model_folder)
     with meter.phase("load"):
-        base = _load_frozen(
-            config, dataset, texts, folder=model_folder, device=meter.device, precision=precision
+        base = baselines.load_base(
+            config,
+            labels=dataset.labels,
+            pad_token_id=texts.padding.token_id,
+            folder=model_folder,
+            device=meter.device,
+            precision=precision,
         )
-    with meter.phase("train"):
-        if writes_labels(config):
-            fitted = _ask(base, texts, config, accelerator)
-        else:
-            fitted = _compare(base, texts, config, dataset, model_folder, accelerator)
+    if writes_labels(config):
+        fitted = baselines.ask(base, texts, config, accelerator, meter)
+    else:
+        fitted = baselines.compare(base, texts, config, dataset, model_folder, accelerator, meter)
     base_parameters = sum(parameter.numel() for parameter in base.parameters())
-    described = _describe_baseline(fitted, total=fitted.parameters + base_parameters)
+    described = _describe_baseline(config, fitted, total=fitted.parameters + base_parameters)
     length = positions.cut_length(settings.max_length, base)
     return dataclasses.replace(
         described,
@@ -407,88 +414,29 @@ def _fit_on_frozen(config: Config, dataset: Dataset, *, model_folder: Path | Non
             **build.describe_source(config.model, model_folder),
             "precision": precision,
             "max_length": length,
+            **_describe_prompts(texts.task),
         },
         truncated_share=texts.splits["train"].truncated_share,
-        reasons=described.reasons | _explain_cut(length, settings),
+        reasons=described.reasons | _explain_cut(length, settings) | _explain_readings(texts.task),
     )
 
 
-def _load_frozen(
-    config: Config,
-    dataset: Dataset,
-    texts: Texts,
-    *,
-    folder: Path | None,
-    device: torch.device,
-    precision: str,
-) -> nn.Module:
-    """Load the base to be read from only, with its head for words where it writes labels."""
-    if not writes_labels(config):
-        return build.load_encoder(config.model, folder, device=device, precision=precision)
-    base = build.build_base(
-        config,
-        folder=folder,
-        labels=dataset.labels,
-        pad_token_id=texts.padding.token_id,
-        device=device,
-        precision=precision,
-    )
-    module: nn.Module = base.model.requires_grad_(False)
-    return module.to(device)
+def _describe_prompts(task: tasks.Task) -> dict[str, int]:
+    """Return how often a model reads each prompt, and the tokens of the examples before it, if any."""
+    if not isinstance(task, tasks.LabelLikelihood):
+        return {}
+    examples = len(task.prompt.examples)
+    return {"prompt_readings": task.readings, **({"example_tokens": examples} if examples else {})}
 
 
-def _ask(base: nn.Module, texts: Texts, config: Config, accelerator: Accelerator) -> baselines.FittedBaseline:
-    """Ask the base how likely it is to write each label."""
-    rows = max(1, config.train.eval_batch_size // texts.task.sequences)
-    return baselines.FittedBaseline(
-        {
-            split: loop.ask(
-                base,
-                tokens.eval_batches(texts.splits[split], batch_size=rows, padding=texts.padding),
-                task=texts.task,
-                accelerator=accelerator,
-            )
-            for split in EVALUATED
-        },
-        0,
-    )
-
-
-def _compare(
-    base: nn.Module,
-    texts: Texts,
-    config: Config,
-    dataset: Dataset,
-    model_folder: Path | None,
-    accelerator: Accelerator,
-) -> baselines.FittedBaseline:
-    """Compare the base's states of texts with those of train, or without an example of the labels' words."""
-
-    def embed(split: tokens.TokenisedSplit) -> Any:
-        rows = config.train.eval_batch_size
-        batches = tokens.eval_batches(split, batch_size=rows, padding=texts.padding)
-        return loop.embed(base, batches, accelerator=accelerator)
-
-    if config.method.estimator == "frozen_encoder":
-        return baselines.fit_frozen({name: embed(value) for name, value in texts.splits.items()}, dataset)
-    words = list(name_labels(dataset.labels, config.data).values())
-    read = tokens.tokenise_texts(
-        words,
-        np.arange(len(words)),
-        _load_tokenizer(config, model_folder),
-        max_length=positions.cut_length(config.train.max_length, base),
-        prompt=None,
-        split="label_words",
-    )
-    return baselines.compare_words({name: embed(texts.splits[name]) for name in EVALUATED}, embed(read))
-
-
-def _describe_baseline(fitted: baselines.FittedBaseline, *, total: int) -> Fitted:
+def _describe_baseline(config: Config, fitted: baselines.FittedBaseline, *, total: int) -> Fitted:
     """Describe a baseline, whose model has so many parameters in all."""
-    reason = "a baseline is fitted without training steps"
+    reasons = {"throughput": "a baseline is fitted without training steps"}
+    if config.method.estimator not in AS_IT_IS:
+        reasons["time.eval_seconds"] = "evaluation is part of fitting a baseline"
     return Fitted(
         fitted.probabilities,
         parameters={"trainable": fitted.parameters, "total": total},
         throughput={"tokens_per_second": None, "samples_per_second": None},
-        reasons={"throughput": reason, "time.eval_seconds": "evaluation is part of fitting a baseline"},
+        reasons=reasons,
     )

@@ -2,10 +2,10 @@
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import peft
 import torch
@@ -13,13 +13,15 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
+from bench.data import tokens
 from bench.data.prompt import Prompt
 
 _NOTHING = -100  # in place of a token where an answer is over; what cross_entropy ignores
 _KEPT = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)  # layers of a cache that hold nothing else
 _UNLIKE = ("dory", "moshi")  # one reads its cache by itself, the other's window is of its cache alone
+_BOTH_WAYS = ("chatglm",)  # whose tokens of a prompt see what follows them
 _STEMS = 8  # that take about the memory of a sequence read whole, where their prompt is read once
 
 Inputs = Mapping[str, torch.Tensor]  # input_ids, attention_mask: (rows, length)
@@ -87,10 +89,15 @@ class LabelLikelihood:
     To score, the model reads each prompt once, and then each stem, a way that answers begin up to their last
     token, against the keys and values that it keeps of the prompt. Where an architecture has no such keys and
     values (``keeps_keys``), it reads each prompt again before each stem.
+
+    Examples stand before every prompt. After ``read_examples`` their keys and values serve all prompts; where
+    these would be others for each prompt (``shares_examples`` is false) they are read again with each.
     """
 
     prompt: Prompt
     keeps_keys: bool
+    shares_examples: bool = False
+    examples: Cache | None = None  # of one row
 
     @property
     def sequences(self) -> int:
@@ -121,13 +128,26 @@ class LabelLikelihood:
         )
         return of_tokens.view(targets.shape).sum(-1)
 
+    def read_examples(self, model: nn.Module) -> "LabelLikelihood":
+        """Return the task with its examples read by this model, if it has any that prompts can share."""
+        if not self.shares_examples:
+            return self
+        ids = torch.tensor([self.prompt.examples], device=next(model.parameters()).device)
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, logits_to_keep=1)
+        return replace(self, examples=output.cache)
+
     def score(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
         """Compute each label's log-likelihood; labels alike up to their last token share a stem."""
         device = inputs["input_ids"].device
         targets = _pad_right(self.prompt.scored).to(device)  # (labels, tokens)
         stems = _pad_right(self._stems, length=targets.shape[1] - 1).to(device)  # (stems, tokens - 1)
         stem = torch.tensor([self._stems.index(one[:-1]) for one in self.prompt.scored], device=device)
-        read = _read_once if self.keeps_keys and stems.shape[1] else _read_for_each
+        read: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+        if self.examples is not None:
+            read = partial(_read_once, examples=self.examples)
+        else:
+            inputs = self._precede(inputs)
+            read = _read_once if self.keeps_keys and stems.shape[1] else _read_for_each
         first, later = read(model, _pad_left(inputs), stems)
         place = torch.arange(stems.shape[1], device=device)
         chosen = later[:, stem[:, None], place, targets[:, 1:].clamp(min=0)]  # (rows, labels, tokens - 1)
@@ -135,6 +155,17 @@ class LabelLikelihood:
         of_later = chosen.float() - sums[:, stem]
         of_first = first[:, targets[:, 0]] - first.logsumexp(-1, keepdim=True)  # (rows, labels)
         return of_first + of_later.masked_fill(targets[:, 1:] == _NOTHING, 0.0).sum(-1)
+
+    def _precede(self, inputs: Inputs) -> Inputs:
+        """Put the examples before each prompt, if there are any."""
+        if not self.prompt.examples:
+            return inputs
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        examples = ids.new_tensor(self.prompt.examples).expand(len(ids), -1)
+        return {
+            "input_ids": torch.cat([examples, ids], dim=1),
+            "attention_mask": torch.cat([torch.ones_like(examples), mask], dim=1),
+        }
 
     @cached_property
     def _taught(self) -> torch.Tensor:
@@ -145,9 +176,20 @@ class LabelLikelihood:
         return list(dict.fromkeys(answer[:-1] for answer in self.prompt.scored))
 
 
+class Texts(NamedTuple):
+    """A data set as a model's token ids, how its batches are padded, and what the model makes of them."""
+
+    splits: dict[str, tokens.TokenisedSplit]
+    padding: tokens.Padding
+    task: Task
+
+
 def make(prompt: Prompt | None, architecture: PreTrainedConfig) -> Task:
     """Make the architecture's task of inputs that are such prompts, or of texts as they are."""
-    return SequenceClassification() if prompt is None else LabelLikelihood(prompt, keeps_keys(architecture))
+    if prompt is None:
+        return SequenceClassification()
+    shares = prompt.examples != () and shares_examples(architecture)
+    return LabelLikelihood(prompt, keeps_keys(architecture), shares)
 
 
 def keeps_keys(architecture: PreTrainedConfig) -> bool:
@@ -164,6 +206,21 @@ def keeps_keys(architecture: PreTrainedConfig) -> bool:
         takes_cache
         and kind._supports_default_dynamic_cache()
         and all(type(layer) in _KEPT for layer in layers)
+    )
+
+
+def shares_examples(architecture: PreTrainedConfig) -> bool:
+    """Return whether what a model keeps of a prompt's beginning is the same, whatever follows.
+
+    It is not where a text is read in both directions. In a sliding window it would do, but the padding that
+    stands between examples and prompts would take up places, as where a model takes no positions.
+    """
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(architecture), None)
+    return (
+        keeps_keys(architecture)
+        and "position_ids" in inspect.signature(kind.forward).parameters
+        and architecture.model_type not in _BOTH_WAYS
+        and all(type(layer) is DynamicLayer for layer in DynamicCache(config=architecture).layers)
     )
 
 
@@ -205,8 +262,13 @@ def _read_for_each(
     return logits[:, 0, 0], logits[:, :, 1:]
 
 
-def _read_once(model: nn.Module, inputs: Inputs, stems: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _read_once(
+    model: nn.Module, inputs: Inputs, stems: torch.Tensor, *, examples: Cache | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the logits of the first token after each prompt, and of the next after each token of a stem.
+
+    Args:
+        examples: what the model keeps of the examples that stand before every prompt, as one row
 
     Returns:
         (rows, vocabulary) and (rows, stems, tokens - 1, vocabulary).
@@ -214,49 +276,92 @@ def _read_once(model: nn.Module, inputs: Inputs, stems: torch.Tensor) -> tuple[t
     network: Any = getattr(model, "module", model)  # as it is before accelerate wraps it
     base: Any = network.get_base_model() if isinstance(network, peft.PeftModel) else network
     rows, (count, length) = len(inputs["input_ids"]), stems.shape
-    output = model(**inputs, use_cache=True, logits_to_keep=1)
+    if examples is None:
+        output = model(**inputs, use_cache=True, logits_to_keep=1)
+    else:
+        cache = DynamicCache()
+        cache.layers = [_AfterExamples(layer) for layer in examples.layers]
+        output = base(**_go_on(base, inputs, cache, length=inputs["input_ids"].shape[1], logits_to_keep=1))
+    first: torch.Tensor = output.logits[:, -1].float()
+    if not length:
+        return first, first.new_empty(rows, count, 0, first.shape[-1])
     for layer in output.cache.layers:
-        layer.update = partial(_append, layer.keys, layer.values, count)
+        layer.update = partial(_append, _list_held(layer), count)
     tails = {"input_ids": stems.clamp(min=0), "attention_mask": (stems != _NOTHING).long()}
-    ids, mask = (
-        torch.cat([inputs[name].repeat_interleave(count, 0), tail.repeat(rows, 1)], dim=1)
+    whole = {
+        name: torch.cat([inputs[name].repeat_interleave(count, 0), tail.repeat(rows, 1)], dim=1)
         for name, tail in tails.items()
-    )
-    # Prompt tuning puts tokens of its own before what it is given, and they are in the cache already.
-    virtual = output.cache.get_seq_length() - inputs["input_ids"].shape[1]
-    step = base.prepare_inputs_for_generation(
-        ids,
-        next_sequence_length=length,
-        attention_mask=functional.pad(mask, (virtual, 0), value=1),
-        cache=output.cache,
-        use_cache=True,
-        logits_to_keep=length,
-    )
+    }
+    step = _go_on(base, whole, output.cache, length=length, logits_to_keep=length)
     # accelerate would copy all logits to fp32, but a sharded model must be asked as a whole.
     later: torch.Tensor = (model if isinstance(model, FSDPModule) else base)(**step).logits
-    return output.logits[:, -1].float(), later.view(rows, count, *later.shape[1:])
+    return first, later.view(rows, count, *later.shape[1:])
+
+
+def _go_on(base: Any, inputs: Inputs, cache: Cache, *, length: int, logits_to_keep: int) -> dict[str, Any]:
+    """Make the inputs with which the model reads the last ``length`` tokens, as the others are in the cache.
+
+    The cache may begin with more than the rows have: examples, or the tokens of its own that prompt tuning
+    puts before what it is given.
+    """
+    more = cache.get_seq_length() + length - inputs["input_ids"].shape[1]
+    mask = functional.pad(inputs["attention_mask"], (more, 0), value=1)
+    # Padding between examples and prompts moves these apart unless positions are counted without it.
+    places = {"position_ids": mask.cumsum(1) - 1} if isinstance(cache.layers[0], _AfterExamples) else {}
+    step: dict[str, Any] = base.prepare_inputs_for_generation(
+        inputs["input_ids"],
+        next_sequence_length=length,
+        attention_mask=mask,
+        cache=cache,
+        use_cache=True,
+        logits_to_keep=logits_to_keep,
+        **places,
+    )
+    return step
+
+
+class _AfterExamples(DynamicLayer):
+    """A layer's keys and values of prompts, behind those of examples that all prompts share."""
+
+    def __init__(self, examples: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.examples = (examples.keys, examples.values)  # (1, heads, length, width)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep what is new, and return it behind the examples."""
+        self.keys, self.values, self.is_initialized = key_states, value_states, True
+        return _append([self.examples], 1, key_states, value_states)
+
+    def get_seq_length(self) -> int:
+        """Count the tokens of the examples and of the prompts, padding included."""
+        own = self.keys.shape[-2] if self.keys is not None else 0
+        return int(self.examples[0].shape[-2]) + own
+
+
+Held = tuple[torch.Tensor, torch.Tensor]  # keys and values: (rows, heads, length, width), or one row for all
+
+
+def _list_held(layer: Any) -> list[Held]:
+    """List what a layer holds, in the order in which it was read."""
+    return [*([layer.examples] if isinstance(layer, _AfterExamples) else []), (layer.keys, layer.values)]
 
 
 def _append(
-    old_keys: torch.Tensor,
-    old_values: torch.Tensor,
-    count: int,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    *_: Any,
-    **__: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put a layer's keys and values of stems behind the old ones of their prompts, once for each stem.
+    held: Sequence[Held], count: int, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any
+) -> Held:
+    """Put a layer's keys and values of stems behind those held of their prompts, once for each stem.
 
     Nothing of it is kept, so that a prompt takes no more memory for many stems than one layer's.
 
     Args:
-        old_keys, old_values: (rows, heads, length, width)
         keys, values: (rows x stems, heads, tokens - 1, width)
     """
 
-    def join(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        copies = old.unsqueeze(1).expand(-1, count, *old.shape[1:])
-        return torch.cat([copies, new.view(-1, count, *new.shape[1:])], dim=-2).flatten(0, 1)
+    def join(parts: Iterable[torch.Tensor], new: torch.Tensor) -> torch.Tensor:
+        rows = len(new) // count
+        copies = [part.unsqueeze(1).expand(rows, count, *part.shape[1:]) for part in parts]
+        return torch.cat([*copies, new.view(rows, count, *new.shape[1:])], dim=-2).flatten(0, 1)
 
-    return join(old_keys, keys), join(old_values, values)
+    return join((key for key, _ in held), keys), join((value for _, value in held), values)

@@ -61,8 +61,9 @@ class LeftOut:
 def compare_methods(rows: Sequence[Row], read: Read) -> tuple[list[Row], list[Comparison], list[LeftOut]]:
     """Return the rows with their intervals, and a comparison of every two methods of a table.
 
-    Of the baselines only the best on validation is compared. Methods of different tasks had other texts or
-    other base weights and are never compared; neither are random weights, whose answers mean nothing.
+    Of the baselines only the base model as it is and the best on validation of the others are compared.
+    Methods of different tasks had other texts or other base weights and are never compared; neither are
+    random weights, whose answers mean nothing.
     p values are adjusted over all comparisons of the report.
     """
     bound, pairs, left_out = list(rows), list[tuple[Scored, Scored]](), list[LeftOut]()
@@ -103,9 +104,9 @@ def _try_scoring(row: Row, read: Read) -> Scored | LeftOut | None:
 
 
 def _keep_best_baseline(members: Sequence[Scored | LeftOut]) -> list[Scored | LeftOut]:
-    baselines = [member for member in members if member.row.baseline]
+    baselines = [member for member in members if member.row.baseline and not member.row.as_it_is]
     best = max(baselines, key=lambda baseline: baseline.row.validation or 0.0, default=None)
-    return [member for member in members if not member.row.baseline or member is best]
+    return [member for member in members if member not in baselines or member is best]
 
 
 def _split_by_texts(scored: Sequence[Scored]) -> tuple[list[Scored], list[Scored]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.report.numbers.comparison import Comparison
-from bench.report.numbers.rows import PEAKS, ReportTask, Row, stands_alone
+from bench.report.numbers.rows import ReportTask, Row, find_peak, stands_alone
 from bench.results.selection import read_number
 
 Group = tuple[ReportTask, str | None]  # what can be compared: one task, measured in one kind of memory
@@ -97,8 +97,11 @@ def _name_hardware(hardware: Any) -> str | None:
 
 def _read_alone(row: Row, measure: str) -> list[float]:
     """Return the measure of each chosen run that stands alone; none if one of them lacks it."""
-    path = PEAKS.get(row.memory_kind or "", "memory.kind") if measure == "memory" else "time.train_seconds"
-    results = row.selection.results if row.selection else ()
-    values = [read_number(result, path) for result in results if stands_alone(result)]
+    alone = [result for result in row.selection.results if stands_alone(result)] if row.selection else []
+    is_memory = measure == "memory"
+    values = [
+        read_number(result, find_peak(result, row.memory_kind) if is_memory else "time.train_seconds")
+        for result in alone
+    ]
     known = [value for value in values if value]
     return known if len(known) == len(values) else []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from bench.config.schema import AS_IT_IS
 from bench.report.cells import clean, flatten
 from bench.report.numbers.budget import Budget, count_budget
 from bench.report.numbers.health import DataHealth, describe_health
@@ -37,7 +38,7 @@ OVER = (
 )
 PAGED = "memory.train.paged_bytes"
 # Shown wherever they count.
-_USUAL = ("lora.r", "lora.alpha", "lora.dropout", "train.lr", "method.loraplus_lr_ratio")
+_USUAL = ("lora.r", "lora.alpha", "lora.dropout", "train.lr", "method.loraplus_lr_ratio", "method.shots")
 
 # What is averaged over a method's chosen runs, by where a record holds it.
 _SCORED = {
@@ -79,13 +80,14 @@ class Row:
     method: str
     title: str
     baseline: bool  # fits no network
+    as_it_is: bool  # one of them, by which the base model answers without any training
     status: str  # success, or how most of its runs ended
     statuses: Mapping[str, int]  # of all its runs
     selection: Selection | None  # None: no run succeeded
     lost_seeds: Mapping[str, int]  # statuses of the chosen configuration's other seeds
     validation: float | None  # the score that the chosen configuration was chosen for
     not_alone: int  # chosen runs whose memory, time and energy are left out: resumed halfway, or packed
-    peak_memory_bytes: float | None  # the highest of the seeds, while training
+    peak_memory_bytes: float | None  # the highest of the seeds, while training; as_it_is: while answering
     paged_bytes: (
         float | None
     )  # of optimizer states in the machine's memory, beside that; the most of the seeds
@@ -140,7 +142,7 @@ def _build_row(
     status = "success" if selection else min(statuses, key=lambda one: (-statuses[one], _status_order(one)))
     alone = [one for one in chosen if stands_alone(one)]
     measured = {
-        "memory": PEAKS.get(kind or "", "memory.kind"),
+        "memory": find_peak(shown[0], kind),
         "train_time": "time.train_seconds",
         "energy": "energy.joules",
     }
@@ -152,6 +154,7 @@ def _build_row(
         method=key.method,
         title=clean(str(read_value(shown[0], "config.method.title") or "")) or key.method,
         baseline=read_value(shown[0], "config.method.estimator") != "network",
+        as_it_is=read_value(shown[0], "config.method.estimator") in AS_IT_IS,
         status=status,
         statuses=statuses,
         selection=selection,
@@ -246,6 +249,16 @@ def _mean(values: Sequence[float]) -> float | None:
     return summarise(values).mean if values else None
 
 
+def find_peak(result: Result, kind: str | None) -> str:
+    """Return where the record has the peak that tables show of this kind of memory.
+
+    It is that of training, and of answering where nothing is trained; earlier records have both in one.
+    """
+    path = PEAKS.get(str(kind), "memory.kind")
+    trains = read_value(result, "config.method.estimator") not in AS_IT_IS
+    return path if trains or not read_value(result, "memory.eval") else path.replace("train", "eval")
+
+
 def stands_alone(result: Result) -> bool:
     """Return whether memory and time are those of one whole training, with nothing beside it."""
     return result.packed is None and read_value(result, "model.resumed_from_step") is None
@@ -306,14 +319,14 @@ def _status_order(status: str) -> int:
 def _rank_method(result: Result) -> int:
     """Rank methods by what they do: baselines, full, LoRA, LoRA over quantised weights, others."""
     method = result.config.get("method") or {}
-    estimators = ("majority", "zero_shot", "tfidf", "frozen_encoder")
+    estimators = ("majority", *AS_IT_IS, "tfidf", "frozen_encoder")
     if method.get("estimator") in estimators:
         return estimators.index(method["estimator"])
     if method.get("trainable") in ("head", "all"):
-        return 4 if method["trainable"] == "head" else 5
+        return 5 if method["trainable"] == "head" else 6
     if method.get("adapter") == {"peft_type": "LORA"}:
-        return 6 if method.get("quantization") == "none" else 7
-    return 8
+        return 7 if method.get("quantization") == "none" else 8
+    return 9
 
 
 def _row_order(row: Row) -> tuple[Any, ...]:

@@ -36,7 +36,7 @@ def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group,
     figures = {}
     names: set[str] = set()
     for group, rows in group_rows(evidence.rows).items():
-        key = Key({row.title: row.baseline for row in rows}, text)
+        key = Key({row.title: row.baseline and not row.as_it_is for row in rows}, text)
         make = partial(_make, names=names, text=text)
         figures[group] = [
             figure
@@ -125,10 +125,10 @@ def _draw_heatmaps(rows: Sequence[Row], text: Text, make: Any) -> Iterator[Figur
 
 
 def _draw_effects(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterator[Figure]:
-    """Draw a figure for each hyperparameter in which a trained method's candidates differ."""
+    """Draw a figure for each hyperparameter in which a method's candidates differ."""
     axes, by_path = text.under("figures.axes"), dict[str, list[dict[str, Any]]]()
-    trained = [row for row in rows if row.selection and not row.baseline]
-    for row in trained:
+    varied = [row for row in rows if row.selection and (row.as_it_is or not row.baseline)]
+    for row in varied:
         candidates = row.selection.candidates if row.selection else ()
         leaves = [flatten(candidate.canonical_config) for candidate in candidates]
         scores = row.selection.scores if row.selection else ()
@@ -152,7 +152,7 @@ def _draw_effects(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Itera
                 points, key=lambda point: (key.titles.index(point["title"]), _order(point["raw"]))
             )
         ]
-        name, score = clean(path.rpartition(".")[2]), _name_score(trained[0], text)
+        name, score = clean(path.rpartition(".")[2]), _name_score(varied[0], text)
         lines = []
         for title, value in dict.fromkeys((one["title"], one["value"]) for one in shown):
             same = [one["score"] for one in shown if (one["title"], one["value"]) == (title, value)]

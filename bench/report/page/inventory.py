@@ -9,7 +9,7 @@ from bench.report.blocks import Block, Cell, Link, Paragraph, Section, Table
 from bench.report.cells import UNKNOWN, clean, flatten, format_count, format_gib, format_known, format_number
 from bench.report.language.text import ENGLISH, Text
 from bench.report.numbers.evidence import Evidence
-from bench.report.numbers.rows import PEAKS, Row
+from bench.report.numbers.rows import Row, find_peak
 from bench.report.page.answers import MethodAnswers, compare_answers
 from bench.report.page.details import Details
 from bench.results.selection import read_number, read_seed, read_value
@@ -57,7 +57,7 @@ def _read_run(result: Result) -> dict[str, dict[str, Any]]:
     def percent(path: str) -> dict[str, Any]:
         return show(read_number(result, path), lambda share: f"{100 * share:.1f}")
 
-    path = PEAKS.get(str(read_value(result, "memory.kind")))
+    peak = read_number(result, find_peak(result, read_value(result, "memory.kind")))
     seconds = read_number(result, "time.train_seconds")
     title = clean(str(read_value(result, "config.method.title") or read_value(result, "config.method.name")))
     return {
@@ -65,7 +65,7 @@ def _read_run(result: Result) -> dict[str, dict[str, Any]]:
         "status": cell(result.status) | {"status": result.status},
         "method": cell(title),
         **{name: percent(path) for name, path in _SCORES.items()},
-        "memory": show(read_number(result, path) if path else None, format_gib),
+        "memory": show(peak, format_gib),
         "train_time": show(seconds, lambda seconds: f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.3f}"),
         **{name: cell(read_value(result, f"canonical_config.{path}")) for name, path in _SETTINGS.items()},
         "seed": cell(read_seed(result)),

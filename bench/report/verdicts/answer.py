@@ -91,19 +91,21 @@ def _say_gain(
     best: Row, measured: Sequence[Row], comparisons: Sequence[Comparison], text: Text
 ) -> Iterator[str]:
     """Say what the most accurate training gains over the best baseline, which costs next to nothing."""
-    for row in (row for row in measured if row.baseline and not best.baseline):
-        if gap := find_gap(best, row, comparisons):
-            verdict = gap.comparison.verdict
-            if verdict == "difference" and gap.estimate < 0:
-                verdict = "worse"
-            elif gap.comparison.is_alike:
-                verdict = "alike"
-            yield text(
-                f"answer.gain.{verdict}",
-                other=row.title,
-                there=_say_percent(row, text),
-                points=100 * gap.estimate,
-            )
+    baselines = [row for row in measured if row.baseline and not best.baseline]
+    gaps = [gap for row in baselines if (gap := find_gap(best, row, comparisons))]
+    # As comparisons choose it: by validation, and of equals the first.
+    for gap in sorted(gaps, key=lambda gap: -(gap.other.validation or 0.0))[:1]:
+        verdict = gap.comparison.verdict
+        if verdict == "difference" and gap.estimate < 0:
+            verdict = "worse"
+        elif gap.comparison.is_alike:
+            verdict = "alike"
+        yield text(
+            f"answer.gain.{verdict}",
+            other=gap.other.title,
+            there=_say_percent(gap.other, text),
+            points=100 * gap.estimate,
+        )
 
 
 def _say_percent(row: Row, text: Text) -> str:

@@ -16,7 +16,7 @@ from bench.report.cells import format_gib
 from bench.report.language.text import Text
 from bench.report.numbers.comparison import Comparison, compare_methods
 from bench.report.numbers.contrast import Group, find_gap, group_rows
-from bench.report.numbers.rows import PEAKS, Row, build_rows, stands_alone
+from bench.report.numbers.rows import Row, build_rows, find_peak, stands_alone
 from bench.report.verdicts.answer import most_accurate
 from bench.results.selection import MethodKey, configuration_key, group_by_method, read_number, read_value
 from bench.results.store import Result
@@ -176,7 +176,7 @@ def _list_needs(results: Sequence[Result]) -> dict[str, _Need]:
             members[_key(result)].append(result)
     return {
         key: _Need(
-            _largest([PEAKS.get(str(read_value(one, "memory.kind")), "memory.kind") for one in some], some),
+            _largest([find_peak(one, read_value(one, "memory.kind")) for one in some], some),
             _largest(["time.train_seconds"] * len(some), some),
         )
         for key, some in members.items()

@@ -81,12 +81,12 @@ def pad(rows: list[list[int]], side: str = "left") -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def read_each(model: Any, rows: list[list[int]]) -> torch.Tensor:
+def read_each(model: Any, rows: list[list[int]], prompt: Prompt = PROMPT) -> torch.Tensor:
     """Each label's log-likelihood, by one pass for each prompt with each label, without padding or cache."""
     scores = []
     for row in rows:
-        for answer in PROMPT.scored:
-            ids = torch.tensor([[*row, *answer]])
+        for answer in prompt.scored:
+            ids = torch.tensor([[*prompt.examples, *row, *answer]])
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[
                 0, -len(answer) - 1 : -1
             ]
@@ -127,6 +127,50 @@ def test_what_keeps_a_state_reads_prompts_again(architecture: str, sizes: dict[s
     task = tasks.make(PROMPT, model.config)
     assert (task.readings, task.sequences, task.answer_tokens) == (5, 5, 3)
     assert score(model, pad(rows)).numpy() == pytest.approx(read_each(model, rows).numpy(), abs=1e-5)
+
+
+SHARED = {name: ARCHITECTURES[name] for name in ("llama", "qwen2", "qwen3", "glm")} | {"gpt2": OTHERS["gpt2"]}
+NOT_SHARED = {"chatglm": ARCHITECTURES["chatglm"], "gemma3_text": OTHERS["gemma3_text"], **READ_AGAIN}
+EXAMPLES = (21, 33, 10, 11, 40, 25, 13, 31, 22, 27, 29)
+ONE_TOKEN = ((10, 1), (13, 1), (16, 1))
+
+
+@pytest.mark.parametrize("answers", [PROMPT.answers, ONE_TOKEN], ids=["several tokens", "one token"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("architecture", "sizes"), SHARED.items())
+def test_examples_are_read_once_for_all_prompts(
+    architecture: str, sizes: dict[str, Any], side: str, answers: tuple[tuple[int, ...], ...]
+) -> None:
+    model, rows = make_model(architecture, sizes), make_rows()
+    prompt = Prompt((), (), answers, EXAMPLES)
+    seen: list[tuple[int, ...]] = []
+    hook = model.get_input_embeddings().register_forward_hook(lambda _, ids, __: seen.append(ids[0].shape))
+    with torch.inference_mode():
+        task = tasks.make(prompt, model.config).read_examples(model)  # type: ignore[union-attr]
+        scores, again = (task.score(model, pad(part, side)) for part in (rows, rows[1:]))
+    hook.remove()
+    expected = read_each(model, rows, prompt)
+    assert scores.numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+    assert again.numpy() == pytest.approx(expected[1:].numpy(), abs=1e-5)
+    assert (expected - read_each(model, rows, Prompt((), (), answers))).abs().max() > 0.1
+    stems = [] if answers is ONE_TOKEN else [(5, 3)]
+    one, two = (
+        [(count, longest), *((count * n, k) for n, k in stems)] for count, longest in ((3, 9), (2, 7))
+    )
+    assert seen == [(1, len(EXAMPLES)), *one, *two]
+
+
+@pytest.mark.parametrize(("architecture", "sizes"), NOT_SHARED.items())
+def test_examples_that_depend_on_the_prompt_are_read_with_each(
+    architecture: str, sizes: dict[str, Any]
+) -> None:
+    lengths = LENGTHS if architecture in ("chatglm", "gemma3_text") else (6, 6)
+    model, rows = make_model(architecture, sizes), make_rows(architecture, lengths)
+    prompt = Prompt((), (), PROMPT.answers, EXAMPLES)
+    with torch.inference_mode():
+        task = tasks.make(prompt, model.config).read_examples(model)  # type: ignore[union-attr]
+        scores = task.score(model, pad(rows, "right"))
+    assert scores.numpy() == pytest.approx(read_each(model, rows, prompt).numpy(), abs=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

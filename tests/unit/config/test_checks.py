@@ -19,7 +19,7 @@ Compose = Callable[..., Config]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CHOICES = {
     "task": "sequence_classification, label_likelihood",
-    "method.estimator": "network, frozen_encoder, zero_shot, tfidf, majority",
+    "method.estimator": "network, frozen_encoder, zero_shot, few_shot, tfidf, majority",
     "method.trainable": "all, adapter, head",
     "method.quantization": "none, nf4, fp4, int8",
     "model.source": "package, local, hub",
@@ -50,6 +50,7 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
         [None, 0.5, 16.0],
         f"{POSITIVE}, for example 16, {RATIO}",
     ),
+    "method.shots": ([0, -1], [None], f"{COUNT}, or null for no examples"),
     "lora.dropout": ([1.0, -0.1, nan], [0.0, 0.99], "must lie in [0, 1)"),
     "train.lr": ([0.0, -1e-3, inf, nan], [1e-9], f"{POSITIVE}, for example 1e-4"),
     "train.max_steps": ([0], [31], f"{COUNT}, or null to train by train.epochs"),
@@ -119,6 +120,18 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (
         {"task": "label_likelihood", "method.trainable": "head"},
         "method.trainable=head: task=label_likelihood has no new head to train; use task=sequence_classifica",
+    ),
+    (
+        {"method.estimator": "few_shot", "method.shots": 2},
+        "task=sequence_classification: method.estimator=few_shot puts examples with their labels' words into",
+    ),
+    (
+        {"method.estimator": "few_shot", "task": "label_likelihood"},
+        "method.shots=null with method.estimator=few_shot: few_shot has 1 or more examples of each label in",
+    ),
+    (
+        {"method.shots": 2},
+        "method.shots=2 with method.estimator=network: few_shot has 1 or more examples of each label in its",
     ),
     (
         {"train.max_steps": None},

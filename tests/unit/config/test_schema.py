@@ -225,6 +225,10 @@ UNUSED_WITHOUT_ADAPTER = {
             "zero_shot",
             (UNUSED_WITHOUT_ADAPTER | {"seed", *under("train")}) - {"train.max_length", "train.precision"},
         ),
+        (
+            "few_shot",
+            (UNUSED_WITHOUT_ADAPTER | under("train")) - {"train.max_length", "train.precision"},
+        ),
         ("tfidf", UNUSED_WITHOUT_ADAPTER | {"seed", "task", *under("train")}),
         ("majority", UNUSED_WITHOUT_ADAPTER | {"seed", "task", *under("train")}),
         ("ia3", UNUSED_WITHOUT_ADAPTER - {"method.adapter"}),

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from bench.data import prompt as prompts
+from bench.data.dataset import Dataset
 from bench.data.prompt import Prompt
 from bench.errors import ConfigError
 
@@ -17,15 +20,15 @@ class CharacterTokenizer:
     def __init__(self, *, first: list[int], last: list[int], eos_token_id: int | None = EOS) -> None:
         self.first, self.last, self.eos_token_id = first, last, eos_token_id
 
-    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Any:
-        ids = [ord(character) for character in text if character != " "]
+    def __call__(self, text: str, *, add_special_tokens: bool = True, **cut: Any) -> Any:
+        ids = [ord(character) for character in text if character != " "][: cut.get("max_length")]
         return {"input_ids": [*self.first, *ids, *self.last] if add_special_tokens else ids}
 
 
 class Joining(CharacterTokenizer):
     """Joins the first special token with the first of the text, so that no text's tokens stay as they are."""
 
-    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Any:
+    def __call__(self, text: str, *, add_special_tokens: bool = True, **_: Any) -> Any:
         ids = super().__call__(text, add_special_tokens=False)["input_ids"]
         return {"input_ids": [1000 + ids[0], *ids[1:]] if add_special_tokens else ids}
 
@@ -104,3 +107,48 @@ def test_a_tokenizer_that_cannot_write_the_labels_is_one_message(
     with pytest.raises(ConfigError) as caught:
         make(tokenizer, words)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "begin", "end"), [([BEGIN], [EOS], [BEGIN], []), ([], [MASK, START], [], [MASK, START])]
+)
+def test_examples_are_prompts_with_their_answers_and_an_empty_line(
+    first: list[int], last: list[int], begin: list[int], end: list[int]
+) -> None:
+    """Texts are cut to what the text that is asked about may have: 9 tokens less 2 and 2 of the answer."""
+    tokenizer = CharacterTokenizer(first=first, last=last)
+    prompt = prompts.make(
+        tokenizer,
+        template=">{text}:",
+        words={"x": "a", "y": "bc"},
+        examples=[("some", "y"), ("longer", "x")],
+        max_length=8 + len(end),
+    )
+    assert prompt.examples == (*begin, *map(ord, ">some:bc\n\n>long:a\n\n"))
+    assert (prompt.before, prompt.after) == ((ord(">"),), (ord(":"), *end))
+    assert prompt.room == 4 + len(end)
+
+
+def make_dataset(counts: dict[str, int]) -> Dataset:
+    numbers = np.repeat(np.arange(len(counts)), list(counts.values()))
+    frame = pd.DataFrame({"text": [f"text {row}" for row in range(len(numbers))], "label": numbers})
+    return Dataset({"train": frame}, tuple(counts), "", 0)
+
+
+def test_as_many_examples_of_each_label_are_drawn_by_the_seed() -> None:
+    dataset = make_dataset({"x": 30, "y": 10, "z": 20})
+    drawn = {seed: prompts.draw_examples(dataset, shots=4, seed=seed) for seed in range(8)}
+    assert drawn[0] == prompts.draw_examples(dataset, shots=4, seed=0)
+    assert len({tuple(examples) for examples in drawn.values()}) == 8
+    orders = {tuple(label for _, label in examples) for examples in drawn.values()}
+    assert {tuple(sorted(order)) for order in orders} == {tuple("xxxxyyyyzzzz")}
+    assert len(orders) > 4
+    truth = {f"text {row}": "xyz"[(row >= 30) + (row >= 40)] for row in range(60)}
+    assert all(truth[text] == label for examples in drawn.values() for text, label in examples)
+    assert all(len(set(examples)) == 12 for examples in drawn.values())
+    assert set(prompts.draw_examples(dataset, shots=2, seed=3)) < set(drawn[3])
+
+
+def test_more_examples_than_a_label_has_texts_is_one_message() -> None:
+    with pytest.raises(ConfigError, match=r"method\.shots=3: the train split has 2 texts of the label 'y'"):
+        prompts.draw_examples(make_dataset({"x": 3, "y": 2}), shots=3, seed=0)

@@ -51,6 +51,14 @@ def read_csv(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
+def test_a_base_that_answers_as_it_is_has_the_peak_of_answering_unless_an_earlier_record_lacks_it():
+    run = make_run("zero_shot", peak=2**29)
+    asked = replace(run, memory=run.memory | {"eval": {"peak_resident_bytes": 2**30}})
+    assert [build_rows([one])[0].peak_memory_bytes for one in (run, asked)] == [2**29, 2**30]
+    note = "Zero-shot and few-shot train nothing"
+    assert [note in read_markdown(runs) for runs in ([asked], small_sweep())] == [True, False]
+
+
 def test_the_english_table():
     markdown = read_markdown(small_sweep())
     assert (

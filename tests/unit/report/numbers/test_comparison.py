@@ -151,6 +151,24 @@ def test_baselines_take_part_through_the_best_of_them_on_validation() -> None:
     assert pairs == [("full", "tfidf"), ("lora", "tfidf"), ("lora", "full")]
 
 
+def test_the_base_as_it_is_is_compared_beside_the_best_baseline() -> None:
+    results = [
+        make_run("zero_shot", validation=0.5, test=0.5),
+        *(make_run("few_shot", seed=seed, validation=0.6, test=0.6) for seed in range(3)),
+        make_run("majority", validation=0.3),
+        make_run("tfidf", validation=0.7),
+        make_run("full"),
+    ]
+    pairs = {(one.one.method, one.other.method): one for one in make_evidence(results).comparisons}
+    assert set(pairs) == {
+        *(("full", other) for other in ("tfidf", "few_shot", "zero_shot")),
+        *(("tfidf", other) for other in ("few_shot", "zero_shot")),
+        ("few_shot", "zero_shot"),
+    }
+    assert len(pairs["few_shot", "zero_shot"].one.seeds) == 3
+    assert pairs["few_shot", "zero_shot"].verdict == "difference"
+
+
 def test_different_test_sets_are_never_compared() -> None:
     results = [make_run("full", data="d1"), make_run("lora", data="d2"), make_run("qlora", revision="m2")]
     assert make_evidence(results).comparisons == []

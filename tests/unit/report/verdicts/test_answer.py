@@ -13,7 +13,7 @@ from bench.results.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
 GIB = 2**30
-PEAKS = {"full": 22 * GIB, "lora": 14 * GIB, "qlora": 9 * GIB, "tfidf": GIB}
+PEAKS = {"full": 22 * GIB, "lora": 14 * GIB, "qlora": 9 * GIB, "tfidf": GIB, "zero_shot": GIB}
 
 
 def make_seeds(method: str, test: float | list[float], *, seeds: int = 3, **more: Any) -> list[Result]:
@@ -116,6 +116,19 @@ def test_baselines_alone_are_ranked_and_not_said_to_have_failed_a_comparison() -
 )
 def test_training_is_held_against_the_best_baseline(baseline: float, words: str) -> None:
     assert answer([*make_seeds("tfidf", baseline, seeds=1), *sweep()]).endswith(words)
+
+
+@pytest.mark.parametrize(("zero_shot", "other"), [(0.5, "TF-IDF (60.0 %)"), (0.7, "Zero-shot (70.0 %)")])
+def test_of_several_baselines_that_are_compared_the_best_on_validation_is_named(
+    zero_shot: float, other: str
+) -> None:
+    scores = {"tfidf": 0.6, "zero_shot": zero_shot}
+    baselines = [
+        run for name, score in scores.items() for run in make_seeds(name, score, seeds=1, validation=score)
+    ]
+    said = answer([*baselines, *sweep()])
+    assert said.endswith(f"points over the best baseline, {other}.")
+    assert said.count("baseline") == 1
 
 
 def test_scores_of_random_weights_are_no_answer() -> None:
