@@ -22,7 +22,7 @@ from bench.report.numbers.statistics import (
     score_answers,
     subtract,
 )
-from bench.sweep.halving import ERROR, compute_p_values
+from bench.sweep.search.halving import ERROR, compute_p_values
 from benchmarks.settings import ROOT, table
 
 DOCS = ROOT / "docs" / "statistics.md"

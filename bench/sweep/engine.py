@@ -17,11 +17,12 @@ from bench.redaction import show
 from bench.results import selection
 from bench.results.store import STARTED, STATUSES, Result, Store, start_record
 from bench.run import tracking
-from bench.sweep import bracket, cleanup, crashes, halving
-from bench.sweep.halving import Verdict, group_points
+from bench.sweep import cleanup, crashes
 from bench.sweep.isolate import ProcessError
 from bench.sweep.packing import Pack, form_packs, pack_lines, shrink
 from bench.sweep.plan import Identify, Plan, Point, plan_finals
+from bench.sweep.search import bracket, halving
+from bench.sweep.search.halving import Verdict, group_points
 
 POLL_SECONDS = 1.0  # between looks at runs that another sweep is training
 

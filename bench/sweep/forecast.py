@@ -13,7 +13,6 @@ from bench.memory.calibration import FOLDER, Calibration, read_measured
 from bench.memory.prediction import Prediction
 from bench.results.store import Store
 from bench.sweep.engine import Refuse
-from bench.sweep.halving import budget, count_by_rung, find_rungs, group_points
 from bench.sweep.isolate import Isolation
 from bench.sweep.machine import count_slots
 from bench.sweep.packing import Pack, bound_size, count_sizes, form_packs
@@ -31,6 +30,7 @@ from bench.sweep.predict import (
     predict_each,
     predict_runs,
 )
+from bench.sweep.search.halving import budget, count_by_rung, find_rungs, group_points
 
 _HOUR = 3600.0
 # What may make a run fit, tried in this order on top of its own settings.

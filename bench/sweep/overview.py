@@ -8,11 +8,11 @@ from bench.config.cards import GIB
 from bench.config.identity import describe
 from bench.config.schema import SweepConfig
 from bench.memory.calibration import tell_source
-from bench.sweep import bracket
 from bench.sweep.forecast import Forecast
 from bench.sweep.packing import UNKNOWN
 from bench.sweep.plan import Plan
 from bench.sweep.predict import FITS, TIGHT, TOO_LARGE
+from bench.sweep.search import bracket
 
 _FEW = 24  # runs that are shown one by one
 _UNKNOWN = "unknown"

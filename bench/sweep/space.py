@@ -17,10 +17,10 @@ from bench.model import weights
 from bench.results import selection
 from bench.results.selection import MethodKey
 from bench.results.store import Result, Store
-from bench.sweep.halving import count_by_rung, find_rungs, group_points
 from bench.sweep.machine import count_slots
 from bench.sweep.plan import Plan, Point
 from bench.sweep.predict import Found, Target
+from bench.sweep.search.halving import count_by_rung, find_rungs, group_points
 from bench.train import checkpoint
 
 PROCESS_BYTES = GIB  # of a run beside its tensors: Python, torch and other libraries; a CPU's has 0.35 GiB

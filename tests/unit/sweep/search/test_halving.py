@@ -13,8 +13,8 @@ from scipy.stats import ttest_rel
 from bench.config.identity import Identity, hash_canonical, identify
 from bench.config.schema import Config
 from bench.errors import ConfigError
-from bench.sweep import halving
 from bench.sweep.plan import Plan, Point, combine_axes, expand, make_plan
+from bench.sweep.search import halving
 
 Compose = Callable[..., Config]
 

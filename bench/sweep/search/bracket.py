@@ -11,8 +11,8 @@ from bench.config.identity import uses_lora
 from bench.config.overrides import override_line
 from bench.config.schema import Config, read_field, replace_values
 from bench.errors import ConfigError
-from bench.sweep.halving import survivors
 from bench.sweep.plan import Identify, Point
+from bench.sweep.search.halving import survivors
 
 MOST = 4  # rounds: with a step of 2 an axis then reaches 16 times further
 _AXES = ("train.lr", "lora.r", "lora.alpha")  # whose values are ratios, by how much they matter

@@ -9,10 +9,10 @@ from sweeps import Compose, Trainer
 from bench.config.identity import Identity, identify
 from bench.config.schema import Config, replace_values
 from bench.results.store import Store
-from bench.sweep import bracket
 from bench.sweep.engine import Outcome, Sweep
 from bench.sweep.plan import Axes, Point
 from bench.sweep.request import Identifier, plan_sweep
+from bench.sweep.search import bracket
 
 
 def identify_here(config: Config) -> Identity:
