@@ -31,8 +31,6 @@ def cannot_pack(config: Config) -> str | None:
         return f"method.adapter.{unknown[0]}={options[unknown[0]]}: a pack has plain LoRA alone"
     if (start := options.get("init_lora_weights", True)) not in _STARTS:
         return f"method.adapter.init_lora_weights={start}: changes or reads the base, which a pack shares"
-    if config.train.precision == "fp16":
-        return "train.precision=fp16: the scale of the loss is one for all members, and so would be overflow"
     for field, value, reason in _REQUIRED:
         if (given := read_field(config, field)) != value:
             return f"{field}={given}: {reason}"

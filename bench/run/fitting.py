@@ -7,9 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bench.config.pack import check_pack
-from bench.config.schema import Config, replace_values
-from bench.errors import ConfigError
+from bench.config.schema import Config
 from bench.packs.fit import fit_pack
 from bench.results.store import Store
 from bench.run.journal import Journal
@@ -41,8 +39,6 @@ def require_device(config: Config) -> torch.device:
         return torch.device("cpu")
     if config.method.estimator == "network":
         precision = choose_precision(config.train.precision, device)
-        for fault in check_pack(replace_values(config, {"train.precision": precision})):
-            raise ConfigError(fault)
         require_attention(config.train.attention, device, precision)
         optimizers.require_optimizer(config.train.optimizer, device)
         parallel.require_processes(config.train, device, precision)

@@ -134,8 +134,7 @@ def make_refusal(known: Forecast, base: Config, *, isolation: Isolation) -> Refu
 def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
     """Return a function that says how many runs may train together: sweep.pack, or what memory allows.
 
-    Halving trains each run alone, as its runs go on from checkpoints, which a pack does not keep. So does
-    fp16.
+    Halving trains each run alone, as its runs go on from checkpoints, which a pack does not keep.
     """
     setting = base.sweep.pack
     if setting in ("off", False) or base.sweep.strategy == "halving":
@@ -145,8 +144,6 @@ def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
         usable /= count_slots(base.devices)
 
     def limit(point: Point) -> int:
-        if known.target.settle(point.config).train.precision == "fp16":  # auto, on a card without bf16
-            return 1
         if setting != "auto":
             return int(setting)
         predicted = known.found.get(point.run_id)

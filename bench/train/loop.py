@@ -81,7 +81,7 @@ def train(
 
 def take_step(training: Training, micro_batches: Sequence[Batch]) -> None:
     """Take one optimizer step of each running member."""
-    accelerator, most = training.accelerator, training.settings.max_grad_norm
+    most = training.settings.max_grad_norm
     losses = add_gradients(training, micro_batches)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in micro_batches)
     samples = sum(len(batch["labels"]) for batch in micro_batches)
@@ -89,11 +89,11 @@ def take_step(training: Training, micro_batches: Sequence[Batch]) -> None:
         progress = member.progress
         member.rate = float(member.schedule.get_last_lr()[0])
         if most is not None:
-            member.norm = accelerator.clip_grad_norm_(member.part.find().values(), most)
+            member.norm = training.clip(member, most)
         member.optimizer.step()
         # The gradients of a pack's members are views of larger ones, and have to stay them.
         member.optimizer.zero_grad(set_to_none=len(training.members) == 1)
-        if accelerator.optimizer_step_was_skipped:
+        if member.optimizer.step_was_skipped:
             progress.skipped_steps += 1
         else:
             member.schedule.step()
@@ -118,7 +118,7 @@ def add_gradients(training: Training, micro_batches: Sequence[Batch]) -> torch.T
         labels = inputs.pop("labels")
         with parallel.synchronised(model, accelerator, now=number == len(part)):
             losses = task.losses(model, inputs, labels).view(members, -1).sum(1) / predictions
-            parallel.backward(losses.sum(), accelerator)
+            parallel.backward(training.scale(losses).sum(), accelerator)
         total += losses.detach()
     return total
 

@@ -42,7 +42,7 @@ def save(training: Training, folder: Path) -> None:
     if training.accelerator.device.type == "cuda":
         held["random.cuda"] = torch.cuda.get_rng_state(training.accelerator.device)
     tensors.write(held, folder / TENSORS)
-    scaler = training.accelerator.scaler
+    scaler = member.optimizer.scaler
     values = {
         "progress": dataclasses.asdict(progress),
         "losses": float(member.losses),
@@ -65,8 +65,8 @@ def load(training: Training, folder: Path) -> None:
     member.schedule.load_state_dict(values["schedule"])
     for group, rate in zip(member.optimizer.param_groups, member.schedule.get_last_lr(), strict=True):
         group["lr"] = rate
-    if training.accelerator.scaler is not None:
-        training.accelerator.scaler.load_state_dict(values["scaler"])
+    if member.optimizer.scaler is not None:
+        member.optimizer.scaler.load_state_dict(values["scaler"])
     best = values["progress"].pop("best_score")
     member.progress = Progress(**values["progress"], best_score=-math.inf if best is None else best)
     member.losses.fill_(values["losses"])

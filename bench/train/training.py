@@ -92,6 +92,7 @@ class Member:
     norm: torch.Tensor | None = None  # of the last step's gradients before clipping
     best: Probabilities | None = None  # what the best evaluation said, if this process made it
     error: RunError | None = None  # that ended it, while others of its pack go on
+    scaler: torch.amp.GradScaler | None = None  # of a pack's member in fp16; a run alone has accelerate's
 
     def record(self, row: Row, meter: Meter) -> None:
         """Add a row to the history, with what the process holds in memory now."""
@@ -139,6 +140,21 @@ class Training:
     def scales_loss(self) -> bool:
         """Return whether gradients are of a scaled loss, so that a step is skipped where they overflow."""
         return bool(self.accelerator.mixed_precision == "fp16")
+
+    def scale(self, losses: torch.Tensor) -> torch.Tensor:
+        """Scale the loss of each running member of a pack in fp16 by its own scale. # (members,)"""
+        pairs = zip(self.running, losses, strict=True)
+        scaled = [member.scaler.scale(loss) for member, loss in pairs if member.scaler is not None]
+        return torch.stack(scaled) if scaled else losses
+
+    def clip(self, member: Member, most: float) -> torch.Tensor:
+        """Clip the member's gradients by themselves, and return their norm before."""
+        weights = member.part.find().values()
+        if member.scaler is None:
+            norm: torch.Tensor = self.accelerator.clip_grad_norm_(weights, most)
+            return norm
+        member.scaler.unscale_(member.optimizer.optimizer)
+        return nn.utils.clip_grad_norm_(weights, most)
 
     def evaluates_at(self, step: int) -> bool:
         """Return whether the schedule has an evaluation after the step; the end always has one."""
@@ -251,4 +267,13 @@ def prepare(
         Member(*parts, torch.zeros((), device=device))
         for parts in zip(networks.parts, wrapped, schedules, logs, strict=True)
     ]
+    if len(members) > 1 and accelerator.scaler is not None:
+        _scale_apart(members, accelerator)
     return Training(model, task, accelerator, shared, steps, members, networks.drop)
+
+
+def _scale_apart(members: Iterable[Member], accelerator: Accelerator) -> None:
+    """Let each member scale its loss by itself, so that it alone skips a step that overflows."""
+    accelerator.scaler = None
+    for member in members:
+        member.scaler = member.optimizer.scaler = torch.amp.GradScaler(accelerator.device.type)

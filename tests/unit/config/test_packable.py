@@ -21,6 +21,7 @@ Compose = Callable[..., Config]
         ["method=lora_all_linear"],
         ["method=lora", "train.gradient_checkpointing=true"],
         ["method=lora", "task=label_likelihood"],
+        ["method=lora", "train.precision=fp16"],
     ],
 )
 def test_plain_lora_can_be_packed(compose: Compose, lines: list[str]) -> None:
@@ -37,7 +38,6 @@ def test_plain_lora_can_be_packed(compose: Compose, lines: list[str]) -> None:
         (["method=dora"], "method.adapter.use_dora=True"),
         (["method=pissa"], "method.adapter.init_lora_weights=pissa"),
         (["method=loftq"], "method.adapter.init_lora_weights=loftq"),
-        (["train.precision=fp16"], "train.precision=fp16"),
         (["train.distributed=ddp", "train.processes=2"], "train.distributed=ddp"),
         (["train.optimizer=adamw_8bit"], "train.optimizer=adamw_8bit"),
         (["train.optimizer_in_backward=true"], "train.optimizer_in_backward=True"),

@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 
-from bench.config.cards import read_cards
 from bench.config.identity import identify
 from bench.config.pack import unpack
 from bench.config.schema import Config, replace_values
 from bench.memory.prediction import Prediction
-from bench.run.driver import Device
 from bench.sweep.forecast import Forecast, limit_packs
 from bench.sweep.packing import (
     FEWEST,
@@ -168,24 +166,6 @@ def test_the_setting_and_the_prediction_decide_how_large_a_pack_may_be(
     assert limit_packs(cast, base)(known) == limit
     if settings == {}:
         assert limit_packs(cast, base)(unknown) == UNKNOWN
-
-
-@pytest.mark.parametrize("pack", ["auto", 7])
-def test_runs_train_alone_where_auto_means_fp16(
-    make_points: Callable[..., list[Point]], compose: Compose, pack: Any
-) -> None:
-    chosen, fixed = make_points(["train.precision=auto", "train.precision=fp32"])
-    found = {point.run_id: predict(weights=50, load=70, train=60, evaluate=55) for point in (chosen, fixed)}
-    base = replace_values(compose(), {"sweep.pack": pack})
-    limits = {}
-    old = Device(0, "GPU-0", "old", 100, 100, capability=(7, 5))  # in no table of cards
-    targets = [Target("cuda", name, 100, read_cards()[name]) for name in ("t4", "rtx4090")]
-    for target in (*targets, Target("cuda", "old", 100, None, old)):
-        limit = limit_packs(Forecast(target, found, {}, {}, base.report), base)
-        limits[target.name] = [limit(chosen), limit(fixed)]
-    together = 4 if pack == "auto" else 7
-    without_bf16 = [1, together]
-    assert limits == {"t4": without_bf16, "old": without_bf16, "rtx4090": [together, together]}
 
 
 def test_runs_at_the_same_time_on_a_cpu_share_its_memory(
