@@ -152,6 +152,7 @@ def test_a_packed_run_is_the_run_alone(
             ["method=lora", "train.max_grad_norm=null", "train.weight_decay=0.1"], marks=pytest.mark.slow
         ),
         ["method=lora", "lora.target_modules=[query,word_embeddings]"],  # with PEFT's own layer for tables
+        ["method=lora", "train.weights=bf16", "train.precision=bf16"],
     ],
 )
 def test_every_variant_of_lora_is_the_same_packed(
