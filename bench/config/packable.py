@@ -12,7 +12,6 @@ _UNSEEN = tuple(path for path in UNCOUNTED if path.startswith("method."))  # cha
 # What a member must be: (field, value, why anything else cannot share a pack).
 _REQUIRED = (
     ("train.distributed", "none", "its processes train one run"),
-    ("train.optimizer", "adamw", "bitsandbytes' kernels read a weight's memory in one piece"),
     ("train.optimizer_in_backward", False, "it has no moment at which a run's gradients are complete"),
     ("train.stochastic_rounding", False, "it works on weights that are held apart"),
     ("train.stop_step", None, "a pack keeps no checkpoints"),

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from bench.errors import RunError
-from bench.train import parallel
+from bench.train import optimizers, parallel
 from bench.train.meter import Meter
 from bench.train.task import Inputs, Task
 from bench.train.training import (
@@ -90,7 +90,8 @@ def take_step(training: Training, micro_batches: Sequence[Batch]) -> None:
         member.rate = float(member.schedule.get_last_lr()[0])
         if most is not None:
             member.norm = training.clip(member, most)
-        member.optimizer.step()
+        with optimizers.in_one_piece(member.optimizer):
+            member.optimizer.step()
         # The gradients of a pack's members are views of larger ones, and have to stay them.
         member.optimizer.zero_grad(set_to_none=len(training.members) == 1)
         if member.optimizer.step_was_skipped:

@@ -19,6 +19,7 @@ from torch import nn
 
 from bench.model import tensors, trained
 from bench.results.store import finite
+from bench.train import optimizers
 from bench.train.training import Progress, Training
 
 WEIGHTS = "weights.safetensors"  # what is trained, as in a run's best.safetensors
@@ -61,7 +62,8 @@ def load(training: Training, folder: Path) -> None:
     held = load_file(folder / TENSORS)  # which maps the file, and reads of it what is used
     [member] = training.members
     trained.read(member.part.find(), folder / WEIGHTS)
-    _join_optimizer(member.optimizer.optimizer, held, values["optimizer"])
+    with optimizers.in_one_piece(member.optimizer):
+        _join_optimizer(member.optimizer.optimizer, held, values["optimizer"])
     member.schedule.load_state_dict(values["schedule"])
     for group, rate in zip(member.optimizer.param_groups, member.schedule.get_last_lr(), strict=True):
         group["lr"] = rate

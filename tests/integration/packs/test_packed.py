@@ -166,6 +166,21 @@ def test_every_variant_of_lora_is_the_same_packed(
         require_same(one, alone, evaluated=evaluated)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw_8bit"])
+def test_members_have_optimizers_in_8_bits(compose_tiny: Compose, tmp_path: Path, optimizer: str) -> None:
+    """Of B and A, which have 4,096 weights or more, as fewer are held in 32 bits."""
+    members = [{**MEMBERS[0], "lora.r": 64}, {**MEMBERS[1], "lora.r": 128}, {**MEMBERS[2], "train.lr": 1e30}]
+    configs = members_of(
+        compose_tiny("method=lora", f"train.optimizer={optimizer}", "train.weight_decay=0.1"), members
+    )
+    first, second, third = train_packed(configs, tmp_path)
+    for one, alone in zip((first, second), train_alone(configs[:2], tmp_path), strict=True):
+        require_same(one, alone)
+        for name, weight in alone.best.items():
+            assert one.best[name] == pytest.approx(weight, abs=1e-3)
+    assert isinstance(third.fitted, RunError)  # left out, so that the others' weights moved
+
+
 def test_a_member_that_diverges_is_left_out_and_each_is_clipped_by_itself(
     compose_tiny: Compose, tmp_path: Path
 ) -> None:

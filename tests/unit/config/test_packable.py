@@ -22,6 +22,8 @@ Compose = Callable[..., Config]
         ["method=lora", "train.gradient_checkpointing=true"],
         ["method=lora", "task=label_likelihood"],
         ["method=lora", "train.precision=fp16"],
+        ["method=lora", "train.weights=bf16"],
+        ["method=lora", "train.optimizer=paged_adamw_8bit"],
     ],
 )
 def test_plain_lora_can_be_packed(compose: Compose, lines: list[str]) -> None:
@@ -39,7 +41,6 @@ def test_plain_lora_can_be_packed(compose: Compose, lines: list[str]) -> None:
         (["method=pissa"], "method.adapter.init_lora_weights=pissa"),
         (["method=loftq"], "method.adapter.init_lora_weights=loftq"),
         (["train.distributed=ddp", "train.processes=2"], "train.distributed=ddp"),
-        (["train.optimizer=adamw_8bit"], "train.optimizer=adamw_8bit"),
         (["train.optimizer_in_backward=true"], "train.optimizer_in_backward=True"),
         (["train.stochastic_rounding=true"], "train.stochastic_rounding=True"),
         (["train.stop_step=10"], "train.stop_step=10"),
