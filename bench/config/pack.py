@@ -47,7 +47,7 @@ def check_pack(config: Config) -> list[str]:
     if reasons:
         return [f"pack={given}: {reason}; set pack=[]" for reason in reasons]
     if len({shared_key(run) for run in runs}) > 1:
-        return [f"pack={given}: its runs do not share base weights, data order, steps and batch; set pack=[]"]
+        return [f"pack={given}: its runs do not share base weights, steps and batch; set pack=[]"]
     return []
 
 

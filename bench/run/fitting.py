@@ -63,7 +63,7 @@ def _fit(
     if len(journals) > 1:
         return fit_pack(
             [journal.config for journal in journals],
-            prepared.dataset,
+            [journal.dataset for journal in journals],
             model_folder=prepared.model_folder,
             run_folders=folders,
             meter=meter,
@@ -71,7 +71,7 @@ def _fit(
         )
     [journal], [folder] = journals, folders
     config = journal.config
-    fit_here = partial(fit, config, prepared.dataset, model_folder=prepared.model_folder, run_folder=folder)
+    fit_here = partial(fit, config, journal.dataset, model_folder=prepared.model_folder, run_folder=folder)
     count = config.train.processes if config.method.estimator == "network" else 1
     with processes.gather(count, meter.device, partial(_follow, config, fit_here)):
         return [fit_here(meter=meter, log=journal.log)]

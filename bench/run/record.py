@@ -101,7 +101,7 @@ def _record(journal: Journal, end: Fitted | BaseException, prepared: Prepared, s
         if isinstance(end, BaseException):
             raise end
         with meter.phase("save"):
-            predictions = metrics.predictions_frame(end.probabilities, prepared.dataset)
+            predictions = metrics.predictions_frame(end.probabilities, journal.dataset)
             store.write_predictions(run_id, predictions)
             take_from_aside(folder)
         fitted, phase = end, meter.current
@@ -111,12 +111,12 @@ def _record(journal: Journal, end: Fitted | BaseException, prepared: Prepared, s
     shutil.rmtree(folder / ASIDE, ignore_errors=True)
     if error is None or not replaces:
         store.write_history(run_id, journal.history)
-    result = finish_record(journal.started, prepared.dataset, meter, phase=phase, fitted=fitted, error=error)
+    result = finish_record(journal.started, journal.dataset, meter, phase=phase, fitted=fitted, error=error)
     result = dataclasses.replace(result, tracking=describe_tracker(journal.tracker))
     store.write(result)  # before what may take its time
     if journal.is_alone and (error is None or result.status == "oom"):
         result = comparison.compare(
-            result, journal.config, prepared.dataset, folder=prepared.model_folder, meter=meter
+            result, journal.config, journal.dataset, folder=prepared.model_folder, meter=meter
         )
         store.write(result)
     if result.is_success:

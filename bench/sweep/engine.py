@@ -115,8 +115,7 @@ class Sweep:
         if self._launch_new(self.plan.points[: self.plan.first]) and self._search():
             best = self._choose_best()
             finals = plan_finals(best, self.base.sweep.final_seeds, self.identify).points
-            if self._launch_new(finals):
-                self._measure_alone(finals)
+            self._launch_new(finals, packed=True)
         return self.outcome()
 
     def outcome(self) -> Outcome:
@@ -193,7 +192,10 @@ class Sweep:
         return self._launch_all(due, limits, is_done=lambda point: self.store.has_success(point.run_id))
 
     def _measure_alone(self, points: Iterable[Point]) -> bool:
-        """Train each point again that was trained in a pack, where memory and time were not its own."""
+        """Train each point again that was trained in a pack, where memory and time were not its own.
+
+        Other seeds of it have the same memory and time, and keep the scores that they had in a pack.
+        """
         packed = [point for point in points if self._is_packed(point)]
         limits = {point.run_id: 1 for point in packed}
         return self._launch_all(packed, limits, is_done=lambda point: not self._is_packed(point))
@@ -302,7 +304,7 @@ class Sweep:
         chosen = self._select(planned)
         if freed := cleanup.remove_losers(self.store, self.points, chosen):
             print(f"train.keep: what was not chosen gave back {freed / GIB:.1f} GiB of the disk", flush=True)
-        go_on = self._measure_alone(planned[result.run_id] for best in chosen for result in best.results)
+        go_on = self._measure_alone(planned[best.candidates[0].run_id] for best in chosen)
         return [planned[best.results[0].run_id] for best in chosen] if go_on else []
 
     def _select(self, planned: Iterable[str]) -> list[selection.Selection]:

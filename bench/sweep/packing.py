@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.config.overrides import override_line
 from bench.config.pack import describe_others
-from bench.config.packable import OWN, cannot_pack, shared_key
+from bench.config.packable import cannot_pack, list_own, shared_key
 from bench.config.schema import Config, replace_values
 from bench.memory.prediction import Prediction
 from bench.sweep.machine import count_slots
@@ -19,7 +19,7 @@ from bench.sweep.plan import Point
 
 LARGEST = 24  # a step gains little from more, and what kills a pack costs all of it
 UNKNOWN = 4  # where no prediction says what memory allows
-FEWEST = 4  # runs of one kind for packs to pay, as the chosen one is trained once more, alone
+FEWEST = 4  # runs of one kind for packs to pay, for each that is chosen and trained once more, alone
 
 Pack = tuple[Point, ...]  # one run alone is a pack of one
 
@@ -51,9 +51,9 @@ def form_packs(points: Iterable[Point], limits: Mapping[str, int], base: Config)
     """Divide the points into packs, in the order of their first members; ``limits`` bounds their sizes.
 
     With several slots each kind of run is spread over all of them. Under sweep.pack=auto a kind with few
-    points trains one by one.
+    points for each on whose data one is chosen trains one by one.
     """
-    fewest = FEWEST if base.sweep.pack == "auto" else 2
+    fewest = FEWEST if base.sweep.pack == "auto" else 1
     slots = count_slots(base.devices)
     keys = dict[Any, str]()
     order, kinds = dict[str, int](), dict[str, list[Point]]()
@@ -63,15 +63,18 @@ def form_packs(points: Iterable[Point], limits: Mapping[str, int], base: Config)
         kinds.setdefault(_find_key(point.config, keys) if together else point.run_id, []).append(point)
     packs = []
     for members in kinds.values():
-        size = min(limits[point.run_id] for point in members) if len(members) >= fewest else 1
+        choices = len({point.identity.canonical["data"]["fingerprint"] for point in members})
+        pays = len(members) >= fewest * choices
+        size = min(limits[point.run_id] for point in members) if pays else 1
         packs += _deal(members, max(-(-len(members) // size), min(slots, len(members))))
     return sorted(packs, key=lambda pack: order[pack[0].run_id])
 
 
 def _find_key(config: Config, keys: dict[Any, str]) -> str:
     """Return packable.shared_key, made once for all runs of one composed configuration."""
-    alike = replace_values(config, dict.fromkeys(OWN, 1))
-    own = {path.partition(".")[0] for path in OWN}
+    paths = list_own(config)
+    alike = replace_values(config, dict.fromkeys(paths, 1))
+    own = {path.partition(".")[0] for path in paths}
     sketch = tuple(
         id(value) if dataclasses.is_dataclass(value) and name not in own else repr(value)
         for name, value in vars(alike).items()

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,8 @@ from bench.train.training import (
     Probabilities,
     Training,
     build_alone,
+    find_stream,
+    list_streams,
     make_accelerator,
     prepare,
 )
@@ -60,6 +62,7 @@ class Texts(NamedTuple):
     splits: dict[str, tokens.TokenisedSplit]
     padding: tokens.Padding
     task: tasks.Task
+    trains: tuple[tokens.TokenisedSplit, ...] = ()  # what each stream of a training is trained on
 
 
 def fit(
@@ -81,7 +84,7 @@ def fit(
     if config.method.estimator == "network":
         [alone] = fit_together(
             [config],
-            dataset,
+            [dataset],
             build_networks=build_alone,
             model_folder=model_folder,
             run_folders=[run_folder],
@@ -108,7 +111,7 @@ def score_all(probabilities: Mapping[str, Probabilities], dataset: Dataset) -> d
 
 def fit_together(
     configs: Sequence[Config],
-    dataset: Dataset,
+    datasets: Sequence[Dataset],
     *,
     build_networks: Callable[..., Networks],
     model_folder: Path | None,
@@ -126,19 +129,19 @@ def fit_together(
         DivergedError: a run alone diverged.
     """
     training, texts, choices = _load(
-        configs, dataset, build_networks=build_networks, model_folder=model_folder, meter=meter, logs=logs
+        configs, datasets, build_networks=build_networks, model_folder=model_folder, meter=meter, logs=logs
     )
     weights = {member: folder / BEST for member, folder in zip(training.members, run_folders, strict=True)}
     resumed = None
     lineage = resumption.describe_lineage(
-        configs[0], dataset, device=meter.device, precision=choices["precision"]
+        configs[0], datasets[0], device=meter.device, precision=choices["precision"]
     )
     if len(configs) == 1 and training.settings.distributed == "none":
         with meter.phase("save"):
             resumed = resumption.resume(
                 training, configs[0], run_folder=run_folders[0], lineage=lineage, meter=meter
             )
-    _train_to_stop(training, configs[0], texts, weights=weights, lineage=lineage, meter=meter)
+    _train_to_stop(training, configs, texts, weights=weights, lineage=lineage, meter=meter)
     running = training.running
     with meter.phase("save"):
         training.accelerator.wait_for_everyone()  # above all for the first process, which writes
@@ -151,7 +154,9 @@ def fit_together(
         tested: Iterable[Probabilities] = _predict(training, texts, "test") if running else []
     choices = {**choices, "resumed_from_step": resumed}
     fitted = {
-        member: _describe(training, member, probabilities, choices, split=texts.splits["train"], meter=meter)
+        member: _describe(
+            training, member, probabilities, choices, split=texts.trains[member.stream], meter=meter
+        )
         for member, probabilities in zip(running, tested, strict=True)
     }
     return [member.error or fitted[member] for member in training.members]
@@ -159,7 +164,7 @@ def fit_together(
 
 def _load(
     configs: Sequence[Config],
-    dataset: Dataset,
+    datasets: Sequence[Dataset],
     *,
     build_networks: Callable[..., Networks],
     model_folder: Path | None,
@@ -171,14 +176,14 @@ def _load(
     precision = choose_precision(settings.precision, meter.device)
     accelerator = make_accelerator(meter.device, precision, parallel.plug_in(settings, precision))
     with accelerator.main_process_first(), meter.phase("data"):  # the others find its tokens on the disk
-        texts = tokenise(config, dataset, model_folder=model_folder)
+        texts = _tokenise_each(configs, datasets, model_folder=model_folder)
     # What is sharded need not fit on one device.
     place = torch.device("cpu") if settings.distributed == "fsdp2" else meter.device
     with meter.phase("load"):
         networks = build_networks(
             configs,
             folder=model_folder,
-            labels=dataset.labels,
+            labels=datasets[0].labels,
             pad_token_id=texts.padding.token_id,
             device=place,
             precision=precision,
@@ -190,9 +195,23 @@ def _load(
     return training, texts, networks.choices
 
 
+def _tokenise_each(
+    configs: Sequence[Config], datasets: Sequence[Dataset], *, model_folder: Path | None
+) -> Texts:
+    """Tokenise what the runs train on, the texts of each stream; they are evaluated on the same ones."""
+    first = tokenise(configs[0], datasets[0], model_folder=model_folder)
+    splits = {datasets[0].fingerprint: first.splits["train"]}
+    for config, dataset in zip(configs, datasets, strict=True):
+        if dataset.fingerprint not in splits:
+            texts = tokenise(config, dataset, model_folder=model_folder)
+            splits[dataset.fingerprint] = texts.splits["train"]
+    streams = {find_stream(one): splits[its.fingerprint] for one, its in zip(configs, datasets, strict=True)}
+    return first._replace(trains=tuple(streams.values()))
+
+
 def _train_to_stop(
     training: Training,
-    config: Config,
+    configs: Sequence[Config],
     texts: Texts,
     *,
     weights: Mapping[Member, Path],
@@ -200,25 +219,17 @@ def _train_to_stop(
     meter: Meter,
 ) -> None:
     """Train to the end or to stop_step; each member's best weights are in its file afterwards."""
-    settings, first = config.train, training.members[0]
+    first = training.members[0]
     meter.count_paged = partial(optimizers.count_paged, first.optimizer)
     for row in first.progress.history:  # a run that is resumed has the record of the whole training
         first.log({name: value for name, value in row.items() if name != "step"}, int(row["step"] or 0))
     loop.train(
         training,
-        tokens.train_batches(
-            texts.splits["train"],
-            micro_batch_size=settings.micro_batch_size,
-            micro_batches=training.steps * settings.gradient_accumulation_steps,
-            seed=config.seed,
-            group_by_length=settings.group_by_length,
-            padding=texts.padding,
-            skipped=training.step * settings.gradient_accumulation_steps,
-        ),
+        _make_batches(training, configs, texts),
         meter=meter,
         predict=lambda: _predict(training, texts, "validation"),
         score=lambda probabilities: metrics.score(probabilities, texts.splits["validation"].labels),
-        select_by=config.sweep.select_by,
+        select_by=configs[0].sweep.select_by,
         save_best=lambda member: trained.write(
             member.part.find(), weights[member], writes=training.accelerator.is_main_process
         ),
@@ -226,6 +237,22 @@ def _train_to_stop(
             training, run_folder=weights[first].parent, lineage=lineage, meter=meter
         ),
     )
+
+
+def _make_batches(training: Training, configs: Sequence[Config], texts: Texts) -> Iterator[tokens.Batch]:
+    """Make the micro-batches of the steps that are left."""
+    settings = training.settings
+    grid: dict[str, Any] = {
+        "micro_batch_size": settings.micro_batch_size,
+        "micro_batches": training.steps * settings.gradient_accumulation_steps,
+        "group_by_length": settings.group_by_length,
+        "padding": texts.padding,
+        "skipped": training.step * settings.gradient_accumulation_steps,
+    }
+    if training.streams == 1:
+        return tokens.train_batches(texts.splits["train"], seed=configs[0].seed, **grid)
+    seeds = [seed for seed, *_ in list_streams(configs)]
+    return tokens.train_batches_apart(list(zip(texts.trains, seeds, strict=True)), **grid)
 
 
 def _predict(training: Training, texts: Texts, split: str) -> npt.NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """A training under way: a run alone, or the runs of a pack as its members, over one model.
 
-Members share the model, the batches and the steps. A batch that the model gets holds the same rows once for
-each member, one after the other.
+Members share the model and the steps, and with one seed and the same texts the batches. What the model gets
+holds as many rows for each member, one member after the other.
 """
 
 import math
@@ -93,6 +93,7 @@ class Member:
     best: Probabilities | None = None  # what the best evaluation said, if this process made it
     error: RunError | None = None  # that ended it, while others of its pack go on
     scaler: torch.amp.GradScaler | None = None  # of a pack's member in fp16; a run alone has accelerate's
+    stream: int = 0  # whose rows of a batch it trains on
 
     def record(self, row: Row, meter: Meter) -> None:
         """Add a row to the history, with what the process holds in memory now."""
@@ -125,6 +126,11 @@ class Training:
     def running(self) -> list[Member]:
         """The members that did not diverge, in the order of the batch."""
         return [member for member in self.members if member.error is None]
+
+    @property
+    def streams(self) -> int:
+        """How many of the members' batches differ; a batch holds the rows of one stream after another's."""
+        return 1 + max(member.stream for member in self.members)
 
     @property
     def step(self) -> int:
@@ -208,6 +214,16 @@ class Training:
             self.drop(place)
 
 
+def find_stream(config: Config) -> tuple[Any, ...]:
+    """Return what decides which rows are in the batches of a member of a pack."""
+    return config.seed, config.data.train_size
+
+
+def list_streams(configs: Iterable[Config]) -> list[tuple[Any, ...]]:
+    """List the streams of the members' rows, in the order in which a batch holds them."""
+    return list(dict.fromkeys(map(find_stream, configs)))
+
+
 def make_accelerator(
     device: torch.device, precision: str, plugin: DeepSpeedPlugin | None = None
 ) -> Accelerator:
@@ -263,9 +279,10 @@ def prepare(
     model, wrapped = parallel.wrap(
         networks.model, made, distributed=shared.distributed, accelerator=accelerator
     )
+    streams = list_streams(configs)
     members = [
-        Member(*parts, torch.zeros((), device=device))
-        for parts in zip(networks.parts, wrapped, schedules, logs, strict=True)
+        Member(*parts, torch.zeros((), device=device), stream=streams.index(find_stream(config)))
+        for config, *parts in zip(configs, networks.parts, wrapped, schedules, logs, strict=True)
     ]
     if len(members) > 1 and accelerator.scaler is not None:
         _scale_apart(members, accelerator)

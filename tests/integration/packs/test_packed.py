@@ -55,7 +55,7 @@ def train_packed(configs: Sequence[Config], folder: Path) -> list[Outcome]:
         one.mkdir(parents=True)
     fitted = fit_pack(
         configs,
-        dataset.load(configs[0].data),
+        [dataset.load(config.data) for config in configs],
         model_folder=Path(str(configs[0].model.path)),
         run_folders=folders,
         meter=Meter(CPU),
@@ -115,6 +115,13 @@ def require_same(packed: Outcome, alone: Outcome, *, evaluated: float = 1e-4) ->
     }
 
 
+def count_tokens(outcome: Outcome) -> float:
+    """How many tokens a text had that was trained on, on average."""
+    assert isinstance(outcome.fitted, fit.Fitted)
+    rates = outcome.fitted.throughput
+    return float(rates["tokens_per_second"] or 0) / float(rates["samples_per_second"] or 0)
+
+
 FIFTY = ("train.max_steps=50", "train.eval_steps=25", "train.warmup_steps=5", "train.micro_batch_size=4")
 
 
@@ -137,6 +144,35 @@ def test_a_packed_run_is_the_run_alone(
         assert len(alone.values("loss")) == 50
         assert max(alone.values("loss")) - min(alone.values("loss")) > 0.1  # a curve, not a line
         require_same(one, alone)
+
+
+SEEDS = (
+    {"seed": 0, "data.train_size": 60},
+    {"seed": 1, "data.train_size": 60, "lora.r": 4},
+    {"seed": 1, "data.train_size": 45},  # whose epochs end in a batch of one text
+)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "overrides"),
+    [
+        ("bert", ["method=qlora", "train.gradient_accumulation_steps=2"]),
+        ("llama", ["method=lora"]),
+        ("llama", ["method=lora", "task=label_likelihood"]),
+    ],
+)
+def test_members_of_other_seeds_and_sizes_are_the_runs_alone(
+    compose_tiny: Compose, compose_decoder: Compose, tmp_path: Path, architecture: str, overrides: list[str]
+) -> None:
+    """Each begins where its seed begins alone and has its own texts in its own order."""
+    compose = compose_tiny if architecture == "bert" else lambda *o: compose_decoder(architecture, *o)
+    configs = members_of(compose(*FIFTY, *overrides, "train.lr=1e-2", "train.group_by_length=false"), SEEDS)
+    packed = train_packed(configs, tmp_path)
+    for one, alone in zip(packed, train_alone(configs, tmp_path), strict=True):
+        assert max(alone.values("loss")) - min(alone.values("loss")) > 0.1
+        require_same(one, alone)
+        assert count_tokens(one) == pytest.approx(count_tokens(alone))
+    assert packed[0].values("loss") != packed[1].values("loss")
 
 
 @pytest.mark.parametrize(

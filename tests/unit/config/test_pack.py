@@ -30,7 +30,8 @@ def test_each_run_of_a_pack_is_the_run_that_it_would_be_alone(compose: Compose) 
 @pytest.mark.parametrize(
     ("pack", "more", "fault"),
     [
-        ("[{seed:1}]", (), "seed must be the same for all runs of a pack"),
+        ("[{train.max_steps:1}]", (), "train.max_steps must be the same for all runs of a pack"),
+        ("[{seed:1}]", ("model.weights=random",), "do not share base weights"),
         ("[{lora.r:x}]", (), "lora.r=x: Value 'x'"),
         ("[{}]", (), "two of its runs are the same"),
         ("[{lora.r:2},{lora.r:2}]", (), "two of its runs are the same"),

@@ -53,8 +53,9 @@ def test_what_needs_a_base_or_a_loop_of_its_own_cannot(
     assert str(cannot_pack(compose("method=lora", *lines))).startswith(reason)
 
 
-def test_members_differ_in_the_adapter_and_its_rate_alone(compose: Compose) -> None:
+def test_members_differ_in_the_adapter_its_rate_the_seed_and_the_size_of_train(compose: Compose) -> None:
     values = {"lora.r": 64, "lora.alpha": 3, "lora.dropout": 0.5, "train.lr": 0.1}
+    values |= {"seed": 1, "data.train_size": 200}
     assert set(values) == set(OWN)
     changed = compose(*(f"{name}={value}" for name, value in values.items()))
     assert shared_key(changed) == shared_key(compose())
@@ -63,7 +64,6 @@ def test_members_differ_in_the_adapter_and_its_rate_alone(compose: Compose) -> N
 @pytest.mark.parametrize(
     "line",
     [
-        "seed=1",
         "method=qlora",
         "method=lora_plus",
         "model=bert-base-chinese",
@@ -79,6 +79,20 @@ def test_members_differ_in_the_adapter_and_its_rate_alone(compose: Compose) -> N
 )
 def test_all_else_is_shared(compose: Compose, line: str) -> None:
     assert shared_key(compose(line)) != shared_key(compose())
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("model.weights=random", "seed"),  # whose base weights it decides
+        ("train.epochs=2", "data.train_size"),  # which decides the steps
+        ("data=finance8_synthetic", "data.train_size"),  # and there which texts are evaluated
+    ],
+)
+def test_what_decides_more_than_a_member_is_shared(compose: Compose, line: str, path: str) -> None:
+    lines = [line, "train.max_steps=null"] if "epochs" in line else [line]
+    keys = [shared_key(compose(*lines, f"{path}={value}")) for value in (100, 200)]
+    assert keys[0] != keys[1]
 
 
 def test_a_methods_name_is_not_what_it_does(compose: Compose) -> None:
