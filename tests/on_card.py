@@ -100,7 +100,10 @@ def pack_in_fp16(base: str, texts: str, folder: str) -> dict[str, Any]:
         places = (f"results_dir={folder}/{name}", f"cache_dir={folder}/cache")
         with mock.patch.object(Accelerator, "backward", overflow):
             records = run_all(
-                compose_short(base, texts, "method=lora", "train.precision=fp16", *places, *overrides)
+                compose_short(
+                    *(base, texts, "method=lora", "lora.alpha=2", "train.precision=fp16"),
+                    *(*places, *overrides),
+                )
             )
         return [describe(record, Path(folder, name)) for record in records]
 
