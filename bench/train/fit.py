@@ -62,7 +62,6 @@ class Texts(NamedTuple):
     splits: dict[str, tokens.TokenisedSplit]
     padding: tokens.Padding
     task: tasks.Task
-    trains: tuple[tokens.TokenisedSplit, ...] = ()  # what each stream of a training is trained on
 
 
 def fit(
@@ -128,7 +127,7 @@ def fit_together(
         ConfigError: the method does not fit the model or this machine.
         DivergedError: a run alone diverged.
     """
-    training, texts, choices = _load(
+    training, texts, trains, choices = _load(
         configs, datasets, build_networks=build_networks, model_folder=model_folder, meter=meter, logs=logs
     )
     weights = {member: folder / BEST for member, folder in zip(training.members, run_folders, strict=True)}
@@ -141,7 +140,8 @@ def fit_together(
             resumed = resumption.resume(
                 training, configs[0], run_folder=run_folders[0], lineage=lineage, meter=meter
             )
-    _train_to_stop(training, configs, texts, weights=weights, lineage=lineage, meter=meter)
+    batches = _make_batches(training, configs, trains, padding=texts.padding)
+    _train_to_stop(training, configs[0], texts, batches, weights=weights, lineage=lineage, meter=meter)
     running = training.running
     with meter.phase("save"):
         training.accelerator.wait_for_everyone()  # above all for the first process, which writes
@@ -154,9 +154,7 @@ def fit_together(
         tested: Iterable[Probabilities] = _predict(training, texts, "test") if running else []
     choices = {**choices, "resumed_from_step": resumed}
     fitted = {
-        member: _describe(
-            training, member, probabilities, choices, split=texts.trains[member.stream], meter=meter
-        )
+        member: _describe(training, member, probabilities, choices, split=trains[member.stream], meter=meter)
         for member, probabilities in zip(running, tested, strict=True)
     }
     return [member.error or fitted[member] for member in training.members]
@@ -170,13 +168,17 @@ def _load(
     model_folder: Path | None,
     meter: Meter,
     logs: Sequence[Log],
-) -> tuple[Training, Texts, dict[str, Any]]:
-    """Load the texts and the model: the training before its first step, the texts, and the choices made."""
+) -> tuple[Training, Texts, list[tokens.TokenisedSplit], dict[str, Any]]:
+    """Load the texts and the model, for a training that is before its first step.
+
+    Returns:
+        The training, the texts, those that each stream of it is trained on, and the choices made.
+    """
     config, settings = configs[0], configs[0].train
     precision = choose_precision(settings.precision, meter.device)
     accelerator = make_accelerator(meter.device, precision, parallel.plug_in(settings, precision))
     with accelerator.main_process_first(), meter.phase("data"):  # the others find its tokens on the disk
-        texts = _tokenise_each(configs, datasets, model_folder=model_folder)
+        texts, trains = _tokenise_each(configs, datasets, model_folder=model_folder)
     # What is sharded need not fit on one device.
     place = torch.device("cpu") if settings.distributed == "fsdp2" else meter.device
     with meter.phase("load"):
@@ -192,27 +194,28 @@ def _load(
         torch.manual_seed(config.seed + (rank << 32))
     steps = count_steps(settings, rows=len(texts.splits["train"]))
     training = prepare(networks, configs, task=texts.task, steps=steps, accelerator=accelerator, logs=logs)
-    return training, texts, networks.choices
+    return training, texts, trains, networks.choices
 
 
 def _tokenise_each(
     configs: Sequence[Config], datasets: Sequence[Dataset], *, model_folder: Path | None
-) -> Texts:
-    """Tokenise what the runs train on, the texts of each stream; they are evaluated on the same ones."""
+) -> tuple[Texts, list[tokens.TokenisedSplit]]:
+    """Tokenise what the runs are evaluated on, the same texts for all, and what each stream is trained on."""
     first = tokenise(configs[0], datasets[0], model_folder=model_folder)
     splits = {datasets[0].fingerprint: first.splits["train"]}
     for config, dataset in zip(configs, datasets, strict=True):
         if dataset.fingerprint not in splits:
-            texts = tokenise(config, dataset, model_folder=model_folder)
-            splits[dataset.fingerprint] = texts.splits["train"]
+            other = tokenise(config, dataset, model_folder=model_folder)
+            splits[dataset.fingerprint] = other.splits["train"]
     streams = {find_stream(one): splits[its.fingerprint] for one, its in zip(configs, datasets, strict=True)}
-    return first._replace(trains=tuple(streams.values()))
+    return first, list(streams.values())
 
 
 def _train_to_stop(
     training: Training,
-    configs: Sequence[Config],
+    config: Config,
     texts: Texts,
+    batches: Iterable[tokens.Batch],
     *,
     weights: Mapping[Member, Path],
     lineage: Mapping[str, Any],
@@ -225,11 +228,11 @@ def _train_to_stop(
         first.log({name: value for name, value in row.items() if name != "step"}, int(row["step"] or 0))
     loop.train(
         training,
-        _make_batches(training, configs, texts),
+        batches,
         meter=meter,
         predict=lambda: _predict(training, texts, "validation"),
         score=lambda probabilities: metrics.score(probabilities, texts.splits["validation"].labels),
-        select_by=configs[0].sweep.select_by,
+        select_by=config.sweep.select_by,
         save_best=lambda member: trained.write(
             member.part.find(), weights[member], writes=training.accelerator.is_main_process
         ),
@@ -239,20 +242,26 @@ def _train_to_stop(
     )
 
 
-def _make_batches(training: Training, configs: Sequence[Config], texts: Texts) -> Iterator[tokens.Batch]:
+def _make_batches(
+    training: Training,
+    configs: Sequence[Config],
+    trains: Sequence[tokens.TokenisedSplit],
+    *,
+    padding: tokens.Padding,
+) -> Iterator[tokens.Batch]:
     """Make the micro-batches of the steps that are left."""
     settings = training.settings
     grid: dict[str, Any] = {
         "micro_batch_size": settings.micro_batch_size,
         "micro_batches": training.steps * settings.gradient_accumulation_steps,
         "group_by_length": settings.group_by_length,
-        "padding": texts.padding,
+        "padding": padding,
         "skipped": training.step * settings.gradient_accumulation_steps,
     }
     if training.streams == 1:
-        return tokens.train_batches(texts.splits["train"], seed=configs[0].seed, **grid)
+        return tokens.train_batches(trains[0], seed=configs[0].seed, **grid)
     seeds = [seed for seed, *_ in list_streams(configs)]
-    return tokens.train_batches_apart(list(zip(texts.trains, seeds, strict=True)), **grid)
+    return tokens.train_batches_apart(list(zip(trains, seeds, strict=True)), **grid)
 
 
 def _predict(training: Training, texts: Texts, split: str) -> npt.NDArray[np.float64]:

@@ -219,6 +219,8 @@ def _count(training: Training, micro_batches: Sequence[Batch], count: Callable[[
 
 def _divide(batch: Batch, streams: int) -> list[Batch]:
     """Return the rows of each stream, without those that only fill the batch up."""
+    if streams == 1:
+        return [batch]
     parts = [
         dict(zip(batch, tensors, strict=True))
         for tensors in zip(*(tensor.chunk(streams) for tensor in batch.values()), strict=True)

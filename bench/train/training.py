@@ -281,9 +281,11 @@ def prepare(
     )
     streams = list_streams(configs)
     members = [
-        Member(*parts, torch.zeros((), device=device), stream=streams.index(find_stream(config)))
-        for config, *parts in zip(configs, networks.parts, wrapped, schedules, logs, strict=True)
+        Member(*parts, torch.zeros((), device=device))
+        for parts in zip(networks.parts, wrapped, schedules, logs, strict=True)
     ]
+    for member, config in zip(members, configs, strict=True):
+        member.stream = streams.index(find_stream(config))
     if len(members) > 1 and accelerator.scaler is not None:
         _scale_apart(members, accelerator)
     return Training(model, task, accelerator, shared, steps, members, networks.drop)

@@ -88,7 +88,7 @@ def test_a_larger_train_split_has_the_texts_of_a_smaller_one_and_the_same_are_ev
     tmp_path: Path, skew: bool
 ) -> None:
     labels = [*"aaaaaaaaaaabbbc"] * 20 if skew else [*"abc"] * 100
-    config = make_files(tmp_path, train=write(tmp_path / "all.csv", labels))
+    config = dataclasses.replace(BASE, train=write(tmp_path / "all.csv", labels))
     loaded = [datasets.load(dataclasses.replace(config, train_size=size)) for size in (20, 60, 0.5, None)]
     texts = [set(one.splits["train"]["text"]) for one in loaded]
     assert [len(one) for one in texts] == [20, 60, 150, 210]

@@ -1,4 +1,4 @@
-"""Runs that share all but rank, scale, dropout and rate train together, as many as memory and slots allow."""
+"""Runs that share base weights and steps train together, as many as memory and slots allow."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -78,7 +78,7 @@ def test_runs_of_one_kind_are_packed_in_the_plans_order(
         for r in (4, 8)
         for lr in (1, 2)
     ]
-    points = make_points(["method=full", *ranks, "method=dora", "method=lora lora.r=4 seed=1"])
+    points = make_points(["method=full", *ranks, "method=dora", "method=lora train.max_steps=7"])
     packs = form(points, 4, compose())
     assert packs == [points[:1], points[1:5], points[5:9], points[9:10], points[10:]]
 
@@ -103,6 +103,30 @@ def test_auto_packs_only_where_it_pays(make_points: Callable[..., list[Point]], 
     few = make_points([f"lora.r={r}" for r in range(1, FEWEST)])
     assert list(map(len, form(few, 8, compose()))) == [1] * len(few)
     assert list(map(len, form(few, 8, compose(), **{"sweep.pack": 8}))) == [len(few)]
+
+
+def test_each_size_of_train_has_its_choice_and_so_needs_its_runs(
+    compose: Compose,
+) -> None:
+    """What is chosen is trained once more: one of all seeds, and one of each size of train."""
+
+    def make(*lines: str) -> list[Point]:
+        configs = [compose(*line.split()) for line in lines]
+        return [
+            Point((), one, identify(one, data_fingerprint=str(one.data.train_size), model_revision="weights"))
+            for one in configs
+        ]
+
+    seeds = make(*(f"seed={seed}" for seed in range(5)))
+    assert list(map(len, form(seeds, 24, compose()))) == [5]
+    sizes = [f"data.train_size={size}" for size in (100, 200, 400)]
+    curve = make(*sizes)
+    assert list(map(len, form(curve, 24, compose()))) == [1, 1, 1]  # each of them would be trained twice
+    assert list(map(len, form(curve, 24, compose(), **{"sweep.pack": 8}))) == [3]
+    grid = make(*(f"{size} train.lr={rate}" for size in sizes for rate in (1, 2, 3, 4)))
+    assert list(map(len, form(grid, 24, compose()))) == [12]
+    [line] = pack_lines(tuple(curve))
+    assert unpack(compose("data.train_size=100", line)) == [point.config for point in curve]
 
 
 def test_the_least_limit_of_a_kind_holds_for_all_but_those_that_must_train_alone(
