@@ -219,6 +219,8 @@ class Config:
     device_memory_gib: Annotated[float | None, positive(", or null for no limit"), UNCOUNTED, SHAPELESS]
     # how often the micro-batch was halved, and accumulation doubled; set by a sweep
     oom_halvings: Annotated[int, at_least(0), UNCOUNTED, SHAPELESS]
+    # micro-batches of a step that a pack computes as one; set by a sweep
+    merged_micro_batches: Annotated[int, at_least(1), UNCOUNTED, SHAPELESS]
     resume_from: Annotated[str | None, RUN_ID, UNCOUNTED, SHAPELESS]  # a run whose checkpoint to go on from
     # runs trained beside this one, each as the values in which it differs
     pack: Annotated[list[dict[str, Any]], UNCOUNTED, SHAPELESS]

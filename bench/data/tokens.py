@@ -174,15 +174,17 @@ def train_batches(
     group_by_length: bool,
     padding: Padding,
     skipped: int = 0,
+    merged: int = 1,
 ) -> Iterator[Batch]:
     """Yield so many micro-batches, over as many epochs as they need, each padded to its longest.
 
     Every epoch shows every row once, in an order of its own that the seed decides. ``group_by_length`` puts
     rows of like length together, which saves padding; the batches still come in random order. The first
-    ``skipped`` of them are left out, at no cost, for a training that goes on from a checkpoint.
+    ``skipped`` of them are left out, at no cost, for a training that goes on from a checkpoint; ``merged`` of
+    them, one after the other, are yielded as one.
     """
-    grid = _Grid(micro_batch_size, micro_batches, group_by_length, skipped)
-    for rows in _list_rows(split, seed, grid, meets=False):
+    grid = _Grid(micro_batch_size, micro_batches, group_by_length, skipped, merged)
+    for rows in _merge_rows(split, seed, grid, meets=False):
         yield _pad(split, rows, padding)
 
 
@@ -194,6 +196,7 @@ def train_batches_apart(
     group_by_length: bool,
     padding: Padding,
     skipped: int = 0,
+    merged: int = 1,
 ) -> Iterator[Batch]:
     """Yield the micro-batches of several trainings side by side, the rows of one after those of another.
 
@@ -201,8 +204,8 @@ def train_batches_apart(
     length, and to as many rows by rows whose label is FILLER. ``group_by_length`` lets batches of like length
     meet: a stream's come in a random order that is the same for all, with others or without.
     """
-    grid = _Grid(micro_batch_size, micro_batches, group_by_length, skipped)
-    orders = [_list_rows(split, seed, grid, meets=True) for split, seed in streams]
+    grid = _Grid(micro_batch_size, micro_batches, group_by_length, skipped, merged)
+    orders = [_merge_rows(split, seed, grid, meets=True) for split, seed in streams]
     splits = [split for split, _ in streams]
     for rows in zip(*orders, strict=True):
         longest = max(int(split.lengths[own].max()) for split, own in zip(splits, rows, strict=True))
@@ -281,6 +284,13 @@ class _Grid(NamedTuple):
     micro_batches: int
     group_by_length: bool
     skipped: int
+    merged: int
+
+
+def _merge_rows(split: TokenisedSplit, seed: int, grid: _Grid, *, meets: bool) -> Iterator[Integers]:
+    """Yield the row numbers of each batch, which is so many micro-batches in one."""
+    rows = _list_rows(split, seed, grid, meets=meets)
+    return (np.concatenate(group) for group in zip(*[rows] * grid.merged, strict=True))
 
 
 def _list_rows(split: TokenisedSplit, seed: int, grid: _Grid, *, meets: bool) -> Iterator[Integers]:

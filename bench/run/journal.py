@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from bench.config.pack import describe_pack
+from bench.config.pack import count_together, describe_pack
 from bench.config.schema import Config
 from bench.data import dataset as datasets
 from bench.data.dataset import Dataset
@@ -77,9 +77,9 @@ def open_all(
 
 def _start_records(prepared: Prepared, store: Store) -> list[Result]:
     size = len(prepared.members)
-    _, why = adapt(prepared.members[0].config)
+    first, why = adapt(prepared.members[0].config)
     shared = {
-        "packed": None if size == 1 else describe_pack(size),
+        "packed": None if size == 1 else describe_pack(size, micro_batch_size=count_together(first)),
         "provenance": provenance.describe(model_revision=prepared.model_revision),
         "reasons": {} if why is None else {"model.precision": why},
     }

@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from bench.config.pack import describe_pack
+from bench.config.pack import count_together, describe_pack
+from bench.config.schema import Config
 from bench.data.dataset import Dataset
 from bench.errors import ConfigError, DataError, RunError, StoreError
 from bench.memory import comparison
@@ -61,7 +62,7 @@ def record_all(
         StoreError: the disk is full or not to be written; a record says ``failed``, if it could be written.
     """
     if len(journals) > 1:
-        packed = measure_pack(journals[0].meter, len(journals))
+        packed = measure_pack(journals[0].meter, len(journals), journals[0].config)
         journals = [
             dataclasses.replace(journal, started=dataclasses.replace(journal.started, packed=packed))
             for journal in journals
@@ -177,12 +178,15 @@ def finish_record(
     )
 
 
-def measure_pack(meter: Meter, size: int) -> dict[str, Any]:
+def measure_pack(meter: Meter, size: int, config: Config) -> dict[str, Any]:
     """Return the block ``packed`` of each of a pack's records: what all of them took together."""
     kind = "peak_reserved_bytes" if meter.device.type == "cuda" else "peak_resident_bytes"
     peaks = [peak for phase in meter.peaks.values() if (peak := phase[kind]) is not None]
     seconds = meter.time_record()["total_seconds"]
-    return describe_pack(size, peak_bytes=max(peaks, default=None), seconds=seconds)
+    together = count_together(config)
+    return describe_pack(
+        size, micro_batch_size=together, peak_bytes=max(peaks, default=None), seconds=seconds
+    )
 
 
 def _measure_alone(started: Result, meter: Meter) -> tuple[dict[str, Any], dict[str, str]]:

@@ -37,6 +37,7 @@ class Foresight:
 
     refuse: Refuse = lambda *_: None
     limit_pack: Callable[[Point], int] = lambda _: 1  # how many runs may train together with this one
+    merge_batches: Callable[[Pack], int] = lambda _: 1  # how many micro-batches they compute as one
 
 
 @dataclass(frozen=True)
@@ -271,6 +272,8 @@ class Sweep:
 
     def _overrides(self, pack: Pack, halvings: int) -> list[str]:
         more = [f"oom_halvings={halvings}"] if halvings else []
+        if len(pack) > 1 and not any(self._status(point) == "oom" for point in pack):
+            more += [f"merged_micro_batches={count}"] if (count := self.known.merge_batches(pack)) > 1 else []
         return [*self.shared, *pack_lines(pack), *more]
 
     def _is_success_or(self, point: Point, again: Sequence[Point]) -> bool:

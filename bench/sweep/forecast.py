@@ -16,7 +16,7 @@ from bench.sweep.engine import Refuse
 from bench.sweep.halving import budget, count_by_rung, group_points, rungs
 from bench.sweep.isolate import Isolation
 from bench.sweep.machine import count_slots
-from bench.sweep.packing import bound_size, count_sizes, form_packs
+from bench.sweep.packing import Pack, bound_size, count_merged, count_sizes, form_packs
 from bench.sweep.plan import Compose, Plan, Point
 from bench.sweep.predict import (
     COMFORTABLE,
@@ -150,6 +150,33 @@ def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
         return bound_size(predicted if isinstance(predicted, Prediction) else None, usable)
 
     return limit
+
+
+def merge_batches(known: Forecast) -> Callable[[Pack], int]:
+    """Return a function that says how many micro-batches of a step a pack computes as one: all that fit.
+
+    On a CPU it is one, as a pack's rows fill its cores as they are. So it is where micro-batches are of like
+    length, which saves more.
+    """
+    if known.target.device_type == "cpu":
+        return lambda _: 1
+
+    def merge(pack: Pack) -> int:
+        found = [known.found.get(point.run_id) for point in pack]
+        train = pack[0].config.train
+        if train.group_by_length:
+            return 1
+        return min(
+            count_merged(
+                one if isinstance(one, Prediction) else None,
+                len(pack),
+                train.gradient_accumulation_steps,
+                COMFORTABLE * known.target.usable_bytes,
+            )
+            for one in found
+        )
+
+    return merge
 
 
 def _find_micro_batches(

@@ -35,15 +35,32 @@ def bound_size(prediction: Prediction | None, usable_bytes: float) -> int:
     return size
 
 
-def predict_pack(prediction: Prediction, size: int, weights: int) -> int:
+def count_merged(prediction: Prediction | None, size: int, accumulation: int, usable_bytes: float) -> int:
+    """Return how many of a step's micro-batches a pack of so many runs can compute as one."""
+    if prediction is None:
+        return 1
+    weights = prediction.parts.get("weights", 0)
+    fitting = (
+        merged
+        for merged in range(accumulation, 1, -1)
+        if accumulation % merged == 0
+        and predict_pack(prediction, size, weights, merged=merged) <= usable_bytes
+    )
+    return next(fitting, 1)
+
+
+def predict_pack(prediction: Prediction, size: int, weights: int, *, merged: int = 1) -> int:
     """Return a pack's peak memory in bytes: ``weights`` once, and all else of training ``size`` times.
 
-    It evaluates as many rows at once as a run alone, or as in a step of its training.
+    It evaluates as many rows at once as a run alone, or as in a step of its training. Micro-batches that are
+    ``merged`` have the activations of each.
     """
     kind = "peak_reserved_bytes" if prediction.device_type == "cuda" else "peak_allocated_bytes"
     peaks = {name: phase[kind] or 0 for name, phase in prediction.phases.items()}
+    more = (merged - 1) * prediction.parts.get("activations", 0)
     return max(
-        weights + size * max(0, peak - weights) if name == "train" else peak for name, peak in peaks.items()
+        weights + size * (max(0, peak - weights) + more) if name == "train" else peak
+        for name, peak in peaks.items()
     )
 
 

@@ -257,6 +257,7 @@ def _make_batches(
         "group_by_length": settings.group_by_length,
         "padding": padding,
         "skipped": training.step * settings.gradient_accumulation_steps,
+        "merged": training.merged,
     }
     if training.streams == 1:
         return tokens.train_batches(trains[0], seed=configs[0].seed, **grid)

@@ -68,7 +68,7 @@ def train(
         with meter.phase("train"):
             training.model.train()
             while training.running and training.step < pause:
-                count = training.settings.gradient_accumulation_steps
+                count = training.settings.gradient_accumulation_steps // training.merged
                 take_step(training, [next(source) for _ in range(count)])
                 _record_step(training, meter)
         if training.evaluates_at(pause):

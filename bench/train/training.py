@@ -121,6 +121,7 @@ class Training:
     steps: int  # of the whole schedule
     members: Sequence[Member]
     drop: Callable[[int], None]  # as that of Networks
+    merged: int = 1  # micro-batches that are computed as one
 
     @property
     def running(self) -> list[Member]:
@@ -288,7 +289,8 @@ def prepare(
         member.stream = streams.index(find_stream(config))
     if len(members) > 1 and accelerator.scaler is not None:
         _scale_apart(members, accelerator)
-    return Training(model, task, accelerator, shared, steps, members, networks.drop)
+    merged = configs[0].merged_micro_batches if len(members) > 1 else 1
+    return Training(model, task, accelerator, shared, steps, members, networks.drop, merged)
 
 
 def _scale_apart(members: Iterable[Member], accelerator: Accelerator) -> None:

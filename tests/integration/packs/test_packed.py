@@ -148,6 +148,7 @@ FIFTY = ("train.max_steps=50", "train.eval_steps=25", "train.warmup_steps=5", "t
         ("bert", ["method=qlora", "train.gradient_accumulation_steps=2"]),
         ("llama", ["method=lora", "train.gradient_accumulation_steps=2"]),
         ("llama", ["method=qlora", "task=label_likelihood"]),
+        ("bert", ["method=lora", "train.gradient_accumulation_steps=4", "merged_micro_batches=2"]),
     ],
 )
 def test_a_packed_run_is_the_run_alone(

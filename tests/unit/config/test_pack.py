@@ -48,6 +48,22 @@ def test_what_cannot_train_together_is_refused(
     assert fault in faults[0]
 
 
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        (("pack=[{lora.r:2}]", "train.gradient_accumulation_steps=4"), None),
+        (("pack=[{lora.r:2}]", "train.gradient_accumulation_steps=3"), "must divide train.gradient_accumul"),
+        (("train.gradient_accumulation_steps=4",), "a run alone is computed as it was asked for"),
+    ],
+)
+def test_only_a_pack_computes_whole_micro_batches_as_one(
+    compose: Compose, lines: tuple[str, ...], fault: str | None
+) -> None:
+    faults = check(compose("merged_micro_batches=2", *lines))
+    assert len(faults) == (fault is not None)
+    assert all(one.startswith("merged_micro_batches=2: ") and str(fault) in one for one in faults)
+
+
 def test_a_field_that_there_is_not_is_named(compose: Compose) -> None:
     with pytest.raises(ConfigError, match=r"^lora\.rank=2: there is no such setting"):
         unpack(compose("pack=[{lora.rank:2}]"))

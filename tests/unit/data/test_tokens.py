@@ -315,6 +315,18 @@ def test_trainings_side_by_side_meet_in_batches_of_like_length() -> None:
     assert [rows_of(one) for one in skipped[2]] == [rows_of(one) for one in together[2][100:]]
 
 
+def test_micro_batches_that_are_merged_have_the_rows_of_each() -> None:
+    split = make_split(np.random.default_rng(1).integers(3, 60, 41).tolist())
+    apart, merged = take(split, 24), take(split, 24, merged=4)
+    assert [rows_of(batch) for batch in merged] == [
+        [row for batch in apart[start : start + 4] for row in rows_of(batch)] for start in range(0, 24, 4)
+    ]
+    assert len(merged) == 6
+    assert [rows_of(batch) for batch in take(split, 24, merged=4, skipped=8)] == list(
+        map(rows_of, merged[2:])
+    )
+
+
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=60), size=st.integers(1, 9))
 def test_evaluation_sees_every_row_once_and_says_which(lengths: list[int], size: int) -> None:
     split = make_split(lengths)

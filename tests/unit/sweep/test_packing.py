@@ -1,6 +1,7 @@
 """Runs that share base weights and steps train together, as many as memory and slots allow."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +10,12 @@ from bench.config.identity import identify
 from bench.config.pack import unpack
 from bench.config.schema import Config, replace_values
 from bench.memory.prediction import Prediction
-from bench.sweep.forecast import Forecast, limit_packs
+from bench.sweep.forecast import Forecast, limit_packs, merge_batches
 from bench.sweep.packing import (
     FEWEST,
     LARGEST,
     UNKNOWN,
+    Pack,
     bound_size,
     count_sizes,
     form_packs,
@@ -190,6 +192,30 @@ def test_the_setting_and_the_prediction_decide_how_large_a_pack_may_be(
     assert limit_packs(cast, base)(known) == limit
     if settings == {}:
         assert limit_packs(cast, base)(unknown) == UNKNOWN
+
+
+def test_a_pack_computes_as_many_micro_batches_as_one_as_fit(
+    make_points: Callable[..., list[Point]], compose: Compose
+) -> None:
+    """Weights of 50 bytes once; beside them each run has 10 in training, of which 4 are activations."""
+    lines = ("train.gradient_accumulation_steps=12", "train.group_by_length=false")
+    points = make_points(["lora.r=2", "lora.r=4"], *lines)
+    prediction = predict(weights=50, load=70, train=60, evaluate=55)
+    prediction = replace(prediction, parts={**prediction.parts, "activations": 4})
+    found = {point.run_id: prediction for point in points}
+
+    def count(device: str, usable: int, pack: Pack) -> int:
+        target = Target(device, "card", usable, None)
+        return merge_batches(Forecast(target, found, {}, {}, compose().report))(pack)
+
+    pack = tuple(points)
+    # 50 + 2 (10 + 3 x 4) = 94 of the 0.9 x 105 that are used, and with 6 at once it would be 110
+    assert [count("cuda", usable, pack) for usable in (105, 200, 80)] == [4, 12, 1]
+    assert count("cpu", 200, pack) == 1
+    sorted_by_length = replace_values(points[0].config, {"train.group_by_length": True})
+    assert count("cuda", 200, (replace(points[0], config=sorted_by_length), points[1])) == 1
+    unknown = replace(points[1], identity=replace(points[1].identity, run_id="unknown"))
+    assert count("cuda", 200, (points[0], unknown)) == 1
 
 
 def test_runs_at_the_same_time_on_a_cpu_share_its_memory(

@@ -107,7 +107,9 @@ class BenchSweeper(Sweeper):
         space.require(room, base)
         confirm_long(described, base, arguments)
         return Foresight(
-            forecast.make_refusal(known, base, isolation=isolation), forecast.limit_packs(known, base)
+            forecast.make_refusal(known, base, isolation=isolation),
+            forecast.limit_packs(known, base),
+            forecast.merge_batches(known),
         )
 
     def _compose(self, overrides: Sequence[str]) -> Config:
