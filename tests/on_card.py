@@ -25,8 +25,7 @@ from bench.errors import BenchError
 from bench.extras import doctor
 from bench.model import build as builder
 from bench.run.app import composing
-from bench.run.fitting import require_device
-from bench.run.run import run
+from bench.run.run import run, run_all
 from bench.train import optimizers
 from bench.train.meter import Meter
 
@@ -84,6 +83,43 @@ def train_in_fp16(base: str, texts: str, folder: str) -> dict[str, Any]:
     }
 
 
+def pack_in_fp16(base: str, texts: str, folder: str) -> dict[str, Any]:
+    """Three runs alone, as a pack, and as one whose second member's gradients overflow at two steps."""
+    members = ("lora.r=8", "lora.r=4", "lora.r=2")
+
+    def train(name: str, overflows: set[int], *overrides: str) -> list[Any]:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        steps, backward = itertools.count(1), Accelerator.backward
+
+        def overflow(self: Accelerator, loss: torch.Tensor, **options: Any) -> None:
+            backward(self, loss, **options)
+            if next(steps) in overflows:
+                named = self._models[0].named_parameters()
+                next(one.grad for path, one in named if "member_1" in path).fill_(math.inf)
+
+        places = (f"results_dir={folder}/{name}", f"cache_dir={folder}/cache")
+        with mock.patch.object(Accelerator, "backward", overflow):
+            records = run_all(
+                compose_short(
+                    *(base, texts, "method=lora", "lora.alpha=2", "train.precision=fp16"),
+                    *(*places, *overrides),
+                )
+            )
+        return [describe(record, Path(folder, name)) for record in records]
+
+    def describe(record: Any, results: Path) -> dict[str, Any]:
+        text = (results / "runs" / record.run_id / "history.jsonl").read_text()
+        rows = [row for row in map(json.loads, text.splitlines()) if "lr" in row]
+        return {"status": record.status, "model": record.model, "rows": rows, "metrics": record.metrics}
+
+    pack = f"pack=[{','.join('{' + one.replace('=', ':') + '}' for one in members[1:])}]"
+    return {
+        "alone": [train("alone", set(), one)[0] for one in members],
+        "packed": train("packed", set(), members[0], pack),
+        "overflowing": train("overflowing", {3, 13}, members[0], pack),
+    }
+
+
 def look_at_card(base: str, texts: str, folder: str) -> dict[str, Any]:
     """What is measured, placed, tried and refused."""
     return {
@@ -92,7 +128,6 @@ def look_at_card(base: str, texts: str, folder: str) -> dict[str, Any]:
         "pissa": build_pissa(base, texts, folder),
         "doctor": try_paging(),
         "wsl": refuse_on_wsl(base, texts, folder),
-        "pack": refuse_pack(base, texts),
     }
 
 
@@ -228,14 +263,6 @@ def refuse_on_wsl(base: str, texts: str, folder: str) -> dict[str, Any]:
     optimizers.require_optimizer("paged_adamw", CUDA)  # where there is no Windows
     with mock.patch.object(platform, "release", return_value="6.6-microsoft-standard-WSL2"):
         return catch(lambda: run(config)) | {"written": Path(folder, "wsl").exists()}
-
-
-def refuse_pack(base: str, texts: str) -> dict[str, Any]:
-    """A pack where train.precision=auto is fp16, as the card has no bf16."""
-    config = compose_short(base, texts, "method=lora", "train.precision=auto", "pack=[{lora.r: 4}]")
-    require_device(config)
-    with mock.patch.object(torch.cuda, "is_bf16_supported", return_value=False):
-        return catch(lambda: require_device(config))
 
 
 def catch(call: Callable[[], Any]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ def describe_others(first: Config, *others: Config) -> list[dict[str, Any]]:
 
 def check_pack(config: Config) -> list[str]:
     """Say why the configuration's runs cannot be trained together, a line for each reason."""
+    if config.merged_micro_batches > 1 and (fault := _find_unmerged(config)):
+        return [f"merged_micro_batches={config.merged_micro_batches}: {fault}; set 1"]
     if not (given := config.pack):
         return []
     wrong = [path for values in given for path in values if path not in OWN]
@@ -47,15 +49,41 @@ def check_pack(config: Config) -> list[str]:
     if reasons:
         return [f"pack={given}: {reason}; set pack=[]" for reason in reasons]
     if len({shared_key(run) for run in runs}) > 1:
-        return [f"pack={given}: its runs do not share base weights, data order, steps and batch; set pack=[]"]
+        return [f"pack={given}: its runs do not share base weights, steps and batch; set pack=[]"]
     return []
 
 
+def _find_unmerged(config: Config) -> str | None:
+    """Say why micro-batches of a step cannot be computed as one, or return None."""
+    if not config.pack:
+        return "a run alone is computed as it was asked for"
+    steps = config.train.gradient_accumulation_steps
+    return "must divide train.gradient_accumulation_steps" if steps % config.merged_micro_batches else None
+
+
+def count_together(config: Config) -> int:
+    """Return how many texts of each run a pack computes at once."""
+    return config.train.micro_batch_size * config.merged_micro_batches
+
+
 def describe_pack(
-    size: int, *, peak_bytes: int | None = None, seconds: float | None = None
+    size: int,
+    *,
+    micro_batch_size: int | None = None,
+    peak_bytes: int | None = None,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Make the block ``packed`` of a record: of the whole process, and none of it one run's own."""
-    return {"size": size, "pack_peak_bytes": peak_bytes, "pack_seconds": seconds}
+    """Make the block ``packed`` of a record: of the whole process, and none of it one run's own.
+
+    Args:
+        micro_batch_size: the texts of each run that were computed at once
+    """
+    return {
+        "size": size,
+        "micro_batch_size": micro_batch_size,
+        "pack_peak_bytes": peak_bytes,
+        "pack_seconds": seconds,
+    }
 
 
 def find_fault(
@@ -64,7 +92,7 @@ def find_fault(
     """Say what is wrong with a record of a run that was trained together with others, or return None."""
     if packed is None:
         return None
-    if set(packed) != set(describe_pack(2)):
+    if set(packed) | {"micro_batch_size"} != set(describe_pack(2)):  # which earlier records lack
         return f"its packed has other fields: {', '.join(sorted(packed))}"
     numbers = [value for value in packed.values() if value is not None]
     if not all(

@@ -12,7 +12,6 @@ _UNSEEN = tuple(path for path in UNCOUNTED if path.startswith("method."))  # cha
 # What a member must be: (field, value, why anything else cannot share a pack).
 _REQUIRED = (
     ("train.distributed", "none", "its processes train one run"),
-    ("train.optimizer", "adamw", "bitsandbytes' kernels read a weight's memory in one piece"),
     ("train.optimizer_in_backward", False, "it has no moment at which a run's gradients are complete"),
     ("train.stochastic_rounding", False, "it works on weights that are held apart"),
 )
@@ -29,18 +28,27 @@ def cannot_pack(config: Config) -> str | None:
         return f"method.adapter.{unknown[0]}={options[unknown[0]]}: a pack has plain LoRA alone"
     if (start := options.get("init_lora_weights", True)) not in _STARTS:
         return f"method.adapter.init_lora_weights={start}: changes or reads the base, which a pack shares"
-    if config.train.precision == "fp16":
-        return "train.precision=fp16: the scale of the loss is one for all members, and so would be overflow"
     for field, value, reason in _REQUIRED:
         if (given := read_field(config, field)) != value:
             return f"{field}={given}: {reason}"
     return None
 
 
+def list_own(config: Config) -> list[str]:
+    """List the fields in which runs like this one may differ in a pack: OWN, except where one decides more.
+
+    A seed decides base weights that are random. The number of texts decides the steps of epochs, and of the
+    generated texts also which ones are evaluated.
+    """
+    counts = config.train.epochs is not None or config.data.source == "finance8_synthetic"
+    shared = {"seed": config.model.weights == "random", "data.train_size": counts}
+    return [path for path in OWN if not shared.get(path)]
+
+
 def shared_key(config: Config) -> str:
     """Write what members of one pack have in common: two runs can be in one exactly if theirs is equal.
 
-    That is all but OWN: the base weights, the data and its order, the steps, the batch, the seed.
+    That is all but ``list_own``: the base weights, the texts that are evaluated, the steps, the batch.
     """
-    values = to_dict(config, without=[*OWN, *_UNSEEN])
+    values = to_dict(config, without=[*list_own(config), *_UNSEEN])
     return json.dumps(values, sort_keys=True, ensure_ascii=False)

@@ -118,7 +118,7 @@ class DataConfig:
     labels: list[str] | None  # their declared order; null: the train split's labels, sorted
     label_map: dict[str, str] | None  # folds raw labels into fewer
     label_words: dict[str, str] | None  # label_likelihood: what a label is called, if not as it is written
-    train_size: Annotated[float | None, size(", or null for the rest")]
+    train_size: Annotated[float | None, size(", or null for the rest"), OWN]
     validation_size: Annotated[float, size()]
     test_size: Annotated[float, size()]
     split_seed: Annotated[int, SEED]  # of the split, not of the training: all seeds share one test split
@@ -218,15 +218,16 @@ class Config:
         str, one_of("sequence_classification", "label_likelihood"), Off("sequence_classification")
     ]
     report: Annotated[ReportConfig, UNCOUNTED, SHAPELESS]
-    seed: Annotated[int, SEED, SHAPELESS]
+    seed: Annotated[int, SEED, SHAPELESS, OWN]
     devices: Annotated[str, DEVICES, UNCOUNTED, SHAPELESS]
     # that a run may take of a CUDA device, as if it had no more
     device_memory_gib: Annotated[float | None, positive(", or null for no limit"), UNCOUNTED, SHAPELESS]
     # how often the micro-batch was halved, and accumulation doubled; set by a sweep
     oom_halvings: Annotated[int, at_least(0), UNCOUNTED, SHAPELESS]
-    resume_from: Annotated[
-        str | None, RUN_ID, UNCOUNTED, SHAPELESS, OWN
-    ]  # a run whose checkpoint to go on from
+    # micro-batches of a step that a pack computes as one; set by a sweep
+    merged_micro_batches: Annotated[int, at_least(1), UNCOUNTED, SHAPELESS]
+    # a run whose checkpoint to go on from
+    resume_from: Annotated[str | None, RUN_ID, UNCOUNTED, SHAPELESS, OWN]
     # runs trained beside this one, each as the values in which it differs
     pack: Annotated[list[dict[str, Any]], UNCOUNTED, SHAPELESS]
     results_dir: Annotated[str, UNCOUNTED, SHAPELESS]

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from bench.errors import ConfigError, DataError
 from bench.files import replace_file
 
 CACHE_VERSION = 1  # raise it when the files' layout changes
+FILLER = -100  # the label of a row that only fills a batch up
 MEGABATCH = 50  # micro-batches sorted together by length: long enough to save padding, short enough to mix
 _ARRAYS = ("ids", "offsets", "labels", "full_lengths")
 _logger = logging.getLogger(__name__)
@@ -173,25 +174,46 @@ def train_batches(
     group_by_length: bool,
     padding: Padding,
     skipped: int = 0,
+    merged: int = 1,
 ) -> Iterator[Batch]:
     """Yield so many micro-batches, over as many epochs as they need, each padded to its longest.
 
     Every epoch shows every row once, in an order of its own that the seed decides. ``group_by_length`` puts
     rows of like length together, which saves padding; the batches still come in random order. The first
-    ``skipped`` of them are left out, at no cost, for a training that goes on from a checkpoint.
+    ``skipped`` of them are left out, at no cost, for a training that goes on from a checkpoint; ``merged`` of
+    them, one after the other, are yielded as one.
     """
-    per_epoch = micro_batches_per_epoch(split, micro_batch_size)
-    given = skipped
-    while given < micro_batches:
-        epoch, place = divmod(given, per_epoch)
-        random = np.random.default_rng([seed, epoch])
-        order = _order_rows(split.lengths, random, micro_batch_size if group_by_length else None)
-        groups = [order[start : start + micro_batch_size] for start in range(0, len(order), micro_batch_size)]
-        if group_by_length:
-            groups = [groups[place] for place in random.permutation(len(groups))]
-        for rows in groups[place : place + micro_batches - given]:
-            yield _pad(split, rows, padding)
-        given += per_epoch - place
+    grid = _Grid(micro_batch_size, micro_batches, group_by_length, skipped, merged)
+    for rows in _merge_rows(split, seed, grid, meets=False):
+        yield _pad(split, rows, padding)
+
+
+def train_batches_apart(
+    streams: Sequence[tuple[TokenisedSplit, int]],
+    *,
+    micro_batch_size: int,
+    micro_batches: int,
+    group_by_length: bool,
+    padding: Padding,
+    skipped: int = 0,
+    merged: int = 1,
+) -> Iterator[Batch]:
+    """Yield the micro-batches of several trainings side by side, the rows of one after those of another.
+
+    Each stream, a split and a seed, has the batches that ``train_batches`` gives it. All are padded to one
+    length, and to as many rows by rows whose label is FILLER. ``group_by_length`` lets batches of like length
+    meet: a stream's come in a random order that is the same for all, with others or without.
+    """
+    grid = _Grid(micro_batch_size, micro_batches, group_by_length, skipped, merged)
+    orders = [_merge_rows(split, seed, grid, meets=True) for split, seed in streams]
+    splits = [split for split, _ in streams]
+    for rows in zip(*orders, strict=True):
+        longest = max(int(split.lengths[own].max()) for split, own in zip(splits, rows, strict=True))
+        parts = [
+            _pad(split, own, padding, longest=longest, count=max(map(len, rows)))
+            for split, own in zip(splits, rows, strict=True)
+        ]
+        yield {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def eval_batches(
@@ -255,6 +277,50 @@ def tokenise_texts(
     )
 
 
+class _Grid(NamedTuple):
+    """The micro-batches of a training, as train_batches has them."""
+
+    micro_batch_size: int
+    micro_batches: int
+    group_by_length: bool
+    skipped: int
+    merged: int
+
+
+def _merge_rows(split: TokenisedSplit, seed: int, grid: _Grid, *, meets: bool) -> Iterator[Integers]:
+    """Yield the row numbers of each batch, which is so many micro-batches in one."""
+    rows = _list_rows(split, seed, grid, meets=meets)
+    return (np.concatenate(group) for group in zip(*[rows] * grid.merged, strict=True))
+
+
+def _list_rows(split: TokenisedSplit, seed: int, grid: _Grid, *, meets: bool) -> Iterator[Integers]:
+    """Yield the row numbers of each micro-batch; streams that meet share an order of lengths."""
+    size = grid.micro_batch_size
+    per_epoch, given = micro_batches_per_epoch(split, size), grid.skipped
+    while given < grid.micro_batches:
+        epoch, place = divmod(given, per_epoch)
+        random = np.random.default_rng([seed, epoch])
+        order = _order_rows(split.lengths, random, size if grid.group_by_length else None)
+        groups = [order[start : start + size] for start in range(0, len(order), size)]
+        if grid.group_by_length and meets:
+            groups = _sort_like(groups, split.lengths, start=epoch * per_epoch)
+        elif grid.group_by_length:
+            groups = [groups[place] for place in random.permutation(len(groups))]
+        yield from groups[place : place + grid.micro_batches - given]
+        given += per_epoch - place
+
+
+def _sort_like(groups: Sequence[Integers], lengths: Integers, *, start: int) -> list[Integers]:
+    """Order an epoch's micro-batches by length as random numbers are that stand for the places of a training.
+
+    Whatever the size of an epoch, micro-batches at one place are about as long, and the order is random.
+    """
+    drawn = np.random.default_rng(0).random(start + len(groups))[start:]
+    by_length = np.argsort([lengths[rows].max() for rows in groups], kind="stable")
+    ranks = np.argsort(np.argsort(drawn))
+    return [groups[by_length[rank]] for rank in ranks]
+
+
 def _order_rows(lengths: Integers, random: np.random.Generator, micro_batch_size: int | None) -> Integers:
     """Shuffle row numbers; with a size, sort each run of MEGABATCH micro-batches by length."""
     order: Integers = random.permutation(len(lengths))
@@ -265,8 +331,14 @@ def _order_rows(lengths: Integers, random: np.random.Generator, micro_batch_size
     return np.concatenate([run[np.argsort(-lengths[run], kind="stable")] for run in runs])
 
 
-def _pad(split: TokenisedSplit, rows: Integers, padding: Padding) -> Batch:
-    longest = int(split.lengths[rows].max())
+def _pad(
+    split: TokenisedSplit, rows: Integers, padding: Padding, *, longest: int = 0, count: int = 0
+) -> Batch:
+    """Make a batch of the rows, at least ``longest`` tokens and ``count`` rows large."""
+    given, longest = len(rows), max(longest, int(split.lengths[rows].max()))
+    rows = np.concatenate([rows, np.repeat(rows[:1], max(0, count - given))])
+    labels = split.labels[rows]
+    labels[given:] = FILLER
     ids = np.full((len(rows), longest), padding.token_id, dtype=np.int64)
     mask = np.zeros_like(ids)
     for place, index in enumerate(rows):
@@ -277,7 +349,7 @@ def _pad(split: TokenisedSplit, rows: Integers, padding: Padding) -> Batch:
     return {
         "input_ids": torch.from_numpy(ids),
         "attention_mask": torch.from_numpy(mask),
-        "labels": torch.from_numpy(split.labels[rows]),
+        "labels": torch.from_numpy(labels),
     }
 
 

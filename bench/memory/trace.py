@@ -54,8 +54,6 @@ class _Accelerator:
     device = META
     distributed_type = DistributedType.NO
     num_processes, process_index = 1, 0
-    optimizer_step_was_skipped = False
-
     sync_gradients = True
 
     def __init__(self, precision: str, recorder: Recorder) -> None:
@@ -82,6 +80,7 @@ class _Accelerator:
             return outputs if self.precision == "fp32" else convert_to_fp32(outputs)
 
         network.forward = compute
+        optimizer.step_was_skipped = False  # which accelerate's own says
         optimizer.register_step_pre_hook(lambda *_: self._enter("step"))
         return network, optimizer
 

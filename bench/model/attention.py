@@ -101,14 +101,14 @@ class _Attention(torch.autograd.Function):
     ) -> torch.Tensor:
         query, key, value = _scale(query, scale), key.contiguous(), value.contiguous()
         (_, heads, length, _), rows = query.shape, len(kept)
-        seen = None if visible is None else visible[:rows].to(query.dtype)  # the same for all members
         attended = query.new_empty((len(query), length, heads, value.shape[3]))
         powers = query.new_empty((len(query) // rows, *kept.shape))
         sums = query.new_empty((len(query), heads, length, 1))
         for members in _divide(len(powers), powers[0].nbytes):
             part, own = slice(members.start * rows, members.stop * rows), powers[members]
             torch.matmul(query[part], key[part].transpose(2, 3), out=own.flatten(0, 1))
-            sums[part] = _raise(own, seen).flatten(0, 1)
+            seen = None if visible is None else visible[part].to(query.dtype)
+            sums[part] = _raise(own.flatten(0, 1), seen)
             product = torch.matmul((own * kept).flatten(0, 1), value[part])
             torch.div(product, sums[part], out=attended[part].transpose(1, 2))
         ctx.save_for_backward(query, key, value, powers, sums, kept, attended)

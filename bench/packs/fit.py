@@ -16,14 +16,14 @@ from bench.train.training import Log
 
 def fit_pack(
     configs: Sequence[Config],
-    dataset: Dataset,
+    datasets: Sequence[Dataset],
     *,
     model_folder: Path | None,
     run_folders: Sequence[Path],
     meter: Meter,
     logs: Sequence[Log],
 ) -> list[Fitted | RunError]:
-    """Fit all runs at once as train.fit fits each; a run that diverged comes back as its RunError.
+    """Fit all runs at once as train.fit fits each to its data; one that diverged comes back as its RunError.
 
     The runs must be of one packable.shared_key. With dropout they are not the same as alone, but as likely:
     all random numbers are drawn for the whole pack. ``meter`` measures the whole pack too.
@@ -34,7 +34,7 @@ def fit_pack(
     set_seed(configs[0].seed)
     return fit_together(
         configs,
-        dataset,
+        datasets,
         build_networks=network.build,
         model_folder=model_folder,
         run_folders=run_folders,

@@ -74,7 +74,8 @@ class Adapters:
                 weight.data, weight.grad = view, slope
         self.down.requires_grad_()
         self.up.requires_grad_()
-        self.scales = self.down.new_tensor([self.layer.scaling[name] for name in self.members])
+        scales = [self.layer.scaling[name] for name in self.members]
+        self.scales = torch.tensor(scales, device=self.down.device)  # in fp32, as bf16 would round them
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Compute W x + B A x * scaling. # inputs: (members x rows, ..., in)"""

@@ -60,7 +60,7 @@ class Result:
     prediction: dict[str, Any] = field(default_factory=dict)  # of the peak memory, and how far off it was
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)  # what was chosen: target_modules, precision, ...
-    packed: dict[str, Any] | None = None  # {size, pack_peak_bytes, pack_seconds}; None: trained alone
+    packed: dict[str, Any] | None = None  # of config.pack.describe_pack; None: trained alone
     provenance: dict[str, Any] = field(default_factory=dict)
     tracking: dict[str, Any] = field(default_factory=dict)  # {mode, wandb_run_id, reason}
     error: dict[str, Any] | None = None

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bench.config.pack import check_pack
-from bench.config.schema import Config, replace_values
-from bench.errors import ConfigError
+from bench.config.schema import Config
 from bench.packs.fit import fit_pack
 from bench.results.store import Store
 from bench.run.journal import Journal
@@ -41,8 +39,6 @@ def require_device(config: Config) -> torch.device:
         return torch.device("cpu")
     if config.method.estimator == "network":
         precision = choose_precision(config.train.precision, device)
-        for fault in check_pack(replace_values(config, {"train.precision": precision})):
-            raise ConfigError(fault)
         require_attention(config.train.attention, device, precision)
         optimizers.require_optimizer(config.train.optimizer, device)
         parallel.require_processes(config.train, device, precision)
@@ -67,7 +63,7 @@ def _fit(
     if len(journals) > 1:
         return fit_pack(
             [journal.config for journal in journals],
-            prepared.dataset,
+            [journal.dataset for journal in journals],
             model_folder=prepared.model_folder,
             run_folders=folders,
             meter=meter,
@@ -75,7 +71,7 @@ def _fit(
         )
     [journal], [folder] = journals, folders
     config = journal.config
-    fit_here = partial(fit, config, prepared.dataset, model_folder=prepared.model_folder, run_folder=folder)
+    fit_here = partial(fit, config, journal.dataset, model_folder=prepared.model_folder, run_folder=folder)
     count = config.train.processes if config.method.estimator == "network" else 1
     with processes.gather(count, meter.device, partial(_follow, config, fit_here)):
         return [fit_here(meter=meter, log=journal.log)]

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 import transformers
 
-from bench.config.pack import describe_pack
+from bench.config.pack import count_together, describe_pack
 from bench.config.schema import Config
 from bench.data import dataset as datasets
+from bench.data.dataset import Dataset
 from bench.redaction import redact
 from bench.results.store import Result, Store, start_record
 from bench.run import provenance
 from bench.run.mirror import start_tracker
-from bench.run.preparation import Prepared, adapt
+from bench.run.preparation import Prepared, PreparedRun, adapt
 from bench.run.tracking import Mode, Tracker
 from bench.train.meter import Meter
 from bench.train.training import Row
@@ -32,6 +33,7 @@ class Journal:
     """The notes of one run while it trains, alone or with others."""
 
     config: Config  # as it is trained here
+    dataset: Dataset
     started: Result
     tracker: Tracker
     meter: Meter  # of the process, which the runs of a pack share
@@ -68,28 +70,36 @@ def open_all(
         store.write(record)
     with log_to({one.run_id: store.run_folder(one.run_id) / "log.txt" for one in started}):
         yield [
-            Journal(adapt(config)[0], record, start_tracker(config, record, mode), meter)
-            for (config, _), record in zip(prepared.members, started, strict=True)
+            Journal(adapt(one.config)[0], one.dataset, record, start_tracker(one.config, record, mode), meter)
+            for one, record in zip(prepared.members, started, strict=True)
         ]
 
 
 def _start_records(prepared: Prepared, store: Store) -> list[Result]:
     size = len(prepared.members)
-    described = {**datasets.describe(prepared.dataset), "truncated_share": None}
-    if prepared.unknown_share is not None:
-        described["unknown_share"] = prepared.unknown_share
-    _, why = adapt(prepared.members[0][0])
+    first, why = adapt(prepared.members[0].config)
     shared = {
-        "labels": list(prepared.dataset.labels),
-        "data": described,
-        "packed": None if size == 1 else describe_pack(size),
+        "packed": None if size == 1 else describe_pack(size, micro_batch_size=count_together(first)),
         "provenance": provenance.describe(model_revision=prepared.model_revision),
         "reasons": {} if why is None else {"model.precision": why},
     }
     return [
-        start_record(config, identity, earlier=store.read(identity.run_id), **shared)
-        for config, identity in prepared.members
+        start_record(
+            one.config,
+            one.identity,
+            earlier=store.read(one.identity.run_id),
+            labels=list(one.dataset.labels),
+            data=_describe_data(one),
+            **shared,
+        )
+        for one in prepared.members
     ]
+
+
+def _describe_data(run: PreparedRun) -> dict[str, Any]:
+    """Return the block ``data`` of the run's record, before its texts are cut."""
+    unknown = {} if run.unknown_share is None else {"unknown_share": run.unknown_share}
+    return {**datasets.describe(run.dataset), "truncated_share": None, **unknown}
 
 
 @contextlib.contextmanager

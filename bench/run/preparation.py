@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.config import pins
 from bench.config.batch import halve_micro_batch
@@ -20,24 +21,31 @@ from bench.results.store import Result
 ASIDE = "alone"  # in a run's folder: the weights of a run that is trained again
 
 
+class PreparedRun(NamedTuple):
+    """A run that may train with others."""
+
+    config: Config  # with commits for what is on the hub
+    identity: Identity
+    dataset: Dataset
+    unknown_share: float | None  # of the texts' tokens, where it could be measured
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Runs that train together, and what all of them share; one run alone is a pack of one."""
 
-    members: tuple[tuple[Config, Identity], ...]  # with commits for what is on the hub
-    dataset: Dataset
+    members: tuple[PreparedRun, ...]
     model_folder: Path | None  # None: its weights are random
     model_revision: str
-    unknown_share: float | None  # of the texts' tokens, where it could be measured
 
     @property
     def ids(self) -> list[str]:
         """The run_id of each member."""
-        return [identity.run_id for _, identity in self.members]
+        return [member.identity.run_id for member in self.members]
 
     def leave_out(self, done: Container[str]) -> "Prepared":
         """Return the same without the runs that are done."""
-        left = tuple(member for member in self.members if member[1].run_id not in done)
+        left = tuple(member for member in self.members if member.identity.run_id not in done)
         return dataclasses.replace(self, members=left)
 
 
@@ -50,14 +58,18 @@ def prepare(config: Config) -> Prepared:
     require_valid([config])
     configs = unpack(pins.pin(config))
     require_valid(configs)
-    dataset = datasets.load(config.data)
     folder = weights.locate(configs[0].model)
     revision = weights.revision(configs[0].model)
-    members = tuple(
-        (one, identify(one, data_fingerprint=dataset.fingerprint, model_revision=revision)) for one in configs
-    )
-    unknown_share = require_readable(dataset, configs[0], folder)
-    return Prepared(members, dataset, folder, revision, unknown_share)
+    loaded: dict[float | None, tuple[Dataset, float | None]] = {}  # runs of one size share their texts
+    members = []
+    for one in configs:
+        if (size := one.data.train_size) not in loaded:
+            dataset = datasets.load(one.data)
+            loaded[size] = dataset, require_readable(dataset, one, folder)
+        dataset, unknown_share = loaded[size]
+        identity = identify(one, data_fingerprint=dataset.fingerprint, model_revision=revision)
+        members.append(PreparedRun(one, identity, dataset, unknown_share))
+    return Prepared(tuple(members), folder, revision)
 
 
 def adapt(config: Config) -> tuple[Config, str | None]:

@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from bench.config.pack import describe_pack
+from bench.config.pack import count_together, describe_pack
+from bench.config.schema import Config
 from bench.data.dataset import Dataset
 from bench.errors import ConfigError, DataError, RunError, StoreError
 from bench.memory import comparison
@@ -62,7 +63,7 @@ def record_all(
     """
     meter = journals[0].meter
     if (size := len(journals) if len(journals) > 1 else meter.runs) > 1:  # now, or up to its checkpoint
-        packed = measure_pack(meter, size)
+        packed = measure_pack(meter, size, journals[0].config)
         journals = [
             dataclasses.replace(journal, started=dataclasses.replace(journal.started, packed=packed))
             for journal in journals
@@ -102,7 +103,7 @@ def _record(journal: Journal, end: Fitted | BaseException, prepared: Prepared, s
         if isinstance(end, BaseException):
             raise end
         with meter.phase("save"):
-            predictions = metrics.predictions_frame(end.probabilities, prepared.dataset)
+            predictions = metrics.predictions_frame(end.probabilities, journal.dataset)
             store.write_predictions(run_id, predictions)
             take_from_aside(folder)
         fitted, phase = end, meter.current
@@ -112,12 +113,12 @@ def _record(journal: Journal, end: Fitted | BaseException, prepared: Prepared, s
     shutil.rmtree(folder / ASIDE, ignore_errors=True)
     if error is None or not replaces:
         store.write_history(run_id, journal.history)
-    result = finish_record(journal.started, prepared.dataset, meter, phase=phase, fitted=fitted, error=error)
+    result = finish_record(journal.started, journal.dataset, meter, phase=phase, fitted=fitted, error=error)
     result = dataclasses.replace(result, tracking=describe_tracker(journal.tracker))
     store.write(result)  # before what may take its time
     if journal.is_alone and (error is None or result.status == "oom"):
         result = comparison.compare(
-            result, journal.config, prepared.dataset, folder=prepared.model_folder, meter=meter
+            result, journal.config, journal.dataset, folder=prepared.model_folder, meter=meter
         )
         store.write(result)
     if result.is_success:
@@ -178,12 +179,15 @@ def finish_record(
     )
 
 
-def measure_pack(meter: Meter, size: int) -> dict[str, Any]:
+def measure_pack(meter: Meter, size: int, config: Config) -> dict[str, Any]:
     """Return the block ``packed`` of each of a pack's records: what all of them took together."""
     kind = "peak_reserved_bytes" if meter.device.type == "cuda" else "peak_resident_bytes"
     peaks = [peak for phase in meter.peaks.values() if (peak := phase[kind]) is not None]
     seconds = (meter.time_record()["total_seconds"] or 0.0) + meter.seconds.get(EARLIER, 0.0)
-    return describe_pack(size, peak_bytes=max(peaks, default=None), seconds=seconds)
+    together = count_together(config)
+    return describe_pack(
+        size, micro_batch_size=together, peak_bytes=max(peaks, default=None), seconds=seconds
+    )
 
 
 def _measure_alone(started: Result, meter: Meter) -> tuple[dict[str, Any], dict[str, str]]:

@@ -39,6 +39,7 @@ class Foresight:
 
     refuse: Refuse = lambda *_: None
     limit_pack: Callable[[Point], int] = lambda _: 1  # how many runs may train together with this one
+    merge_batches: Callable[[Pack], int] = lambda _: 1  # how many micro-batches they compute as one
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,7 @@ class Sweep:
         if searched and (not self.base.sweep.bracket or self._bracket()):
             best = self._choose_best()
             finals = plan_finals(best, self.base.sweep.final_seeds, self.identify).points
-            if self._launch_new(finals):
-                self._measure_alone(finals)
+            self._launch_new(finals, packed=True)
         return self.outcome()
 
     def outcome(self) -> Outcome:
@@ -264,7 +264,10 @@ class Sweep:
         return {point.run_id: self.known.limit_pack(point) for point in points}
 
     def _measure_alone(self, points: Iterable[Point]) -> bool:
-        """Train each point again that was trained in a pack, where memory and time were not its own."""
+        """Train each point again that was trained in a pack, where memory and time were not its own.
+
+        Other seeds of it have the same memory and time, and keep the scores that they had in a pack.
+        """
         packed = [point for point in points if self._is_packed(point)]
         limits = {point.run_id: 1 for point in packed}
         return self._launch_all(packed, limits, is_done=lambda point: not self._is_packed(point))
@@ -340,6 +343,8 @@ class Sweep:
 
     def _overrides(self, pack: Pack, halvings: int) -> list[str]:
         more = [f"oom_halvings={halvings}"] if halvings else []
+        if len(pack) > 1 and not any(self._status(point) == "oom" for point in pack):
+            more += [f"merged_micro_batches={count}"] if (count := self.known.merge_batches(pack)) > 1 else []
         return [*self.shared, *pack_lines(pack), *more]
 
     def _is_success_or(self, point: Point, again: Sequence[Point]) -> bool:
@@ -373,7 +378,7 @@ class Sweep:
         chosen = self._select(planned)
         if freed := cleanup.remove_losers(self.store, self.points, chosen):
             print(f"train.keep: what was not chosen gave back {freed / GIB:.1f} GiB of the disk", flush=True)
-        go_on = self._measure_alone(planned[result.run_id] for best in chosen for result in best.results)
+        go_on = self._measure_alone(planned[best.candidates[0].run_id] for best in chosen)
         return [planned[best.results[0].run_id] for best in chosen] if go_on else []
 
     def _select(self, planned: Iterable[str]) -> list[selection.Selection]:

@@ -15,7 +15,7 @@ from bench.results.store import Store
 from bench.sweep.engine import Refuse
 from bench.sweep.isolate import Isolation
 from bench.sweep.machine import count_slots
-from bench.sweep.packing import Pack, bound_size, count_sizes, form_packs
+from bench.sweep.packing import Pack, bound_size, count_merged, count_sizes, form_packs
 from bench.sweep.plan import Compose, Plan, Point
 from bench.sweep.predict import (
     COMFORTABLE,
@@ -132,10 +132,7 @@ def make_refusal(known: Forecast, base: Config, *, isolation: Isolation) -> Refu
 
 
 def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
-    """Return a function that says how many runs may train together: sweep.pack, or what memory allows.
-
-    Runs in fp16 train alone.
-    """
+    """Return a function that says how many runs may train together: sweep.pack, or what memory allows."""
     setting = base.sweep.pack
     if setting in ("off", False):
         return lambda _: 1
@@ -144,14 +141,39 @@ def limit_packs(known: Forecast, base: Config) -> Callable[[Point], int]:
         usable /= count_slots(base.devices)
 
     def limit(point: Point) -> int:
-        if known.target.settle(point.config).train.precision == "fp16":  # auto, on a card without bf16
-            return 1
         if setting != "auto":
             return int(setting)
         predicted = known.found.get(point.run_id)
         return bound_size(predicted if isinstance(predicted, Prediction) else None, usable)
 
     return limit
+
+
+def merge_batches(known: Forecast) -> Callable[[Pack], int]:
+    """Return a function that says how many micro-batches of a step a pack computes as one: all that fit.
+
+    On a CPU it is one, as a pack's rows fill its cores as they are. So it is where micro-batches are of like
+    length, which saves more.
+    """
+    if known.target.device_type == "cpu":
+        return lambda _: 1
+
+    def merge(pack: Pack) -> int:
+        found = [known.found.get(point.run_id) for point in pack]
+        train = pack[0].config.train
+        if train.group_by_length:
+            return 1
+        return min(
+            count_merged(
+                one if isinstance(one, Prediction) else None,
+                len(pack),
+                train.gradient_accumulation_steps,
+                COMFORTABLE * known.target.usable_bytes,
+            )
+            for one in found
+        )
+
+    return merge
 
 
 def _find_micro_batches(

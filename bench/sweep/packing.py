@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.config.overrides import override_line
 from bench.config.pack import describe_others
-from bench.config.packable import OWN, cannot_pack, shared_key
+from bench.config.packable import cannot_pack, list_own, shared_key
 from bench.config.schema import Config, replace_values
 from bench.memory.prediction import Prediction
 from bench.sweep.machine import count_slots
@@ -19,7 +19,7 @@ from bench.sweep.plan import Point
 
 LARGEST = 24  # a step gains little from more, and what kills a pack costs all of it
 UNKNOWN = 4  # where no prediction says what memory allows
-FEWEST = 4  # runs of one kind for packs to pay, as the chosen one is trained once more, alone
+FEWEST = 4  # runs of one kind for packs to pay, for each that is chosen and trained once more, alone
 
 Pack = tuple[Point, ...]  # one run alone is a pack of one
 
@@ -35,15 +35,32 @@ def bound_size(prediction: Prediction | None, usable_bytes: float) -> int:
     return size
 
 
-def predict_pack(prediction: Prediction, size: int, weights: int) -> int:
+def count_merged(prediction: Prediction | None, size: int, accumulation: int, usable_bytes: float) -> int:
+    """Return how many of a step's micro-batches a pack of so many runs can compute as one."""
+    if prediction is None:
+        return 1
+    weights = prediction.parts.get("weights", 0)
+    fitting = (
+        merged
+        for merged in range(accumulation, 1, -1)
+        if accumulation % merged == 0
+        and predict_pack(prediction, size, weights, merged=merged) <= usable_bytes
+    )
+    return next(fitting, 1)
+
+
+def predict_pack(prediction: Prediction, size: int, weights: int, *, merged: int = 1) -> int:
     """Return a pack's peak memory in bytes: ``weights`` once, and all else of training ``size`` times.
 
-    It evaluates as many rows at once as a run alone, or as in a step of its training.
+    It evaluates as many rows at once as a run alone, or as in a step of its training. Micro-batches that are
+    ``merged`` have the activations of each.
     """
     kind = "peak_reserved_bytes" if prediction.device_type == "cuda" else "peak_allocated_bytes"
     peaks = {name: phase[kind] or 0 for name, phase in prediction.phases.items()}
+    more = (merged - 1) * prediction.parts.get("activations", 0)
     return max(
-        weights + size * max(0, peak - weights) if name == "train" else peak for name, peak in peaks.items()
+        weights + size * (max(0, peak - weights) + more) if name == "train" else peak
+        for name, peak in peaks.items()
     )
 
 
@@ -51,7 +68,7 @@ def form_packs(points: Iterable[Point], limits: Mapping[str, int], base: Config)
     """Divide the points into packs, in the order of their first members; ``limits`` bounds their sizes.
 
     With several slots each kind of run is spread over all of them. Under sweep.pack=auto a kind with few
-    points trains one by one, unless they go on from a pack.
+    points for each on whose data one is chosen trains one by one, unless they go on from a pack.
     """
     slots = count_slots(base.devices)
     keys = dict[Any, str]()
@@ -63,7 +80,8 @@ def form_packs(points: Iterable[Point], limits: Mapping[str, int], base: Config)
     packs = []
     for members in kinds.values():
         begins = all(point.config.resume_from is None for point in members)
-        fewest = FEWEST if begins and base.sweep.pack == "auto" else 2
+        choices = len({point.identity.canonical["data"]["fingerprint"] for point in members})
+        fewest = FEWEST * choices if begins and base.sweep.pack == "auto" else 2
         size = min(limits[point.run_id] for point in members) if len(members) >= fewest else 1
         packs += _deal(members, max(-(-len(members) // size), min(slots, len(members))))
     return sorted(packs, key=lambda pack: order[pack[0].run_id])
@@ -71,8 +89,9 @@ def form_packs(points: Iterable[Point], limits: Mapping[str, int], base: Config)
 
 def _find_key(config: Config, keys: dict[Any, str]) -> str:
     """Return packable.shared_key, made once for all runs of one composed configuration."""
-    alike = replace_values(config, dict.fromkeys(OWN, 1))
-    own = {path.partition(".")[0] for path in OWN}
+    paths = list_own(config)
+    alike = replace_values(config, dict.fromkeys(paths, 1))
+    own = {path.partition(".")[0] for path in paths}
     sketch = tuple(
         id(value) if dataclasses.is_dataclass(value) and name not in own else repr(value)
         for name, value in vars(alike).items()

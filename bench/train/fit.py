@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,8 @@ from bench.train.training import (
     Probabilities,
     Training,
     build_alone,
+    find_stream,
+    list_streams,
     make_accelerator,
     prepare,
 )
@@ -73,7 +75,7 @@ def fit(
     if config.method.estimator == "network":
         [alone] = fit_together(
             [config],
-            dataset,
+            [dataset],
             build_networks=build_alone,
             model_folder=model_folder,
             run_folders=[run_folder],
@@ -104,7 +106,7 @@ def score_all(
 
 def fit_together(
     configs: Sequence[Config],
-    dataset: Dataset,
+    datasets: Sequence[Dataset],
     *,
     build_networks: Callable[..., Networks],
     model_folder: Path | None,
@@ -121,14 +123,14 @@ def fit_together(
         ConfigError: the method does not fit the model or this machine.
         DivergedError: a run alone diverged.
     """
-    training, texts, choices = _load(
-        configs, dataset, build_networks=build_networks, model_folder=model_folder, meter=meter, logs=logs
+    training, texts, trains, choices = _load(
+        configs, datasets, build_networks=build_networks, model_folder=model_folder, meter=meter, logs=logs
     )
     folders = dict(zip(training.members, run_folders, strict=True))
     weights = {member: folder / BEST for member, folder in folders.items()}
     meter.runs, resumed = len(configs), None
     describe = partial(resumption.describe_lineage, device=meter.device, precision=choices["precision"])
-    lineages = [describe(config, dataset) for config in configs]
+    lineages = [describe(config, dataset) for config, dataset in zip(configs, datasets, strict=True)]
     if training.settings.distributed == "none":
         with meter.phase("save"):
             resumed = resumption.resume(
@@ -141,13 +143,14 @@ def fit_together(
         lineages=dict(zip(training.members, lineages, strict=True)),
         meter=meter,
     )
+    batches = _make_batches(training, configs, trains, padding=texts.padding)
     _train_to_stop(
-        training, configs[0], texts, weights=weights, save_checkpoints=save_checkpoints, meter=meter
+        training, configs[0], texts, batches, weights=weights, save_checkpoints=save_checkpoints, meter=meter
     )
     tested = _test(training, texts, weights, meter)
     choices = {**choices, "resumed_from_step": resumed}
     fitted = {
-        member: _describe(training, member, probabilities, choices, split=texts.splits["train"], meter=meter)
+        member: _describe(training, member, probabilities, choices, split=trains[member.stream], meter=meter)
         for member, probabilities in zip(training.running, tested, strict=True)
     }
     return [member.error or fitted[member] for member in training.members]
@@ -155,26 +158,30 @@ def fit_together(
 
 def _load(
     configs: Sequence[Config],
-    dataset: Dataset,
+    datasets: Sequence[Dataset],
     *,
     build_networks: Callable[..., Networks],
     model_folder: Path | None,
     meter: Meter,
     logs: Sequence[Log],
-) -> tuple[Training, tasks.Texts, dict[str, Any]]:
-    """Load the texts and the model: the training before its first step, the texts, and the choices made."""
+) -> tuple[Training, tasks.Texts, list[tokens.TokenisedSplit], dict[str, Any]]:
+    """Load the texts and the model, for a training that is before its first step.
+
+    Returns:
+        The training, the texts, those that each stream of it is trained on, and the choices made.
+    """
     config, settings = configs[0], configs[0].train
     precision = choose_precision(settings.precision, meter.device)
     accelerator = make_accelerator(meter.device, precision, parallel.plug_in(settings, precision))
     with accelerator.main_process_first(), meter.phase("data"):  # the others find its tokens on the disk
-        texts = tokenise(config, dataset, model_folder=model_folder)
+        texts, trains = _tokenise_each(configs, datasets, model_folder=model_folder)
     # What is sharded need not fit on one device.
     place = torch.device("cpu") if settings.distributed == "fsdp2" else meter.device
     with meter.phase("load"):
         networks = build_networks(
             configs,
             folder=model_folder,
-            labels=dataset.labels,
+            labels=datasets[0].labels,
             pad_token_id=texts.padding.token_id,
             device=place,
             precision=precision,
@@ -183,35 +190,41 @@ def _load(
         torch.manual_seed(config.seed + (rank << 32))
     steps = count_steps(settings, rows=len(texts.splits["train"]))
     training = prepare(networks, configs, task=texts.task, steps=steps, accelerator=accelerator, logs=logs)
-    return training, texts, networks.choices
+    return training, texts, trains, networks.choices
+
+
+def _tokenise_each(
+    configs: Sequence[Config], datasets: Sequence[Dataset], *, model_folder: Path | None
+) -> tuple[tasks.Texts, list[tokens.TokenisedSplit]]:
+    """Tokenise what the runs are evaluated on, the same texts for all, and what each stream is trained on."""
+    first = tokenise(configs[0], datasets[0], model_folder=model_folder)
+    splits = {datasets[0].fingerprint: first.splits["train"]}
+    for config, dataset in zip(configs, datasets, strict=True):
+        if dataset.fingerprint not in splits:
+            other = tokenise(config, dataset, model_folder=model_folder)
+            splits[dataset.fingerprint] = other.splits["train"]
+    streams = {find_stream(one): splits[its.fingerprint] for one, its in zip(configs, datasets, strict=True)}
+    return first, list(streams.values())
 
 
 def _train_to_stop(
     training: Training,
     config: Config,
     texts: tasks.Texts,
+    batches: Iterable[tokens.Batch],
     *,
     weights: Mapping[Member, Path],
     save_checkpoints: Callable[[], None],
     meter: Meter,
 ) -> None:
     """Train to the end or to stop_step; each member's best weights are in its file afterwards."""
-    settings = config.train
     meter.count_paged = partial(optimizers.count_paged, training.members[0].optimizer)
     for member in training.members:
         for row in member.progress.history:  # a run that is resumed has the record of the whole training
             member.log({name: value for name, value in row.items() if name != "step"}, int(row["step"] or 0))
     loop.train(
         training,
-        tokens.train_batches(
-            texts.splits["train"],
-            micro_batch_size=settings.micro_batch_size,
-            micro_batches=training.steps * settings.gradient_accumulation_steps,
-            seed=config.seed,
-            group_by_length=settings.group_by_length,
-            padding=texts.padding,
-            skipped=training.step * settings.gradient_accumulation_steps,
-        ),
+        batches,
         meter=meter,
         predict=lambda: _predict(training, texts, "validation"),
         score=lambda probabilities: metrics.score(probabilities, texts.splits["validation"].labels),
@@ -239,6 +252,29 @@ def _test(
         if not running or training.settings.stop_step is not None:
             return [None] * len(running)
         return _predict(training, texts, "test")
+
+
+def _make_batches(
+    training: Training,
+    configs: Sequence[Config],
+    trains: Sequence[tokens.TokenisedSplit],
+    *,
+    padding: tokens.Padding,
+) -> Iterator[tokens.Batch]:
+    """Make the micro-batches of the steps that are left."""
+    settings = training.settings
+    grid: dict[str, Any] = {
+        "micro_batch_size": settings.micro_batch_size,
+        "micro_batches": training.steps * settings.gradient_accumulation_steps,
+        "group_by_length": settings.group_by_length,
+        "padding": padding,
+        "skipped": training.step * settings.gradient_accumulation_steps,
+        "merged": training.merged,
+    }
+    if training.streams == 1:
+        return tokens.train_batches(trains[0], seed=configs[0].seed, **grid)
+    seeds = [seed for seed, *_ in list_streams(configs)]
+    return tokens.train_batches_apart(list(zip(trains, seeds, strict=True)), **grid)
 
 
 def _predict(training: Training, texts: tasks.Texts, split: str) -> npt.NDArray[np.float64]:

@@ -10,8 +10,9 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional
 
+from bench.data.tokens import FILLER
 from bench.errors import RunError
-from bench.train import parallel
+from bench.train import optimizers, parallel
 from bench.train.meter import Meter
 from bench.train.task import Inputs, Task
 from bench.train.training import (
@@ -67,7 +68,7 @@ def train(
         with meter.phase("train"):
             training.model.train()
             while training.running and training.step < pause:
-                count = training.settings.gradient_accumulation_steps
+                count = training.settings.gradient_accumulation_steps // training.merged
                 take_step(training, [next(source) for _ in range(count)])
                 _record_step(training, meter)
         if training.evaluates_at(pause):
@@ -81,26 +82,27 @@ def train(
 
 def take_step(training: Training, micro_batches: Sequence[Batch]) -> None:
     """Take one optimizer step of each running member."""
-    accelerator, most = training.accelerator, training.settings.max_grad_norm
+    most = training.settings.max_grad_norm
     losses = add_gradients(training, micro_batches)
-    tokens = sum(int(batch["attention_mask"].sum()) for batch in micro_batches)
-    samples = sum(len(batch["labels"]) for batch in micro_batches)
-    for member, loss in zip(training.running, losses, strict=True):
+    tokens = _count(training, micro_batches, lambda batch: int(batch["attention_mask"].sum()))
+    samples = _count(training, micro_batches, lambda batch: len(batch["labels"]))
+    for member, loss, read, shown in zip(training.running, losses, tokens, samples, strict=True):
         progress = member.progress
         member.rate = float(member.schedule.get_last_lr()[0])
         if most is not None:
-            member.norm = accelerator.clip_grad_norm_(member.part.find().values(), most)
-        member.optimizer.step()
+            member.norm = training.clip(member, most)
+        with optimizers.in_one_piece(member.optimizer):
+            member.optimizer.step()
         # The gradients of a pack's members are views of larger ones, and have to stay them.
         member.optimizer.zero_grad(set_to_none=len(training.members) == 1)
-        if accelerator.optimizer_step_was_skipped:
+        if member.optimizer.step_was_skipped:
             progress.skipped_steps += 1
         else:
             member.schedule.step()
         member.losses += loss
         progress.steps += 1
-        progress.tokens += tokens
-        progress.samples += samples
+        progress.tokens += read
+        progress.samples += shown
 
 
 def add_gradients(training: Training, micro_batches: Sequence[Batch]) -> torch.Tensor:
@@ -110,15 +112,20 @@ def add_gradients(training: Training, micro_batches: Sequence[Batch]) -> torch.T
     """
     model, accelerator, task = training.model, training.accelerator, training.task
     members = len(training.running)
-    predictions = sum(task.count(batch["labels"]) for batch in micro_batches)
+    predictions = torch.tensor(
+        _count(training, micro_batches, lambda batch: task.count(batch["labels"])), device=accelerator.device
+    )
     total = torch.zeros(members, device=accelerator.device)
     part = list(parallel.share(micro_batches, accelerator))
     for number, batch in enumerate(part, start=1):
-        inputs = _repeat(batch, members, accelerator.device)
+        inputs = _hand_out(batch, training)
         labels = inputs.pop("labels")
         with parallel.synchronised(model, accelerator, now=number == len(part)):
-            losses = task.losses(model, inputs, labels).view(members, -1).sum(1) / predictions
-            parallel.backward(losses.sum(), accelerator)
+            of_rows = task.losses(model, inputs, labels.clamp(min=0))
+            if training.streams > 1:
+                of_rows = of_rows * (labels != FILLER)
+            losses = of_rows.view(members, -1).sum(1) / predictions
+            parallel.backward(training.scale(losses).sum(), accelerator)
         total += losses.detach()
     return total
 
@@ -199,6 +206,38 @@ def predict(training: Training, batches: EvalBatches) -> npt.NDArray[np.float64]
     parts = parallel.collect(parts)
     _, order = np.unique(np.concatenate([rows for rows, _ in parts]), return_index=True)
     return np.concatenate([probabilities for _, probabilities in parts], axis=1)[:, order]
+
+
+def _count(training: Training, micro_batches: Sequence[Batch], count: Callable[[Batch], int]) -> list[int]:
+    """Count something of a step's rows for each running member, whose rows are those of its stream."""
+    counts = [
+        sum(count(part) for part in parts)
+        for parts in zip(*(_divide(batch, training.streams) for batch in micro_batches), strict=True)
+    ]
+    return [counts[member.stream] for member in training.running]
+
+
+def _divide(batch: Batch, streams: int) -> list[Batch]:
+    """Return the rows of each stream, without those that only fill the batch up."""
+    if streams == 1:
+        return [batch]
+    parts = [
+        dict(zip(batch, tensors, strict=True))
+        for tensors in zip(*(tensor.chunk(streams) for tensor in batch.values()), strict=True)
+    ]
+    return [{name: tensor[part["labels"] != FILLER] for name, tensor in part.items()} for part in parts]
+
+
+def _hand_out(batch: Batch, training: Training) -> dict[str, torch.Tensor]:
+    """Put each running member's rows on the device, one member's after another's. # (members x rows, ...)"""
+    running, device = training.running, training.accelerator.device
+    if training.streams == 1:
+        return _repeat(batch, len(running), device)
+    places = [member.stream for member in running]
+    return {
+        name: torch.cat([tensor.chunk(training.streams)[place] for place in places]).to(device)
+        for name, tensor in batch.items()
+    }
 
 
 def _repeat(batch: Batch, members: int, device: torch.device) -> dict[str, torch.Tensor]:

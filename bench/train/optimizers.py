@@ -1,6 +1,7 @@
 """AdamW in torch or in bitsandbytes, and its step inside backward for weights that are held in bf16."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -92,6 +93,25 @@ def make_optimizer(
             hook = partial(step, optimizer=optimizer)
             weight.register_post_accumulate_grad_hook(hook)
     return optimizer
+
+
+@contextlib.contextmanager
+def in_one_piece(optimizer: Any) -> Iterator[None]:
+    """Hold each weight and gradient in one piece of memory meanwhile, as bitsandbytes' kernels read it.
+
+    Members of a pack have views of what all of them hold, through which torch's own optimizer steps.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)  # without accelerate's wrapper
+    groups = [] if isinstance(inner, torch.optim.AdamW) else inner.param_groups
+    weights = [weight for group in groups for weight in group["params"]]
+    views = [(one, one.data, one.grad) for one in weights if not one.is_contiguous()]
+    for weight, values, gradient in views:
+        weight.data = values.contiguous()
+        weight.grad = None if gradient is None else gradient.contiguous()
+    yield
+    for weight, values, gradient in views:
+        values.copy_(weight.data)
+        weight.data, weight.grad = values, gradient
 
 
 def is_paged(state: object) -> bool:

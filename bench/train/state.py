@@ -20,6 +20,7 @@ from torch import nn
 
 from bench.model import tensors, trained
 from bench.results.store import finite
+from bench.train import optimizers
 from bench.train.training import Member, Progress, Training
 
 WEIGHTS = "weights.safetensors"  # what is trained, as in a run's best.safetensors
@@ -44,7 +45,7 @@ def save(training: Training, member: Member, folder: Path) -> None:
     if training.accelerator.device.type == "cuda":
         held["random.cuda"] = torch.cuda.get_rng_state(training.accelerator.device)
     tensors.write(held, folder / TENSORS)
-    scaler = training.accelerator.scaler
+    scaler = member.optimizer.scaler
     values = {
         "progress": dataclasses.asdict(progress),
         "losses": float(member.losses),
@@ -62,12 +63,13 @@ def load(training: Training, member: Member, folder: Path) -> None:
     values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
     held = load_file(folder / TENSORS)  # which maps the file, and reads of it what is used
     trained.read(member.part.find(), folder / WEIGHTS)
-    _join_optimizer(member.optimizer.optimizer, held, values["optimizer"])
+    with optimizers.in_one_piece(member.optimizer):
+        _join_optimizer(member.optimizer.optimizer, held, values["optimizer"])
     member.schedule.load_state_dict(values["schedule"])
     for group, rate in zip(member.optimizer.param_groups, member.schedule.get_last_lr(), strict=True):
         group["lr"] = rate
-    if training.accelerator.scaler is not None:
-        training.accelerator.scaler.load_state_dict(values["scaler"])
+    if member.optimizer.scaler is not None:
+        member.optimizer.scaler.load_state_dict(values["scaler"])
     best = values["progress"].pop("best_score")
     member.progress = Progress(**values["progress"], best_score=-math.inf if best is None else best)
     member.losses.fill_(values["losses"])

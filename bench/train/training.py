@@ -1,7 +1,7 @@
 """A training under way: a run alone, or the runs of a pack as its members, over one model.
 
-Members share the model, the batches and the steps. A batch that the model gets holds the same rows once for
-each member, one after the other.
+Members share the model and the steps, and with one seed and the same texts the batches. What the model gets
+holds as many rows for each member, one member after the other.
 """
 
 import math
@@ -94,6 +94,8 @@ class Member:
     norm: torch.Tensor | None = None  # of the last step's gradients before clipping
     best: Probabilities | None = None  # what the best evaluation said, if this process made it
     error: RunError | None = None  # that ended it, while others of its pack go on
+    scaler: torch.amp.GradScaler | None = None  # of a pack's member in fp16; a run alone has accelerate's
+    stream: int = 0  # whose rows of a batch it trains on
 
     def record(self, row: Row, meter: Meter) -> None:
         """Add a row to the history, with what the process holds in memory now."""
@@ -121,11 +123,17 @@ class Training:
     steps: int  # of the whole schedule
     members: Sequence[Member]
     drop: Callable[[int], None]  # as that of Networks
+    merged: int = 1  # micro-batches that are computed as one
 
     @property
     def running(self) -> list[Member]:
         """The members that did not diverge, in the order of the batch."""
         return [member for member in self.members if member.error is None]
+
+    @property
+    def streams(self) -> int:
+        """How many of the members' batches differ; a batch holds the rows of one stream after another's."""
+        return 1 + max(member.stream for member in self.members)
 
     @property
     def step(self) -> int:
@@ -141,6 +149,21 @@ class Training:
     def scales_loss(self) -> bool:
         """Return whether gradients are of a scaled loss, so that a step is skipped where they overflow."""
         return bool(self.accelerator.mixed_precision == "fp16")
+
+    def scale(self, losses: torch.Tensor) -> torch.Tensor:
+        """Scale the loss of each running member of a pack in fp16 by its own scale. # (members,)"""
+        pairs = zip(self.running, losses, strict=True)
+        scaled = [member.scaler.scale(loss) for member, loss in pairs if member.scaler is not None]
+        return torch.stack(scaled) if scaled else losses
+
+    def clip(self, member: Member, most: float) -> torch.Tensor:
+        """Clip the member's gradients by themselves, and return their norm before."""
+        weights = member.part.find().values()
+        if member.scaler is None:
+            norm: torch.Tensor = self.accelerator.clip_grad_norm_(weights, most)
+            return norm
+        member.scaler.unscale_(member.optimizer.optimizer)
+        return nn.utils.clip_grad_norm_(weights, most)
 
     def evaluates_at(self, step: int) -> bool:
         """Return whether the schedule has an evaluation after the step; the end always has one."""
@@ -189,6 +212,16 @@ class Training:
         member.error = error
         if self.running:
             self.drop(place)
+
+
+def find_stream(config: Config) -> tuple[Any, ...]:
+    """Return what decides which rows are in the batches of a member of a pack."""
+    return config.seed, config.data.train_size
+
+
+def list_streams(configs: Iterable[Config]) -> list[tuple[Any, ...]]:
+    """List the streams of the members' rows, in the order in which a batch holds them."""
+    return list(dict.fromkeys(map(find_stream, configs)))
 
 
 def make_accelerator(
@@ -248,8 +281,21 @@ def prepare(
     model, wrapped = parallel.wrap(
         networks.model, made, distributed=shared.distributed, accelerator=accelerator
     )
+    streams = list_streams(configs)
     members = [
         Member(*parts, torch.zeros((), device=device))
         for parts in zip(networks.parts, wrapped, schedules, logs, strict=True)
     ]
-    return Training(model, task, accelerator, shared, steps, members, networks.drop)
+    for member, config in zip(members, configs, strict=True):
+        member.stream = streams.index(find_stream(config))
+    if len(members) > 1 and accelerator.scaler is not None:
+        _scale_apart(members, accelerator)
+    merged = configs[0].merged_micro_batches if len(members) > 1 else 1
+    return Training(model, task, accelerator, shared, steps, members, networks.drop, merged)
+
+
+def _scale_apart(members: Iterable[Member], accelerator: Accelerator) -> None:
+    """Let each member scale its loss by itself, so that it alone skips a step that overflows."""
+    accelerator.scaler = None
+    for member in members:
+        member.scaler = member.optimizer.scaler = torch.amp.GradScaler(accelerator.device.type)

@@ -122,6 +122,22 @@ def test_paged_optimizers_are_refused_on_wsl(found: Any) -> None:
     assert "train.optimizer=adamw_8bit" in refused["message"]
 
 
-def test_a_pack_is_refused_where_auto_is_fp16(found: Any) -> None:
-    assert found["pack"]["exit_code"] == 2
-    assert "the scale of the loss is one for all members" in found["pack"]["message"]
+def test_members_of_a_pack_scale_their_losses_by_themselves(
+    tiny_bert: Path, texts: Path, tmp_path: Path
+) -> None:
+    """The same as alone in fp16; and one that overflows skips its steps, and the others do not know."""
+    found = call_on_card("pack_in_fp16", tmp_path, tiny_bert, texts, tmp_path)
+    for packed, alone in zip(found["packed"], found["alone"], strict=True):
+        assert packed["status"] == "success"
+        assert packed["model"] == alone["model"]
+        losses, expected = ([row["loss"] for row in one["rows"]] for one in (packed, alone))
+        assert losses == pytest.approx(expected, abs=2e-3)
+        assert max(losses) - min(losses) > 0.1
+    first, second, third = found["overflowing"]
+    assert [first, third] == [found["packed"][0], found["packed"][2]]
+    assert second["status"] == "success"
+    assert second["model"]["skipped_steps"] == 2
+    counts = {row["step"]: row["skipped_steps"] for row in second["rows"]}
+    assert counts == {step: (step >= 3) + (step >= 13) for step in range(1, STEPS + 1)}
+    rates = {row["step"]: row["lr"] for row in second["rows"]}
+    assert rates[4] == rates[3]  # the schedule stands still with the weights

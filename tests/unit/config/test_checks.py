@@ -95,6 +95,7 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
     ),
     "train.oom_retries": ([-1], [0], "must be 0 or more"),
     "oom_halvings": ([-1], [0], "must be 0 or more"),
+    "merged_micro_batches": ([0, -1], [1], "must be at least 1"),
     "devices": (["tpu", "cpu*0", "0,", "cpu*2,0"], ["cpu*2", "0", "0,1", "cuda"], DEVICES),
     "report.price_per_hour": ([-1.0, nan], [0.0, 2.5, None], "must be 0 or more, or null to show no cost"),
     "report.price_per_kwh": ([-1.0, inf], [0.0, None], "must be 0 or more, or null to show no cost"),

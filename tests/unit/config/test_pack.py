@@ -30,7 +30,8 @@ def test_each_run_of_a_pack_is_the_run_that_it_would_be_alone(compose: Compose) 
 @pytest.mark.parametrize(
     ("pack", "more", "fault"),
     [
-        ("[{seed:1}]", (), "seed must be the same for all runs of a pack"),
+        ("[{train.max_steps:1}]", (), "train.max_steps must be the same for all runs of a pack"),
+        ("[{seed:1}]", ("model.weights=random",), "do not share base weights"),
         ("[{lora.r:x}]", (), "lora.r=x: Value 'x'"),
         ("[{}]", (), "two of its runs are the same"),
         ("[{lora.r:2},{lora.r:2}]", (), "two of its runs are the same"),
@@ -45,6 +46,22 @@ def test_what_cannot_train_together_is_refused(
     assert len(faults) == 1
     assert faults[0].startswith("pack=[{")
     assert fault in faults[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        (("pack=[{lora.r:2}]", "train.gradient_accumulation_steps=4"), None),
+        (("pack=[{lora.r:2}]", "train.gradient_accumulation_steps=3"), "must divide train.gradient_accumul"),
+        (("train.gradient_accumulation_steps=4",), "a run alone is computed as it was asked for"),
+    ],
+)
+def test_only_a_pack_computes_whole_micro_batches_as_one(
+    compose: Compose, lines: tuple[str, ...], fault: str | None
+) -> None:
+    faults = check(compose("merged_micro_batches=2", *lines))
+    assert len(faults) == (fault is not None)
+    assert all(one.startswith("merged_micro_batches=2: ") and str(fault) in one for one in faults)
 
 
 def test_a_field_that_there_is_not_is_named(compose: Compose) -> None:

@@ -22,6 +22,9 @@ Compose = Callable[..., Config]
         ["method=lora", "train.gradient_checkpointing=true"],
         ["method=lora", "task=label_likelihood"],
         ["method=lora", "train.stop_step=10", "resume_from=0123456789ab"],
+        ["method=lora", "train.precision=fp16"],
+        ["method=lora", "train.weights=bf16"],
+        ["method=lora", "train.optimizer=paged_adamw_8bit"],
     ],
 )
 def test_plain_lora_can_be_packed(compose: Compose, lines: list[str]) -> None:
@@ -38,9 +41,7 @@ def test_plain_lora_can_be_packed(compose: Compose, lines: list[str]) -> None:
         (["method=dora"], "method.adapter.use_dora=True"),
         (["method=pissa"], "method.adapter.init_lora_weights=pissa"),
         (["method=loftq"], "method.adapter.init_lora_weights=loftq"),
-        (["train.precision=fp16"], "train.precision=fp16"),
         (["train.distributed=ddp", "train.processes=2"], "train.distributed=ddp"),
-        (["train.optimizer=adamw_8bit"], "train.optimizer=adamw_8bit"),
         (["train.optimizer_in_backward=true"], "train.optimizer_in_backward=True"),
         (["train.stochastic_rounding=true"], "train.stochastic_rounding=True"),
     ],
@@ -51,9 +52,11 @@ def test_what_needs_a_base_or_a_loop_of_its_own_cannot(
     assert str(cannot_pack(compose("method=lora", *lines))).startswith(reason)
 
 
-def test_members_differ_in_the_adapter_its_rate_and_what_they_go_on_from_alone(compose: Compose) -> None:
+def test_members_differ_in_the_adapter_its_rate_the_seed_the_size_of_train_and_what_they_go_on_from(
+    compose: Compose,
+) -> None:
     values = {"lora.r": 64, "lora.alpha": 3, "lora.dropout": 0.5, "train.lr": 0.1}
-    values |= {"resume_from": "'0123456789ab'"}
+    values |= {"seed": 1, "data.train_size": 200, "resume_from": "'0123456789ab'"}
     assert set(values) == set(OWN)
     changed = compose(*(f"{name}={value}" for name, value in values.items()))
     assert shared_key(changed) == shared_key(compose())
@@ -62,7 +65,6 @@ def test_members_differ_in_the_adapter_its_rate_and_what_they_go_on_from_alone(c
 @pytest.mark.parametrize(
     "line",
     [
-        "seed=1",
         "method=qlora",
         "method=lora_plus",
         "model=bert-base-chinese",
@@ -79,6 +81,20 @@ def test_members_differ_in_the_adapter_its_rate_and_what_they_go_on_from_alone(c
 )
 def test_all_else_is_shared(compose: Compose, line: str) -> None:
     assert shared_key(compose(line)) != shared_key(compose())
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("model.weights=random", "seed"),  # whose base weights it decides
+        ("train.epochs=2", "data.train_size"),  # which decides the steps
+        ("data=finance8_synthetic", "data.train_size"),  # and there which texts are evaluated
+    ],
+)
+def test_what_decides_more_than_a_member_is_shared(compose: Compose, line: str, path: str) -> None:
+    lines = [line, "train.max_steps=null"] if "epochs" in line else [line]
+    keys = [shared_key(compose(*lines, f"{path}={value}")) for value in (100, 200)]
+    assert keys[0] != keys[1]
 
 
 def test_a_methods_name_is_not_what_it_does(compose: Compose) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,22 @@ def test_another_seed_gives_another_split_and_test_does_not_depend_on_the_other_
     smaller = datasets.load(dataclasses.replace(config, validation_size=5, train_size=0.3))
     assert not test.equals(other)
     pd.testing.assert_frame_equal(test, smaller.splits["test"])
+
+
+@pytest.mark.parametrize("skew", [False, True])
+def test_a_larger_train_split_has_the_texts_of_a_smaller_one_and_the_same_are_evaluated(
+    tmp_path: Path, skew: bool
+) -> None:
+    labels = [*"aaaaaaaaaaabbbc"] * 20 if skew else [*"abc"] * 100
+    config = dataclasses.replace(BASE, train=write(tmp_path / "all.csv", labels))
+    loaded = [datasets.load(dataclasses.replace(config, train_size=size)) for size in (20, 60, 0.5, None)]
+    texts = [set(one.splits["train"]["text"]) for one in loaded]
+    assert [len(one) for one in texts] == [20, 60, 150, 210]
+    for smaller, larger in pairwise(texts):
+        assert smaller < larger
+    for one in loaded:
+        for split in ("validation", "test"):
+            pd.testing.assert_frame_equal(one.splits[split], loaded[0].splits[split])
 
 
 @pytest.mark.parametrize(

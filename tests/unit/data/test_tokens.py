@@ -71,6 +71,19 @@ def take(split: TokenisedSplit, count: int, **changed: Any) -> list[tokens.Batch
     return list(tokens.train_batches(split, micro_batches=count, **{**settings, **changed}))
 
 
+def take_apart(
+    streams: list[tuple[TokenisedSplit, int]], count: int, **changed: Any
+) -> list[list[tokens.Batch]]:
+    """The micro-batches of each stream, without the rows that fill them up."""
+    settings = {"micro_batch_size": 4, "group_by_length": False, "padding": Padding(0, "right")}
+    taken: list[list[tokens.Batch]] = [[] for _ in streams]
+    for batch in tokens.train_batches_apart(streams, micro_batches=count, **{**settings, **changed}):
+        for stream, rows in enumerate(torch.arange(len(batch["labels"])).chunk(len(streams))):
+            kept = rows[batch["labels"][rows] != tokens.FILLER]
+            taken[stream].append({name: tensor[kept] for name, tensor in batch.items()})
+    return taken
+
+
 def assert_same(one: dict[str, TokenisedSplit], other: dict[str, TokenisedSplit]) -> None:
     assert set(one) == set(other)
     for split, values in one.items():
@@ -264,6 +277,54 @@ def test_grouping_by_length_saves_padding_and_still_mixes() -> None:
     assert cells[True] < 1.1 * sum(lengths) < 1.4 * sum(lengths) < cells[False]
     widths = [batch["input_ids"].shape[1] for batch in shown[True]]
     assert abs(np.corrcoef(np.arange(100), widths)[0, 1]) < 0.3
+
+
+def draw_streams() -> list[tuple[TokenisedSplit, int]]:
+    """Three trainings of other seeds, the last on half as many texts."""
+    lengths = np.random.default_rng(1).integers(3, 60, 303).tolist()
+    return [(make_split(lengths), 0), (make_split(lengths), 1), (make_split(lengths[:150]), 2)]
+
+
+def test_trainings_side_by_side_have_the_batches_that_each_has_alone() -> None:
+    streams = draw_streams()
+    for (split, seed), taken in zip(streams, take_apart(streams, 100, skipped=20), strict=True):
+        alone = take(split, 100, seed=seed, skipped=20)
+        assert [rows_of(batch) for batch in taken] == [rows_of(batch) for batch in alone]
+        assert [batch["labels"].tolist() for batch in taken] == [one["labels"].tolist() for one in alone]
+
+
+def test_trainings_side_by_side_meet_in_batches_of_like_length() -> None:
+    streams = draw_streams()
+    together = take_apart(streams, 152, group_by_length=True)
+    for (split, seed), taken in zip(streams, together, strict=True):
+        rows = [rows_of(batch) for batch in taken]
+        epoch = rows[: tokens.micro_batches_per_epoch(split, 4)]
+        assert sorted(row for batch in epoch for row in batch) == list(range(len(split)))
+        assert rows == [rows_of(batch) for batch in take_apart([(split, seed)], 152, group_by_length=True)[0]]
+        lengths = [max(split.lengths[batch]) for batch in epoch]
+        assert abs(np.corrcoef(lengths[:-1], lengths[1:])[0, 1]) < 0.3  # in no order of length
+    padded, needed = (
+        sum(batch["input_ids"].numel() for taken in all_taken for batch in taken)
+        for all_taken in (
+            together,
+            [take(split, 152, seed=seed, group_by_length=True) for split, seed in streams],
+        )
+    )
+    assert padded < 1.05 * needed
+    skipped = take_apart(streams, 152, group_by_length=True, skipped=100)
+    assert [rows_of(one) for one in skipped[2]] == [rows_of(one) for one in together[2][100:]]
+
+
+def test_micro_batches_that_are_merged_have_the_rows_of_each() -> None:
+    split = make_split(np.random.default_rng(1).integers(3, 60, 41).tolist())
+    apart, merged = take(split, 24), take(split, 24, merged=4)
+    assert [rows_of(batch) for batch in merged] == [
+        [row for batch in apart[start : start + 4] for row in rows_of(batch)] for start in range(0, 24, 4)
+    ]
+    assert len(merged) == 6
+    assert [rows_of(batch) for batch in take(split, 24, merged=4, skipped=8)] == list(
+        map(rows_of, merged[2:])
+    )
 
 
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=60), size=st.integers(1, 9))

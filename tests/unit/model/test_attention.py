@@ -19,12 +19,14 @@ def draw(lengths: tuple[int, int, int]) -> list[torch.Tensor]:
 
 
 def make_mask(padded: bool, queries: int) -> torch.Tensor | None:
-    """The second of each member's rows ends two tokens early."""
+    """The second of each member's rows ends two tokens early, and the last member's first row one."""
     if not padded:
         return None
     visible = torch.ones(ROWS, 1, queries, LENGTH, dtype=torch.bool)
     visible[1, :, :, 3:] = False
-    return visible.repeat(len(MEMBERS), 1, 1, 1)
+    visible = visible.repeat(len(MEMBERS), 1, 1, 1)
+    visible[-ROWS, :, :, 4:] = False
+    return visible
 
 
 def expect(

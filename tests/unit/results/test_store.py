@@ -268,6 +268,11 @@ def test_a_packed_record_is_trusted_and_an_old_one_was_not_packed(store: Store) 
     )
     store.write(packed)
     assert store.read(packed.run_id) == packed
+    earlier = make_result(
+        seed=2, packed={"size": 4, "pack_peak_bytes": 10, "pack_seconds": 1.5}, memory=none, time={}
+    )
+    store.write(earlier)
+    assert store.read(earlier.run_id) == earlier
     old = make_result(seed=1)
     store.write(old)
     path = store.run_folder(old.run_id) / RECORD

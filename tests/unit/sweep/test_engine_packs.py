@@ -225,6 +225,49 @@ def test_a_pack_out_of_memory_is_split(
     assert outcome.exit_code == 0
 
 
+@pytest.mark.parametrize("largest", [4, 2])
+def test_a_pack_computes_whole_micro_batches_as_one_until_memory_was_short(
+    base: Config, compose: Compose, store: Store, identify: Identifier, largest: int
+) -> None:
+    plan = plan_sweep([RANKS], constant=[], compose=lambda lines: compose(*lines), identify=identify)
+    trainer = Trainer(store, end_pack=lambda pack: "oom" if len(pack) > largest else "success")
+    asked: list[list[str]] = []
+
+    def launch(jobs: Sequence[tuple[Pack, Sequence[str]]]) -> list[Exception | None]:
+        asked.append([f"{len(pack)} {line}" for pack, lines in jobs for line in lines if "merged" in line])
+        return trainer(jobs)
+
+    foresight = Foresight(limit_pack=lambda _: 4, merge_batches=lambda _: 2)
+    Sweep(plan, base, launch, identify, lambda: foresight).run()
+    assert asked[0] == ["4 merged_micro_batches=2"]
+    assert not any(asked[1:])  # neither in halves, nor alone
+
+
+def test_many_final_seeds_pack_and_have_the_memory_and_time_of_the_run_alone(
+    sweep_packed: Callable[..., Outcome], store: Store
+) -> None:
+    trainer = Trainer(store)
+    settings = {"sweep.final_seeds": [0, 1, 2, 3, 4], "sweep.pack": "auto"}
+    sweep_packed(trainer, **settings)
+    assert trainer.sizes == [[1, 4], [1], [1, 1, 1, 1, 4]]
+    seeds = {one.config["seed"]: one.packed for one in store.read_all()[0] if one.config["lora"]["r"] == 16}
+    assert [seeds[seed] for seed in range(5)] == [None, *[describe_pack(4)] * 4]
+    again = Trainer(store)
+    sweep_packed(again, **settings)
+    assert again.jobs == []
+
+
+def test_of_a_grid_of_seeds_one_run_is_measured_alone(
+    base: Config, compose: Compose, store: Store, identify: Identifier
+) -> None:
+    grids: list[Axes] = [{"method": ["lora"], "seed": [0, 1, 2, 3, 4]}]
+    plan = plan_sweep(grids, constant=[], compose=lambda lines: compose(*lines), identify=identify)
+    trainer = Trainer(store)
+    foresight = Foresight(limit_pack=lambda _: 24)
+    Sweep(plan, base, trainer, identify, lambda: foresight).run()
+    assert trainer.sizes == [[5], [1]]
+
+
 @pytest.mark.parametrize("end", [None, STARTED, "failed", "crashed", "timeout", "invalid"])
 def test_a_pack_that_dies_has_its_runs_trained_alone(
     sweep_packed: Callable[..., Outcome], store: Store, end: str | None

@@ -1,21 +1,21 @@
-"""Runs that share all but rank, scale, dropout and rate train together, as many as memory and slots allow."""
+"""Runs that share base weights and steps train together, as many as memory and slots allow."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from bench.config.cards import read_cards
 from bench.config.identity import identify
 from bench.config.pack import unpack
 from bench.config.schema import Config, replace_values
 from bench.memory.prediction import Prediction
-from bench.run.driver import Device
-from bench.sweep.forecast import Forecast, limit_packs
+from bench.sweep.forecast import Forecast, limit_packs, merge_batches
 from bench.sweep.packing import (
     FEWEST,
     LARGEST,
     UNKNOWN,
+    Pack,
     bound_size,
     count_sizes,
     form_packs,
@@ -80,7 +80,7 @@ def test_runs_of_one_kind_are_packed_in_the_plans_order(
         for r in (4, 8)
         for lr in (1, 2)
     ]
-    points = make_points(["method=full", *ranks, "method=dora", "method=lora lora.r=4 seed=1"])
+    points = make_points(["method=full", *ranks, "method=dora", "method=lora train.max_steps=7"])
     packs = form(points, 4, compose())
     assert packs == [points[:1], points[1:5], points[5:9], points[9:10], points[10:]]
 
@@ -113,6 +113,30 @@ def test_the_few_that_go_on_from_a_pack_go_on_in_one(
     few = make_points(["lora.r=2", "lora.r=4"], "resume_from='0123456789ab'", "train.stop_step=100")
     assert list(map(len, form(few, 8, compose()))) == [2]
     assert list(map(len, form(few, 1, compose()))) == [1, 1]
+
+
+def test_each_size_of_train_has_its_choice_and_so_needs_its_runs(
+    compose: Compose,
+) -> None:
+    """What is chosen is trained once more: one of all seeds, and one of each size of train."""
+
+    def make(*lines: str) -> list[Point]:
+        configs = [compose(*line.split()) for line in lines]
+        return [
+            Point((), one, identify(one, data_fingerprint=str(one.data.train_size), model_revision="weights"))
+            for one in configs
+        ]
+
+    seeds = make(*(f"seed={seed}" for seed in range(5)))
+    assert list(map(len, form(seeds, 24, compose()))) == [5]
+    sizes = [f"data.train_size={size}" for size in (100, 200, 400)]
+    curve = make(*sizes)
+    assert list(map(len, form(curve, 24, compose()))) == [1, 1, 1]  # each of them would be trained twice
+    assert list(map(len, form(curve, 24, compose(), **{"sweep.pack": 8}))) == [3]
+    grid = make(*(f"{size} train.lr={rate}" for size in sizes for rate in (1, 2, 3, 4)))
+    assert list(map(len, form(grid, 24, compose()))) == [12]
+    [line] = pack_lines(tuple(curve))
+    assert unpack(compose("data.train_size=100", line)) == [point.config for point in curve]
 
 
 def test_the_least_limit_of_a_kind_holds_for_all_but_those_that_must_train_alone(
@@ -188,22 +212,28 @@ def test_the_setting_and_the_prediction_decide_how_large_a_pack_may_be(
         assert limit_packs(cast, base)(unknown) == UNKNOWN
 
 
-@pytest.mark.parametrize("pack", ["auto", 7])
-def test_runs_train_alone_where_auto_means_fp16(
-    make_points: Callable[..., list[Point]], compose: Compose, pack: Any
+def test_a_pack_computes_as_many_micro_batches_as_one_as_fit(
+    make_points: Callable[..., list[Point]], compose: Compose
 ) -> None:
-    chosen, fixed = make_points(["train.precision=auto", "train.precision=fp32"])
-    found = {point.run_id: predict(weights=50, load=70, train=60, evaluate=55) for point in (chosen, fixed)}
-    base = replace_values(compose(), {"sweep.pack": pack})
-    limits = {}
-    old = Device(0, "GPU-0", "old", 100, 100, capability=(7, 5))  # in no table of cards
-    targets = [Target("cuda", name, 100, read_cards()[name]) for name in ("t4", "rtx4090")]
-    for target in (*targets, Target("cuda", "old", 100, None, old)):
-        limit = limit_packs(Forecast(target, found, {}, {}, base.report), base)
-        limits[target.name] = [limit(chosen), limit(fixed)]
-    together = 4 if pack == "auto" else 7
-    without_bf16 = [1, together]
-    assert limits == {"t4": without_bf16, "old": without_bf16, "rtx4090": [together, together]}
+    """Weights of 50 bytes once; beside them each run has 10 in training, of which 4 are activations."""
+    lines = ("train.gradient_accumulation_steps=12", "train.group_by_length=false")
+    points = make_points(["lora.r=2", "lora.r=4"], *lines)
+    prediction = predict(weights=50, load=70, train=60, evaluate=55)
+    prediction = replace(prediction, parts={**prediction.parts, "activations": 4})
+    found = {point.run_id: prediction for point in points}
+
+    def count(device: str, usable: int, pack: Pack) -> int:
+        target = Target(device, "card", usable, None)
+        return merge_batches(Forecast(target, found, {}, {}, compose().report))(pack)
+
+    pack = tuple(points)
+    # 50 + 2 (10 + 3 x 4) = 94 of the 0.9 x 105 that are used, and with 6 at once it would be 110
+    assert [count("cuda", usable, pack) for usable in (105, 200, 80)] == [4, 12, 1]
+    assert count("cpu", 200, pack) == 1
+    sorted_by_length = replace_values(points[0].config, {"train.group_by_length": True})
+    assert count("cuda", 200, (replace(points[0], config=sorted_by_length), points[1])) == 1
+    unknown = replace(points[1], identity=replace(points[1].identity, run_id="unknown"))
+    assert count("cuda", 200, (points[0], unknown)) == 1
 
 
 def test_runs_at_the_same_time_on_a_cpu_share_its_memory(

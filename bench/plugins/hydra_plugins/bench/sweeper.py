@@ -107,7 +107,9 @@ class BenchSweeper(Sweeper):
         print(show("\n".join(lines)), flush=True)
         space.require(room, base)
         confirm_long(described, base, arguments)
-        return Foresight(forecast.make_refusal(known, base, isolation=isolation), limit)
+        return Foresight(
+            forecast.make_refusal(known, base, isolation=isolation), limit, forecast.merge_batches(known)
+        )
 
     def _compose(self, overrides: Sequence[str]) -> Config:
         return schema.from_hydra(self.loader.load_sweep_config(self.composed, list(overrides)))
