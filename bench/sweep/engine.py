@@ -119,7 +119,7 @@ class Sweep:
         if searched and (not self.base.sweep.bracket or self._bracket()):
             best = self._choose_best()
             finals = plan_finals(best, self.base.sweep.final_seeds, self.identify).points
-            self._launch_new(finals, packed=True)
+            self._launch_new(finals, self._limit_packs(finals))
         return self.outcome()
 
     def outcome(self) -> Outcome:
