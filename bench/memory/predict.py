@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bench.config.schema import Config
+from bench.config.schema import AS_IT_IS, Config
 from bench.data import dataset, tokens
 from bench.data.dataset import Dataset
 from bench.errors import BenchError, first_line
@@ -19,7 +19,7 @@ from bench.memory.prediction import Prediction
 from bench.memory.recording import Recording, Work
 from bench.memory.trace import MICRO_BATCHES, STEPS, Shapes, trace
 from bench.model import weights
-from bench.train import fit
+from bench.train import baselines, fit
 from bench.train.device import choose_precision
 from bench.train.task import Texts
 
@@ -36,7 +36,8 @@ def predict_all(configs: Sequence[Config], device_type: str) -> list[Prediction 
         if name not in datasets:
             datasets[name] = dataset.load(config.data)
         folder = weights.locate(config.model)
-        content = repr((name, config.model, config.task, config.train.max_length))
+        examples = (config.method.shots, config.seed) if config.method.shots else None
+        content = repr((name, config.model, config.task, config.train.max_length, examples))
         if content not in texts:
             texts[content] = fit.tokenise(config, datasets[name], model_folder=folder)
         return predict(config, datasets[name], texts[content], folder=folder, device_type=device_type)
@@ -79,7 +80,10 @@ def _make(
     splits, padding, task = texts
     train = config.train
     longest_evaluated = max(int(splits[split].lengths.max()) for split in fit.EVALUATED)
-    eval_rows = max(1, train.eval_batch_size // task.sequences)
+    answers = config.method.estimator in AS_IT_IS
+    eval_rows = (
+        baselines.count_rows(config, texts) if answers else max(1, train.eval_batch_size // task.sequences)
+    )
     shapes = Shapes(
         device_type=device_type,
         precision=choose_precision(train.precision, torch.device(device_type)),
@@ -97,7 +101,7 @@ def _make(
         device_type=device_type,
         phases=peaks,
         least_bytes=find_least(recording.events, low, high) if high else low,
-        parts=_split_peak(recording),
+        parts=_split_peak(recording, "eval" if answers else "train"),
         paged_bytes=recording.paged_bytes,
         parameters=recording.parameters,
         trained_bytes=recording.trained_bytes,
@@ -146,9 +150,9 @@ def _sum_peaks(events: Iterable[Event]) -> dict[str, int]:
     return peaks
 
 
-def _split_peak(recording: Recording) -> dict[str, int]:
-    """Split the bytes at the peak of training by what the tensors are for."""
-    top = ("train", _sum_peaks(recording.events)["train"])
+def _split_peak(recording: Recording, phase: str) -> dict[str, int]:
+    """Split the bytes at the phase's peak by what the tensors are for."""
+    top = (phase, _sum_peaks(recording.events)[phase])
     held = next(held for phase, live, held in _walk(recording.events) if (phase, live) == top)
     parts: dict[str, int] = {}
     for number, size in held.items():

@@ -19,7 +19,8 @@ from typing import Any
 
 from bench.config.cards import LAUNCH_SECONDS, Card
 from bench.config.fields import SHAPELESS, list_marked
-from bench.config.schema import Config, replace_values, to_dict
+from bench.config.identity import writes_labels
+from bench.config.schema import AS_IT_IS, Config, replace_values, to_dict
 from bench.files import replace_file
 from bench.model import weights
 
@@ -104,6 +105,11 @@ def _count_seconds(work: Sequence[Sequence[Any]], card: Card, *, share: float) -
     return seconds
 
 
+def can_predict(config: Config) -> bool:
+    """Tell whether the run is of a kind that can be traced: it trains a network, or asks one as it is."""
+    return config.method.estimator == "network" or writes_labels(config)
+
+
 def settle(config: Config, card: Card | None) -> Config:
     """Return the configuration as it can be traced for a CUDA device, or for a CPU if no card is given.
 
@@ -120,8 +126,10 @@ def settle(config: Config, card: Card | None) -> Config:
 
 
 def count_steps(config: Config, rows: int) -> int:
-    """Count the optimizer steps of the training, up to its stop."""
+    """Count the optimizer steps of the training, up to its stop; none where the base answers as it is."""
     train = config.train
+    if config.method.estimator in AS_IT_IS:
+        return 0
     if train.stop_step is not None:
         return train.stop_step
     if train.max_steps is not None:
@@ -133,7 +141,7 @@ def count_steps(config: Config, rows: int) -> int:
 def count_cost(config: Config, prediction: Prediction, card: Card | None) -> Cost:
     """Count what the run costs: seconds at the card's full speed, or operations where no card is known."""
     steps = count_steps(config, prediction.train_rows)
-    passes = -(-steps // config.train.eval_steps)
+    passes = max(1, -(-steps // config.train.eval_steps))
     accumulation = config.train.gradient_accumulation_steps
     if card is None:
         train = steps * accumulation * prediction.train_flops
@@ -156,6 +164,8 @@ def make_key(config: Config, *, device_type: str, fingerprint: str, revision: st
         "drops": config.lora.dropout > 0,
         "clips": config.train.max_grad_norm is not None,
     }
+    if config.method.shots is not None:
+        shape |= {"shots": config.method.shots, "seed": config.seed}
     # auto may mean another precision on another machine.
     machine = platform.node() if device_type == "cpu" else None
     facts = [VERSION, device_type, machine, _read_versions(), fingerprint, revision, shape]

@@ -18,12 +18,12 @@ from peft import PeftModel
 from torch import nn
 from torch.optim import optimizer as torch_optimizer
 
-from bench.config.schema import Config
+from bench.config.schema import AS_IT_IS, Config
 from bench.memory.kernels import Kernels, replaced
 from bench.memory.recording import Recorder, Recording
 from bench.model import build
-from bench.train import loop, optimizers
-from bench.train.task import Task
+from bench.train import baselines, loop, optimizers
+from bench.train.task import LabelLikelihood, Task
 from bench.train.training import Training, build_alone, prepare
 
 META = torch.device("meta")
@@ -115,6 +115,9 @@ def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) ->
         raise UntraceableError(reason)
     config = _shape_only(config)
     recorder = Recorder(shapes.device_type)
+    if config.method.estimator in AS_IT_IS:
+        _trace_answers(recorder, config, shapes, task=task, folder=folder)
+        return recorder.recording
     codes = {"dynamic": torch.empty(256, device=META)}  # which bitsandbytes would compute
     with replaced(bitsandbytes.functional, "name2qmap", codes):
         networks = build_alone(
@@ -149,6 +152,31 @@ def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) ->
         rows = shapes.eval_rows
         loop.predict(training, [(np.arange(rows), make_batch(rows, shapes.eval_length))])
     return recorder.recording
+
+
+def _trace_answers(
+    recorder: Recorder, config: Config, shapes: Shapes, *, task: Task, folder: Path | None
+) -> None:
+    """Trace what a base that answers as it is allocates and computes, on a batch as the run's longest."""
+    assert isinstance(task, LabelLikelihood)
+    base = baselines.load_base(
+        config,
+        labels=[str(number) for number in range(shapes.labels)],
+        pad_token_id=shapes.pad_token_id,
+        folder=folder,
+        device=META,
+        precision=shapes.precision,
+    ).eval()
+    hold_weights(recorder, base, trained="weights")
+    recorder.recording.parameters = sum(parameter.numel() for parameter in base.parameters())
+    accelerator: Any = _Accelerator(shapes.precision, recorder)
+    with Kernels(shapes.device_type).active(), recorder:
+        recorder.phase = "forward"  # of examples, which are all that such a run learns from
+        with torch.inference_mode(), accelerator.autocast():
+            task = task.read_examples(base)
+        recorder.phase = "eval"
+        batch = make_batch(shapes.eval_rows, shapes.eval_length)
+        loop.ask(base, [(np.arange(shapes.eval_rows), batch)], task=task, accelerator=accelerator)
 
 
 def _hold_states(recorder: Recorder, optimizer: Any) -> None:

@@ -88,7 +88,7 @@ def advise(plan: Plan, known: Forecast, *, compose: Compose, isolation: Isolatio
     largest: dict[str, tuple[Point, Prediction]] = {}
     for point in plan.points:
         predicted, name = known.found.get(point.run_id), point.config.method.name
-        if not isinstance(predicted, Prediction):
+        if not isinstance(predicted, Prediction) or point.config.method.estimator != "network":
             continue
         if name not in largest or predicted.peak_bytes > largest[name][1].peak_bytes:
             largest[name] = (point, predicted)

@@ -15,7 +15,7 @@ import psutil
 from bench.config.cards import CONTEXT_BYTES, GIB, Card, read_cards, recognise
 from bench.config.schema import Config, replace_values
 from bench.memory.calibration import Calibration, name_family
-from bench.memory.prediction import Prediction, count_cost, make_key, read_cached, settle
+from bench.memory.prediction import Prediction, can_predict, count_cost, make_key, read_cached, settle
 from bench.model import weights
 from bench.results.selection import read_number
 from bench.results.store import Result
@@ -103,10 +103,10 @@ def _aim(card: Card, limit: int | None) -> Target:
 
 
 def predict_runs(points: Sequence[Point], target: Target, isolation: Isolation) -> dict[str, Found]:
-    """Predict each run that trains a network; return the predictions by run_id."""
-    networks = [point for point in points if point.config.method.estimator == "network"]
-    answers = predict_each(networks, target, isolation)
-    return {point.run_id: answer for point, answer in zip(networks, answers, strict=True)}
+    """Predict each run that reads texts with a network of its own; return the predictions by run_id."""
+    traced = [point for point in points if can_predict(point.config)]
+    answers = predict_each(traced, target, isolation)
+    return {point.run_id: answer for point, answer in zip(traced, answers, strict=True)}
 
 
 def predict_each(points: Sequence[Point], target: Target, isolation: Isolation) -> list[Found]:
@@ -208,7 +208,8 @@ def calibrate(
         cost = count_cost(config, prediction, target.card)
         train, evaluation = (read_number(result, f"prediction.cost.{part}") for part in ("train", "eval"))
         ratio = seconds / ((train or cost.train) + (evaluation or cost.eval))
-        for family in (_family(config), ""):
+        # A base as it is answers alone, which says little of the time that a training takes.
+        for family in (_family(config), *([""] if config.method.estimator == "network" else [])):
             ratios.setdefault(family, []).append(ratio)
     return {family: _summarise(values) for family, values in ratios.items()}
 

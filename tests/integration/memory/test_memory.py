@@ -18,14 +18,15 @@ from bench.data.prompt import Prompt
 from bench.memory.allocator import replay
 from bench.memory.kernels import Kernels
 from bench.memory.predict import predict_all
-from bench.memory.prediction import Prediction
+from bench.memory.prediction import Prediction, count_cost
 from bench.memory.recording import Recorder, Recording
 from bench.memory.trace import Shapes, UntraceableError, hold_weights, make_batch, trace
 from bench.model import build, weights
 from bench.run.run import run
-from bench.train import checkpoint, fit, loop
+from bench.train import baselines, checkpoint, fit, loop
 from bench.train import task as tasks
 from bench.train.meter import Meter
+from bench.train.training import make_accelerator
 
 Compose = Callable[..., Config]
 CPU = torch.device("cpu")
@@ -60,6 +61,35 @@ def test_and_where_a_decoder_writes_its_labels(compose: Compose, method: str, *,
     config = compose(*DECODER, "task=label_likelihood", f"method={method}", "train.eval_batch_size=8")
     prompt = Prompt(before=(1, 2), after=(3,), answers=((4, 5, 0), (6, 0), (7, 8, 0)))
     assert_equal(config, "fp32", tasks.LabelLikelihood(prompt, keeps_keys))
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+@pytest.mark.parametrize("architecture", ["llama", "mistral"])  # one shares its examples
+def test_a_base_that_answers_as_it_is_takes_what_was_predicted(
+    compose_decoder: Compose, architecture: str, shots: int
+) -> None:
+    method = ("method=few_shot", f"method.shots={shots}") if shots else ("method=zero_shot",)
+    config = compose_decoder(architecture, "task=label_likelihood", "train.eval_batch_size=256", *method)
+    folder, data = weights.locate(config.model), dataset.load(config.data)
+    texts = fit.tokenise(config, data, model_folder=folder)
+    rows, longest = baselines.count_rows(config, texts), max(texts.splits["test"].lengths)
+    shapes = Shapes("cpu", "fp32", longest, longest, eval_rows=rows, labels=3, pad_token_id=0)
+    recording = trace(config, shapes, task=texts.task, folder=folder)
+    base = baselines.load_base(
+        config, labels=data.labels, pad_token_id=0, folder=folder, device=CPU, precision="fp32"
+    )
+    accelerator = make_accelerator(CPU, "fp32")
+    batch = make_batch(rows, longest)
+    batch["attention_mask"][0, 0] = 0
+
+    def ask() -> None:
+        with torch.inference_mode():
+            task = texts.task.read_examples(base)  # type: ignore[union-attr]
+        loop.ask(base, [(np.arange(rows), batch)], task=task, accelerator=accelerator)
+
+    held = sum({one.data_ptr(): one.nbytes() for one in storages(base)}.values())
+    peak = held + profile_memory(ask)[0]
+    assert find_peak(recording, {"forward", "eval"}) == pytest.approx(peak, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +231,26 @@ def test_evaluation_costs_as_many_tokens_as_are_read(
         tokens.append(task.readings * sum(lengths + task.answer_tokens))
     assert tokens[1] > 1.5 * tokens[0]
     assert flops[1] / flops[0] == pytest.approx(tokens[1] / tokens[0], rel=0.15)
+
+
+def test_a_few_examples_cost_about_as_much_as_none(
+    compose_decoder: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are read once for all prompts, and not with each."""
+
+    def count_flops(name: str, *lines: str) -> float:
+        config = compose_decoder("llama", "task=label_likelihood", f"cache_dir={tmp_path}/{name}", *lines)
+        [found] = predict_all([config], "cpu")
+        assert isinstance(found, Prediction)
+        assert count_cost(config, found, None).train == 0
+        return found.eval_flops("test")
+
+    none = count_flops("none", "method=zero_shot")
+    once = count_flops("once", "method=few_shot", "method.shots=4")
+    monkeypatch.setattr(tasks, "shares_examples", lambda _: False)
+    again = count_flops("again", "method=few_shot", "method.shots=4")
+    assert once == pytest.approx(none, rel=0.2)
+    assert again > 5 * none
 
 
 def test_a_run_says_why_nothing_was_predicted_of_it(compose_tiny: Compose) -> None:
