@@ -161,13 +161,13 @@ def _judge(setting: Setting, studies: int, random: np.random.Generator) -> Float
     methods, texts, level = len(setting.seeds), setting.texts, 1 - LEVEL
     estimates, variances, seeds = _measure(setting, studies, random)
     numbers = estimates.ravel(), variances.ravel(), *seeds
-    differ, equal = (
-        np.array([adjust_holm(row) for row in p_values.reshape(studies, -1).tolist()]) < level
-        for p_values in (
-            find_p_values(*numbers, rows=texts),
-            find_equivalence_p_values(*numbers, rows=texts, delta=DELTA),
-        )
-    )  # (studies, pairs)
+    tests = [
+        find_p_values(*numbers, rows=texts),
+        find_equivalence_p_values(*numbers, rows=texts, delta=DELTA),
+    ]
+    p_values = np.stack(tests, axis=1).reshape(studies, -1, 2).tolist()
+    adjusted = np.array([adjust_holm(one) for one in p_values])  # (studies, pairs, 2)
+    differ, equal = adjusted[..., 0] < level, adjusted[..., 1] < level
     if max(setting.seeds) == 1:
         equal[:] = False  # which one seed cannot show
     with_last = np.array([other == methods - 1 for _, other in combinations(range(methods), 2)])

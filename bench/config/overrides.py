@@ -79,7 +79,7 @@ def _escape_key(key: object) -> str:
 def list_overrides(config: Mapping[str, Any]) -> list[str] | None:
     """Return the lines that compose a record's configuration again: what is trained on what, and its seed.
 
-    None: conf/ has no file of the record's method, model or data, so that no line can name it.
+    None: conf/ has no file of the record's method, model or data, or no line can say how they differ.
     """
     names = tuple(str((config.get(group) or {}).get("name")) for group in _GROUPS)
     if not all(
@@ -88,17 +88,25 @@ def list_overrides(config: Mapping[str, Any]) -> list[str] | None:
         return None
     usual, base = _compose(*names)
     lines = [f"{group}={name}" for group, name in zip(_GROUPS, names, strict=True) if usual[group] != name]
-    return lines + list(_list_differences(config, base, ""))
+    differences = list(_list_differences(config, base, ""))
+    known = [line for line in differences if line is not None]
+    return [*lines, *known] if len(known) == len(differences) else None
 
 
-def _list_differences(given: Mapping[str, Any], base: Mapping[str, Any], section: str) -> Iterator[str]:
+def _list_differences(
+    given: Mapping[str, Any], base: Mapping[str, Any], section: str
+) -> Iterator[str | None]:
+    """Yield a line for each value that is another; None for a mapping that a line can only add to."""
     for name in sorted(base.keys() & given.keys()):
-        if given[name] == base[name]:
+        value, usual = given[name], base[name]
+        if value == usual:
             continue
-        if not section and isinstance(base[name], Mapping) and isinstance(given[name], Mapping):
-            yield from _list_differences(given[name], base[name], f"{name}.")
+        if not isinstance(value, Mapping) or not isinstance(usual, Mapping):
+            yield override_line(section + name, value)
+        elif not section:
+            yield from _list_differences(value, usual, f"{name}.")
         else:
-            yield override_line(section + name, given[name])
+            yield None if usual.keys() - value.keys() else override_line(f"++{section}{name}", value)
 
 
 @cache

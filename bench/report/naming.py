@@ -104,7 +104,12 @@ def say_needs(needs: Needs, text: Text) -> str:
 
 def say_edges(row: Row, text: Text) -> Bullet:
     """Say which chosen values lie at the edge of what was tried, and what to type to look beyond."""
-    settings = text.join([text(f"edges.ends.{edge.end}", setting=edge.setting) for edge in row.edges])
+    said = []
+    for end in ("smallest", "largest"):
+        if same := [edge.setting for edge in row.edges if edge.end == end]:
+            count = "one" if len(same) == 1 else "several"
+            said.append(text(f"edges.{count}.{end}", settings=text.join(same)))
+    settings = text.join(said)
     command = suggest_sweep(row.selection.candidates[0], row.edges) if row.selection else None
     if command is None:
         return Bullet(text("edges.beyond", title=row.title, settings=settings))
@@ -116,7 +121,7 @@ def say_untrained(row: Row, causes: Mapping[str, Cause], text: Text) -> str:
     first, kind = row.untrained[0], "all" if row.is_untrained else "some"
     cause = causes.get(first.run_id, Cause("none"))
     return text(
-        f"notes.untrained.{kind}",
+        f"untrained.{kind}",
         title=row.title,
         count=len(row.untrained),
         runs=len(row.run_ids),

@@ -76,7 +76,7 @@ def compare_methods(
     Of the baselines only the best on validation is compared. Methods of different tasks had other texts or
     other base weights and are never compared; neither are random weights, whose answers mean nothing, nor
     methods that did not train. p values are adjusted over all comparisons of the report, those of a
-    difference and those of equality each among themselves.
+    difference and those of equality together.
 
     Args:
         delta: the difference in accuracy within which two methods count as equal, a share.
@@ -101,10 +101,9 @@ def compare_methods(
             ]
             pairs += [(later, earlier) for earlier, later in combinations(same, 2)]
     tests = [_test(*pair, delta=delta) for pair in pairs]
-    adjusted = [adjust_holm(same) for same in zip(*tests, strict=True)]
     shared = [
         _compare(*pair, p_values=p_values, adjusted=both, delta=delta, level=1 - (1 - LEVEL) / len(pairs))
-        for pair, p_values, *both in zip(pairs, tests, *adjusted, strict=True)
+        for pair, p_values, both in zip(pairs, tests, adjust_holm(tests), strict=True)
     ]
     return bound, shared, left_out
 

@@ -20,6 +20,7 @@ from bench.report.numbers.statistics import (
 _POWER = 0.8
 _NODES = 8  # of the integral over each method's error: enough for two digits
 _MOST = math.log(1e9)  # times the texts or seeds that there are
+_MOST_SEEDS = 100  # of a method; nobody trains more of them
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,15 @@ def find_equivalence_p_values(
     rows: int,
     delta: float,
 ) -> Floats:
-    """Return find_equivalence_p of each of many cases; the arguments are those of find_margins. # (cases,)"""
+    """Return find_equivalence_p of each of many cases; the arguments are those of find_margins. # (cases,)
+
+    No p is less than the chance that methods that differ by delta agree on every text, which is the strongest
+    evidence that there can be.
+    """
     room = delta - np.abs(estimates)
     texts = np.maximum(texts, bound_texts(delta, rows))
     halves = find_p_values(room, texts, errors, residuals, freedom, rows=rows) / 2
-    p_values: Floats = np.where(room > 0, halves, 1 - halves)
+    p_values: Floats = np.maximum(np.where(room > 0, halves, 1 - halves), (1 - delta) ** rows)
     return p_values
 
 
@@ -92,20 +97,21 @@ def find_needs(
     rows = max(rows, 2)
     study = _Study(estimate, max(texts, bound_texts(delta, rows)), seeds, rows, delta, level)
 
-    def find_factor(*, of_texts: int, of_seeds: int) -> float | None:
-        """Return how many times the texts, the seeds or both; None if no number of them decides."""
+    def find_factor(most: float, *, of_texts: int, of_seeds: int) -> float | None:
+        """Return how many times the texts, the seeds or both decide; None if not even the most do."""
 
         def decides(log: float) -> bool:
             return study.decide(math.exp(of_texts * log), math.exp(of_seeds * log)) >= _POWER
 
-        return math.exp(bisect(decides, 0.0, _MOST, halvings=16)) if decides(_MOST) else None
+        return math.exp(bisect(decides, 0.0, most, halvings=16)) if decides(most) else None
 
-    more_texts = find_factor(of_texts=1, of_seeds=0)
-    more_seeds = find_factor(of_texts=0, of_seeds=1) if seeds else None
+    most_seeds = math.log(max(1.0, _MOST_SEEDS / study.fewest)) if seeds else 0.0
+    more_texts = find_factor(_MOST, of_texts=1, of_seeds=0)
+    more_seeds = find_factor(most_seeds, of_texts=0, of_seeds=1) if seeds else None
     kind = "either" if more_texts and more_seeds else "texts" if more_texts else "seeds"
     if more_texts is None and more_seeds is None:
         kind = "both"
-        more_texts = more_seeds = find_factor(of_texts=1, of_seeds=1) or math.exp(_MOST)
+        more_texts = more_seeds = find_factor(_MOST, of_texts=1, of_seeds=1) or math.exp(_MOST)
     return Needs(
         kind,
         texts=_round_up(rows * more_texts) if more_texts else None,

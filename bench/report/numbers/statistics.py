@@ -275,17 +275,28 @@ def bound_share(
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def adjust_holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values that hold for all tests at once, in the order given.
+def adjust_holm(p_values: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Return p values that hold for all tests of a report at once, in the order given.
+
+    Each comparison has one or several hypotheses of which at most one is true, such as no difference and one
+    of delta or more. So at most as many are true as there are comparisons with one that is not yet rejected,
+    and by that the next p is multiplied.
 
     scipy has no such correction.
 
-    Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979).
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979);
+    Shaffer, "Modified sequentially rejective multiple test procedures", JASA 81 (1986), for several of them.
     """
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda one: p_values[one])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = highest
+    adjusted, left = [[1.0] * len(same) for same in p_values], [len(same) for same in p_values]
+    ordered = sorted(
+        (p_value, pair, place) for pair, same in enumerate(p_values) for place, p_value in enumerate(same)
+    )
+    highest, still_open = 0.0, len(p_values)
+    for p_value, pair, place in ordered:
+        highest = max(highest, min(1.0, still_open * p_value))
+        adjusted[pair][place] = highest
+        left[pair] -= 1
+        still_open -= left[pair] == 0
     return adjusted
 
 

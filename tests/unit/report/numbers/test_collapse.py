@@ -91,13 +91,13 @@ def test_the_likely_cause_is_read_from_the_record_and_the_losses(
         assert "{" not in text(f"causes.{found.name}", **found.values)
 
 
-def collapse(*, full_seeds: int = 3) -> list[Result]:
-    """Full fine-tuning of which so many seeds of three did not train, LoRA and its baseline."""
-    full = [
-        plant("full", 0.40 if seed < full_seeds else 0.88, 0.19 if seed < full_seeds else 0.88, seed=seed)
+def collapse(*, untrained: int = 3) -> list[Result]:
+    """QLoRA of which so many seeds of three did not train, LoRA and its baseline."""
+    quantised = [
+        plant("qlora", 0.40 if seed < untrained else 0.88, 0.19 if seed < untrained else 0.88, seed=seed)
         for seed in range(3)
     ]
-    return [plant("tfidf", 0.7), *full, *(plant("lora", 0.88, seed=seed) for seed in range(3))]
+    return [plant("tfidf", 0.7), *quantised, *(plant("lora", 0.88, seed=seed) for seed in range(3))]
 
 
 def test_a_method_that_did_not_train_is_marked_and_part_of_nothing_else() -> None:
@@ -105,34 +105,34 @@ def test_a_method_that_did_not_train_is_marked_and_part_of_nothing_else() -> Non
     shown = render_markdown(evidence, text=ENGLISH)
     answer, table = shown.partition("\n| Method")[::2]
     assert "LoRA reaches an accuracy of 88.0 %" in answer
-    assert "Full fine-tuning did not train: no better than the most frequent label.**" in answer
-    (line,) = [line for line in table.splitlines() if line.startswith("| Full fine-tuning |")][:1]
+    assert "QLoRA did not train: no better than the most frequent label.**" in answer
+    (line,) = [line for line in table.splitlines() if line.startswith("| QLoRA ")][:1]
     assert "40.0 %¹" in line
-    assert "¹ Full fine-tuning: not trained, and part of no comparison or finding." in shown
+    assert "¹ QLoRA: not trained, and part of no comparison or finding." in shown
     assert "right for 40.0 % of the test texts. Likely cause: its record and its history show none." in shown
     findings = shown.partition("## Key findings")[2].partition("\n## ")[0]
-    assert "Full" not in findings
-    assert "- Not compared, as they did not train: Full fine-tuning." in shown
-    assert "Full fine-tuning did not train" in shown.partition("article's claims")[2]
+    assert "QLoRA" not in findings
+    assert "- Not compared, as they did not train: QLoRA." in shown
+    assert "QLoRA did not train" in shown.partition("article's claims")[2]
     assert {(one.one.method, one.other.method) for one in evidence.comparisons} == {("lora", "tfidf")}
-    assert "Full" not in render_comparisons(evidence.comparisons)
+    assert "QLoRA" not in render_comparisons(evidence.comparisons)
     chinese = render_markdown(evidence, text=CHINESE)
-    assert "Full fine-tuning 未训练成功：不比最常见的标签更好。**" in chinese
+    assert "QLoRA 未训练成功：不比最常见的标签更好。**" in chinese
 
 
 def test_a_seed_that_did_not_train_is_named_and_counts() -> None:
-    evidence = make_evidence(collapse(full_seeds=1))
+    evidence = make_evidence(collapse(untrained=1))
     shown = render_markdown(evidence, text=ENGLISH)
-    assert "Full fine-tuning: 1 of its 3 chosen runs did not train" in shown
-    assert "Full fine-tuning did not train" not in shown
+    assert "QLoRA: 1 of its 3 chosen runs did not train" in shown
+    assert "QLoRA did not train" not in shown
     assert len(evidence.comparisons) == 3
 
 
 def test_where_no_training_trained_the_baselines_are_what_there_is() -> None:
     shown = render_markdown(make_evidence(collapse()[:4]), text=ENGLISH)
     assert (
-        "**TF-IDF reaches an accuracy of 70.0 %; Full fine-tuning did not train: no better than the most "
+        "**TF-IDF reaches an accuracy of 70.0 %; QLoRA did not train: no better than the most "
         "frequent label.**" in shown
     )
     alone = render_markdown(make_evidence(collapse()[1:4]), text=ENGLISH)
-    assert "**Full fine-tuning did not train: no better than the most frequent label.**" in alone
+    assert "**QLoRA did not train: no better than the most frequent label.**" in alone

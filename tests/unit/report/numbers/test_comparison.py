@@ -57,7 +57,7 @@ def test_a_real_difference_is_found() -> None:
 
 def test_where_there_is_no_difference_none_is_found() -> None:
     (found,) = compare({"full": [0.88, 0.881, 0.879], "lora": [0.88, 0.879, 0.881]})
-    assert found.verdict == "undecided"
+    assert found.verdict == "equal"
     assert found.accuracy.low is not None
     assert found.accuracy.high is not None
     assert found.accuracy.low < 0 < found.accuracy.high
