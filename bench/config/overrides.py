@@ -87,7 +87,8 @@ def list_overrides(config: Mapping[str, Any]) -> list[str] | None:
     ):
         return None
     usual, base = _compose(*names)
-    lines = [f"{group}={name}" for group, name in zip(_GROUPS, names, strict=True) if usual[group] != name]
+    named = zip(_GROUPS, names, strict=True)
+    lines = [f"{group}={name}" for group, name in named if group == "method" or usual[group] != name]
     differences = list(_list_differences(config, base, ""))
     known = [line for line in differences if line is not None]
     return [*lines, *known] if len(known) == len(differences) else None
@@ -116,6 +117,7 @@ def _compose(*names: str) -> tuple[Mapping[str, str], Mapping[str, Any]]:
     Not Hydra's own composing: a report is also written by a sweep, inside of Hydra.
     """
     root = OmegaConf.load(CONF_DIR / "config.yaml")
+    assert isinstance(root, DictConfig)
     usual = {group: name for one in root.defaults if not isinstance(one, str) for group, name in one.items()}
     files = {**usual, **dict(zip(_GROUPS, names, strict=True))}
     groups = {group: _load_file(group, files[group]) for group in (*_GROUPS, "train")}

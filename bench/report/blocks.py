@@ -158,7 +158,7 @@ def _write(block: Block, level: int) -> str:
 def _write_bullet(item: Bullet) -> str:
     text = escape_markdown(item.text)
     if item.command:
-        text = f"`{item.command}`".join(map(escape_markdown, item.text.split(item.command)))
+        text = text.replace(escape_markdown(item.command), f"`{item.command}`")
     below = f"  - {item.label}{escape_markdown(item.detail)}\n" if item.detail else ""
     return f"- {text}\n{below}"
 

@@ -182,5 +182,5 @@ def merge_needs(needs: Sequence[Needs]) -> Needs:
 
 def _round_up(count: float) -> int:
     """Round up to two digits, which is all that an estimate of this kind is worth."""
-    unit = 10 ** max(0, math.floor(math.log10(count)) - 1)
+    unit = int(10 ** max(0, math.floor(math.log10(count)) - 1))
     return math.ceil(count / unit) * unit

@@ -76,7 +76,7 @@ def _write_bullet(item: Bullet) -> Markup:
     text = Markup("{}").format(_tie(item.text))
     if item.command:
         command = Markup("<code>{}</code>").format(item.command)
-        text = command.join(map(_tie, item.text.split(item.command)))
+        text = command.join(_tie(item.text).split(item.command))
     return Markup("<li>{}{}</li>\n").format(text, below)
 
 
