@@ -13,12 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from bench.report.numbers.equivalence import find_equivalence_p_values
 from bench.report.numbers.statistics import (
     LEVEL,
+    Floats,
     Score,
+    adjust_holm,
     bound_share,
     find_detectable,
     find_margin,
+    find_p_values,
     score_answers,
     subtract,
 )
@@ -42,6 +46,13 @@ STOPPING = list(product((2, 6, 24), (100, 400, 2000)))  # configurations and val
 # Between which shares of the best's expected loss those of the others exceed it.
 LAGS = {"none": (0.0, 0.0), "small": (0.0, 0.05), "any": (0.0, 0.4)}
 STOPPING_HEAD = ["configurations", "texts", "lag", "best dropped", "others dropped"]
+DELTA = 0.01  # within which two methods count as equal
+PLANTED, AMONG = (0.0, 0.01, 0.02, 0.03, 0.05), (3, 5, 10)
+# Seeds of each method and how much they vary; with one seed the truth is that of the trained models.
+SPREADS = ((1, 0.0), (3, 0.002), (3, 0.01))
+VERDICT_HEAD = ["texts", "seeds", "deviation", "methods", "planted", "wrong better", "wrong equal"]
+VERDICT_HEAD += ["any wrong", "decided among equals", "decided for the other"]
+_ANSWERS_AT_ONCE = 8_000_000
 _LARGEST_SHIFT = 3  # deviations, to both sides: the mean over seeds stays what it is
 
 
@@ -64,7 +75,7 @@ class Kind:
 
 
 def draw(setting: Setting, random: np.random.Generator) -> list[Score]:
-    """One study: texts, methods and seeds are drawn anew, and scored as bench does."""
+    """Draw one study: texts, methods and seeds anew, scored as bench does."""
     common, own, single = (math.sqrt(part) for part in PARTS)
     size, scores = setting.texts, list[Score]()
     ease = common * random.standard_normal(size, dtype=np.float32)
@@ -80,7 +91,7 @@ def draw(setting: Setting, random: np.random.Generator) -> list[Score]:
 
 
 def hold(setting: Setting, studies: int = STUDIES) -> list[float]:
-    """How often the intervals hold the truth, and how often there is a false difference.
+    """Count how often the intervals hold the truth, and how often there is a false difference.
 
     Returns:
         Shares of the studies: the last method's accuracy is in its interval; the difference of the first and
@@ -102,7 +113,7 @@ def hold(setting: Setting, studies: int = STUDIES) -> list[float]:
 
 
 def find(setting: Setting, among: int, studies: int = STUDIES) -> list[float]:
-    """How often a true difference of two methods among so many is found, and by whom.
+    """Count how often a true difference of two methods among so many is found, and by whom.
 
     Returns:
         The difference; the share of the studies that find it; that of a test as strict to which the variance
@@ -155,18 +166,95 @@ def draw_losses(
 
 
 def is_found(one: Score, other: Score, texts: int, among: int) -> bool:
-    """Whether the verdict on two of so many methods is a difference, at Holm's first step."""
+    """Tell whether the verdict on two of so many methods is a difference, at Holm's first step."""
     estimate, error, seeds = subtract(one, other)
     return abs(estimate) > find_margin(error, seeds, rows=texts, level=raise_level(among))
 
 
+def judge(setting: Setting, studies: int = STUDIES) -> list[float]:
+    """Count how often a report on methods, of which the last is less accurate, says something wrong.
+
+    Returns:
+        Shares of the studies: a method is said to be better that is not; two are said to be equal, or to
+        differ by less than DELTA, that differ by DELTA or more; one of both. Then shares of the comparisons
+        that are decided: among the equal methods, and of these with the last.
+    """
+    random, judged = np.random.default_rng(2), []
+    size = max(1, _ANSWERS_AT_ONCE // (setting.texts * len(setting.seeds) * max(1, *setting.seeds)))
+    for start in range(0, studies, size):
+        judged.append(_judge(setting, min(size, studies - start), random))
+    shares: list[float] = np.concatenate(judged).mean(axis=0).tolist()
+    return shares
+
+
+def _judge(setting: Setting, studies: int, random: np.random.Generator) -> Floats:
+    """Return what judge averages, for each of the studies, all of them at once. # (studies, 5)"""
+    methods, texts, level = len(setting.seeds), setting.texts, 1 - LEVEL
+    estimates, variances, seeds = _measure(setting, studies, random)
+    numbers = estimates.ravel(), variances.ravel(), *seeds
+    tests = [
+        find_p_values(*numbers, rows=texts),
+        find_equivalence_p_values(*numbers, rows=texts, delta=DELTA),
+    ]
+    p_values = np.stack(tests, axis=1).reshape(studies, -1, 2).tolist()
+    adjusted = np.array([adjust_holm(one) for one in p_values])  # (studies, pairs, 2)
+    differ, equal = adjusted[..., 0] < level, adjusted[..., 1] < level
+    if max(setting.seeds) == 1:
+        equal[:] = False  # which one seed cannot show
+    with_last = np.array([other == methods - 1 for _, other in combinations(range(methods), 2)])
+    truth = setting.worse * with_last  # of the first less the second
+    better = differ & (np.sign(estimates) != np.sign(truth))
+    same = equal & (truth >= DELTA)
+    wrong = [better.any(axis=1), same.any(axis=1), (better | same).any(axis=1)]
+    decided = differ | equal
+    return np.stack([*wrong, *(decided[:, part].mean(axis=1) for part in (~with_last, with_last))], axis=1)
+
+
+def _measure(
+    setting: Setting, studies: int, random: np.random.Generator
+) -> tuple[Floats, Floats, tuple[Floats, Floats, Floats]]:
+    """Return the differences of all pairs of methods in each study, with their variances as estimated.
+
+    Returns:
+        The difference and its variance over texts; and of the seeds of both methods error, residual and
+        degrees of freedom, as find_margins takes them. # (studies, pairs) twice, (studies * pairs, 2) thrice
+    """
+    common, own, single = (math.sqrt(part) for part in PARTS)
+    methods, count, size = len(setting.seeds), setting.seeds[0], setting.texts
+
+    def normal(*shape: int) -> npt.NDArray[np.float32]:
+        return random.standard_normal(shape, dtype=np.float32)
+
+    shifts = random.standard_normal((studies, methods, count)).clip(-_LARGEST_SHIFT, _LARGEST_SHIFT)
+    accuracies = ACCURACY + shifts * np.array(setting.deviations)[:, None]
+    accuracies[:, -1] -= setting.worse
+    skill = single * normal(studies, methods, count, size)
+    skill += common * normal(studies, 1, 1, size) + own * normal(studies, methods, 1, size)
+    right = skill < ndtri(accuracies)[..., None].astype(np.float32)  # (studies, methods, seeds, texts)
+    scores, shares = right.mean(axis=3), right.mean(axis=2, dtype=np.float32)
+    shares -= shares.mean(axis=2, keepdims=True)
+    products = (shares @ shares.swapaxes(1, 2)).astype(np.float64) / (size - 1)  # (studies, methods, methods)
+    own_variances = np.einsum("smm->sm", products)
+    one, other = map(list, zip(*combinations(range(methods), 2), strict=True))
+    variances = own_variances[:, one] + own_variances[:, other] - 2 * products[:, one, other]
+    means = scores.mean(axis=2)
+    estimates = means[:, one] - means[:, other]
+    if count == 1:
+        none = np.zeros((estimates.size, 0))
+        return estimates, variances / size, (none, none, none)
+    chance = (scores * (1 - scores)).mean(axis=2) / (size - 1) - own_variances / size
+    errors, residuals = scores.var(axis=2, ddof=1) / count, np.maximum(0, chance) / (count - 1)
+    both = [np.stack([part[:, one], part[:, other]], axis=2).reshape(-1, 2) for part in (errors, residuals)]
+    return estimates, variances / size, (*both, np.full((1, 2), count - 1.0))
+
+
 def raise_level(among: int) -> float:
-    """The level of one comparison among those of so many methods."""
+    """Return the level of one comparison among those of so many methods."""
     return 1 - (1 - LEVEL) / math.comb(among, 2)
 
 
 def report(*, short: bool) -> str:
-    """The section; a run that is not short writes the tables into docs/statistics.md, which explains them."""
+    """Write the section; a run that is not short writes the tables into docs/statistics.md, their page."""
     studies = STUDIES // 20 if short else STUDIES
     alike, unlike = _list_alike(), _list_unlike()
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
@@ -177,22 +265,27 @@ def report(*, short: bool) -> str:
             "power": _tabulate_finding(pool, studies),
             "stopping": _tabulate_stopping(pool, studies),
         }
+        kinds = _list_verdicts()
+        judged = list(pool.map(partial(judge, studies=studies), [one.setting for one in kinds]))
+        parts["verdicts"] = _tabulate_holding(kinds, judged, head=VERDICT_HEAD)
     if not short:
         page = DOCS.read_text(encoding="utf-8")
         for name, part in parts.items():
             page = fill(page, name, part)
         DOCS.write_text(page, encoding="utf-8")
-    said = [f"{studies:,} studies of each of {len(held)} kinds; docs/statistics.md has them all. In percent:"]
+    count = len(held) + len(judged)
+    said = [f"{studies:,} studies of each of {count} kinds; docs/statistics.md has them all. In percent:"]
     rows = [
         [name, f"{100 * min(some):.1f}", f"{100 * max(some):.1f}"]
-        for name, some in zip(HEAD[3:], zip(*held, strict=True), strict=True)
+        for head, shares in ((HEAD[3:], held), (VERDICT_HEAD[5:], judged))
+        for name, some in zip(head, zip(*shares, strict=True), strict=True)
     ]
     said.append(table(["", "least", "most"], rows))
     return "\n\n".join(["## Intervals and verdicts", *said, *(parts.values() if short else ())])
 
 
 def fill(page: str, name: str, part: str) -> str:
-    """The page with the part between the comments of this name."""
+    """Return the page with the part between the comments of this name."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     before, begun, rest = page.partition(begin)
     _, ended, after = rest.partition(end)
@@ -202,7 +295,7 @@ def fill(page: str, name: str, part: str) -> str:
 
 
 def _list_alike() -> list[Kind]:
-    """Studies whose methods have as many seeds, which vary as much."""
+    """List studies whose methods have as many seeds, which vary as much."""
     return [
         Kind(
             Setting(texts, [seeds] * _MOST, [deviation] * _MOST),
@@ -213,7 +306,7 @@ def _list_alike() -> list[Kind]:
 
 
 def _list_unlike() -> list[Kind]:
-    """Studies whose methods differ in their seeds, or how much these vary."""
+    """List studies whose methods differ in their seeds, or how much these vary."""
     half, (low, middle, high) = _MOST // 2, DEVIATIONS
     designs: Sequence[tuple[str, str, Sequence[int], Sequence[float]]] = [
         ("3", "0.2, 4.0, ...", [3] * _MOST, [low, high] * half),
@@ -233,12 +326,14 @@ def _list_unlike() -> list[Kind]:
     ]
 
 
-def _tabulate_holding(kinds: Sequence[Kind], held: Sequence[Sequence[float]]) -> str:
+def _tabulate_holding(
+    kinds: Sequence[Kind], held: Sequence[Sequence[float]], head: Sequence[str] = HEAD
+) -> str:
     rows = [
         [*kind.names, *(f"{100 * share:.1f}" for share in shares)]
         for kind, shares in zip(kinds, held, strict=True)
     ]
-    return table(HEAD, rows)
+    return table(head, rows)
 
 
 def _tabulate_finding(pool: ProcessPoolExecutor, studies: int) -> str:
@@ -263,3 +358,17 @@ def _tabulate_stopping(pool: ProcessPoolExecutor, studies: int) -> str:
         for kind, shares in zip(kinds, found, strict=True)
     ]
     return table(STOPPING_HEAD, rows)
+
+
+def _list_verdicts() -> list[Kind]:
+    """List studies of methods of which the last is less accurate by a planted difference."""
+    kinds = list(product(SPREADS, (400, 2000), AMONG, PLANTED))
+    # with fewer texts hardly anything can be shown to be equal
+    kinds += product(SPREADS[1:2], (20_000,), AMONG[:1], PLANTED[:2])
+    return [
+        Kind(
+            Setting(texts, [seeds] * among, [deviation] * among, worse=planted),
+            [f"{texts:,}", str(seeds), f"{100 * deviation:.1f}", str(among), f"{100 * planted:.0f}"],
+        )
+        for (seeds, deviation), texts, among, planted in kinds
+    ]

@@ -165,7 +165,7 @@ def make_evidence(
             raise StoreError(f"runs/{run_id}/predictions.csv: No such file")
         return predictions[run_id]
 
-    rows, comparisons, left_out = compare_methods(build_rows(results), read)
+    rows, comparisons, left_out = compare_methods(build_rows(results), read, delta=report.delta)
     return Evidence(
         results=results,
         bad=bad,

@@ -47,6 +47,8 @@ bench table                                      results/quickstart, or the only
 bench table --results results/mine --lang zh     another folder, in Chinese
 bench table report.price_per_hour=0.5 report.price_per_kwh=0.3
                                                  with what a training costs
+bench table report.equivalence_points=0.5        methods that differ by less than half a point are equal
+bench table --latex                              also table.tex, for a paper
 """,
     "report": """\
 bench report                                     report.html and figures/ of results/quickstart

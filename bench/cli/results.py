@@ -25,6 +25,7 @@ def add_commands(commands: Any, results: help.Parser) -> None:
     table = commands.add_parser("table", parents=[results], help="tables and comparisons from results")
     table.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="report.price_per_hour=0.5")
     table.add_argument("--lang", choices=_LANGUAGES, default="en", help="language of the table")
+    table.add_argument("--latex", action="store_true", help="also table.tex, for a paper")
     table.set_defaults(call=_table)
     report = commands.add_parser(
         "report", parents=[results], help="one page to look at, report.html, and its figures as SVG and PNG"
@@ -124,6 +125,7 @@ def _read_section(overrides: Sequence[str], section: str) -> "Config":
 
 def _table(arguments: argparse.Namespace) -> int:
     from bench.report.language.text import read_language
+    from bench.report.latex import render_latex
     from bench.report.numbers.evidence import gather
     from bench.report.table import describe_all, render_files
     from bench.results.store import Store
@@ -133,6 +135,8 @@ def _table(arguments: argparse.Namespace) -> int:
     text, evidence = read_language(arguments.lang), gather(store, report)
     blocks = describe_all(evidence, text=text)
     files = render_files(evidence, blocks, text=text)
+    if arguments.latex:
+        files["table.tex"] = render_latex(evidence, text=text)
     written = [store.write_report(name, body) for name, body in files.items()]
     _print_blocks(blocks)
     print(*written, sep="\n")

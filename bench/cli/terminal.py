@@ -96,7 +96,8 @@ def print_blocks(blocks: Iterable[Block]) -> None:
                 print_lines([clean(block.text)])
             case Bullets():
                 for item in block.items:
-                    print_lines([f"- {clean(item.text)}"])
+                    line = Text(show(f"- {clean(item.text)}"))
+                    Console().print(line, overflow="fold", soft_wrap=bool(item.command))
                     print_lines([f"  - {item.label}{clean(item.detail)}"] if item.detail else [])
             case Table():
                 columns = range(len(block.header))

@@ -1,18 +1,21 @@
 """Override lines in Hydra's grammar: made from values, and quoted where a person typed plain text."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from bench.config.schema import CONF_DIR, is_text, open_key
 
 # Text that Hydra's grammar reads as that text without quotes: not a number, not null, not true.
 _PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)$)[A-Za-z_/][A-Za-z0-9_./-]*", re.IGNORECASE)
 _BEYOND_ASCII = re.compile(r"[^,\[\]()]*[^\x00-\x7f][^,\[\]()]*")  # one value of a list or a sweep
+_GROUPS = ("method", "model", "data")  # whose files a record names
 _NO_TEXT = re.compile(r"null|true|false|[+-]?[0-9.]+", re.IGNORECASE)  # to Hydra
 
 
@@ -71,3 +74,64 @@ def _quote(value: Any) -> str:
 def _escape_key(key: object) -> str:
     """Escape a mapping's key, which Hydra's grammar cannot quote."""
     return re.sub(r"[\\()\[\]{}:=, \t]", r"\\\g<0>", str(key))
+
+
+def list_overrides(config: Mapping[str, Any]) -> list[str] | None:
+    """Return the lines that compose a record's configuration again: what is trained on what, and its seed.
+
+    None: conf/ has no file of the record's method, model or data, or no line can say how they differ.
+    """
+    names = tuple(str((config.get(group) or {}).get("name")) for group in _GROUPS)
+    if not all(
+        (CONF_DIR / group / f"{name}.yaml").is_file() for group, name in zip(_GROUPS, names, strict=True)
+    ):
+        return None
+    usual, base = _compose(*names)
+    named = zip(_GROUPS, names, strict=True)
+    lines = [f"{group}={name}" for group, name in named if group == "method" or usual[group] != name]
+    differences = list(_list_differences(config, base, ""))
+    known = [line for line in differences if line is not None]
+    return [*lines, *known] if len(known) == len(differences) else None
+
+
+def _list_differences(
+    given: Mapping[str, Any], base: Mapping[str, Any], section: str
+) -> Iterator[str | None]:
+    """Yield a line for each value that is another; None for a mapping that a line can only add to."""
+    for name in sorted(base.keys() & given.keys()):
+        value, usual = given[name], base[name]
+        if value == usual:
+            continue
+        if not isinstance(value, Mapping) or not isinstance(usual, Mapping):
+            yield override_line(section + name, value)
+        elif not section:
+            yield from _list_differences(value, usual, f"{name}.")
+        else:
+            yield None if usual.keys() - value.keys() else override_line(f"++{section}{name}", value)
+
+
+@cache
+def _compose(*names: str) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+    """Return the usual file of each group, and what a run without further overrides is.
+
+    Not Hydra's own composing: a report is also written by a sweep, inside of Hydra.
+    """
+    root = OmegaConf.load(CONF_DIR / "config.yaml")
+    assert isinstance(root, DictConfig)
+    usual = {group: name for one in root.defaults if not isinstance(one, str) for group, name in one.items()}
+    files = {**usual, **dict(zip(_GROUPS, names, strict=True))}
+    groups = {group: _load_file(group, files[group]) for group in (*_GROUPS, "train")}
+    settings = {name: root[name] for name in ("lora", "task", "seed")}
+    base = OmegaConf.to_container(OmegaConf.create({**groups, **settings}), resolve=True)
+    assert isinstance(base, dict)
+    return usual, {str(name): value for name, value in base.items()}
+
+
+def _load_file(group: str, name: str) -> DictConfig:
+    """Load a file of conf/ with those that it builds on."""
+    values = OmegaConf.load(CONF_DIR / group / f"{name}.yaml")
+    assert isinstance(values, DictConfig)
+    earlier = [_load_file(group, one) for one in values.pop("defaults", []) if one != "_self_"]
+    merged = OmegaConf.merge(*earlier, values)
+    assert isinstance(merged, DictConfig)
+    return merged

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from bench.config.fields import at_least, one_of, some_of
+from bench.config.fields import at_least, must, one_of, some_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,16 @@ class ReportConfig:
     price_per_hour: Annotated[float | None, at_least(0, ", or null to show no cost")]
     # of the electricity that the GPU used while training
     price_per_kwh: Annotated[float | None, at_least(0, ", or null to show no cost")]
+    # of accuracy, within which two methods count as equal
+    equivalence_points: Annotated[
+        float, must("lie in (0, 100); 1.0 is one point of accuracy", lambda value: 0 < value < 100)
+    ]
     article: ArticleConfig
+
+    @property
+    def delta(self) -> float:
+        """The points within which two methods count as equal, as a share."""
+        return self.equivalence_points / 100
 
 
 def check_article(article: ArticleConfig) -> list[str]:

@@ -22,6 +22,7 @@ class Paragraph:
 @dataclass(frozen=True)
 class Bullet:
     text: str
+    command: str = ""  # a part of the text that is to be typed
     label: str = ""  # opens the detail
     detail: str = ""  # below the text; the page shows it on demand
 
@@ -55,7 +56,8 @@ class Bar:
     estimate: float
     interval: tuple[float, float] | None
     ticks: Sequence[float]  # of the axis, from its start to its end with 0 among them; equal in all rows
-    mark: str  # disc | diamond | ring
+    mark: str  # disc | diamond | square | ring
+    band: float = 0.0  # to both sides of 0, where two methods count as equal
 
 
 Cell = str | Link | Stack | Bar
@@ -154,8 +156,11 @@ def _write(block: Block, level: int) -> str:
 
 
 def _write_bullet(item: Bullet) -> str:
+    text = escape_markdown(item.text)
+    if item.command:
+        text = text.replace(escape_markdown(item.command), f"`{item.command}`")
     below = f"  - {item.label}{escape_markdown(item.detail)}\n" if item.detail else ""
-    return f"- {escape_markdown(item.text)}\n{below}"
+    return f"- {text}\n{below}"
 
 
 def read_cell(cell: Cell) -> str:

@@ -3,10 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from bench.report.blocks import Block, Paragraph, Section
+from bench.report.blocks import Block, Bullet, Paragraph, Section
 from bench.report.cells import UNKNOWN, format_number
 from bench.report.language.text import Text
+from bench.report.numbers.collapse import Cause, read_majority
 from bench.report.numbers.contrast import Group
+from bench.report.numbers.edges import suggest_sweep
+from bench.report.numbers.equivalence import Needs
 from bench.report.numbers.rows import ReportTask, Row
 from bench.report.numbers.traits import DATA, MODEL, TRAINING, Traits, choose_traits
 
@@ -92,6 +95,39 @@ def join_hyperparameters(row: Row, text: Text) -> str:
     """Join the chosen hyperparameters: r=8, lr=0.001."""
     shown = (f"{name}={format_number(value)}" for name, value in row.hyperparameters.items())
     return ", ".join(shown) or text("table.nothing")
+
+
+def say_needs(needs: Needs, text: Text) -> str:
+    """Say how many texts or seeds would decide between methods."""
+    return text(f"needs.{needs.kind}", texts=needs.texts, seeds=needs.seeds)
+
+
+def say_edges(row: Row, text: Text) -> Bullet:
+    """Say which chosen values lie at the edge of what was tried, and what to type to look beyond."""
+    said = []
+    for end in ("smallest", "largest"):
+        if same := [edge.setting for edge in row.edges if edge.end == end]:
+            count = "one" if len(same) == 1 else "several"
+            said.append(text(f"edges.{count}.{end}", settings=text.join(same)))
+    settings = text.join(said)
+    command = suggest_sweep(row.selection.candidates[0], row.edges) if row.selection else None
+    if command is None:
+        return Bullet(text("edges.beyond", title=row.title, settings=settings))
+    return Bullet(text("edges.try", title=row.title, settings=settings, command=command), command=command)
+
+
+def say_untrained(row: Row, causes: Mapping[str, Cause], text: Text) -> str:
+    """Say that chosen runs did not train, and the likely cause of the first."""
+    first, kind = row.untrained[0], "all" if row.is_untrained else "some"
+    cause = causes.get(first.run_id, Cause("none"))
+    return text(
+        f"untrained.{kind}",
+        title=row.title,
+        count=len(row.untrained),
+        runs=len(row.run_ids),
+        percent=text.format_percent(read_majority(first)[0] or 0.0),
+        cause=text(f"causes.{cause.name}", **cause.values),
+    )
 
 
 def say_empty(text: Text) -> Paragraph:

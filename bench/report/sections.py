@@ -7,7 +7,7 @@ from itertools import groupby
 from bench.report.blocks import Bar, Block, Cell, Paragraph, Section, Table, make_bullets
 from bench.report.cells import UNKNOWN, format_known, format_number, round_six, to_csv
 from bench.report.language.text import Text
-from bench.report.naming import Titles, place
+from bench.report.naming import Titles, join_titles, place, say_needs
 from bench.report.numbers.comparison import FEWEST_DISCORDANT, Comparison
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.health import DataHealth
@@ -15,7 +15,7 @@ from bench.report.numbers.rows import ReportTask, Row
 from bench.report.numbers.statistics import Difference, expect_best
 
 _MOST_PAIRS = 15  # all of five methods and a baseline; the rest is in comparisons.csv
-_MARKS = {"difference": "disc", "one_seed": "diamond", "none": "ring"}
+_MARKS = {"difference": "disc", "one_seed": "diamond", "equal": "square", "undecided": "ring"}
 _HOW = "docs/statistics.md"
 _DRAWS = (1, 3)
 _COMPARISON_COLUMNS = (
@@ -24,6 +24,8 @@ _COMPARISON_COLUMNS = (
     *("f1_macro_difference", "f1_macro_low", "f1_macro_high"),
     *("texts_told_apart", "discordant_share", "standard_error_texts", "standard_error_seeds"),
     *("p", "p_holm", "detectable_difference", "verdict"),
+    *("equivalence_margin", "p_equivalence", "p_equivalence_holm"),
+    *("decided_by", "deciding_texts", "deciding_seeds"),
 )
 
 
@@ -42,11 +44,14 @@ def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> S
             text("comparisons.left_out", title=one.row.title, reason=one.reason) for one in evidence.left_out
         )
     )
+    if untrained := [row for row in evidence.rows if row.is_untrained]:
+        blocks.append(make_bullets([text("comparisons.untrained", titles=join_titles(untrained, text))]))
     if evidence.comparisons:
         texts = text("join.or").join(
             map(str, sorted({comparison.rows for comparison in evidence.comparisons}))
         )
-        how = text("comparisons.how", texts=texts, count=len(evidence.comparisons), page=_HOW)
+        count, points = len(evidence.comparisons), text.format_points(evidence.report.delta)
+        how = text("comparisons.how", texts=texts, count=count, points=points, page=_HOW)
         blocks.append(Paragraph(how, command=_HOW, link=evidence.docs and f"{evidence.docs}/statistics.md"))
         p_values = [
             comparison.detectable for comparison in evidence.comparisons if comparison.detectable is not None
@@ -70,16 +75,18 @@ def _tabulate(compared: Sequence[Comparison], text: Text) -> Table:
     ticks, rows = _choose_ticks(100 * min(ends), 100 * max(ends)), list[list[Cell]]()
     for one, found in zip(compared, differences, strict=True):
         bar = Bar(
-            text=_say_points(found, text),
+            text=say_points(found, text),
             estimate=100 * found.estimate,
             interval=None if found.low is None or found.high is None else (100 * found.low, 100 * found.high),
             ticks=ticks,
             mark=_MARKS[one.verdict],
+            band=100 * one.delta,
         )
         pair = text("comparisons.pair", one=one.one.title, other=one.other.title)
-        rows.append([pair, bar, _say_verdict(one, text)])
+        rows.append([pair, bar, say_verdict(one, text)])
     header = [*text.under("comparisons.columns").values()]
-    return Table(header, rows, legend=text("comparisons.legend"), has_cards=True)
+    legend = text("comparisons.legend", points=text.format_points(compared[0].delta))
+    return Table(header, rows, legend=legend, has_cards=True)
 
 
 def _choose_ticks(low: float, high: float) -> list[float]:
@@ -186,21 +193,28 @@ def render_comparisons(comparisons: Sequence[Comparison]) -> str:
                 *map(round_six, (comparison.discordant, comparison.error_texts, comparison.error_seeds)),
                 *map(round_six, (comparison.p_value, comparison.adjusted_p, comparison.detectable)),
                 comparison.verdict,
+                *map(round_six, (comparison.delta, comparison.equal_p, comparison.adjusted_equal_p)),
+                *((needs.kind, needs.texts, needs.seeds) if (needs := comparison.needs) else (None,) * 3),
             ]
         )
     return to_csv(_COMPARISON_COLUMNS, lines)
 
 
-def _say_verdict(comparison: Comparison, text: Text) -> str:
+def say_verdict(comparison: Comparison, text: Text) -> str:
+    """Say what a comparison shows, and what would decide where it shows nothing."""
     if comparison.is_alike:
         return text("comparisons.alike")
-    if comparison.told_apart < FEWEST_DISCORDANT:
-        return text("comparisons.too_few", count=comparison.told_apart)
+    needs = say_needs(comparison.needs, text) if comparison.needs else ""
+    if needs and comparison.told_apart < FEWEST_DISCORDANT:
+        return text("comparisons.too_few", count=comparison.told_apart, needs=needs)
     better = comparison.one if comparison.accuracy.estimate > 0 else comparison.other
-    return text(f"comparisons.verdicts.{comparison.verdict}", title=better.title)
+    verdict = "slight" if comparison.is_slight else comparison.verdict
+    points = text.format_points(comparison.delta)
+    return text(f"comparisons.verdicts.{verdict}", title=better.title, points=points, needs=needs)
 
 
-def _say_points(difference: Difference, text: Text) -> str:
+def say_points(difference: Difference, text: Text) -> str:
+    """Write the difference in points with its interval, if it has one."""
     if difference.low is None or difference.high is None:
         return _points(difference.estimate)
     ends = (_points(value) for value in (difference.estimate, difference.low, difference.high))

@@ -10,6 +10,7 @@ same results. runs.csv and comparisons.csv are for scripts.
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from bench.config.reporting import ReportConfig
 from bench.report.blocks import (
     Beside,
     Block,
+    Bullet,
     Bullets,
     Cell,
     Figure,
@@ -45,7 +47,16 @@ from bench.report.cells import (
 from bench.report.imported import describe_imported
 from bench.report.language.text import Text, read_language
 from bench.report.latency import describe_latencies
-from bench.report.naming import Titles, join_hyperparameters, name_columns, name_unit, say_empty, title_tasks
+from bench.report.naming import (
+    Titles,
+    join_hyperparameters,
+    name_columns,
+    name_unit,
+    say_edges,
+    say_empty,
+    say_untrained,
+    title_tasks,
+)
 from bench.report.numbers.contrast import Group
 from bench.report.numbers.evidence import Evidence, gather, price_training
 from bench.report.numbers.rows import OVER, Row
@@ -70,6 +81,7 @@ EXTRAS = (  # of table.csv alone
     *("data", "model", "memory_kind", "status", "memory_bytes", "train_seconds", "joules", "validation"),
     *("accuracy_low", "accuracy_high", "interval_over", "texts_low", "texts_high", "accuracy_sd"),
     *("f1_macro_low", "f1_macro_high", "f1_macro_sd", "total", "weights", "run_ids"),
+    *("edges", "untrained"),
 )
 MAIN_FIGURE = "pareto"  # beside each table
 # On the page, where width is dear: what stands below what.
@@ -160,21 +172,24 @@ def describe_tables(
             rows, figures = list(of_kind), drawn.get((task, kind), ())
             titles[task, kind] = f"{headings[task]}, {name_columns(kind, text)['memory']}"
             answer = Paragraph(say_answer(rows, evidence.comparisons, text), strong=True)
-            table, notes = _tabulate(rows, evidence.report, text=text, is_page=is_page)
+            table, notes = tabulate(rows, evidence, text=text, is_page=is_page)
             shown = Figures([figure for figure in figures if figure.kind == MAIN_FIGURE])
             parts += [answer, Beside([table, shown]), notes]
         blocks.append(Section(headings[task], parts))
     return blocks, titles
 
 
-def _tabulate(
-    rows: Sequence[Row], report: ReportConfig, *, text: Text, is_page: bool
-) -> tuple[Table, Bullets]:
+def tabulate(rows: Sequence[Row], evidence: Evidence, *, text: Text, is_page: bool) -> tuple[Table, Bullets]:
     """Return the table of one kind of memory, and the notes that its cells refer to."""
-    columns, notes = _list_columns(report), list[str]()
+    columns, notes = _list_columns(evidence.report), list[Bullet]()
     header = name_columns(rows[0].memory_kind, text)
-    cells = [_to_cells(row, report=report, text=text, notes=notes) for row in rows]
-    marked = make_bullets(f"{superscript(number)} {note}" for number, note in enumerate(notes, start=1))
+    cells = [_to_cells(row, evidence, text=text, notes=notes) for row in rows]
+    marked = Bullets(
+        [
+            replace(note, text=f"{superscript(number)} {note.text}")
+            for number, note in enumerate(notes, start=1)
+        ]
+    )
     if not is_page:
         lines = [[line[name] for name in columns] for line in cells]
         return Table([header[name] for name in columns], lines, left=_LEFT), marked
@@ -205,7 +220,7 @@ def _list_columns(report: ReportConfig) -> tuple[str, ...]:
     return COLUMNS if report.price_per_hour is report.price_per_kwh is None else (*COLUMNS, "cost")
 
 
-def _to_cells(row: Row, *, report: ReportConfig, text: Text, notes: list[str]) -> dict[str, str]:
+def _to_cells(row: Row, evidence: Evidence, *, text: Text, notes: list[Bullet]) -> dict[str, str]:
     """Write the row's cells; what a cell cannot say goes to the notes, and its number to the cell."""
     title = row.title
     cells = {
@@ -219,10 +234,11 @@ def _to_cells(row: Row, *, report: ReportConfig, text: Text, notes: list[str]) -
         "interval": _say_interval(row, text) or UNKNOWN,
         "hyperparameters": join_hyperparameters(row, text) if row.selection else UNKNOWN,
         "runs": f"{row.runs}/{row.failed_runs}",
-        "cost": format_known(price_training(row, report), lambda cost: f"{cost:.2g}"),
+        "cost": format_known(price_training(row, evidence.report), lambda cost: f"{cost:.2g}"),
     }
 
-    def mark(column: str, note: str) -> None:
+    def mark(column: str, note: str | Bullet) -> None:
+        note = Bullet(note) if isinstance(note, str) else note
         if note not in notes:
             notes.append(note)
         cells[column] += superscript(notes.index(note) + 1)
@@ -242,10 +258,14 @@ def _to_cells(row: Row, *, report: ReportConfig, text: Text, notes: list[str]) -
     if row.has_random_weights and row.selection:
         mark("accuracy", text("notes.random_weights"))
         mark("f1_macro", text("notes.random_weights"))
+    if row.untrained:
+        mark("accuracy", say_untrained(row, evidence.causes, text))
     if 0 < row.not_alone < len(row.run_ids):
         mark("memory", text("notes.not_alone", title=title, count=row.not_alone, runs=len(row.run_ids)))
     if row.lost_seeds:
         mark("seeds", text("notes.some_seeds", title=title, counts=_join_counts(row.lost_seeds, text)))
+    if row.edges:
+        mark("hyperparameters", say_edges(row, text))
     return cells
 
 
@@ -285,6 +305,8 @@ def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
         "total": row.total_parameters,
         "weights": "random" if row.has_random_weights else "saved",
         "run_ids": row.run_ids,
+        "edges": tuple(edge.path for edge in row.edges),
+        "untrained": tuple(result.run_id for result in row.untrained),
         "cost": round_six(price_training(row, report)),
         "paged": round_six(None if row.paged_bytes is None else row.paged_bytes / GIB),
     }

@@ -47,7 +47,7 @@ NO_VERB = re.compile(
 OWNERS = {
     "wandb": ("bench.run.tracking",),
     "wandb_workspaces": ("bench.extras.dashboard",),
-    "omegaconf": ("bench.config.schema", "bench.run.app", "bench.plugins"),
+    "omegaconf": ("bench.config.overrides", "bench.config.schema", "bench.run.app", "bench.plugins"),
 }
 HEAVY = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 

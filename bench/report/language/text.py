@@ -40,6 +40,11 @@ class Text:
         """Write a share as people do: 88.5 %."""
         return self("percent", percent=100 * share)
 
+    def format_points(self, share: float) -> str:
+        """Write a difference of two shares as people do: 1 point, 0.5 points."""
+        points = round(100 * share, 6)
+        return self("points.one") if points == 1 else self("points.more", points=points)
+
     def format_duration(self, seconds: float) -> str:
         """Write seconds as people do: 0.012 s, 12.3 s, 4 min 05 s, 2.8 h."""
         if round(seconds, 3) < 1:

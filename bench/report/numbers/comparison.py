@@ -9,8 +9,9 @@ from itertools import combinations
 import numpy as np
 
 from bench.errors import StoreError
+from bench.report.numbers.equivalence import Needs, find_equivalence_p, find_needs
 from bench.report.numbers.rows import ReportTask, Row
-from bench.report.numbers.scores import Read, Scored, bound_rows, score_method
+from bench.report.numbers.scores import FEWEST_SEEDS, Read, Scored, bound_rows, score_method
 from bench.report.numbers.statistics import (
     LEVEL,
     Difference,
@@ -22,7 +23,7 @@ from bench.report.numbers.statistics import (
 )
 
 FEWEST_DISCORDANT = 6  # with five no test can find a difference: all five on one side are likely enough, 6 %
-VERDICTS = ("difference", "one_seed", "none")
+VERDICTS = ("difference", "one_seed", "equal", "undecided")
 _ROUNDING = 1e-9
 
 
@@ -42,12 +43,21 @@ class Comparison:
     p_value: float  # of no difference, for other texts and other seeds
     adjusted_p: float  # Holm, over all comparisons of the report
     detectable: float | None  # in accuracy, with power 80 %; None: none, as too few texts tell the two apart
+    delta: float  # within which two accuracies count as equal
+    equal_p: float  # of a true difference of delta or more
+    adjusted_equal_p: float  # Holm, over all comparisons of the report
     verdict: str  # one of VERDICTS
+    needs: Needs | None  # what would decide; None: it is decided
 
     @property
     def is_alike(self) -> bool:
         """Whether no text tells the two apart, so that there is nothing to detect."""
         return self.told_apart == 0
+
+    @property
+    def is_slight(self) -> bool:
+        """Whether the two differ, but by less than delta."""
+        return self.verdict == "difference" and self.adjusted_equal_p < 1 - LEVEL
 
 
 @dataclass(frozen=True)
@@ -58,13 +68,18 @@ class LeftOut:
     reason: str
 
 
-def compare_methods(rows: Sequence[Row], read: Read) -> tuple[list[Row], list[Comparison], list[LeftOut]]:
+def compare_methods(
+    rows: Sequence[Row], read: Read, *, delta: float
+) -> tuple[list[Row], list[Comparison], list[LeftOut]]:
     """Return the rows with their intervals, and a comparison of every two methods of a table.
 
     Of the baselines only the base model as it is and the best on validation of the others are compared.
     Methods of different tasks had other texts or other base weights and are never compared; neither are
-    random weights, whose answers mean nothing.
-    p values are adjusted over all comparisons of the report.
+    random weights, whose answers mean nothing, nor methods that did not train. p values are adjusted over all
+    comparisons of the report, those of a difference and those of equality together.
+
+    Args:
+        delta: the difference in accuracy within which two methods count as equal, a share.
     """
     bound, pairs, left_out = list(rows), list[tuple[Scored, Scored]](), list[LeftOut]()
     tables: dict[tuple[ReportTask, str | None], list[int]] = defaultdict(list)
@@ -77,7 +92,7 @@ def compare_methods(rows: Sequence[Row], read: Read) -> tuple[list[Row], list[Co
         for place, row in zip(places, table, strict=True):
             bound[place] = row
         members = [replace(one, row=row) for one, row in zip(tried, table, strict=True) if one]
-        judged = _keep_best_baseline(members)
+        judged = _keep_best_baseline([member for member in members if not member.row.is_untrained])
         if len(judged) > 1:
             left_out += [one for one in judged if isinstance(one, LeftOut)]
             same, other = _split_by_texts([one for one in judged if isinstance(one, Scored)])
@@ -85,10 +100,10 @@ def compare_methods(rows: Sequence[Row], read: Read) -> tuple[list[Row], list[Co
                 LeftOut(one.row, "its test texts are not those of the other methods") for one in other
             ]
             pairs += [(later, earlier) for earlier, later in combinations(same, 2)]
-    p_values = [_test(*pair) for pair in pairs]
+    tests = [_test(*pair, delta=delta) for pair in pairs]
     shared = [
-        _compare(*pair, p_value=p_value, adjusted_p=adjusted, level=1 - (1 - LEVEL) / len(pairs))
-        for pair, p_value, adjusted in zip(pairs, p_values, adjust_holm(p_values), strict=True)
+        _compare(*pair, p_values=p_values, adjusted=both, delta=delta, level=1 - (1 - LEVEL) / len(pairs))
+        for pair, p_values, both in zip(pairs, tests, adjust_holm(tests), strict=True)
     ]
     return bound, shared, left_out
 
@@ -116,21 +131,35 @@ def _split_by_texts(scored: Sequence[Scored]) -> tuple[list[Scored], list[Scored
     return [one for one in scored if one.texts == usual], [one for one in scored if one.texts != usual]
 
 
-def _test(scored: Scored, other: Scored) -> float:
-    """Return p for no difference; 1 if the two differ on too few texts for any test."""
-    if _count_apart(scored, other) < FEWEST_DISCORDANT:
-        return 1.0
-    return find_p(*subtract(scored.accuracy, other.accuracy), rows=scored.rows)
+def _test(scored: Scored, other: Scored, *, delta: float) -> tuple[float, float]:
+    """Return p for no difference, and p for one of delta or more.
+
+    The former is 1 if the two differ on too few texts for any test.
+    """
+    estimate, texts, seeds = subtract(scored.accuracy, other.accuracy)
+    is_testable = _count_apart(scored, other) >= FEWEST_DISCORDANT
+    return (
+        find_p(estimate, texts, seeds, rows=scored.rows) if is_testable else 1.0,
+        find_equivalence_p(estimate, texts, seeds, rows=scored.rows, delta=delta),
+    )
 
 
 def _count_apart(scored: Scored, other: Scored) -> int:
     return int(np.count_nonzero(np.abs(scored.accuracy.spread - other.accuracy.spread) > _ROUNDING))
 
 
-def _compare(scored: Scored, other: Scored, *, p_value: float, adjusted_p: float, level: float) -> Comparison:
-    """Compare two methods; ``level`` is that of the test alone, as strict as Holm's first step."""
+def _compare(
+    scored: Scored,
+    other: Scored,
+    *,
+    p_values: Sequence[float],
+    adjusted: Sequence[float],
+    delta: float,
+    level: float,
+) -> Comparison:
+    """Compare two methods; ``level`` is that of each test alone, as strict as Holm's first step."""
     rows, told_apart = scored.rows, _count_apart(scored, other)
-    _, texts, seeds = subtract(scored.accuracy, other.accuracy)
+    estimate, texts, seeds = subtract(scored.accuracy, other.accuracy)
     accuracy = bound_difference(scored.accuracy, other.accuracy, rows=rows)
     f1_macro = bound_difference(scored.f1_macro, other.f1_macro, rows=rows)
     detectable = find_detectable(texts, seeds, rows=rows, level=level)
@@ -138,7 +167,12 @@ def _compare(scored: Scored, other: Scored, *, p_value: float, adjusted_p: float
         accuracy, f1_macro = (replace(estimate, low=None, high=None) for estimate in (accuracy, f1_macro))
         detectable = None
     has_one_seed = 1 in (len(scored.row.seeds), len(other.row.seeds))
-    kind = "one_seed" if has_one_seed else "difference"
+    verdict = _judge(*adjusted, has_one_seed=has_one_seed, is_alike=told_apart == 0)
+    needs = None
+    if verdict == "undecided" and has_one_seed:
+        needs = Needs("first_seeds", seeds=FEWEST_SEEDS)
+    elif verdict == "undecided":
+        needs = find_needs(estimate, texts, seeds, rows=rows, delta=delta, level=level)
     return Comparison(
         one=scored.row,
         other=other.row,
@@ -149,8 +183,21 @@ def _compare(scored: Scored, other: Scored, *, p_value: float, adjusted_p: float
         discordant=float(np.square(scored.accuracy.spread - other.accuracy.spread).mean()),
         error_texts=math.sqrt(texts),
         error_seeds=None if has_one_seed else math.sqrt(sum(each.error for each in seeds)),
-        p_value=p_value,
-        adjusted_p=adjusted_p,
+        p_value=p_values[0],
+        adjusted_p=adjusted[0],
         detectable=detectable,
-        verdict=kind if adjusted_p < 1 - LEVEL else "none",
+        delta=delta,
+        equal_p=p_values[1],
+        adjusted_equal_p=adjusted[1],
+        verdict=verdict,
+        needs=needs,
     )
+
+
+def _judge(adjusted_p: float, adjusted_equal_p: float, *, has_one_seed: bool, is_alike: bool) -> str:
+    """Return the verdict; one seed of a method cannot show that it equals another."""
+    if is_alike:
+        return "equal"
+    if adjusted_p < 1 - LEVEL:
+        return "one_seed" if has_one_seed else "difference"
+    return "equal" if adjusted_equal_p < 1 - LEVEL and not has_one_seed else "undecided"

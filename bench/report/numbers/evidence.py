@@ -1,12 +1,13 @@
 """All numbers of a results folder, gathered once: every sentence of a report rests on them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.config.reporting import ReportConfig
 from bench.errors import StoreError
 from bench.files import read_object
+from bench.report.numbers.collapse import Cause, suggest_cause
 from bench.report.numbers.comparison import Comparison, LeftOut, compare_methods
 from bench.report.numbers.rows import Row, build_rows
 from bench.results.store import BadRecord, Result, Store, find_imported
@@ -32,13 +33,16 @@ class Evidence:
     imported: Sequence[Result]  # other people's: shown, and part of nothing else
     bad_imported: Sequence[tuple[str, str]]
     latencies: Sequence[tuple[Result, Latency]]  # of the runs that were measured
+    causes: Mapping[str, Cause] = field(default_factory=dict)  # why a chosen run did not train, by run_id
     docs: str = ""  # where the documentation is, from the results folder; empty: not where it usually is
 
 
 def gather(store: Store, report: ReportConfig) -> Evidence:
     """Read the records, and the predictions of the chosen runs alone."""
     results, bad = store.read_all()
-    rows, comparisons, left_out = compare_methods(build_rows(results), store.read_predictions)
+    rows, comparisons, left_out = compare_methods(
+        build_rows(results), store.read_predictions, delta=report.delta
+    )
     imported, bad_imported = find_imported(store).read_all()
 
     def name(records: Sequence[BadRecord]) -> list[tuple[str, str]]:
@@ -54,8 +58,21 @@ def gather(store: Store, report: ReportConfig) -> Evidence:
         imported=imported,
         bad_imported=name(bad_imported),
         latencies=_read_latencies(store, results),
+        causes={
+            result.run_id: suggest_cause(result, _read_history(store, result.run_id))
+            for row in rows
+            for result in row.untrained
+        },
         docs=_DOCS if (store.folder / _DOCS / "statistics.md").is_file() else "",
     )
+
+
+def _read_history(store: Store, run_id: str) -> Sequence[Mapping[str, Any]]:
+    """Return the run's history, empty where it cannot be read: it is only looked at for a cause."""
+    try:
+        return store.read_history(run_id)
+    except StoreError:
+        return ()
 
 
 def _read_latencies(store: Store, results: Iterable[Result]) -> list[tuple[Result, Latency]]:

@@ -10,6 +10,8 @@ from typing import Any
 from bench.config.schema import AS_IT_IS
 from bench.report.cells import clean, flatten
 from bench.report.numbers.budget import Budget, count_budget
+from bench.report.numbers.collapse import is_untrained
+from bench.report.numbers.edges import Edge, find_edges
 from bench.report.numbers.health import DataHealth, describe_health
 from bench.report.numbers.statistics import Summary, summarise
 from bench.report.numbers.traits import Traits, read_traits
@@ -110,6 +112,13 @@ class Row:
     error: str | None  # where no run succeeded: what one of them said
     has_random_weights: bool  # of the base model: its scores mean nothing
     rank: int  # place among the task's methods
+    edges: tuple[Edge, ...]  # chosen values at the edge of what was tried
+    untrained: tuple[Result, ...]  # chosen runs that answer no better than the majority class
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether no chosen run trained, so that the method's numbers say nothing of it."""
+        return len(self.untrained) == len(self.run_ids) > 0
 
 
 def build_rows(results: Iterable[Result]) -> list[Row]:
@@ -186,6 +195,8 @@ def _build_row(
         error=None if selection else _first_error(results, status),
         has_random_weights=_has_random_weights(shown[0]),
         rank=_rank_method(shown[0]),
+        edges=find_edges(selection.candidates[0], results) if selection else (),
+        untrained=tuple(one for one in chosen if is_untrained(one)),
     )
 
 

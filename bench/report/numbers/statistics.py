@@ -20,6 +20,7 @@ Integers = npt.NDArray[np.int64]
 LEVEL = 0.95
 _LEAST_P = 1e-12  # a smaller p says no more
 _NODES = 24  # of the integral over one method's error
+_HALVINGS = 40  # of the interval that a p value lies in
 _RESAMPLES = 1000  # a standard error from so many is 2 % exact
 _LARGEST_CHUNK = 4_000_000  # weights in memory at once
 
@@ -175,44 +176,71 @@ def find_margin(texts: float, seeds: Sequence[Seeds], *, rows: int | None, level
     Source: quantiles weighted by the variances, Cochran and Cox, Experimental Designs (1957), section 4.14;
     that it holds here is by simulation, docs/statistics.md.
     """
-    errors = np.array([[seed.error for seed in seeds]])
-    return float(_find_margins((1 - level) / 2, texts, seeds, errors, rows=rows)[0])
+    return float(find_margins((1 - level) / 2, texts, *stack_seeds(seeds), rows=rows)[0])
 
 
-def _find_margins(
-    tail: float, texts: float, seeds: Sequence[Seeds], errors: Floats, *, rows: int | None
+def stack_seeds(seeds: Sequence[Seeds]) -> tuple[Floats, Floats, Floats]:
+    """Return the errors, residuals and degrees of freedom of one case. # (1, methods) each"""
+    numbers = [[one.error, one.residual, one.freedom] for one in seeds]
+    errors, residuals, freedom = np.array(numbers, dtype=np.float64).reshape(-1, 3).T[:, None, :]
+    return errors, residuals, freedom
+
+
+def find_margins(
+    tail: float | Floats,
+    texts: float | Floats,
+    errors: Floats,
+    residuals: Floats,
+    freedom: Floats,
+    *,
+    rows: float | None,
 ) -> Floats:
-    """Return the margin for each case of the methods' errors. # errors: (cases, methods) -> (cases,)"""
-    freedom = np.array([seed.freedom for seed in seeds], dtype=np.float64)
-    halves = np.array([seed.residual / 2 for seed in seeds], dtype=np.float64)
-    weights = errors / freedom
-    squares = np.square(weights).sum(axis=1)
-    counting = np.divide(weights.sum(axis=1) ** 2, squares, out=np.ones(len(errors)), where=squares > 0)
-    student = stdtrit(freedom * counting[:, None], tail)  # (cases, methods)
+    """Return find_margin's margin for each of many cases.
+
+    Args:
+        tail: chance beyond the margin, on one side. # (cases,) or one for all
+        texts: variance over texts. # (cases,) or one for all
+        errors, residuals, freedom: of each method that has several seeds. # (cases or 1, methods)
+
+    Returns:
+        # (cases,)
+    """
+    halves, weights = residuals / 2, errors / freedom
+    squares = np.square(weights).sum(axis=-1)
+    counting = np.divide(weights.sum(axis=-1) ** 2, squares, out=np.ones_like(squares), where=squares > 0)
+    student = stdtrit(freedom * counting[:, None], np.asarray(tail)[..., None])  # (cases, methods)
     normal = ndtri(tail) if rows is None else stdtrit(rows - 1, tail)
-    over_seeds = (np.square(student) * np.maximum(errors - halves, 0)).sum(axis=1)
-    over_both = normal**2 * (texts - halves.sum()) + over_seeds
+    over_seeds = (np.square(student) * np.maximum(errors - halves, 0)).sum(axis=-1)
+    over_both = normal**2 * (texts - halves.sum(axis=-1)) + over_seeds
     margins: Floats = np.sqrt(np.maximum(over_both, normal**2 * texts))
     return margins
 
 
 def find_p(estimate: float, texts: float, seeds: Sequence[Seeds], *, rows: int) -> float:
     """Return the two-sided p of no difference: at 1 - p the interval of find_margin begins at 0."""
-    errors = np.array([[seed.error for seed in seeds]])
-
-    def excludes_zero(log_p: float) -> bool:
-        margins = _find_margins(math.exp(log_p) / 2, texts, seeds, errors, rows=rows)
-        return float(margins[0]) < abs(estimate)
-
-    return math.exp(_bisect(excludes_zero, math.log(_LEAST_P), 0.0))
+    return float(find_p_values(np.array([estimate]), np.array([texts]), *stack_seeds(seeds), rows=rows)[0])
 
 
-def _bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
+def find_p_values(
+    estimates: Floats, texts: Floats, errors: Floats, residuals: Floats, freedom: Floats, *, rows: int
+) -> Floats:
+    """Return find_p of each of many cases; the arguments are those of find_margins. # (cases,)"""
+    low, high = np.full_like(estimates, math.log(_LEAST_P)), np.zeros_like(estimates)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        margins = find_margins(np.exp(middle) / 2, texts, errors, residuals, freedom, rows=rows)
+        excludes_zero = margins < np.abs(estimates)
+        low, high = np.where(excludes_zero, low, middle), np.where(excludes_zero, middle, high)
+    p_values: Floats = np.exp(high)
+    return p_values
+
+
+def bisect(holds: Callable[[float], bool], low: float, high: float, *, halvings: int = 40) -> float:
     """Return the least value for which the statement holds, which then holds for all above.
 
     Not scipy.optimize, which takes longer to import than a report to write.
     """
-    for _ in range(50):
+    for _ in range(halvings):
         middle = (low + high) / 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return high
@@ -247,17 +275,28 @@ def bound_share(
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def adjust_holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values that hold for all tests at once, in the order given.
+def adjust_holm(p_values: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Return p values that hold for all tests of a report at once, in the order given.
+
+    Each comparison has one or several hypotheses of which at most one is true, such as no difference and one
+    of delta or more. So at most as many are true as there are comparisons with one that is not yet rejected,
+    and by that the next p is multiplied.
 
     scipy has no such correction.
 
-    Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979).
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979);
+    Shaffer, "Modified sequentially rejective multiple test procedures", JASA 81 (1986), for several of them.
     """
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda one: p_values[one])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = highest
+    adjusted, left = [[1.0] * len(same) for same in p_values], [len(same) for same in p_values]
+    ordered = sorted(
+        (p_value, pair, place) for pair, same in enumerate(p_values) for place, p_value in enumerate(same)
+    )
+    highest, still_open = 0.0, len(p_values)
+    for p_value, pair, place in ordered:
+        highest = max(highest, min(1.0, still_open * p_value))
+        adjusted[pair][place] = highest
+        left[pair] -= 1
+        still_open -= left[pair] == 0
     return adjusted
 
 
@@ -273,12 +312,9 @@ def find_detectable(
     variance = texts + sum(max(0.0, seed.error - seed.residual) for seed in seeds)
     if not variance:
         return None
-    errors, weights = np.zeros((1, 0)), np.ones(1)
-    for seed in seeds:
-        nodes, shares = _spread_error(seed)
-        errors = np.hstack([np.repeat(errors, _NODES, axis=0), np.tile(nodes, len(errors))[:, None]])
-        weights = np.outer(weights, shares).ravel()
-    margins = _find_margins((1 - level) / 2, texts, seeds, errors, rows=rows)  # (cases,)
+    errors, weights = spread_errors(seeds)
+    _, residuals, freedom = stack_seeds(seeds)
+    margins = find_margins((1 - level) / 2, texts, errors, residuals, freedom, rows=rows)  # (cases,)
 
     def detect(difference: float) -> float:
         ends = (difference - margins) / math.sqrt(variance), (-difference - margins) / math.sqrt(variance)
@@ -286,14 +322,23 @@ def find_detectable(
 
     if detect(1.0) < power:
         return None
-    return _bisect(lambda difference: detect(difference) >= power, 0.0, 1.0)
+    return bisect(lambda difference: detect(difference) >= power, 0.0, 1.0)
 
 
-def _spread_error(seeds: Seeds) -> tuple[Floats, Floats]:
-    """Return errors that such seeds may show, and their weights in a quadrature. # (_NODES,) each"""
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
-    chi_squared = 2 * gammaincinv(seeds.freedom / 2, (nodes + 1) / 2)
-    return max(seeds.error, seeds.residual) * chi_squared / seeds.freedom, weights / 2
+def spread_errors(seeds: Sequence[Seeds], *, nodes: int = _NODES) -> tuple[Floats, Floats]:
+    """Return the errors that such seeds of several methods may show, and their weights in a quadrature.
+
+    Returns:
+        # (cases, methods), (cases,)
+    """
+    errors, weights = np.zeros((1, 0)), np.ones(1)
+    places, shares = np.polynomial.legendre.leggauss(nodes)
+    for seed in seeds:
+        chi_squared = 2 * gammaincinv(seed.freedom / 2, (places + 1) / 2)
+        shown = max(seed.error, seed.residual) * chi_squared / seed.freedom  # (nodes,)
+        errors = np.hstack([np.repeat(errors, nodes, axis=0), np.tile(shown, len(errors))[:, None]])
+        weights = np.outer(weights, shares / 2).ravel()
+    return errors, weights
 
 
 def resample(rows: int) -> Iterator[npt.NDArray[np.float32]]:

@@ -29,7 +29,7 @@ _LINE = Markup("\n")
 _NOTHING = Markup("")
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|s|h|GiB)(?!\w))")
 _DISC = "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0z"
-_MARKS = {"disc": _DISC, "ring": _DISC, "diamond": "M-6.5 0L0 -6.5L6.5 0L0 6.5z"}
+_MARKS = {"disc": _DISC, "ring": _DISC, "diamond": "M-6.5 0L0 -6.5L6.5 0L0 6.5z", "square": "M-5 -5H5V5H-5z"}
 
 
 def write_html(blocks: Iterable[Block], *, text: Text, level: int = 3, title: str = "") -> Markup:
@@ -73,7 +73,11 @@ def _write(block: Block, text: Text, level: int, title: str) -> Markup:
 
 def _write_bullet(item: Bullet) -> Markup:
     below = _fold(item.label.strip(" :："), clean(item.detail)) if item.detail else _NOTHING
-    return Markup("<li>{}{}</li>\n").format(_tie(item.text), below)
+    text = Markup("{}").format(_tie(item.text))
+    if item.command:
+        command = Markup("<code>{}</code>").format(item.command)
+        text = command.join(_tie(item.text).split(item.command))
+    return Markup("<li>{}{}</li>\n").format(text, below)
 
 
 def _write_figure(figure: Figure, text: Text, *, is_said: bool) -> Markup:
@@ -157,13 +161,19 @@ def _draw_bar(bar: Bar) -> Markup:
         )
         for value in bar.ticks
     )
+    low, high = max(start, -bar.band), min(end, bar.band)
+    band = Markup('<rect class="band" x="{}" width="{:.2f}%" y="0" height="100%"/>').format(
+        place(low), 100 * (high - low) / (end - start)
+    )
     line = _NOTHING
     if bar.interval:
         line = Markup('<line class="interval" x1="{}" x2="{}" y1="50%" y2="50%"/>').format(
             *map(place, bar.interval)
         )
     mark = Markup('<svg x="{}" y="50%"><path d="{}"/></svg>').format(place(bar.estimate), _MARKS[bar.mark])
-    return Markup('<svg class="bar {}" aria-hidden="true">{}{}{}</svg>').format(bar.mark, ticks, line, mark)
+    return Markup('<svg class="bar {}" aria-hidden="true">{}{}{}{}</svg>').format(
+        bar.mark, band, ticks, line, mark
+    )
 
 
 def _tie(text: str) -> str:

@@ -39,8 +39,8 @@ def place_methods(
 ) -> tuple[list[PlotMark], list[dict[str, Any]], dict[str, Span]]:
     """Return the methods' numbers, the rows that charts.draw_pareto draws, and its two axes.
 
-    A method that lacks a number stands at the edge: on the right without memory, at the bottom without
-    accuracy or far below the trained methods, and in the lower right corner without both.
+    A method that lacks a number, or did not train, stands at the edge: on the right without memory, at the
+    bottom without accuracy or far below the trained methods, and in the lower right corner without both.
     """
     points = [_locate(row, text) for row in rows]
     domains = {"memory": _span([point.memory for point in points]), "accuracy": _span_accuracy(points)}
@@ -66,7 +66,9 @@ def place_methods(
 
 def _locate(row: Row, text: Text) -> PlotMark:
     peak, status = row.peak_memory_bytes, None if row.selection else text(f"statuses.{row.status}")
-    accuracy = to_percent(row.accuracy.mean if row.accuracy else None)
+    if row.is_untrained:
+        status = text("figures.untrained")
+    accuracy = to_percent(row.accuracy.mean if row.accuracy and not row.is_untrained else None)
     low, high = (
         to_percent(end) for end in ((row.interval.low, row.interval.high) if row.interval else (None,) * 2)
     )

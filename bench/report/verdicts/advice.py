@@ -1,9 +1,9 @@
 """The advice of `bench recommend`: what to take and why, each method's numbers, the article's advice."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from bench.config.reporting import ArticleAdvice
-from bench.report.blocks import Block, Paragraph, Section, Table, make_bullets
+from bench.report.blocks import Block, Bullets, Paragraph, Section, Table, make_bullets
 from bench.report.cells import UNKNOWN, format_gib, format_known
 from bench.report.language.text import Text
 from bench.report.naming import (
@@ -11,10 +11,13 @@ from bench.report.naming import (
     join_titles,
     name_columns,
     name_kind,
+    say_edges,
     say_empty,
+    say_needs,
     title_tasks,
 )
-from bench.report.numbers.contrast import Group, find_gap, read_hardware
+from bench.report.numbers.contrast import AccuracyGap, Group, find_gap, read_hardware
+from bench.report.numbers.equivalence import merge_needs
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import Row
 from bench.report.verdicts.answer import most_accurate
@@ -25,11 +28,13 @@ def describe_advice(
     evidence: Evidence, read: Read, *, limits: TrainingLimits, text: Text
 ) -> tuple[list[Block], bool]:
     """Return the advice, and whether anything fits the limits."""
-    advice = recommend(evidence.results, read, limits=limits, text=text)
+    advice = recommend(evidence.results, read, limits=limits, delta=evidence.report.delta, text=text)
     headings = title_tasks([row.task for row in evidence.rows], text)
     blocks = list[Block]()
     for group, value in advice.items():
         said = make_bullets(_explain(group, value, limits, text))
+        if value.chosen and value.chosen.edges:
+            said = Bullets([*said.items, say_edges(value.chosen, text)])
         tables = (_tabulate(group, value, text), _compare_with_article(group, evidence, read, text))
         blocks.append(Section(headings[group[0]], [said, *tables]))
     if not advice:
@@ -55,7 +60,7 @@ def _explain(group: Group, advice: Recommendation, limits: TrainingLimits, text:
         lines.append(text("advice.take_with", title=title, settings=settings, numbers=numbers))
     else:
         lines.append(text("advice.take", title=title, numbers=numbers))
-    lines.append(_say_why(advice, text))
+    lines += _say_why(advice, text)
     if chosen.has_random_weights:
         return lines
     if len(chosen.seeds) == 1:
@@ -69,24 +74,35 @@ def _explain(group: Group, advice: Recommendation, limits: TrainingLimits, text:
     return lines
 
 
-def _say_why(advice: Recommendation, text: Text) -> str:
-    """Say why to take this method before the others that fit."""
+def _say_why(advice: Recommendation, text: Text) -> list[str]:
+    """Say why to take this method before the others that fit, a line each."""
     chosen = advice.chosen
     assert chosen is not None
     title = chosen.title
     others = [row for row in advice.fitting if row is not chosen and row.baseline == chosen.baseline]
     if not others:
-        return text("advice.only_one", title=title)
+        return [text("advice.only_one", title=title)]
     if chosen.has_random_weights:
-        return text("advice.random", title=title)
+        return [text("advice.random", title=title)]
     if len(advice.same) > 1:
         best, *others = advice.same
-        names = {"best": best.title, "title": title}
-        return text("advice.same", titles=join_titles(others, text), **names)
-    gaps = [find_gap(chosen, row, advice.comparisons) for row in others]
-    if all(gap and gap.comparison.verdict != "none" for gap in gaps):
-        return text("advice.more_accurate", title=title, titles=join_titles(others, text))
-    return text("advice.not_compared", title=title, titles=join_titles(others, text))
+        gaps = [gap for row in others if (gap := find_gap(best, row, advice.comparisons))]
+        return [*_say_same(best, gaps, text), text("advice.least", title=title)]
+    gaps = [gap for row in others if (gap := find_gap(chosen, row, advice.comparisons))]
+    if len(gaps) == len(others) and all(gap.comparison.needs is None for gap in gaps):
+        return [text("advice.more_accurate", title=title, titles=join_titles(others, text))]
+    return [text("advice.not_compared", title=title, titles=join_titles(others, text))]
+
+
+def _say_same(best: Row, gaps: Sequence[AccuracyGap], text: Text) -> Iterator[str]:
+    """Say which methods equal the most accurate one, and of which that is undecided."""
+    if equal := [gap.other for gap in gaps if gap.comparison.verdict == "equal"]:
+        points = text.format_points(gaps[0].comparison.delta)
+        yield text("advice.equal", best=best.title, titles=join_titles(equal, text), points=points)
+    if undecided := [gap for gap in gaps if gap.comparison.needs]:
+        needs = merge_needs([gap.comparison.needs for gap in undecided if gap.comparison.needs])
+        titles = join_titles([best, *(gap.other for gap in undecided)], text)
+        yield text("advice.undecided", titles=titles, needs=say_needs(needs, text))
 
 
 def _say_limits(limits: TrainingLimits, text: Text) -> str:
@@ -153,12 +169,13 @@ def _answer(
     advice: ArticleAdvice, group: Group, rows: Sequence[Row], evidence: Evidence, read: Read, text: Text
 ) -> str:
     """Say what the results say on one line of the article's advice."""
-    trained = [row for row in rows if not row.baseline]
+    trained = [row for row in rows if not row.baseline and not row.is_untrained]
     if advice.memory_gb is not None:
         if group[1] != "cuda":
             return text("advice.answers.no_gpu")
         limits = TrainingLimits(vram_gib=advice.memory_gb, max_seconds=None, min_accuracy=None)
-        chosen = recommend(evidence.results, read, limits=limits, text=text)[group].chosen
+        delta = evidence.report.delta
+        chosen = recommend(evidence.results, read, limits=limits, delta=delta, text=text)[group].chosen
         if chosen is None:
             return text("advice.answers.nothing_fits")
         return text("advice.answers.take", title=chosen.title, numbers=_say_numbers(chosen, text))
@@ -174,8 +191,10 @@ def _answer(
     if best is None:
         return text("advice.answers.unknown")
     gaps = [find_gap(best, row, evidence.comparisons) for row in trained if row is not best]
-    same = [gap.other for gap in gaps if gap and gap.comparison.verdict == "none"]
     said = text("advice.answers.take", title=best.title, numbers=_say_numbers(best, text))
-    if same:
-        said += text("advice.answers.same", titles=join_titles(same, text))
+    if equal := [gap.other for gap in gaps if gap and gap.comparison.verdict == "equal"]:
+        points = text.format_points(evidence.report.delta)
+        said += text("advice.answers.equal", titles=join_titles(equal, text), points=points)
+    if undecided := [gap.other for gap in gaps if gap and gap.comparison.verdict == "undecided"]:
+        said += text("advice.answers.undecided", titles=join_titles(undecided, text))
     return said if all(gaps) else said + text("advice.answers.not_compared")

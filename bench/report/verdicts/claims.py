@@ -75,6 +75,9 @@ def judge(claim: ArticleClaim, rows: Sequence[Row], evidence: Evidence, text: Te
     if method is None or against is None:
         reasons = [text("claims.reasons.no_run", method=name) for name in lacking]
         return Judgement(claim, "not_comparable", None, reasons)
+    if untrained := {row.method: row.title for row in (method, against) if row.is_untrained}:
+        reasons = [text("claims.reasons.untrained", method=title) for title in untrained.values()]
+        return Judgement(claim, "not_comparable", None, reasons)
     measured = _measure(claim, method, against, evidence, text)
     reasons = _list_differences(claim, method, against, article, text)
     if isinstance(measured, str):

@@ -1,7 +1,8 @@
 """Key findings: what the numbers say of memory, time and weights, each with the runs it rests on.
 
 A difference in memory or time is one only if no pair of seeds contradicts it. If the numbers leave a question
-open, the sentence says so. What they say of accuracy is in answer.py and in the comparisons.
+open, the sentence says so. Of accuracy there is here only what quantised weights cost; the rest is in
+answer.py and in the comparisons. Methods that did not train have no findings.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,8 +12,9 @@ from itertools import groupby
 from bench.report.blocks import Block, Bullet, Bullets, Section
 from bench.report.cells import format_count, format_gib
 from bench.report.language.text import Text
-from bench.report.naming import Titles, join_titles, place
-from bench.report.numbers.contrast import Contrast, contrast, group_rows
+from bench.report.naming import Titles, join_titles, place, say_needs
+from bench.report.numbers.comparison import Comparison
+from bench.report.numbers.contrast import Contrast, contrast, find_gap, group_rows
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import Row
 
@@ -31,20 +33,21 @@ def describe_findings(evidence: Evidence, *, titles: Titles, text: Text) -> Sect
     """Describe what the results say, table by table; nothing where no run has succeeded."""
     blocks = list[Block]()
     for group, rows in group_rows(evidence.rows).items():
-        items = [_cite(one, text) for one in find_all(rows, text)]
+        items = [_cite(one, text) for one in find_all(rows, evidence.comparisons, text)]
         blocks += place(group, titles, [Bullets(items)])
     return Section(text("findings.title"), blocks)
 
 
-def find_all(rows: Sequence[Row], text: Text) -> list[KeyFinding]:
+def find_all(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text) -> list[KeyFinding]:
     """Find what one table says, in the order of what most people ask."""
-    measured = [row for row in rows if row.selection]
+    measured = [row for row in rows if row.selection and not row.is_untrained]
     trained = [row for row in measured if not row.baseline]
     findings: list[KeyFinding] = []
     if random := [row for row in measured if row.has_random_weights]:
         findings.append(KeyFinding(text("findings.random_weights", titles=join_titles(random, text)), random))
     for measure in ("memory", "train_time"):
         findings += _find_contrasts(trained, measure, text)
+    findings += _find_verdicts(trained, comparisons, text)
     findings += _find_shares(trained, text)
     findings += [
         KeyFinding(text("findings.none_succeeded", title=row.title, runs=row.runs), [])
@@ -69,6 +72,27 @@ def _find_contrasts(rows: Sequence[Row], measure: str, text: Text) -> Iterator[K
         elif contrasted == "hardware":
             names = {"one": one.title, "other": other.title}
             yield KeyFinding(text("findings.other_hardware", **names), [one, other])
+
+
+def _find_verdicts(
+    rows: Sequence[Row], comparisons: Sequence[Comparison], text: Text
+) -> Iterator[KeyFinding]:
+    """Compare the accuracy of each quantised method with that of its unquantised twin."""
+    for row in rows:
+        twin = _find_unquantised(row, rows)
+        gap = find_gap(row, twin, comparisons) if twin else None
+        if twin is None or gap is None:
+            continue
+        compared, better = gap.comparison, (row, twin) if gap.estimate > 0 else (twin, row)
+        sentence = text(
+            f"findings.verdicts.{compared.verdict}",
+            one=better[0].title,
+            other=better[1].title,
+            percent=abs(100 * gap.estimate),
+            points=text.format_points(compared.delta),
+            needs=say_needs(compared.needs, text) if compared.needs else "",
+        )
+        yield KeyFinding(sentence, [row, twin])
 
 
 def _say_contrast(contrasted: Contrast, text: Text) -> str:

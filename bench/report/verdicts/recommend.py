@@ -59,9 +59,9 @@ class _Need:
 
 
 def recommend(
-    results: Sequence[Result], read: Read, *, limits: TrainingLimits, text: Text
+    results: Sequence[Result], read: Read, *, limits: TrainingLimits, delta: float, text: Text
 ) -> dict[Group, Recommendation]:
-    """Return what to take, for each table of the report."""
+    """Return what to take, for each table of the report; ``delta`` is as for compare_methods."""
     needs, groups = _list_needs(results), group_by_method(results)
     within = group_rows(build_rows([_fail_outside(result, needs, limits) for result in results]))
     advice = {}
@@ -79,13 +79,15 @@ def recommend(
             else:
                 rejected.append((_measure_excess(row, of_method, limits), row, reason))
         rejected.sort(key=lambda one: one[0])
-        advice[group] = _choose(fitting, [one[1:] for one in rejected], read)
+        advice[group] = _choose(fitting, [one[1:] for one in rejected], read, delta)
     return advice
 
 
-def _choose(fitting: Sequence[Row], rejected: Sequence[tuple[Row, str]], read: Read) -> Recommendation:
+def _choose(
+    fitting: Sequence[Row], rejected: Sequence[tuple[Row, str]], read: Read, delta: float
+) -> Recommendation:
     """Choose the least memory among the most accurate; trainings before baselines."""
-    fitting, comparisons, _ = compare_methods(fitting, read)
+    fitting, comparisons, _ = compare_methods(fitting, read, delta=delta)
     pool = [row for row in fitting if not row.baseline] or list(fitting)
     best = None if any(row.has_random_weights for row in pool) else most_accurate(pool)
     same = [best] if best else list(pool)
@@ -104,15 +106,15 @@ def _choose(fitting: Sequence[Row], rejected: Sequence[tuple[Row, str]], read: R
 
 
 def _is_untold(row: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
-    """Return whether the two were compared and no difference was detected."""
+    """Return whether the two were compared and are equal, or which is more accurate is undecided."""
     gap = find_gap(row, other, comparisons)
-    return gap is not None and gap.comparison.verdict == "none"
+    return gap is not None and gap.comparison.verdict in ("equal", "undecided")
 
 
 def _is_better(row: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
     """Return whether the first is more accurate, or that is not known."""
     gap = find_gap(row, other, comparisons)
-    return gap is None or (gap.comparison.verdict != "none" and gap.estimate > 0)
+    return gap is None or (gap.comparison.verdict in ("difference", "one_seed") and gap.estimate > 0)
 
 
 def _find_reason(
@@ -141,6 +143,8 @@ def _find_reason(
         return text("advice.rejections.time", **durations)
     if inside.accuracy is None:
         return text("advice.rejections.unknown_accuracy")
+    if inside.is_untrained:
+        return text("advice.rejections.untrained")
     if limits.min_accuracy is not None and inside.has_random_weights:
         return text("advice.rejections.random_weights")
     if limits.min_accuracy is not None and inside.accuracy.mean < limits.min_accuracy:

@@ -68,13 +68,14 @@ def test_the_english_table():
 
 **LoRA reaches an accuracy of 89.0 %; training gains 14.5 points over the best baseline, TF-IDF (74.5 %).**
 
-| Method | Peak memory (GiB, CPU resident) | Train time |       Accuracy | F1 (macro) | Trainable parameters | Seeds | 95 % interval (accuracy) | Chosen hyperparameters                 | Runs tried/failed |
-| ------ | ------------------------------: | ---------: | -------------: | ---------: | -------------------: | ----: | -----------------------: | -------------------------------------- | ----------------: |
-| TF-IDF |                            0.50 |    0.012 s |         74.5 % |     74.5 % |                73.7K |   any |              70.0–78.5 % | none                                   |               1/0 |
-| LoRA   |                            1.50 |     12.1 s |         89.0 % |     89.0 % |                73.7K |     3 |              87.1–90.6 % | r=16, alpha=16, dropout=0.05, lr=0.001 |               4/0 |
-| QLoRA  |                               – |          – | out of memory¹ |          – |                    – |     – |                        – | –                                      |               2/2 |
+| Method | Peak memory (GiB, CPU resident) | Train time |       Accuracy | F1 (macro) | Trainable parameters | Seeds | 95 % interval (accuracy) | Chosen hyperparameters                  | Runs tried/failed |
+| ------ | ------------------------------: | ---------: | -------------: | ---------: | -------------------: | ----: | -----------------------: | --------------------------------------- | ----------------: |
+| TF-IDF |                            0.50 |    0.012 s |         74.5 % |     74.5 % |                73.7K |   any |              70.0–78.5 % | none                                    |               1/0 |
+| LoRA   |                            1.50 |     12.1 s |         89.0 % |     89.0 % |                73.7K |     3 |              87.1–90.6 % | r=16, alpha=16, dropout=0.05, lr=0.001¹ |               4/0 |
+| QLoRA  |                               – |          – | out of memory² |          – |                    – |     – |                        – | –                                       |               2/2 |
 
-- ¹ QLoRA: no run has succeeded (1 out of memory, 1 crashed). The first message: CUDA out of memory
+- ¹ LoRA: r=16 is the largest tried; the best may lie beyond.
+- ² QLoRA: no run has succeeded (1 out of memory, 1 crashed). The first message: CUDA out of memory
 """  # noqa: E501
     )
     assert (
@@ -99,13 +100,14 @@ def test_the_chinese_table():
 
 **LoRA 的准确率为 89.0%；训练比最佳基线 TF-IDF（74.5%）高 14.5 个百分点。**
 
-| 方法   | 显存占用 (GiB，CPU 进程常驻内存) | 训练时间 |    准确率 | F1分数 | 可训练参数 | 种子数 | 95% 区间（准确率） | 选定的超参数                           | 运行数/失败数 |
-| ------ | -------------------------------: | -------: | --------: | -----: | ---------: | -----: | -----------------: | -------------------------------------- | ------------: |
-| TF-IDF |                             0.50 | 0.012 秒 |     74.5% |  74.5% |      73.7K |   任意 |         70.0–78.5% | 无                                     |           1/0 |
-| LoRA   |                             1.50 |  12.1 秒 |     89.0% |  89.0% |      73.7K |      3 |         87.1–90.6% | r=16, alpha=16, dropout=0.05, lr=0.001 |           4/0 |
-| QLoRA  |                                – |        – | 内存不足¹ |      – |          – |      – |                  – | –                                      |           2/2 |
+| 方法   | 显存占用 (GiB，CPU 进程常驻内存) | 训练时间 |    准确率 | F1分数 | 可训练参数 | 种子数 | 95% 区间（准确率） | 选定的超参数                            | 运行数/失败数 |
+| ------ | -------------------------------: | -------: | --------: | -----: | ---------: | -----: | -----------------: | --------------------------------------- | ------------: |
+| TF-IDF |                             0.50 | 0.012 秒 |     74.5% |  74.5% |      73.7K |   任意 |         70.0–78.5% | 无                                      |           1/0 |
+| LoRA   |                             1.50 |  12.1 秒 |     89.0% |  89.0% |      73.7K |      3 |         87.1–90.6% | r=16, alpha=16, dropout=0.05, lr=0.001¹ |           4/0 |
+| QLoRA  |                                – |        – | 内存不足² |      – |          – |      – |                  – | –                                       |           2/2 |
 
-- ¹ QLoRA：没有成功的运行（内存不足 1 次，崩溃 1 次）。首条信息：CUDA out of memory
+- ¹ LoRA：r=16 是已尝试的最大值；最佳值可能在此之外。
+- ² QLoRA：没有成功的运行（内存不足 1 次，崩溃 1 次）。首条信息：CUDA out of memory
 """  # noqa: E501
     )
     assert (

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from records import make_evidence, make_predictions, make_run
+from records import NO_PRICES, make_evidence, make_predictions, make_run
 from scipy import stats
 from sklearn.metrics import f1_score
 
 from bench.report.numbers.comparison import Comparison
+from bench.report.numbers.equivalence import Needs
 from bench.report.numbers.rows import build_rows
 from bench.results.store import Result
 
@@ -56,7 +57,7 @@ def test_a_real_difference_is_found() -> None:
 
 def test_where_there_is_no_difference_none_is_found() -> None:
     (found,) = compare({"full": [0.88, 0.881, 0.879], "lora": [0.88, 0.879, 0.881]})
-    assert found.verdict == "none"
+    assert found.verdict == "equal"
     assert found.accuracy.low is not None
     assert found.accuracy.high is not None
     assert found.accuracy.low < 0 < found.accuracy.high
@@ -69,7 +70,9 @@ def test_a_difference_no_larger_than_seeds_make_is_none() -> None:
     (found,) = compare({"full": [0.80, 0.88, 0.84], "lora": [0.84, 0.92, 0.88]})
     alone = found.accuracy.estimate / found.error_texts
     assert alone > 5  # other texts would say the same of these models
-    assert found.verdict == "none"
+    assert found.verdict == "undecided"
+    assert found.needs is not None
+    assert (found.needs.kind, found.needs.texts) == ("seeds", None)
     assert found.accuracy.low is not None
     assert found.accuracy.low < 0
 
@@ -80,7 +83,7 @@ def test_of_one_seed_each_only_the_trained_models_are_judged() -> None:
     (mixed,) = compare({"full": [0.80], "lora": [0.88, 0.879, 0.881]})
     assert mixed.verdict == "one_seed"
     (small,) = compare({"full": [0.876], "lora": [0.88]})
-    assert small.verdict == "none"
+    assert small.verdict == "undecided"
 
 
 def test_a_method_without_randomness_adds_no_seeds() -> None:
@@ -220,5 +223,37 @@ def test_predictions_that_are_gone_leave_a_method_out_and_nothing_else() -> None
 def test_too_few_texts_that_tell_two_apart_give_no_interval() -> None:
     results = [make_run("full", test=1.0), make_run("lora", test=0.99)]
     (found,) = make_evidence(results).comparisons
-    assert (found.told_apart, found.accuracy.low, found.p_value, found.verdict) == (4, None, 1.0, "none")
+    assert (found.told_apart, found.accuracy.low, found.p_value, found.verdict) == (4, None, 1.0, "undecided")
     assert found.accuracy.estimate == pytest.approx(-0.01)
+
+
+def test_with_enough_texts_methods_are_equal_within_the_margin_and_no_further() -> None:
+    seeds = {"full": [0.9, 0.9005, 0.8995], "lora": [0.9, 0.8995, 0.9005]}
+    (found,) = compare(seeds, rows=20_000)
+    assert (found.verdict, found.needs, found.delta) == ("equal", None, 0.01)
+    assert found.adjusted_equal_p < 0.05 < found.adjusted_p
+    results, predictions = plant(seeds, rows=20_000)
+    strict = replace(NO_PRICES, equivalence_points=0.1)
+    (found,) = make_evidence(results, predictions=predictions, report=strict).comparisons
+    assert found.verdict == "undecided"
+    (found,) = compare({"full": [0.9, 0.9005, 0.8995], "lora": [0.894, 0.8935, 0.8945]}, rows=40_000)
+    assert (found.verdict, found.is_slight) == ("difference", True)
+
+
+def test_one_seed_cannot_show_that_methods_are_equal() -> None:
+    (found,) = compare({"full": [0.9], "lora": [0.9]}, rows=20_000)
+    assert found.adjusted_equal_p < 0.05
+    assert found.verdict == "undecided"
+    assert found.needs == Needs("first_seeds", seeds=3)
+    alike = [make_run("full"), make_run("lora")]
+    answers = {one.run_id: make_predictions(alike[0]) for one in alike}
+    (found,) = make_evidence(alike, predictions=answers).comparisons
+    assert (found.is_alike, found.verdict, found.needs) == (True, "equal", None)
+
+
+def test_of_more_comparisons_equality_has_to_be_clearer_too() -> None:
+    pair = {"full": [0.9, 0.9005, 0.8995], "lora": [0.9, 0.8995, 0.9005]}
+    (alone,) = compare(pair, rows=12_000)
+    last = compare({**pair, "qlora": [0.7, 0.7005, 0.6995]}, rows=12_000)[0]
+    assert (last.equal_p, last.verdict) == (alone.equal_p, alone.verdict)
+    assert last.adjusted_equal_p == pytest.approx(3 * alone.adjusted_equal_p)

@@ -196,14 +196,22 @@ def test_macro_f1_of_resampled_rows_is_scikit_learns(seed: int, classes: int):
 
 def test_holm_by_hand():
     # in order of size: 0.01 x 4, 0.02 x 3 = 0.06, 0.03 x 2 = 0.06, 0.5 x 1
-    assert adjust_holm([0.5, 0.01, 0.03, 0.02]) == pytest.approx([0.5, 0.04, 0.06, 0.06])
-    assert adjust_holm([0.4, 0.6]) == pytest.approx([0.8, 0.8])
+    assert adjust_holm([[0.5], [0.01], [0.03], [0.02]]) == [
+        pytest.approx([one]) for one in (0.5, 0.04, 0.06, 0.06)
+    ]
+    assert adjust_holm([[0.4], [0.6]]) == [pytest.approx([0.8]), pytest.approx([0.8])]
     assert adjust_holm([]) == []
+
+
+def test_holm_counts_comparisons_of_which_one_hypothesis_is_left():
+    # in order of size: 0.001 x 3, 0.004 x 3, after which the first comparison is done, 0.01 x 2, 0.02 x 2
+    found = adjust_holm([[0.001, 0.004], [0.01, 0.9], [0.5, 0.02]])
+    assert found == [pytest.approx([0.003, 0.012]), pytest.approx([0.02, 1.0]), pytest.approx([1.0, 0.04])]
 
 
 def test_holm_keeps_false_alarms_of_a_whole_report_to_5_percent():
     p_values = np.random.default_rng(0).random((4000, 6))
-    alarms = [min(adjust_holm(some)) < 0.05 for some in p_values.tolist()]
+    alarms = [min(adjust_holm([[one] for one in some]))[0] < 0.05 for some in p_values.tolist()]
     assert np.mean(alarms) == pytest.approx(0.05, abs=0.012)
 
 

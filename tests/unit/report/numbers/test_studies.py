@@ -1,8 +1,10 @@
 """Simulate studies whose truth is known: `make benchmark ARGS=statistics` in short."""
 
+import numpy as np
 import pytest
 
-from benchmarks.studies import METHODS, Setting, fill, find, hold
+from bench.report.numbers.statistics import subtract
+from benchmarks.studies import METHODS, Setting, _measure, draw, fill, find, hold, judge
 
 STUDIES = 400  # the standard error of a share of 5 % is 1.1 points
 
@@ -49,3 +51,38 @@ def test_tables_stand_between_their_comments() -> None:
     assert fill(page, "one", "new") == "a\n<!-- one -->\nnew\n<!-- end of one -->\nb\n"
     with pytest.raises(SystemExit, match=r"has no <!-- two --> \.\.\. <!-- end of two --> to write between"):
         fill(page, "two", "new")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        Setting(2000, [3] * 3, [0.002] * 3, worse=0.01),
+        Setting(400, [3] * 5, [0.01] * 5, worse=0.0),
+        Setting(20_000, [3] * 2, [0.001] * 2, worse=0.01),
+        Setting(2000, [1] * 5, [0.0] * 5, worse=0.03),
+    ],
+    ids=lambda setting: f"{setting.texts} texts, {len(setting.seeds)} methods, worse by {setting.worse}",
+)
+def test_few_reports_say_anything_wrong_of_planted_methods(setting: Setting) -> None:
+    better, equal, wrong, *_ = judge(setting, 100 if setting.texts > 2000 else STUDIES)
+    assert max(better, equal) <= wrong <= 0.09
+
+
+def test_methods_are_shown_to_be_equal_where_texts_are_many() -> None:
+    *_, among_equals, with_last = judge(Setting(20_000, [3] * 3, [0.001] * 3, worse=0.05), 50)
+    assert among_equals > 0.5
+    assert with_last == 1
+
+
+def test_many_studies_at_once_are_measured_as_each_alone() -> None:
+    """The variances of a difference, over texts and over seeds, agree on average."""
+    setting = Setting(1000, [3] * 2, [0.01] * 2)
+    estimates, variances, (errors, residuals, freedom) = _measure(setting, 400, np.random.default_rng(0))
+    random = np.random.default_rng(1)
+    alone = [subtract(*draw(setting, random)) for _ in range(400)]
+    seeds = [one for *_, both in alone for one in both]
+    assert variances.mean() == pytest.approx(np.mean([texts for _, texts, _ in alone]), rel=0.03)
+    assert errors.mean() == pytest.approx(np.mean([one.error for one in seeds]), rel=0.1)
+    assert residuals.mean() == pytest.approx(np.mean([one.residual for one in seeds]), rel=0.03)
+    assert estimates.std() == pytest.approx(np.std([estimate for estimate, *_ in alone]), rel=0.1)
+    assert set(freedom.ravel()) == {one.freedom for one in seeds}

@@ -1,10 +1,13 @@
 """The sentence that opens a report: each part only where the numbers carry it, the same in both languages."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
-from records import make_evidence, make_predictions, make_run
+from records import NO_PRICES, make_evidence, make_predictions, make_run
 
 from bench.report.language.text import LANGUAGES, Text
 from bench.report.numbers.contrast import group_rows
@@ -39,11 +42,12 @@ def answer(results: list[Result], text: Text = ENGLISH, **more: Any) -> str:
 
 def test_methods_that_accuracy_does_not_tell_apart_are_told_apart_by_memory() -> None:
     assert answer(sweep()) == (
-        "Full fine-tuning (88.5 %) is not detectably more accurate than LoRA (88.0 %) and QLoRA (88.2 %); "
-        "of these, QLoRA needs the least memory (9.00 GiB, CUDA reserved)."
+        "Undecided between Full fine-tuning (88.5 %), LoRA (88.0 %) and QLoRA (88.2 %): about 20,000 test "
+        "texts would decide; of these, QLoRA needs the least memory (9.00 GiB, CUDA reserved)."
     )
     assert answer(sweep(), CHINESE) == (
-        "未检出 Full fine-tuning（88.5%）的准确率高于 LoRA（88.0%） 和 QLoRA（88.2%）；"
+        "Full fine-tuning（88.5%），LoRA（88.0%） 和 QLoRA（88.2%） 之间尚无定论："
+        "约 20,000 条测试文本可以定论；"
         "其中 QLoRA 所需显存最少（9.00 GiB，CUDA 预留）。"
     )
     overlapping = [*make_seeds("full", 0.885), *make_seeds("lora", 0.88, peak=22 * GIB)]
@@ -52,15 +56,19 @@ def test_methods_that_accuracy_does_not_tell_apart_are_told_apart_by_memory() ->
 
 def test_a_planted_difference_is_found_and_one_that_seeds_alone_can_make_is_not() -> None:
     assert answer(sweep([0.70, 0.71, 0.69])) == (
-        "Full fine-tuning (88.5 %) is not detectably more accurate than QLoRA (88.2 %); of these, QLoRA "
-        "needs the least memory (9.00 GiB, CUDA reserved); Full fine-tuning is more accurate than LoRA."
+        "Undecided between Full fine-tuning (88.5 %) and QLoRA (88.2 %): about 20,000 test texts would "
+        "decide; of these, QLoRA needs the least memory (9.00 GiB, CUDA reserved); "
+        "Full fine-tuning is more accurate than LoRA."
     )
     two = [*make_seeds("full", 0.9), *make_seeds("lora", 0.7)]
     assert answer(two) == (
         "Full fine-tuning is the most accurate (90.0 %), 20.0 points above LoRA; "
         "LoRA needs the least memory (14.00 GiB, CUDA reserved)."
     )
-    assert "not detectably more accurate than LoRA (78.7 %)" in answer(sweep([0.60, 0.88, 0.88]))
+    assert (
+        "Undecided between Full fine-tuning (88.5 %), LoRA (78.7 %) and QLoRA (88.2 %): it takes"
+        in answer(sweep([0.60, 0.88, 0.88]))
+    )
     single = [make_run("full", test=0.9), make_run("lora", test=0.75)]
     assert answer(single) == (
         "Full fine-tuning has the highest accuracy (90.0 %); with one seed it is unknown whether "
@@ -68,18 +76,19 @@ def test_a_planted_difference_is_found_and_one_that_seeds_alone_can_make_is_not(
     )
 
 
-def test_equal_scores_have_no_highest() -> None:
+def test_equal_scores_have_no_highest_and_are_not_thereby_equal() -> None:
     """Also where the predictions are lost, so that the methods cannot be compared."""
     equal = [*make_seeds("full", 0.88), *make_seeds("lora", 0.88)]
     assert answer(equal).startswith(
-        "Full fine-tuning and LoRA have the same accuracy (88.0 %); of these, LoRA needs"
+        "Full fine-tuning and LoRA were measured at the same accuracy (88.0 %); undecided between Full "
+        "fine-tuning (88.0 %) and LoRA (88.0 %): about "
     )
     lost = answer(equal, predictions={})
-    assert lost.startswith("Full fine-tuning and LoRA have the same accuracy (88.0 %)")
+    assert lost.startswith("Full fine-tuning and LoRA were measured at the same accuracy (88.0 %)")
     assert "Full fine-tuning could not be compared with LoRA" in lost
     # 0.9 is also a mean of other numbers
     mean = [*make_seeds("full", [0.89, 0.9, 0.91]), *make_seeds("lora", 0.9)]
-    assert "Full fine-tuning and LoRA have the same accuracy (90.0 %)" in answer(mean)
+    assert "Full fine-tuning and LoRA were measured at the same accuracy (90.0 %)" in answer(mean)
 
 
 def test_methods_that_answer_alike_are_said_to() -> None:
@@ -110,7 +119,11 @@ def test_baselines_alone_are_ranked_and_not_said_to_have_failed_a_comparison() -
     ("baseline", "words"),
     [
         (0.60, "training gains 28.5 points over the best baseline, TF-IDF (60.0 %)."),
-        (0.88, "no gain over the best baseline, TF-IDF (88.0 %), is detectable."),
+        (
+            0.88,
+            "whether training gains over the best baseline, TF-IDF (88.0 %), is undecided: about 35,000 test "
+            "texts would decide.",
+        ),
         (0.99, "the best baseline, TF-IDF, is more accurate (99.0 %)."),
     ],
 )
@@ -156,3 +169,49 @@ def test_both_languages_say_the_same_numbers() -> None:
         english, chinese = (re.findall(r"[\d.]*\d", answer(results, text)) for text in (ENGLISH, CHINESE))
         assert sorted(english) == sorted(chinese)
         assert len(english) > 0
+
+
+def plant_nearly(methods: dict[str, int], *, seeds: int = 3) -> tuple[list[Result], dict[str, pd.DataFrame]]:
+    """Methods that answer 20,000 texts nearly alike: each wrong on the same 1,000, and some of its own."""
+    rows, results, predictions = 20_000, list[Result](), {}
+    labels = np.array(["a", "b", "c"], dtype=object)[np.arange(rows) % 3]
+    for place, (method, wrong) in enumerate(methods.items()):
+        for seed in range(seeds):
+            predicted = labels.copy()
+            start = 1000 + 4000 * place + 10 * seed
+            for some in (slice(0, 1000), slice(start, start + wrong)):
+                predicted[some] = np.where(labels[some] == "a", "b", "a")
+            share = float((predicted == labels).mean())
+            run = make_run(method, seed=seed, test=share, kind="cuda", peak=PEAKS[method])
+            results.append(replace(run, data={"sizes": {"test": rows}}))
+            predictions[run.run_id] = pd.DataFrame(
+                {"split": "test", "id": range(rows), "label": labels, "prediction": predicted}
+            )
+    return results, predictions
+
+
+def test_methods_that_are_shown_to_be_equal_are_said_to_be() -> None:
+    runs, predictions = plant_nearly({"full": 200, "lora": 210, "qlora": 190})
+    assert answer(runs, predictions=predictions) == (
+        "QLoRA (94.0 %), Full fine-tuning (94.0 %) and LoRA (94.0 %) have the same accuracy within 1 point; "
+        "of these, QLoRA needs the least memory (9.00 GiB, CUDA reserved)."
+    )
+    assert answer(runs, CHINESE, predictions=predictions).startswith(
+        "QLoRA（94.0%），Full fine-tuning（94.0%） 和 LoRA（94.0%） 的准确率相同，相差不到 1 个百分点；"
+    )
+    strict = replace(NO_PRICES, equivalence_points=0.5)
+    assert "have the same accuracy within 0.5 points" in answer(runs, predictions=predictions, report=strict)
+
+
+def test_what_equals_the_best_and_what_is_undecided_are_told_apart() -> None:
+    runs, predictions = plant_nearly({"full": 200, "lora": 240, "qlora": 1000}, seeds=3)
+    few = {one.run_id for one in runs if one.config["method"]["name"] == "qlora" and one.config["seed"] > 0}
+    kept = [one for one in runs if one.run_id not in few]
+    said = answer(kept, predictions=predictions)
+    assert said.startswith(
+        "Full fine-tuning (94.0 %) and LoRA (93.8 %) have the same accuracy within 1 point; "
+    )
+    runs, predictions = plant_nearly({"full": 200, "tfidf": 210})
+    assert "the best baseline, TF-IDF (94.0 %), has the same accuracy within 1 point." in answer(
+        runs, predictions=predictions
+    )
