@@ -166,7 +166,6 @@ def test_halving_in_packs_is_halving_alone(bench: Any, tiny: list[str], count: A
         assert float(row["loss"]) == pytest.approx(float(other[key]["loss"]), abs=1e-3)
     [mine], [its] = table, read_table(bench, "table.csv")
     assert mine["Accuracy"] == its["Accuracy"]
-    assert mine["Learning rate"] == its["Learning rate"]
 
 
 @pytest.mark.slow
