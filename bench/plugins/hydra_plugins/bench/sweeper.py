@@ -109,7 +109,7 @@ class BenchSweeper(Sweeper):
         return Foresight(
             forecast.make_refusal(known, base, isolation=isolation),
             forecast.limit_packs(known, base),
-            forecast.merge_batches(known),
+            forecast.merge_batches(known, base),
         )
 
     def _compose(self, overrides: Sequence[str]) -> Config:
