@@ -35,10 +35,8 @@ def bound_size(prediction: Prediction | None, usable_bytes: float) -> int:
     return size
 
 
-def count_merged(prediction: Prediction | None, size: int, accumulation: int, usable_bytes: float) -> int:
+def count_merged(prediction: Prediction, size: int, accumulation: int, usable_bytes: float) -> int:
     """Return how many of a step's micro-batches a pack of so many runs can compute as one."""
-    if prediction is None:
-        return 1
     weights = prediction.parts.get("weights", 0)
     fitting = (
         merged

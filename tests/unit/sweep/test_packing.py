@@ -224,12 +224,14 @@ def test_a_pack_computes_as_many_micro_batches_as_one_as_fit(
 
     def count(device: str, usable: int, pack: Pack) -> int:
         target = Target(device, "card", usable, None)
-        return merge_batches(Forecast(target, found, {}, {}, compose().report))(pack)
+        return merge_batches(Forecast(target, found, {}, {}, compose().report), compose())(pack)
 
     pack = tuple(points)
     # 50 + 2 (10 + 3 x 4) = 94 of the 0.9 x 105 that are used, and with 6 at once it would be 110
     assert [count("cuda", usable, pack) for usable in (105, 200, 80)] == [4, 12, 1]
-    assert count("cpu", 200, pack) == 1
+    assert count("cpu", 200, pack) == 12
+    found = {name: replace(one, mean_batch_tokens=1000.0) for name, one in found.items()}
+    assert [count(device, 200, pack) for device in ("cpu", "cuda")] == [1, 12]  # a core has enough to do
     sorted_by_length = replace_values(points[0].config, {"train.group_by_length": True})
     assert count("cuda", 200, (replace(points[0], config=sorted_by_length), points[1])) == 1
     unknown = replace(points[1], identity=replace(points[1].identity, run_id="unknown"))

@@ -108,7 +108,9 @@ class BenchSweeper(Sweeper):
         space.require(room, base)
         confirm_long(described, base, arguments)
         return Foresight(
-            forecast.make_refusal(known, base, isolation=isolation), limit, forecast.merge_batches(known)
+            forecast.make_refusal(known, base, isolation=isolation),
+            limit,
+            forecast.merge_batches(known, base),
         )
 
     def _compose(self, overrides: Sequence[str]) -> Config:
