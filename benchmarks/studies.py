@@ -22,6 +22,7 @@ from bench.report.numbers.statistics import (
     bound_share,
     find_detectable,
     find_margin,
+    find_margins,
     find_p_values,
     score_answers,
     subtract,
@@ -189,15 +190,10 @@ def judge(setting: Setting, studies: int = STUDIES) -> list[float]:
 
 def _judge(setting: Setting, studies: int, random: np.random.Generator) -> Floats:
     """Return what judge averages, for each of the studies, all of them at once. # (studies, 5)"""
-    methods, texts, level = len(setting.seeds), setting.texts, 1 - LEVEL
+    methods, level = len(setting.seeds), 1 - LEVEL
     estimates, variances, seeds = _measure(setting, studies, random)
-    numbers = estimates.ravel(), variances.ravel(), *seeds
-    tests = [
-        find_p_values(*numbers, rows=texts),
-        find_equivalence_p_values(*numbers, rows=texts, delta=DELTA),
-    ]
-    p_values = np.stack(tests, axis=1).reshape(studies, -1, 2).tolist()
-    adjusted = np.array([adjust_holm(one) for one in p_values])  # (studies, pairs, 2)
+    tested = _test(estimates.ravel(), variances.ravel(), seeds, setting.texts)
+    adjusted = np.array([adjust_holm(one) for one in tested.reshape(studies, -1, 2).tolist()])
     differ, equal = adjusted[..., 0] < level, adjusted[..., 1] < level
     if max(setting.seeds) == 1:
         equal[:] = False  # which one seed cannot show
@@ -208,6 +204,20 @@ def _judge(setting: Setting, studies: int, random: np.random.Generator) -> Float
     wrong = [better.any(axis=1), same.any(axis=1), (better | same).any(axis=1)]
     decided = differ | equal
     return np.stack([*wrong, *(decided[:, part].mean(axis=1) for part in (~with_last, with_last))], axis=1)
+
+
+def _test(estimates: Floats, variances: Floats, seeds: tuple[Floats, Floats, Floats], texts: int) -> Floats:
+    """Return both p values of each comparison, 1 in place of those that cannot be rejected. # (cases, 2)"""
+    sizes, p_values, level = np.abs(estimates), np.ones((len(estimates), 2)), 1 - LEVEL
+    errors, residuals, freedom = seeds
+    equality = partial(find_equivalence_p_values, delta=DELTA)
+    for place, (tail, room, find) in enumerate(
+        ((level / 2, sizes, find_p_values), (level, DELTA - sizes, equality))
+    ):
+        small = find_margins(tail, variances, *seeds, rows=texts) < room
+        numbers = estimates[small], variances[small], errors[small], residuals[small]
+        p_values[small, place] = find(*numbers, freedom, rows=texts)
+    return p_values
 
 
 def _measure(
@@ -241,7 +251,7 @@ def _measure(
     estimates = means[:, one] - means[:, other]
     if count == 1:
         none = np.zeros((estimates.size, 0))
-        return estimates, variances / size, (none, none, none)
+        return estimates, variances / size, (none, none, none[:1])
     chance = (scores * (1 - scores)).mean(axis=2) / (size - 1) - own_variances / size
     errors, residuals = scores.var(axis=2, ddof=1) / count, np.maximum(0, chance) / (count - 1)
     both = [np.stack([part[:, one], part[:, other]], axis=2).reshape(-1, 2) for part in (errors, residuals)]

@@ -133,6 +133,26 @@ def test_a_second_line_and_an_interval_are_one_line_of_markdown_and_drawn_on_the
     assert shown.index("● a difference") < shown.index("<table>")
 
 
+def test_the_band_of_equality_is_drawn_as_far_as_the_axis_goes() -> None:
+    bars = [
+        Bar("", 0.5, (0.0, 1.0), ticks=ticks, mark="square", band=1.0) for ticks in ([-2, 0, 2], [0, 0.5, 2])
+    ]
+    shown = write_html([Table(["Points"], [[bar] for bar in bars])], text=LANGUAGES["en"])
+    assert re.findall(r'<rect class="band" x="([\d.]+%)" width="([\d.]+%)"', shown) == [
+        ("25.00%", "50.00%"),
+        ("0.00%", "50.00%"),
+    ]
+    assert shown.count('<svg class="bar square"') == 2
+
+
+def test_a_command_in_a_list_can_be_copied_as_it_is() -> None:
+    command = "bench sweep 'sweep.final_seeds=[0,1]' a_b=*"
+    item = Bullet(f"LoRA_ | x: {command} and no more", command=command)
+    assert write_markdown([Bullets([item])]) == f"- LoRA\\_ \\| x: `{command}` and no more\n"
+    shown = write_html([Bullets([item])], text=LANGUAGES["en"])
+    assert f"x: <code>{html.escape(command, quote=False).replace(chr(39), '&#39;')}</code> and" in shown
+
+
 def test_each_cell_of_a_card_has_its_column_s_name() -> None:
     for has_cards in (True, False):
         table = Table(

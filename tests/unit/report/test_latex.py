@@ -79,6 +79,7 @@ def test_hostile_texts_are_only_shown() -> None:
         == len(group_rows(make_evidence(hostile()).rows))
     )
     assert not re.search(r"\\(?:input|begin{x}|write|immediate)", latex)
+    assert escape_latex(r"[1ex]* --'") == "{[}1ex{]}{*} -{}-{}'{}"  # after the end of a row, and as a dash
     shown = undo(escape_latex(SPECIAL))
     assert shown == SPECIAL
     assert undo(escape_latex(HOSTILE)) == HOSTILE

@@ -113,3 +113,11 @@ def test_what_no_file_of_conf_is_named_after_has_no_command(names: dict[str, Any
     assert row.selection is not None
     assert suggest_sweep(row.selection.candidates[0], row.edges) is None
     assert read_value(row.selection.candidates[0], "config.train.lr") == 3e-3
+
+
+def test_a_command_that_would_end_its_own_quotes_is_not_shown(compose: Callable[..., Config]) -> None:
+    config = compose("data=files", "data.train='`my`.csv'", "train.lr=1e-3")
+    run = replace(make_run(), config=to_dict(config, without=["report"]))
+    edges = find_edges(run, [run, vary(train_lr=5e-4)])
+    assert edges != ()
+    assert suggest_sweep(run, edges) is None

@@ -37,6 +37,14 @@ def test_methods_that_agree_on_a_few_texts_are_not_thereby_equal(rows: int) -> N
     assert (found < 0.05) == (rows >= 300)
 
 
+def test_one_text_of_400_does_not_show_that_methods_differ_on_few() -> None:
+    """With 1 % more of all texts on one side, at most one of 400 is seen with a chance of 9 %."""
+    share = 1 / 400
+    found = find_equivalence_p(share, share * (1 - share) / 399, (), rows=400, delta=0.01)
+    assert found > 0.05
+    assert found == pytest.approx(stats.binom.cdf(1, 400, 0.01), abs=0.03)
+
+
 @pytest.mark.parametrize(
     ("estimate", "seeds"), [(0.004, ()), (0.012, ()), (0.0, SEEDS), (0.012, SEEDS), (0.03, SEEDS)]
 )

@@ -58,7 +58,7 @@ def test_tables_stand_between_their_comments() -> None:
     [
         Setting(2000, [3] * 3, [0.002] * 3, worse=0.01),
         Setting(400, [3] * 5, [0.01] * 5, worse=0.0),
-        Setting(20_000, [3] * 2, [0.001] * 2, worse=0.01),
+        Setting(20_000, [3] * 3, [0.001] * 3, worse=0.01),
         Setting(2000, [1] * 5, [0.0] * 5, worse=0.03),
     ],
     ids=lambda setting: f"{setting.texts} texts, {len(setting.seeds)} methods, worse by {setting.worse}",

@@ -215,3 +215,16 @@ def test_what_equals_the_best_and_what_is_undecided_are_told_apart() -> None:
     assert "the best baseline, TF-IDF (94.0 %), has the same accuracy within 1 point." in answer(
         runs, predictions=predictions
     )
+
+
+def test_what_equals_the_best_need_not_equal_each_other() -> None:
+    runs, predictions = plant_nearly({"full": 200, "lora": 210, "qlora": 190})
+    evidence = make_evidence(runs, predictions=predictions)
+    changed = [
+        one if "qlora" in (one.one.method, one.other.method) else replace(one, verdict="difference")
+        for one in evidence.comparisons
+    ]
+    said = say_answer(evidence.rows, changed, ENGLISH)
+    assert said.startswith(
+        "QLoRA (94.0 %) has the same accuracy within 1 point as Full fine-tuning (94.0 %) and LoRA (94.0 %); "
+    )
