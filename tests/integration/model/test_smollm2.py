@@ -6,10 +6,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from accelerate.state import AcceleratorState
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import bench
 from bench.config.schema import Config
+from bench.data import dataset
+from bench.data import prompt as prompts
+from bench.model import weights
 from bench.results.store import Result, Store
 from bench.run.run import run, run_all
 from bench.winner import agreement, classifier, export
@@ -20,32 +25,26 @@ Compose = Callable[..., Config]
 pytestmark = pytest.mark.slow
 
 
+SHORT = (
+    *("experiment=llm", "data.train_size=160", "data.validation_size=40", "data.test_size=60"),
+    *("train.lr=2e-3", "train.max_steps=16", "train.warmup_steps=2", "train.eval_steps=16"),
+    *("train.micro_batch_size=8", "train.log_steps=1", "train.precision=fp32", "train.keep=best"),
+    *("lora.dropout=0", "track.mode=disabled", "devices=cpu"),
+)  # the experiment's prompt and labels in a short run
+
+
 @pytest.fixture(scope="module")
-def compose_llm(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Compose:
-    """The experiment's prompt and labels in a short run, its results in this module's folder."""
-    folder = tmp_path_factory.mktemp("smollm2")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This module's results and cache."""
+    return tmp_path_factory.mktemp("smollm2")
+
+
+@pytest.fixture(scope="module")
+def compose_llm(compose: Compose, folder: Path) -> Compose:
+    """A configuration of a short run, its results in this module's folder."""
 
     def compose_with(*overrides: str, place: str = "results") -> Config:
-        return compose(
-            "experiment=llm",
-            "data.train_size=160",
-            "data.validation_size=40",
-            "data.test_size=60",
-            f"results_dir={folder}/{place}",
-            f"cache_dir={folder}/cache",
-            "track.mode=disabled",
-            "train.lr=2e-3",
-            "train.max_steps=16",
-            "train.warmup_steps=2",
-            "train.eval_steps=16",
-            "train.micro_batch_size=8",
-            "train.log_steps=1",
-            "train.precision=fp32",
-            "train.keep=best",
-            "lora.dropout=0",
-            "devices=cpu",
-            *overrides,
-        )
+        return compose(*SHORT, f"results_dir={folder}/{place}", f"cache_dir={folder}/cache", *overrides)
 
     return compose_with
 
@@ -151,3 +150,28 @@ def test_a_base_in_4_bits_answers_nearly_as_in_full_precision(
     assert np.abs(probabilities_of(store, quantised) - probabilities_of(*lora)).max() > 1e-3
     assert quantised.parameters == lora[1].parameters
     assert quantised.metrics["test"]["loss"] < 1.5 * lora[1].metrics["test"]["loss"]
+
+
+def test_it_answers_by_a_few_examples_as_if_they_stood_before_each_text(compose_llm: Compose) -> None:
+    config = compose_llm("method=few_shot", "method.shots=2", "seed=1", place="few_shot")
+    store, result = train(config)
+    tokenizer = AutoTokenizer.from_pretrained(weights.locate(config.model))
+    model = AutoModelForCausalLM.from_pretrained(weights.locate(config.model), dtype=torch.float32).eval()
+    data, words = dataset.load(config.data), config.data.label_words or {}
+    drawn = prompts.draw_examples(data, shots=2, seed=1)
+    before = [
+        token
+        for text, label in drawn
+        for part in (text, "\nCategory:", words[label], "\n\n")
+        for token in tokenizer(part)["input_ids"]
+    ]
+    after, answers = (
+        tokenizer(part)["input_ids"] for part in ("\nCategory:", [words[one] for one in data.labels])
+    )
+    texts = data.splits["test"]["text"].tolist()[:12]
+    for text, found in zip(texts, probabilities_of(store, result), strict=False):
+        with torch.inference_mode():
+            ids = torch.tensor([[*before, *tokenizer(text)["input_ids"], *after]])
+            expected = model(ids).logits[0, -1, [token for (token,) in answers]].softmax(-1)
+        assert np.abs(found - expected.numpy()).max() < 1e-5
+    assert result.model["example_tokens"] == len(before)
