@@ -67,6 +67,7 @@ def check(config: Config) -> list[str]:
     return [
         *find_faults(config, hidden=_holds_credentials),
         *_check_card(config.plan),
+        *_check_method(config),
         *_check_rules(config),
         *_check_needs(config),
         *_check_processes(config.train),
@@ -94,9 +95,8 @@ def _holds_credentials(value: Any) -> bool:
     return isinstance(value, str) and has_credentials(value)
 
 
-def _check_rules(config: Config) -> list[str]:
-    method, train, data, model = config.method, config.train, config.data, config.model
-    faults = []
+def _check_method(config: Config) -> list[str]:
+    method, faults = config.method, list[str]()
     if method.quantization != "none" and method.trainable == "all":
         faults.append(
             f"method.quantization={method.quantization}: quantised weights cannot be trained; "
@@ -119,6 +119,12 @@ def _check_rules(config: Config) -> list[str]:
             f"method.shots={write(method.shots)} with method.estimator={method.estimator}: few_shot has 1 or "
             "more examples of each label in its prompts, others have none; set null, or method=few_shot"
         )
+    return faults
+
+
+def _check_rules(config: Config) -> list[str]:
+    train, data, model = config.train, config.data, config.model
+    faults = []
     if train.max_steps is None and train.epochs is None:
         faults.append("train.max_steps=null and train.epochs=null: set one of them")
     if train.max_steps is not None and train.epochs is not None:

@@ -1,10 +1,5 @@
 """A real decoder, the embedded SmolLM2 of experiment=llm, in all that a run and what it trained can do."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +11,7 @@ from accelerate.state import AcceleratorState
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import bench
-from bench.config.schema import CONF_DIR, Config
+from bench.config.schema import Config
 from bench.data import dataset
 from bench.data import prompt as prompts
 from bench.model import weights
@@ -124,25 +119,6 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_answers(
     store, whole = train(compose_llm("method=lora", f"resume_from={stopped.run_id}", place="resumed"))
     assert whole.model["resumed_from_step"] == 8
     assert whole.run_id == lora[1].run_id
-    pd.testing.assert_frame_equal(read_test(store, whole), read_test(*lora))
-
-
-def test_a_run_that_was_killed_goes_on_to_the_same_answers(
-    lora: tuple[Store, Result], compose_llm: Compose, folder: Path
-) -> None:
-    lines = ("method=lora", "train.checkpoint_steps=6")
-    command = [*SHORT, *lines, f"results_dir={folder}/killed", f"cache_dir={folder}/cache"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "bench", "run", *command], cwd=CONF_DIR.parent, start_new_session=True
-    )
-    kept = folder / "killed" / "runs" / lora[1].run_id / "checkpoints"
-    while child.poll() is None and not list(kept.glob("*/state.safetensors")):
-        time.sleep(0.05)
-    os.killpg(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    store, whole = train(compose_llm(*lines, place="killed"))
-    assert whole.model["resumed_from_step"] in (6, 12)
-    assert (whole.run_id, whole.attempt) == (lora[1].run_id, 2)
     pd.testing.assert_frame_equal(read_test(store, whole), read_test(*lora))
 
 
