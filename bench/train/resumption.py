@@ -121,10 +121,9 @@ def save_checkpoints(
     Raises:
         DivergedError: the loss of a run alone is NaN or infinite.
     """
-    spent = json.dumps(_read_spent(meter))
     for member in training.running:
         try:
-            _save_one(training, member, run_folders[member], lineages[member], spent)
+            _save_one(training, member, run_folders[member], lineages[member], meter)
         except RunError as error:
             training.end(member, error)
         except (OSError, StoreError) as error:
@@ -132,13 +131,13 @@ def save_checkpoints(
 
 
 def _save_one(
-    training: Training, member: Member, run_folder: Path, lineage: Mapping[str, Any], spent: str
+    training: Training, member: Member, run_folder: Path, lineage: Mapping[str, Any], meter: Meter
 ) -> None:
     progress = member.progress
 
     def save(folder: Path) -> None:
         state.save(training, member, folder)
-        (folder / SPENT).write_text(spent, encoding="utf-8")
+        (folder / SPENT).write_text(json.dumps(_read_spent(meter)), encoding="utf-8")
         if progress.best_step not in (None, progress.steps):  # else they are the checkpoint's own weights
             shutil.copyfile(run_folder / BEST, folder / BEST)
 

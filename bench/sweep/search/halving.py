@@ -2,7 +2,7 @@
 
 A configuration is named by the run_id of its whole training. Each of its rungs is a run of its own, which
 resumes the rung before and so trains only the difference. Source: Jamieson and Talwalkar, arXiv:1502.07943.
-Beside the half that leaves by rank, those leave that can hardly be the best, by compute_p_values.
+Beside those that leave by rank, those leave that can hardly be the best, by compute_p_values.
 """
 
 import csv
