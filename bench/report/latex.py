@@ -44,7 +44,8 @@ _LEAST_P = 0.001
 def render_latex(evidence: Evidence, *, text: Text) -> str:
     """Write a LaTeX table for each table of table.md."""
     _, titles = describe_tables(evidence, text=text, drawn={})
-    parts = ["% \\usepackage{booktabs, graphicx}" + ", ctex" * (not text.sentences["latex.test"].isascii())]
+    packages = ["booktabs", "graphicx"] + ["ctex"] * (not text.sentences["latex.test"].isascii())
+    parts = [f"% \\usepackage{{{', '.join(packages)}}}"]
     for group, rows in group_rows(evidence.rows).items():
         table, marked = tabulate(rows, evidence, text=text, is_page=False)
         compared = [pair for pair in evidence.comparisons if (pair.one.task, pair.one.memory_kind) == group]

@@ -66,6 +66,7 @@ def _say_accuracy(
     here, known = _say_percent(best, text), [gap for gap in gaps.values() if gap]
     equal, undecided = _choose(pool, gaps, "equal"), _choose(pool, gaps, "undecided")
     level = [row for row in pool if row is not best and _round(row) == _round(best)]
+    level = level if all(row in level for row in undecided) else []
     if equal and not undecided and all(gap.comparison.is_alike for gap in known if gap.other in equal):
         yield text("answer.alike", titles=join_titles([best, *equal], text), here=here)
     elif equal:
@@ -81,7 +82,7 @@ def _say_accuracy(
                 titles=_join_scored(equal, text),
                 points=points,
             )
-    elif level and all(row in level for row in undecided):
+    elif level:
         yield text("answer.level", titles=join_titles([best, *level], text), here=here)
     elif not undecided and known and len(_choose(pool, gaps, "difference")) == len(gaps):
         nearest = min(known, key=lambda gap: gap.estimate)

@@ -173,6 +173,25 @@ def test_table_writes_and_shows_the_table(
     assert list(tmp_path.iterdir()) == [tmp_path / "results"]
 
 
+def test_table_writes_latex_where_it_is_asked_for(bench: Bench, quickstart: Store) -> None:
+    code, out, _ = bench("table", "--latex")
+    path = quickstart.folder / "table.tex"
+    assert (code, out.splitlines()[-1]) == (0, "results/quickstart/table.tex")
+    latex = path.read_text(encoding="utf-8")
+    assert latex.startswith("% \\usepackage{booktabs, graphicx}\n")
+    assert bench("table", "--latex", "--lang", "zh")[0] == 0
+    chinese = path.read_text(encoding="utf-8")
+    assert chinese.startswith("% \\usepackage{booktabs, graphicx, ctex}\n")
+    assert "方法 & " in chinese
+
+
+@pytest.mark.usefixtures("quickstart")
+def test_a_margin_of_equality_that_is_none_is_refused(bench: Bench) -> None:
+    code, _, error = bench("table", "report.equivalence_points=0")
+    assert code == 2
+    assert "report.equivalence_points=0.0: must lie in (0, 100); 1.0 is one point of accuracy" in error
+
+
 def test_report_says_where_the_page_is(bench: Bench, quickstart: Store) -> None:
     code, said, _ = bench("report", "--lang", "zh")
     assert (code, said.splitlines()[-1]) == (0, "look at it in any browser: results/quickstart/report.html")

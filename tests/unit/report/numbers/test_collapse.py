@@ -1,14 +1,18 @@
 """Runs that did not train, their likely cause, and that they are left out of what a report says."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from records import make_evidence, make_run, render_markdown
+from records import NO_PRICES, make_evidence, make_run, render_markdown
+from report_folder import write_results
 
 from bench.report.language.text import LANGUAGES
 from bench.report.numbers.collapse import is_untrained, suggest_cause
+from bench.report.numbers.evidence import gather
 from bench.report.sections import render_comparisons
+from bench.report.table import render_csv
 from bench.results.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
@@ -136,3 +140,22 @@ def test_where_no_training_trained_the_baselines_are_what_there_is() -> None:
     )
     alone = render_markdown(make_evidence(collapse()[1:4]), text=ENGLISH)
     assert "**QLoRA did not train: no better than the most frequent label.**" in alone
+
+
+def test_the_cause_is_found_in_the_folder_of_the_results(tmp_path: Path) -> None:
+    runs = [with_config(run) if run.config["method"]["name"] == "qlora" else run for run in collapse()]
+    store = write_results(tmp_path, runs)
+    for run in runs[1:3]:
+        store.write_history(run.run_id, [{"step": 10 * number, "loss": 1.6} for number in range(8)])
+    (tmp_path / "runs" / runs[3].run_id / "history.jsonl").unlink()
+    evidence = gather(store, NO_PRICES)
+    assert {run_id: cause.name for run_id, cause in evidence.causes.items()} == {
+        runs[1].run_id: "flat_loss",
+        runs[2].run_id: "flat_loss",
+        runs[3].run_id: "none",
+    }
+    shown = render_markdown(evidence, text=ENGLISH)
+    said = "Likely cause: train.lr=0.001 is too high, as the loss did not fall (1.6 at first, 1.6 at last).\n"
+    assert said in shown
+    (line,) = [line for line in render_csv(evidence, text=ENGLISH).splitlines() if line.startswith("QLoRA,")]
+    assert line.endswith("," + " ".join(run.run_id for run in runs[1:4]))

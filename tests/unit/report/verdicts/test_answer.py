@@ -86,6 +86,10 @@ def test_equal_scores_have_no_highest_and_are_not_thereby_equal() -> None:
     lost = answer(equal, predictions={})
     assert lost.startswith("Full fine-tuning and LoRA were measured at the same accuracy (88.0 %)")
     assert "Full fine-tuning could not be compared with LoRA" in lost
+    one_more = answer([*equal, *make_seeds("qlora", 0.875)])
+    assert one_more.startswith(
+        "Undecided between Full fine-tuning (88.0 %), LoRA (88.0 %) and QLoRA (87.5 %)"
+    )
     # 0.9 is also a mean of other numbers
     mean = [*make_seeds("full", [0.89, 0.9, 0.91]), *make_seeds("lora", 0.9)]
     assert "Full fine-tuning and LoRA were measured at the same accuracy (90.0 %)" in answer(mean)
