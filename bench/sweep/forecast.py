@@ -34,7 +34,7 @@ from bench.sweep.search.halving import budget, count_by_rung, find_rungs, group_
 
 _HOUR = 3600.0
 # Tokens of a pack's micro-batch from which a CPU gains nothing by more at once. A core took 1.9 times as long
-# for four micro-batches as for one of the same texts at 200 tokens, 1.1 times at 1,250, and 0.9 at 4,100.
+# for four micro-batches as for one of the same texts at 200 tokens, 1.1 times at 1,000, and 0.9 at 4,100.
 FULL = 2000
 # What may make a run fit, tried in this order on top of its own settings.
 _REMEDIES = (
