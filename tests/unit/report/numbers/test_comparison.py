@@ -229,19 +229,19 @@ def test_too_few_texts_that_tell_two_apart_give_no_interval() -> None:
 
 def test_with_enough_texts_methods_are_equal_within_the_margin_and_no_further() -> None:
     seeds = {"full": [0.9, 0.9005, 0.8995], "lora": [0.9, 0.8995, 0.9005]}
-    (found,) = compare(seeds, rows=20_000)
+    (found,) = compare(seeds, rows=6000)
     assert (found.verdict, found.needs, found.delta) == ("equal", None, 0.01)
     assert found.adjusted_equal_p < 0.05 < found.adjusted_p
-    results, predictions = plant(seeds, rows=20_000)
+    results, predictions = plant(seeds, rows=6000)
     strict = replace(NO_PRICES, equivalence_points=0.1)
     (found,) = make_evidence(results, predictions=predictions, report=strict).comparisons
     assert found.verdict == "undecided"
-    (found,) = compare({"full": [0.9, 0.9005, 0.8995], "lora": [0.894, 0.8935, 0.8945]}, rows=40_000)
+    (found,) = compare({"full": [0.9, 0.9005, 0.8995], "lora": [0.894, 0.8935, 0.8945]}, rows=16_000)
     assert (found.verdict, found.is_slight) == ("difference", True)
 
 
 def test_one_seed_cannot_show_that_methods_are_equal() -> None:
-    (found,) = compare({"full": [0.9], "lora": [0.9]}, rows=20_000)
+    (found,) = compare({"full": [0.9], "lora": [0.9]}, rows=6000)
     assert found.adjusted_equal_p < 0.05
     assert found.verdict == "undecided"
     assert found.needs == Needs("first_seeds", seeds=3)
@@ -253,7 +253,7 @@ def test_one_seed_cannot_show_that_methods_are_equal() -> None:
 
 def test_of_more_comparisons_equality_has_to_be_clearer_too() -> None:
     pair = {"full": [0.9, 0.9005, 0.8995], "lora": [0.9, 0.8995, 0.9005]}
-    (alone,) = compare(pair, rows=12_000)
-    last = compare({**pair, "qlora": [0.7, 0.7005, 0.6995]}, rows=12_000)[0]
+    (alone,) = compare(pair, rows=4000)
+    last = compare({**pair, "qlora": [0.7, 0.7005, 0.6995]}, rows=4000)[0]
     assert (last.equal_p, last.verdict) == (alone.equal_p, alone.verdict)
     assert last.adjusted_equal_p == pytest.approx(3 * alone.adjusted_equal_p)
