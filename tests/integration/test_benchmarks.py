@@ -73,7 +73,10 @@ def test_an_unknown_section_is_refused(
     monkeypatch.setattr("sys.argv", ["benchmarks", "speed"])
     with pytest.raises(SystemExit, match="2"):
         parse()
-    assert "no such section: speed; there are step, inside, grid, engine, scale" in capsys.readouterr().err
+    assert (
+        "no such section: speed; there are step, inside, grid, choice, engine, scale"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_section_measured_again_takes_the_place_of_the_old_one_and_says_where() -> None:

@@ -28,7 +28,9 @@ OTHER = ("model", "rotary_half_dim64", STEP)
 CASES = sorted(path.stem for path in ASSETS.glob("*.safetensors") if path.stem not in OTHER)
 PAD, GMASK, SOP = 3, 901, 904
 ATTENTION = ["sdpa", "eager"]
-QLORA = MethodConfig("qlora", "QLoRA", "network", "adapter", "nf4", True, {"peft_type": "LORA"}, None, 1e-3)
+QLORA = MethodConfig(
+    "qlora", "QLoRA", "network", "adapter", "nf4", True, {"peft_type": "LORA"}, None, None, 1e-3
+)
 LOCAL = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
 
 

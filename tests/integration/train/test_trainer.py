@@ -78,7 +78,7 @@ def train(
         "predict": lambda: np.ones((1, 1, 1)),
         "score": lambda _: {"accuracy": 0.0},
         "save_best": lambda _: None,
-        "save_checkpoint": lambda: None,
+        "save_checkpoints": lambda: None,
     }
     loop.train(training, batches, meter=Meter(CPU), select_by="accuracy", **(without | hooks))
     return training.members[0].progress
@@ -272,7 +272,7 @@ def test_a_training_is_evaluated_and_kept_at_these_steps(
         take_step(*arguments)
 
     monkeypatch.setattr(loop, "take_step", count)
-    progress = train(network, batches, config, save_checkpoint=lambda: found.append(len(taken)))
+    progress = train(network, batches, config, save_checkpoints=lambda: found.append(len(taken)))
     assert [row["step"] for row in progress.history if "validation_accuracy" in row] == evaluated
     assert progress.steps == evaluated[-1]
     assert found == kept
