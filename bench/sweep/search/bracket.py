@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from bench.config.identity import uses_lora
 from bench.config.overrides import override_line
 from bench.config.schema import Config, read_field, replace_values
-from bench.errors import ConfigError
 from bench.sweep.plan import Identify, Point
 from bench.sweep.search.halving import survivors
 
@@ -36,10 +35,7 @@ def propose(points: Sequence[Point], scores: Scores, *, identify: Identify) -> P
         return None
     known = {point.run_id for point in points}
     for values in [*_extend(best, points), *_refine(best, points, scores)]:
-        try:
-            config = replace_values(best.config, values)
-        except ConfigError:
-            continue
+        config = replace_values(best.config, values)
         lines = [line for line in best.overrides if line.lstrip("+").partition("=")[0] not in values]
         point = Point(
             (*lines, *(override_line(key, value) for key, value in values.items())), config, identify(config)

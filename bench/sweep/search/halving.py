@@ -176,8 +176,12 @@ def tell_rung(rung: Sequence[tuple[Point, Verdict]]) -> list[str]:
 
 
 def add_verdicts(before: str, rung: Sequence[tuple[Point, Verdict]]) -> str:
-    """Add a rung's verdicts to the rows of ``VERDICTS``, in place of earlier ones of the same runs."""
-    rows = {row["run_id"]: [row.get(name) for name in _HEADER] for row in csv.DictReader(before.splitlines())}
+    """Add a rung's verdicts to the rows of ``VERDICTS``, in place of earlier ones of the same runs.
+
+    Rows that name no run are left out: the file was changed.
+    """
+    earlier = csv.DictReader(before.splitlines())
+    rows = {row["run_id"]: [row.get(name) for name in _HEADER] for row in earlier if row.get("run_id")}
     for run, verdict in rung:
         train, named = run.config.train, describe(run.config)
         numbers = (verdict.score, verdict.loss, verdict.p_best)

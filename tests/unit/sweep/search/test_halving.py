@@ -220,6 +220,9 @@ def test_verdicts_are_a_table_with_a_row_for_each_rung_of_a_run(compose: Compose
         "left by test",
         "left by test",
     ]
+    assert halving.add_verdicts("run;step\n1;2\n", [(first, leaves)]) == halving.add_verdicts(
+        "", [(first, leaves)]
+    )
     told = halving.tell_rung([(first, goes), (other, leaves)])
     assert told[0] == "halving lora, step 50 of 300: 1 of 2 go on, 1 left by test"
     assert told[1].endswith("lr=0.001 seed=0: accuracy 0.5, loss 1.25, p 0.002")
