@@ -11,6 +11,7 @@ from bench.config.identity import hash_canonical
 from bench.config.reporting import ReportConfig
 from bench.config.schema import CONF_DIR, from_hydra, register_schema
 from bench.errors import StoreError
+from bench.report.across.groups import part_sizes
 from bench.report.blocks import write_markdown
 from bench.report.language.text import Text
 from bench.report.numbers.comparison import compare_methods
@@ -165,7 +166,8 @@ def make_evidence(
             raise StoreError(f"runs/{run_id}/predictions.csv: No such file")
         return predictions[run_id]
 
-    rows, comparisons, left_out = compare_methods(build_rows(results), read, delta=report.delta)
+    every_row, comparisons, left_out = compare_methods(build_rows(results), read, delta=report.delta)
+    rows, smaller = part_sizes(every_row)
     return Evidence(
         results=results,
         bad=bad,
@@ -176,6 +178,7 @@ def make_evidence(
         imported=(),
         bad_imported=(),
         latencies=(),
+        smaller=smaller,
     )
 
 

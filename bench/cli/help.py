@@ -77,6 +77,7 @@ bench dashboard --offline                        wandb's own view of offline run
     "recommend": """\
 bench recommend --vram 12                        the best of what fits 12 GiB
 bench recommend --vram 24 --max-hours 3 --min-accuracy 0.9
+bench recommend --card rtx4090                   for a card that you do not have: memory is predicted
 """,
     "status": "bench status --results results/mine              how many runs came to what\n",
     "verify": "bench verify --results results/mine              exit code 1 if any record is bad\n",

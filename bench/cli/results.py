@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,13 @@ def _add_advice(commands: Any, results: help.Parser) -> None:
     recommend = commands.add_parser(
         "recommend", parents=[results], help="which method and settings, from your own results"
     )
-    recommend.add_argument("--vram", type=float, required=True, metavar="GIB", help="memory that there is")
+    memory = recommend.add_mutually_exclusive_group(required=True)
+    memory.add_argument("--vram", type=float, metavar="GIB", help="memory that there is")
+    memory.add_argument(
+        "--card",
+        metavar="CARD",
+        help="a card that there is not yet, for example rtx4090: memory is predicted",
+    )
     recommend.add_argument("--max-hours", type=float, metavar="H", help="of one training")
     recommend.add_argument("--min-accuracy", type=float, metavar="A", help="a share, such as 0.9")
     recommend.add_argument("--lang", choices=_LANGUAGES, default="en", help="language of the advice")
@@ -93,7 +100,13 @@ def find_results(given: str | None, root: Path = Path("results")) -> Path:
         return root / "quickstart"
     if len(folders) == 1:
         return folders[0]
-    there = f"there are {', '.join(map(str, folders))}; name one" if folders else "run `bench sweep` first"
+    there = "run `bench sweep` first"
+    if folders:
+        first, second = (shlex.quote(str(folder / "runs")) for folder in (folders[0], folders[1]))
+        there = (
+            f"there are {', '.join(map(str, folders))}; name one, or put the runs of several into one: "
+            f"cp -r {second}/. {first}/"
+        )
     raise StoreError(f"--results: no results folder is meant; {there}")
 
 
@@ -164,24 +177,34 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _recommend(arguments: argparse.Namespace) -> int:
+    from bench.cli.card import find_card, predict_peaks
+    from bench.config.cards import GIB
     from bench.report.language.text import read_language
     from bench.report.numbers.evidence import gather
     from bench.report.verdicts.advice import describe_advice
-    from bench.report.verdicts.recommend import TrainingLimits
+    from bench.report.verdicts.recommend import TrainingLimits, move_to_card
     from bench.results.store import Store
 
     hours, accuracy = arguments.max_hours, arguments.min_accuracy
-    if not 0 < arguments.vram < math.inf:
+    if arguments.vram is not None and not 0 < arguments.vram < math.inf:
         raise ConfigError(f"--vram {arguments.vram:g}: must be a positive number of GiB")
     if hours is not None and not 0 < hours < math.inf:
         raise ConfigError(f"--max-hours {hours:g}: must be a positive number of hours")
     if accuracy is not None and not 0 <= accuracy <= 1:
         raise ConfigError(f"--min-accuracy {accuracy:g}: must be a share from 0 to 1, such as 0.9")
-    limits = TrainingLimits(arguments.vram, None if hours is None else 3600 * hours, accuracy)
+    card = None if arguments.card is None else find_card(arguments.card)
     report = _read_section([], "report").report
     store = Store(find_results(arguments.results))
-    evidence, text = gather(store, report), read_language(arguments.lang)
-    advice, fits = describe_advice(evidence, store.read_predictions, limits=limits, text=text)
+    if card is None:
+        vram, evidence = arguments.vram, gather(store, report)
+    else:
+        vram = card.usable_bytes / GIB
+        evidence = gather(
+            store, report, move=lambda results: move_to_card(results, predict_peaks(results, card.name))
+        )
+    limits = TrainingLimits(vram, None if hours is None else 3600 * hours, accuracy)
+    text, device = read_language(arguments.lang), None if card is None else card.device
+    advice, fits = describe_advice(evidence, store.read_predictions, limits=limits, text=text, card=device)
     _print_blocks(advice)
     return 0 if fits else 1
 

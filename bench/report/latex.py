@@ -6,6 +6,7 @@ It needs the packages booktabs and graphicx, and for Chinese ctex with XeLaTeX o
 import re
 from collections.abc import Sequence
 
+from bench.report.across.models import list_panels, tabulate_panel
 from bench.report.blocks import Table, read_cell
 from bench.report.cells import clean
 from bench.report.language.text import Text
@@ -13,7 +14,8 @@ from bench.report.numbers.comparison import Comparison
 from bench.report.numbers.contrast import group_rows
 from bench.report.numbers.evidence import Evidence
 from bench.report.sections import say_points, say_verdict
-from bench.report.table import describe_tables, tabulate
+from bench.report.table import describe_tables
+from bench.report.tabulate import tabulate
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -46,9 +48,15 @@ def render_latex(evidence: Evidence, *, text: Text) -> str:
     _, titles = describe_tables(evidence, text=text, drawn={})
     packages = ["booktabs", "graphicx"] + ["ctex"] * (not text.sentences["latex.test"].isascii())
     parts = [f"% \\usepackage{{{', '.join(packages)}}}"]
+    for split, panel in list_panels(evidence, text).items():
+        table, marked = tabulate_panel(panel, evidence, text=text, is_page=False)
+        notes = [note.text for note in marked.items]
+        notes += _list_tests(panel.across, len(evidence.comparisons), text)
+        parts.append(_write_table(table, title=titles[split], notes=notes))
+    within = [pair for pair in evidence.comparisons if not pair.is_across]
     for group, rows in group_rows(evidence.rows).items():
         table, marked = tabulate(rows, evidence, text=text, is_page=False)
-        compared = [pair for pair in evidence.comparisons if (pair.one.task, pair.one.memory_kind) == group]
+        compared = [pair for pair in within if (pair.one.task, pair.one.memory_kind) == group]
         notes = [note.text for note in marked.items] + _list_tests(compared, len(evidence.comparisons), text)
         parts.append(_write_table(table, title=titles[group], notes=notes))
     return "\n".join(parts) + "\n"

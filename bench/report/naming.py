@@ -1,8 +1,10 @@
 """How tasks, methods and kinds of memory are named in sentences and above tables."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
+from bench.report.across.groups import Split
 from bench.report.blocks import Block, Bullet, Paragraph, Section
 from bench.report.cells import UNKNOWN, format_number
 from bench.report.language.text import Text
@@ -13,9 +15,10 @@ from bench.report.numbers.equivalence import Needs
 from bench.report.numbers.rows import ReportTask, Row
 from bench.report.numbers.traits import DATA, MODEL, TRAINING, Traits, choose_traits
 
-Titles = Mapping[Group, str]  # of each table of table.md
+Titles = Mapping[Group | Split, str]  # of each table of table.md
 
 _SWEEP = "bench sweep"
+_MOST_MODELS = 4  # that a heading names
 
 
 def title_tasks(tasks: Sequence[ReportTask], text: Text) -> dict[ReportTask, str]:
@@ -26,13 +29,70 @@ def title_tasks(tasks: Sequence[ReportTask], text: Text) -> dict[ReportTask, str
         members[text(f"heading.{kind}", **{"data": task.data, "model": task.model or ""})].append(task)
     for title, same in members.items():
         traits = [task.traits for task in same]
-        models = _add_hashes("model", tell_apart(traits, text, MODEL), [one.revision for one in same], text)
-        data = _add_hashes("data", tell_apart(traits, text, DATA), [one.fingerprint for one in same], text)
+        models = _tell_contents("model", MODEL, traits, [one.revision for one in same], text)
+        data = _tell_contents("data", DATA, traits, [one.fingerprint for one in same], text)
         for task, *words in zip(same, models, data, tell_apart(traits, text, TRAINING), strict=True):
             said, size = text("join.comma").join(filter(None, words)), task.test_size
             named = text("heading.apart", heading=title, words=said) if said else title
             titles[task] = named if size is None else text("heading.test_size", heading=named, size=size)
     return titles
+
+
+def title_splits(tasks: Sequence[ReportTask], text: Text) -> dict[str, str]:
+    """Return the heading of all base models on each split, by the data's fingerprint."""
+    names, members = name_models(tasks, text), defaultdict[str, list[ReportTask]](list)
+    for task in dict.fromkeys(tasks):
+        members[task.fingerprint].append(task)
+    joint = {}
+    for fingerprint, (first, *others) in members.items():
+        models = [names[task] for task in (first, *others) if task in names]
+        many = text("models.many", count=len(models))
+        named = (text.join(models) if len(models) <= _MOST_MODELS else many) if models else None
+        traits = tuple(trait for trait in first.traits if trait[0] in DATA)
+        joint[fingerprint] = replace(first, model=named, revision=None, traits=traits)
+    titles = title_tasks([*joint.values()], text)
+    return {fingerprint: titles[task] for fingerprint, task in joint.items()}
+
+
+def name_data(tasks: Sequence[ReportTask], text: Text, *, without: Collection[str] = ()) -> list[str]:
+    """Return the name of each task's data; where several have one name, say in what they differ.
+
+    Args:
+        without: traits that do not count.
+    """
+    alone = [
+        replace(
+            task,
+            model=None,
+            revision=None,
+            test_size=None,
+            traits=tuple(trait for trait in task.traits if trait[0] in DATA and trait[0] not in without),
+        )
+        for task in tasks
+    ]
+    titles = title_tasks(alone, text)
+    return [titles[task] for task in alone]
+
+
+def name_models(tasks: Sequence[ReportTask], text: Text) -> dict[ReportTask, str]:
+    """Return the name of each task's base model; where several have one name, say in what they differ."""
+    names, members = {}, defaultdict[str, list[ReportTask]](list)
+    for task in dict.fromkeys(tasks):
+        if task.model is not None:
+            members[task.model].append(task)
+    for name, same in members.items():
+        traits = [task.traits for task in same]
+        words = _tell_contents("model", MODEL, traits, [one.revision for one in same], text)
+        for task, said in zip(same, words, strict=True):
+            names[task] = text("heading.apart", heading=name, words=said) if said else name
+    return names
+
+
+def name_row(row: Row, models: Mapping[ReportTask, str], text: Text) -> Row:
+    """Return the row with its base model in its title."""
+    if not row.has_model:
+        return row
+    return replace(row, title=text("models.row", title=row.title, model=models.get(row.task, "")))
 
 
 def tell_apart(groups: Sequence[Traits], text: Text, names: Iterable[str]) -> list[str]:
@@ -49,8 +109,13 @@ def tell_apart(groups: Sequence[Traits], text: Text, names: Iterable[str]) -> li
     ]
 
 
-def _add_hashes(kind: str, words: Sequence[str], hashes: Sequence[str | None], text: Text) -> list[str]:
-    """Add the content's hash where the words of two contents are equal."""
+def _tell_contents(
+    kind: str, names: Iterable[str], traits: Sequence[Traits], hashes: Sequence[str | None], text: Text
+) -> list[str]:
+    """Say in which of these traits contents differ, and add the hash where the words of two are equal."""
+    if len(set(hashes)) < 2:
+        return [""] * len(hashes)
+    words = tell_apart(traits, text, names)
     contents = {
         said: {one for other, one in zip(words, hashes, strict=True) if other == said} for said in words
     }
@@ -64,7 +129,7 @@ def _add_hashes(kind: str, words: Sequence[str], hashes: Sequence[str | None], t
     ]
 
 
-def place(group: Group, titles: Titles, blocks: Sequence[Block]) -> Sequence[Block]:
+def place(group: Group | Split, titles: Titles, blocks: Sequence[Block]) -> Sequence[Block]:
     """Return the blocks on one table, below its title where there are several tables."""
     return [Section(titles[group], blocks)] if len(titles) > 1 else blocks
 

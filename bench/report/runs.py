@@ -107,16 +107,18 @@ _CHOSEN = {"target_modules": "model.target_modules", "precision": "model.precisi
 
 def render_runs(results: Iterable[Result]) -> str:
     """Write a row per run, by data, model, method and run_id; folders are relative to the results folder."""
-    rows = [[_read(result, column) for column in _COLUMNS] + [f"runs/{result.run_id}"] for result in results]
+    rows = [[*_read(result), f"runs/{result.run_id}"] for result in results]
     names = list(_COLUMNS)
     order = [names.index(name) for name in ("data", "model", "method", "run_id")]
     rows.sort(key=lambda row: [str(row[index]) for index in order])
     return to_csv([*names, "folder"], rows)
 
 
-def _read(result: Result, column: str) -> Any:
-    if column == "seed":
-        return read_seed(result)
-    value = read_value(result, _COLUMNS[column])
-    chosen = read_value(result, _CHOSEN[column]) if column in _CHOSEN else None
-    return value if chosen is None else chosen
+def _read(result: Result) -> list[Any]:
+    """Return the run's values, in the order of the columns."""
+    values = {column: read_value(result, path) for column, path in _COLUMNS.items()}
+    values["seed"] = read_seed(result)
+    for column, path in _CHOSEN.items():
+        chosen = read_value(result, path)
+        values[column] = values[column] if chosen is None else chosen
+    return list(values.values())

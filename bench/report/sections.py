@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from bench.report.across.models import judge, list_panels
 from bench.report.blocks import Bar, Block, Cell, Paragraph, Section, Table, make_bullets
 from bench.report.cells import UNKNOWN, format_known, format_number, round_six, to_csv
 from bench.report.language.text import Text
@@ -32,9 +33,16 @@ _COMPARISON_COLUMNS = (
 def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> Section:
     """Say of each two methods of a table whether they differ, as a forest plot where one can be drawn."""
     blocks = list[Block]()
-    for key, compared in groupby(
-        evidence.comparisons, key=lambda comparison: (comparison.one.task, comparison.one.memory_kind)
-    ):
+    for split, panel in list_panels(evidence, text).items():
+        shown = panel.across
+        if len(shown) > _MOST_PAIRS:
+            shown = [one for one in shown if judge(panel.gaps[one.one.title]) != "less"]
+        hidden = len(panel.across) - len(shown)
+        said = make_bullets([text("models.further", count=hidden)] * bool(hidden))
+        if panel.across:
+            blocks += place(split, titles, [*([_tabulate(shown, text)] if shown else []), said])
+    within = [pair for pair in evidence.comparisons if not pair.is_across]
+    for key, compared in groupby(within, key=lambda pair: (pair.one.task, pair.one.memory_kind)):
         members = list(compared)
         shown = members if len(members) <= _MOST_PAIRS else _with_leader(members)
         further = [text("comparisons.further", count=len(members) - len(shown))] * (len(shown) < len(members))
@@ -174,8 +182,11 @@ def _list_health(health: DataHealth, text: Text) -> Iterator[str]:
 
 
 def render_comparisons(comparisons: Sequence[Comparison]) -> str:
-    """Write comparisons.csv: every comparison and all that its verdict rests on, by names for machines."""
-    lines = []
+    """Write comparisons.csv: every comparison and all that its verdict rests on, by names for machines.
+
+    If there are comparisons of two base models, a last column has the other method's.
+    """
+    has_models, lines = any(one.is_across for one in comparisons), []
     for comparison in comparisons:
         lines.append(
             [
@@ -195,9 +206,10 @@ def render_comparisons(comparisons: Sequence[Comparison]) -> str:
                 comparison.verdict,
                 *map(round_six, (comparison.delta, comparison.equal_p, comparison.adjusted_equal_p)),
                 *((needs.kind, needs.texts, needs.seeds) if (needs := comparison.needs) else (None,) * 3),
+                *([comparison.other.task.model] * has_models),
             ]
         )
-    return to_csv(_COMPARISON_COLUMNS, lines)
+    return to_csv([*_COMPARISON_COLUMNS, *(["other_model"] * has_models)], lines)
 
 
 def say_verdict(comparison: Comparison, text: Text) -> str:

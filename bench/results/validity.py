@@ -6,7 +6,7 @@ more, as those of later ones will; what it has under a known name is of the know
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
-from functools import cache, partial
+from functools import cache
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -165,20 +165,28 @@ def _shorten(value: Any) -> str:
 
 def _find_unfit(value: Any, path: str, depth: int = 0) -> str | None:
     """Name a number too large to count with, a text too long to read or blocks too deep, or return None."""
+    if _is_fit(value, depth):  # nearly every record; its paths are not written
+        return None
     where = path.removesuffix(".") or "record"
     if depth > _DEEPEST:
         return f"its {where[:_NAME]} holds blocks more than {_DEEPEST} deep"
     if isinstance(value, str):
-        return f"its {where} is a text of {len(value)} characters" if len(value) > _LONGEST else None
+        return f"its {where} is a text of {len(value)} characters"
     if isinstance(value, int | float):
-        return None if abs(value) <= _LARGEST else f"its {where} is a number beyond 2**63"
-    if isinstance(value, Mapping):
-        inner = [(str(key), item) for key, item in value.items()]
-    else:
-        inner = list(zip(map(str, range(len(value))), value, strict=True)) if isinstance(value, list) else []
-    return next(
-        (unfit for key, item in inner if (unfit := _find_unfit(item, f"{path}{key}.", depth + 1))), None
-    )
+        return f"its {where} is a number beyond 2**63"
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+    return next(unfit for key, item in inner if (unfit := _find_unfit(item, f"{path}{key}.", depth + 1)))
+
+
+def _is_fit(value: Any, depth: int) -> bool:
+    """Tell whether _find_unfit finds nothing."""
+    kind = type(value)  # exact, as JSON has no other
+    if kind is str:
+        return len(value) <= _LONGEST and depth <= _DEEPEST
+    if kind is dict or kind is list:
+        inner = value.values() if kind is dict else value
+        return depth <= _DEEPEST and all(_is_fit(item, depth + 1) for item in inner)
+    return depth <= _DEEPEST and (value is None or abs(value) <= _LARGEST)
 
 
 @cache
@@ -194,7 +202,7 @@ def _read_settings() -> Mapping[str, Kind]:
 
 def _to_kinds(schema: Any) -> dict[str, Kind]:
     return {
-        name: _to_kinds(hint) if is_dataclass(hint) else partial(fits, kind=hint)
+        name: _to_kinds(hint) if is_dataclass(hint) else _make_check(hint)
         for name, hint in get_type_hints(schema).items()
         if hint is not ReportConfig  # which no run writes down
     }
@@ -202,13 +210,28 @@ def _to_kinds(schema: Any) -> dict[str, Kind]:
 
 def fits(value: Any, kind: Any) -> bool:
     """Tell whether it is of the declared type; a whole number serves as a float, and a bool is no number."""
+    return _make_check(kind)(value)
+
+
+@cache
+def _make_check(kind: Any) -> Callable[[Any], bool]:
+    """Return what tells whether a value is of the declared type; once, as a report asks it of millions."""
     if kind is Any:
-        return True
+        return lambda _: True
     if isinstance(kind, UnionType):
-        return any(fits(value, member) for member in get_args(kind))
+        checks = [_make_check(member) for member in get_args(kind)]
+        return lambda value: any(check(value) for check in checks)
     if kind is float:
-        return is_number(value)
-    if not isinstance(value, get_origin(kind) or kind) or (isinstance(value, bool) and kind is not bool):
-        return False
-    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    return all(fits(item, get_args(kind)[-1]) for item in inner)
+        return is_number
+    plain, allows_bool = get_origin(kind) or kind, kind is bool
+    of_items = None if Any in get_args(kind)[-1:] else [_make_check(item) for item in get_args(kind)[-1:]]
+
+    def check(value: Any) -> bool:
+        if not isinstance(value, plain) or (not allows_bool and isinstance(value, bool)):
+            return False
+        if not of_items:
+            return True
+        items = value.values() if plain is dict else value
+        return all(map(of_items[0], items))
+
+    return check

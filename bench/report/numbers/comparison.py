@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from bench.errors import StoreError
+from bench.report.across.groups import choose_leader, find_smaller, group_models
 from bench.report.numbers.equivalence import Needs, find_equivalence_p, find_needs
 from bench.report.numbers.rows import ReportTask, Row
 from bench.report.numbers.scores import FEWEST_SEEDS, Read, Scored, bound_rows, score_method
@@ -55,6 +56,11 @@ class Comparison:
         return self.told_apart == 0
 
     @property
+    def is_across(self) -> bool:
+        """Whether the two have different base models."""
+        return self.one.task != self.other.task
+
+    @property
     def is_slight(self) -> bool:
         """Whether the two differ, but by less than delta."""
         return self.verdict == "difference" and self.adjusted_equal_p < 1 - LEVEL
@@ -68,38 +74,46 @@ class LeftOut:
     reason: str
 
 
+Member = Scored | LeftOut
+Known = dict[tuple[str, ...], Member]  # by the chosen runs
+Pair = tuple[Scored, Scored]
+
+
 def compare_methods(
-    rows: Sequence[Row], read: Read, *, delta: float
+    rows: Sequence[Row], read: Read, *, delta: float, known: Known | None = None
 ) -> tuple[list[Row], list[Comparison], list[LeftOut]]:
-    """Return the rows with their intervals, and a comparison of every two methods of a table.
+    """Return the rows with their intervals, and the comparisons of every two methods of a table.
 
     Of the baselines only the base model as it is and the best on validation of the others are compared.
-    Methods of different tasks had other texts or other base weights and are never compared; neither are
+    Across base models on one split, the best on validation is compared with the methods of all others, as far
+    as their tables are shown. Methods of different splits had other texts and are never compared; neither are
     random weights, whose answers mean nothing, nor methods that did not train. p values are adjusted over all
     comparisons of the report, those of a difference and those of equality together.
 
     Args:
         delta: the difference in accuracy within which two methods count as equal, a share.
+        known: scores of earlier calls, by the runs that have them; those of this call are added.
     """
-    bound, pairs, left_out = list(rows), list[tuple[Scored, Scored]](), list[LeftOut]()
+    known = {} if known is None else known
+    bound, pairs, left_out = list(rows), list[Pair](), list[LeftOut]()
+    judged, smaller = list[Member](), find_smaller(rows)
     tables: dict[tuple[ReportTask, str | None], list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         tables[row.task, row.memory_kind].append(place)
-    for places in tables.values():
+    for (task, _), places in tables.items():
         table = [rows[place] for place in places]
-        tried = [_try_scoring(row, read) for row in table]
+        tried = [_try_scoring(row, read, known) for row in table]
         table = bound_rows(table, [one if isinstance(one, Scored) else None for one in tried])
         for place, row in zip(places, table, strict=True):
             bound[place] = row
         members = [replace(one, row=row) for one, row in zip(tried, table, strict=True) if one]
-        judged = _keep_best_baseline([member for member in members if not member.row.is_untrained])
-        if len(judged) > 1:
-            left_out += [one for one in judged if isinstance(one, LeftOut)]
-            same, other = _split_by_texts([one for one in judged if isinstance(one, Scored)])
-            left_out += [
-                LeftOut(one.row, "its test texts are not those of the other methods") for one in other
-            ]
+        if task not in smaller:
+            able = [member for member in members if not member.row.is_untrained]
+            judged += able
+            same, excluded = _choose_members(able)
             pairs += [(later, earlier) for earlier, later in combinations(same, 2)]
+            left_out += excluded
+    pairs += _pair_models(judged, left_out)
     tests = [_test(*pair, delta=delta) for pair in pairs]
     shared = [
         _compare(*pair, p_values=p_values, adjusted=both, delta=delta, level=1 - (1 - LEVEL) / len(pairs))
@@ -108,17 +122,43 @@ def compare_methods(
     return bound, shared, left_out
 
 
-def _try_scoring(row: Row, read: Read) -> Scored | LeftOut | None:
+def _choose_members(members: Sequence[Member]) -> tuple[list[Scored], list[LeftOut]]:
+    """Return the methods that are compared, and those that cannot be."""
+    judged = _keep_best_baseline(members)
+    if len(judged) < 2:
+        return [], []
+    same, other = _split_by_texts([one for one in judged if isinstance(one, Scored)])
+    reason = "its test texts are not those of the other methods"
+    excluded = [one for one in judged if isinstance(one, LeftOut)]
+    return same, [*excluded, *(LeftOut(one.row, reason) for one in other)]
+
+
+def _pair_models(members: Sequence[Member], left_out: list[LeftOut]) -> list[Pair]:
+    """Pair the best method on validation of each split with those of other base models."""
+    pairs, by_row = list[Pair](), {id(member.row): member for member in members}
+    for rows in group_models([member.row for member in members]).values():
+        same, excluded = _choose_members([by_row[id(row)] for row in rows])
+        left_out += [one for one in excluded if one not in left_out]
+        leader = choose_leader([one.row for one in same])
+        for best in (one for one in same if one.row is leader):
+            others = [one for one in same if one.row.has_model and one.row.task != best.row.task]
+            pairs += [(one, best) for one in others]
+    return pairs
+
+
+def _try_scoring(row: Row, read: Read, known: Known) -> Member | None:
     """Return the method's scores, or why they are missing; None if it has none that say anything."""
     if not row.selection or row.has_random_weights:
         return None
-    try:
-        return score_method(row, read)
-    except StoreError as error:
-        return LeftOut(row, str(error))
+    if row.run_ids not in known:
+        try:
+            known[row.run_ids] = score_method(row, read)
+        except StoreError as error:
+            known[row.run_ids] = LeftOut(row, str(error))
+    return known[row.run_ids]
 
 
-def _keep_best_baseline(members: Sequence[Scored | LeftOut]) -> list[Scored | LeftOut]:
+def _keep_best_baseline(members: Sequence[Member]) -> list[Member]:
     baselines = [member for member in members if member.row.baseline and not member.row.as_it_is]
     best = max(baselines, key=lambda baseline: baseline.row.validation or 0.0, default=None)
     return [member for member in members if member not in baselines or member is best]

@@ -50,7 +50,7 @@ def contrast(one: Row, other: Row, measure: str) -> Contrast | str:
     """Compare two methods' memory or train time, or say why not: by a key below ``claims.no_contrast``."""
     values = [row.peak_memory_bytes if measure == "memory" else row.train_seconds for row in (one, other)]
     measured = [_read_alone(row, measure) for row in (one, other)]
-    if one.memory_kind != other.memory_kind or one.task != other.task:
+    if one.memory_kind != other.memory_kind or one.task.fingerprint != other.task.fingerprint:
         return "kinds"
     if values[0] is None or not values[1] or not all(measured):
         return "unknown"

@@ -1,15 +1,16 @@
 """All numbers of a results folder, gathered once: every sentence of a report rests on them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench.config.reporting import ReportConfig
 from bench.errors import StoreError
 from bench.files import read_object
+from bench.report.across.groups import part_sizes
 from bench.report.numbers.collapse import Cause, suggest_cause
 from bench.report.numbers.comparison import Comparison, LeftOut, compare_methods
-from bench.report.numbers.rows import Row, build_rows
+from bench.report.numbers.rows import ReportTask, Row, build_rows
 from bench.results.store import BadRecord, Result, Store, find_imported
 
 LATENCY = "latency.json"  # in the folder of a run, from `bench latency`
@@ -17,6 +18,7 @@ _LATENCY_NUMBERS = ("batch_size", "p50_ms", "p95_ms", "texts_per_second")
 _DOCS = "../../docs"
 _JOULES_PER_KWH = 3.6e6
 
+Move = Callable[[list[Result]], list[Result]]
 Latency = Mapping[str, Any]  # what the file holds: {forms: [{form, batch_size, ...}], texts, threads, ...}
 
 
@@ -26,7 +28,7 @@ class Evidence:
 
     results: Sequence[Result]
     bad: Sequence[tuple[str, str]]  # path below the folder and reason of records that cannot be trusted
-    rows: Sequence[Row]
+    rows: Sequence[Row]  # of the tables
     comparisons: Sequence[Comparison]
     left_out: Sequence[LeftOut]  # methods that could not be compared
     report: ReportConfig
@@ -35,14 +37,26 @@ class Evidence:
     latencies: Sequence[tuple[Result, Latency]]  # of the runs that were measured
     causes: Mapping[str, Cause] = field(default_factory=dict)  # why a chosen run did not train, by run_id
     docs: str = ""  # where the documentation is, from the results folder; empty: not where it usually is
+    smaller: Sequence[Row] = ()  # of train sizes that are on a learning curve, and have no table of their own
+
+    @property
+    def tasks(self) -> list[ReportTask]:
+        """Of all rows, with a table or without."""
+        return list(dict.fromkeys(row.task for row in (*self.rows, *self.smaller)))
 
 
-def gather(store: Store, report: ReportConfig) -> Evidence:
-    """Read the records, and the predictions of the chosen runs alone."""
+def gather(store: Store, report: ReportConfig, *, move: Move | None = None) -> Evidence:
+    """Read the records, and the predictions of the chosen runs alone.
+
+    Args:
+        move: what makes of the runs those on another card.
+    """
     results, bad = store.read_all()
-    rows, comparisons, left_out = compare_methods(
+    results = results if move is None else move(results)
+    every_row, comparisons, left_out = compare_methods(
         build_rows(results), store.read_predictions, delta=report.delta
     )
+    rows, smaller = part_sizes(every_row)
     imported, bad_imported = find_imported(store).read_all()
 
     def name(records: Sequence[BadRecord]) -> list[tuple[str, str]]:
@@ -60,9 +74,10 @@ def gather(store: Store, report: ReportConfig) -> Evidence:
         latencies=_read_latencies(store, results),
         causes={
             result.run_id: suggest_cause(result, _read_history(store, result.run_id))
-            for row in rows
+            for row in every_row
             for result in row.untrained
         },
+        smaller=smaller,
         docs=_DOCS if (store.folder / _DOCS / "statistics.md").is_file() else "",
     )
 

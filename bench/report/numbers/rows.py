@@ -14,7 +14,7 @@ from bench.report.numbers.collapse import is_untrained
 from bench.report.numbers.edges import Edge, find_edges
 from bench.report.numbers.health import DataHealth, describe_health
 from bench.report.numbers.statistics import Summary, summarise
-from bench.report.numbers.traits import Traits, read_traits
+from bench.report.numbers.traits import Origin, Traits, read_origin, read_traits
 from bench.results.selection import (
     MethodKey,
     Selection,
@@ -62,6 +62,7 @@ class ReportTask:
     test_size: int | None  # texts; None: no record says it
     health: DataHealth
     traits: Traits  # what tells it from a task whose data and model have the same names
+    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Row:
     title: str
     baseline: bool  # fits no network
     as_it_is: bool  # one of them, by which the base model answers without any training
+    has_model: bool  # False: a baseline without a base model, which is in the table of each model
     status: str  # success, or how most of its runs ended
     statuses: Mapping[str, int]  # of all its runs
     selection: Selection | None  # None: no run succeeded
@@ -138,7 +140,7 @@ def build_rows(results: Iterable[Result]) -> list[Row]:
         same_task = [one for other, some in groups.items() if other[:2] == key[:2] for one in some]
         for kind, same_kind in _split_by_kind(members, fallback=_only_kind(same_task)).items():
             rows.append(_build_row(task, key, kind, same_kind, select_by))
-    return _tell_apart(sorted(rows, key=_row_order))
+    return _tell_apart(sorted(rows, key=order_row))
 
 
 def _build_row(
@@ -164,6 +166,7 @@ def _build_row(
         title=clean(str(read_value(shown[0], "config.method.title") or "")) or key.method,
         baseline=read_value(shown[0], "config.method.estimator") != "network",
         as_it_is=read_value(shown[0], "config.method.estimator") in AS_IT_IS,
+        has_model=read_value(shown[0], "canonical_config.model.revision") is not None,
         status=status,
         statuses=statuses,
         selection=selection,
@@ -222,6 +225,7 @@ def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[
             test_size=int(sizes.pop()) if len(sizes) == 1 else None,
             health=describe_health(results),
             traits=read_traits(results),
+            origin=read_origin(results),
         )
     return tasks
 
@@ -340,7 +344,8 @@ def _rank_method(result: Result) -> int:
     return 9
 
 
-def _row_order(row: Row) -> tuple[Any, ...]:
+def order_row(row: Row) -> tuple[Any, ...]:
+    """Return what rows are sorted by."""
     task, kinds = row.task, list(PEAKS)
     kind = kinds.index(row.memory_kind) if row.memory_kind else math.inf
     names = (task.data, task.model or "", task.fingerprint, task.revision or "")

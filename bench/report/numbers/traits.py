@@ -1,11 +1,13 @@
 """What tells groups of runs apart in words that people know: a model's folder, a file, a number of rows."""
 
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from bench.report.cells import clean, format_count, format_number
-from bench.results.selection import read_value
+from bench.results.selection import read_number, read_value
 from bench.results.store import Result
 
 Traits = tuple[tuple[str, str], ...]  # (name, value), without what no record says
@@ -24,6 +26,8 @@ DATA = {
     "test": "config.data.test",
     "train_folder": "config.data.train",
     "test_folder": "config.data.test",
+    "data_hub_id": "config.data.hub_id",
+    "subset": "config.data.subset",
     "train_rows": "data.sizes.train",
     "validation_rows": "data.sizes.validation",
     "test_rows": "data.sizes.test",
@@ -31,6 +35,9 @@ DATA = {
     "text_column": "config.data.text_column",
     "label_column": "config.data.label_column",
     "split_seed": "config.data.split_seed",
+    "train_size": "config.data.train_size",
+    "validation_size": "config.data.validation_size",
+    "test_size": "config.data.test_size",
     "noise": "config.data.noise",
 }
 TRAINING = {
@@ -38,6 +45,40 @@ TRAINING = {
     "precision": "canonical_config.train.precision",
     "template": "canonical_config.model.template",
 }
+
+# How the same texts may be split; a fold is a part of one split.
+_SPLIT = ("train_size", "validation_size", "test_size", "split_seed", "folds", "fold")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the texts of some runs come from, and how they are split."""
+
+    data_set: str  # settings of the data but those of its split; equal for runs on one data set
+    split: str | None  # settings of the data but train's size; None: no record says this size
+    tested_on: str | None  # rows of each label in test; None: no record says it
+    train_rows: int | None
+
+
+def read_origin(results: Iterable[Result]) -> Origin:
+    """Return where the texts of runs on the same splits come from, as the first record that says it does."""
+    results = list(results)
+    settings = dict(read_value(results[0], "config.data") or {})
+    has_size, asked = "train_size" in settings, settings.get("train_size")
+    settings = {name: value for name, value in settings.items() if name not in ("train_size", "fold")}
+    counts = (read_value(result, "data.label_counts.test") for result in results)
+    rows = [read_number(result, "data.sizes.train") for result in results]
+    rows.append(asked if isinstance(asked, int | float) and asked >= 1 else None)  # if all failed too early
+    return Origin(
+        data_set=_to_json({name: value for name, value in settings.items() if name not in _SPLIT}),
+        split=_to_json(settings) if has_size else None,
+        tested_on=next((_to_json(one) for one in counts if one is not None), None),
+        train_rows=next((int(count) for count in rows if count is not None), None),
+    )
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def read_traits(results: Iterable[Result]) -> Traits:

@@ -19,7 +19,10 @@ FONT = (
     "system-ui, 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', 'DejaVu Sans', sans-serif"
 )
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+_SHAPES = (
+    *("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"),
+    *("triangle-left", "triangle-right", "wedge", "arrow"),
+)
 _PHASE_COLOURS = {"baseline": "#999999", "load": _COLOURS[4], "train": _COLOURS[0], "eval": _COLOURS[3]}
 _GREY = "#767676"  # of what is no training; 4.5 to 1 on white
 _LONGEST_LABEL = 230  # pixels; the page's script takes less on a phone
@@ -43,36 +46,64 @@ _CONFIG: Spec = {
 class Key:
     """The colour and the shape of each method, the same in all charts of a table."""
 
-    def __init__(self, titles: Mapping[str, bool], text: Text) -> None:
-        """Give each method a colour and a shape; ``titles``: method -> whether it is a baseline."""
-        trained = [title for title, is_baseline in titles.items() if not is_baseline]
+    def __init__(
+        self, titles: Mapping[str, bool], text: Text, *, models: Mapping[str, tuple[str, str]] | None = None
+    ) -> None:
+        """Give each method a colour and a shape.
+
+        Args:
+            titles: method -> whether it is a baseline.
+            models: method -> its name without the model, and the model's. Then methods differ in colour, and
+                models in shape, and the rows drawn have both as ``method`` and ``model``.
+        """
         self.titles = list(titles)
         self.axes = text.under("figures.axes")
-        self.colours = [
-            _GREY if is_baseline else _COLOURS[trained.index(title) % len(_COLOURS)]
-            for title, is_baseline in titles.items()
-        ]
-        self.shapes = [_SHAPES[place % len(_SHAPES)] for place in range(len(titles))]
+        pairs = {title: (title, title) for title in titles} if models is None else dict(models)
+        self.fields = ("title", "title") if models is None else ("method", "model")
+        self.named = [{title: pair[place] for title, pair in pairs.items()} for place in (0, 1)]
+        methods = {self.named[0][title]: is_baseline for title, is_baseline in titles.items()}
+        trained = [method for method, is_baseline in methods.items() if not is_baseline]
+        self.colours = {
+            method: _GREY if is_baseline else _COLOURS[trained.index(method) % len(_COLOURS)]
+            for method, is_baseline in methods.items()
+        }
+        shaped = list(dict.fromkeys(self.named[1][title] for title in titles))
+        self.shapes = {name: _SHAPES[place % len(_SHAPES)] for place, name in enumerate(shaped)}
+
+    def name(self, title: str) -> dict[str, str]:
+        """Return what a row of this method has beside its title: nothing, or its names."""
+        if self.fields[0] == "title":
+            return {}
+        return {field: named[title] for field, named in zip(self.fields, self.named, strict=True)}
 
     def colour(self, shown: Sequence[str], **more: Any) -> alt.Color:
-        domain = [title for title in self.titles if title in shown]
-        places = [self.titles.index(title) for title in domain]
-        scale = alt.Scale(domain=domain, range=[self.colours[place] for place in places])
+        scale, title = self._scale(0, shown, self.colours), self.axes["method"]
         return alt.Color(
-            "title:N", title=self.axes["method"], scale=scale, legend=alt.Legend(title=None), **more
+            f"{self.fields[0]}:N", title=title, scale=scale, legend=alt.Legend(title=None), **more
         )
 
     def shape(self, shown: Sequence[str]) -> alt.Shape:
-        domain = [title for title in self.titles if title in shown]
-        scale = alt.Scale(domain=domain, range=[self.shapes[self.titles.index(title)] for title in domain])
-        return alt.Shape("title:N", title=self.axes["method"], scale=scale, legend=alt.Legend(title=None))
+        scale, title = self._scale(1, shown, self.shapes), self.axes["method"]
+        return alt.Shape(f"{self.fields[1]}:N", title=title, scale=scale, legend=alt.Legend(title=None))
+
+    def _scale(self, place: int, shown: Sequence[str], looks: Mapping[str, str]) -> alt.Scale:
+        domain = list(dict.fromkeys(self.named[place][title] for title in self.titles if title in shown))
+        return alt.Scale(domain=domain, range=[looks[name] for name in domain])
 
 
-def draw_pareto(rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: Key, text: Text) -> Spec:
-    """Draw accuracy over memory; rows: kind is point, front (in order) or edge, with its label's side."""
+def draw_pareto(
+    rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: Key, text: Text, cost: str = "memory"
+) -> Spec:
+    """Draw accuracy over memory or seconds.
+
+    Args:
+        rows: their kind is point, front (in order) or edge, with its label's side.
+        cost: memory | seconds
+    """
     axes = text.under("figures.axes")
-    memory = alt.Scale(domain=domains["memory"], nice=False)
-    x = alt.X("memory:Q", title=axes["memory"], scale=memory, axis=alt.Axis(tickCount=6))
+    scale = alt.Scale(domain=domains[cost], nice=False)
+    title = axes["memory" if cost == "memory" else "train_seconds"]
+    x = alt.X(f"{cost}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6))
     y = alt.Y("accuracy:Q", title=axes["accuracy"], scale=alt.Scale(domain=domains["accuracy"], nice=False))
     shown = [row["title"] for row in rows if row["kind"] != "front"]
     tooltip = [
@@ -82,7 +113,7 @@ def draw_pareto(rows: Rows, *, domains: Mapping[str, tuple[float, float]], key: 
         alt.Tooltip("interval:N", title=axes["interval"]),
         alt.Tooltip("time:N", title=axes["train_time"]),
     ]
-    timed = any(row.get("seconds") is not None for row in rows)
+    timed = cost == "memory" and any(row.get("seconds") is not None for row in rows)
     sizes = alt.Scale(range=[80, 500], zero=True)
     size = alt.Size("seconds:Q", legend=None, scale=sizes) if timed else alt.value(120)
     points = alt.Chart().transform_filter("datum.kind === 'point'")

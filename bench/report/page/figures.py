@@ -7,9 +7,12 @@ from functools import partial
 from typing import Any
 
 from bench.config.cards import GIB
+from bench.report.across.groups import Split
+from bench.report.across.models import Panel, list_panels
 from bench.report.blocks import Figure
 from bench.report.cells import clean, flatten, format_known, format_number
 from bench.report.language.text import Text
+from bench.report.naming import title_splits
 from bench.report.numbers.contrast import Group, group_rows
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import PEAKS, Row, stands_alone
@@ -31,10 +34,13 @@ _MOST_LABELS = 20  # of a confusion matrix
 Drawn = Iterator[tuple[str, Figure]]
 
 
-def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group, list[Figure]]:
+def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group | Split, list[Figure]]:
     """Draw the figures of each table, in the order of the page; none where there is nothing to show."""
-    figures = {}
+    figures: dict[Group | Split, list[Figure]] = {}
     names: set[str] = set()
+    for split, panel in list_panels(evidence, text).items():
+        make = partial(_make, names=names, text=text, part=title_splits(evidence.tasks, text)[split[0]])
+        figures[split] = [*_draw_panel(panel, text, make)]
     for group, rows in group_rows(evidence.rows).items():
         key = Key({row.title: row.baseline and not row.as_it_is for row in rows}, text)
         make = partial(_make, names=names, text=text)
@@ -67,8 +73,10 @@ def _make(kind: str, *, names: set[str], text: Text, part: str = "", more: str =
     return Figure(kind=kind, name=name, title=title, caption=caption, **shown)
 
 
-def _draw_pareto(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterator[Figure]:
-    axes, (points, drawn, domains) = text.under("figures.axes"), place_methods(rows, text)
+def _draw_pareto(
+    rows: Sequence[Row], key: Key, text: Text, make: Any, cost: str = "memory"
+) -> Iterator[Figure]:
+    axes, (points, drawn, domains) = text.under("figures.axes"), place_methods(rows, text, cost=cost)
     lines = [
         [
             point.title,
@@ -81,13 +89,25 @@ def _draw_pareto(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Iterat
     ]
     names = ("method", "memory", "accuracy", "interval", "train_time")
     has_edge = any(one["kind"] == "edge" for one in drawn)
+    drawn = [one | key.name(one["title"]) for one in drawn]
     yield make(
-        "pareto",
+        "pareto" if cost == "memory" else "speed",
         more=text("figures.edge") if has_edge else "",
-        spec=charts.draw_pareto(drawn, domains=domains, key=key, text=text),
+        spec=charts.draw_pareto(drawn, domains=domains, key=key, text=text, cost=cost),
         header=[axes[name] for name in names],
         rows=lines,
     )
+
+
+def _draw_panel(panel: Panel, text: Text, make: Any) -> Iterator[Figure]:
+    """Draw accuracy over memory and over train time: methods differ in colour, models in shape."""
+    looks = {
+        title: (method, panel.models[title] or text("models.no_model"))
+        for title, method in panel.titles.items()
+    }
+    key = Key({row.title: row.baseline and not row.as_it_is for row in panel.rows}, text, models=looks)
+    yield from _draw_pareto(panel.rows, key, text, make)
+    yield from _draw_pareto(panel.rows, key, text, make, cost="seconds")
 
 
 def _name_score(row: Row, text: Text) -> str:

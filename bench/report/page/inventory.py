@@ -170,7 +170,7 @@ def list_apart(evidence: Evidence, details: Details, *, text: Text) -> list[Bloc
     """List the test texts that only one of two compared methods has right."""
     by_row = {id(answer.row): answer for answer in details.answers}
     blocks = list[Block]()
-    for compared in evidence.comparisons:
+    for compared in (one for one in evidence.comparisons if not one.is_across):
         pair = [by_row.get(id(row)) for row in (compared.other, compared.one)]
         for one, other in (pair, pair[::-1]):
             if one and other and (block := _tell_apart(one, other, details, text)):

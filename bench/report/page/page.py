@@ -19,23 +19,34 @@ import vl_convert
 from markupsafe import Markup
 
 from bench.config.reporting import ReportConfig
-from bench.report.blocks import Block, Figure, Figures, Paragraph, Section, is_empty
+from bench.report.blocks import Block, Figures, Paragraph, Section, is_empty
 from bench.report.cells import clean
 from bench.report.language.text import LANGUAGES, Text, read_language
 from bench.report.naming import place, title_tasks
-from bench.report.numbers.contrast import Group
 from bench.report.numbers.evidence import Evidence, gather
 from bench.report.page.details import Details, gather_details
 from bench.report.page.figures import draw_all
 from bench.report.page.images import render_images
 from bench.report.page.inventory import list_apart, list_article, list_failures, list_provenance, list_runs
 from bench.report.page.markup import write_html
-from bench.report.table import describe_all, describe_sections, describe_tables, render_files
+from bench.report.table import Drawn, describe_all, describe_sections, describe_tables, render_files
 from bench.results.store import Store
 
 PAGE = "report.html"
 _ORDER = (
-    *("methods", "findings", "comparisons", "search", "training", "answers", "latency", "claims", "imported"),
+    *(
+        "methods",
+        "datasets",
+        "sizes",
+        "findings",
+        "comparisons",
+        "search",
+        "training",
+        "answers",
+        "latency",
+        "claims",
+        "imported",
+    ),
     *("runs", "failures", "notes", "provenance"),
 )
 # which figures stand in which section
@@ -69,9 +80,7 @@ def write_report(store: Store, *, lang: str, report: ReportConfig) -> list[Path]
     return written
 
 
-def render_page(
-    evidence: Evidence, details: Details, drawn: Mapping[str, Mapping[Group, Sequence[Figure]]], *, lang: str
-) -> str:
+def render_page(evidence: Evidence, details: Details, drawn: Mapping[str, Drawn], *, lang: str) -> str:
     """Render the whole page; ``drawn``: the figures of each table, by language."""
     parts = {code: _list_parts(evidence, details, drawn[code], text=text) for code, text in LANGUAGES.items()}
     charts, has_charts = _pack_charts(drawn)
@@ -104,15 +113,14 @@ def render_page(
 
 def _say_subtitle(evidence: Evidence, text: Text) -> str:
     """Name the task, unless there are several, which stand over their tables, and count the runs."""
-    tasks = title_tasks([row.task for row in evidence.rows], text).values()
+    shown, titles = {row.task for row in evidence.rows}, title_tasks(evidence.tasks, text)
+    tasks = [title for task, title in titles.items() if task in shown]
     succeeded = sum(result.is_success for result in evidence.results)
     counted = text("page.lead", runs=len(evidence.results), succeeded=succeeded)
     return " · ".join([*(tasks if len(tasks) == 1 else ()), counted])
 
 
-def _list_parts(
-    evidence: Evidence, details: Details, drawn: Mapping[Group, Sequence[Figure]], *, text: Text
-) -> dict[str, Section]:
+def _list_parts(evidence: Evidence, details: Details, drawn: Drawn, *, text: Text) -> dict[str, Section]:
     """Return the page's sections in one language by name, without those that say nothing."""
     tables, titles = describe_tables(evidence, text=text, drawn=drawn, is_page=True)
     if len(tables) == 1 and isinstance(tables[0], Section):  # its title is the page's
@@ -146,9 +154,7 @@ def _list_parts(
     return {name: section for name, section in sections.items() if not is_empty(section)}
 
 
-def _explain_prediction(
-    evidence: Evidence, drawn: Mapping[Group, Sequence[Figure]], text: Text
-) -> list[Block]:
+def _explain_prediction(evidence: Evidence, drawn: Drawn, text: Text) -> list[Block]:
     """Say why there is no figure of predicted against measured memory, if there is none."""
     kinds = {figure.kind for figures in drawn.values() for figure in figures}
     if "predicted" in kinds or not any(row.selection for row in evidence.rows):
@@ -163,7 +169,7 @@ def _explain_prediction(
     return [Paragraph(text("page.nothing_predicted", reason=reason))]
 
 
-def _pack_charts(drawn: Mapping[str, Mapping[Group, Sequence[Figure]]]) -> tuple[str, bool]:
+def _pack_charts(drawn: Mapping[str, Drawn]) -> tuple[str, bool]:
     """Pack all charts as JSON, their rows once for all languages; return whether there is any."""
     data: dict[str, Any] = {}
     specs: dict[str, dict[str, Any]] = {}

@@ -35,33 +35,34 @@ Span = tuple[float, float]
 
 
 def place_methods(
-    rows: Sequence[Row], text: Text
+    rows: Sequence[Row], text: Text, *, cost: str = "memory"
 ) -> tuple[list[PlotMark], list[dict[str, Any]], dict[str, Span]]:
     """Return the methods' numbers, the rows that charts.draw_pareto draws, and its two axes.
 
-    A method that lacks a number, or did not train, stands at the edge: on the right without memory, at the
-    bottom without accuracy or far below the trained methods, and in the lower right corner without both.
+    A method that lacks a number, or did not train, stands at the edge: on the right without its ``cost``,
+    memory or seconds, at the bottom without accuracy or far below the trained methods, and in the lower right
+    corner without both.
     """
     points = [_locate(row, text) for row in rows]
-    domains = {"memory": _span([point.memory for point in points]), "accuracy": _span_accuracy(points)}
-    (floor, top), right = domains["accuracy"], domains["memory"][1]
+    domains = {cost: _span([getattr(point, cost) for point in points]), "accuracy": _span_accuracy(points)}
+    (floor, top), right = domains["accuracy"], domains[cost][1]
     placed, edges, lost = list[PlotMark](), list[dict[str, Any]](), 0
     for point in points:
-        memory, accuracy = point.memory, point.accuracy
-        if memory is not None and accuracy is not None and accuracy >= floor:
+        spent, accuracy = getattr(point, cost), point.accuracy
+        if spent is not None and accuracy is not None and accuracy >= floor:
             placed.append(point)
             continue
-        x = right if memory is None else memory
+        x = right if spent is None else spent
         y = floor if accuracy is None else max(accuracy, floor)
-        if memory is accuracy is None:
+        if spent is accuracy is None:
             lost += 1
             y += (top - floor) * _STEP * lost
-        side = "left" if x < sum(domains["memory"]) / 2 else "right"
-        place = {"title": point.title, "memory": x, "accuracy": y}
+        side = "left" if x < sum(domains[cost]) / 2 else "right"
+        place = {"title": point.title, cost: x, "accuracy": y}
         edges.append({**place, "kind": "edge", "side": side, "label": point.label})
     names = ("title", "memory", "accuracy", "low", "high", "interval", "seconds", "time")
     marks = [{"kind": "point", **{name: getattr(point, name) for name in names}} for point in placed]
-    return points, [*_find_front(marks), *marks, *edges], domains
+    return points, [*_find_front(marks, cost), *marks, *edges], domains
 
 
 def _locate(row: Row, text: Text) -> PlotMark:
@@ -117,12 +118,12 @@ def _span_accuracy(points: Sequence[PlotMark]) -> Span:
     return math.floor(max(0.0, low - room)), math.ceil(min(100.0, high + room))
 
 
-def _find_front(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Find the methods that no other beats in memory and in accuracy, from the least memory on."""
+def _find_front(points: Sequence[Mapping[str, Any]], cost: str) -> list[dict[str, Any]]:
+    """Find the methods that no other beats in cost and in accuracy, from the least cost on."""
     front: list[dict[str, Any]] = []
-    for point in sorted(points, key=lambda point: (point["memory"], -point["accuracy"])):
+    for point in sorted(points, key=lambda point: (point[cost], -point["accuracy"])):
         if not front or point["accuracy"] > front[-1]["accuracy"]:
-            place = {name: point[name] for name in ("title", "memory", "accuracy")}
+            place = {name: point[name] for name in ("title", cost, "accuracy")}
             front.append({**place, "kind": "front", "order": len(front)})
     return front
 

@@ -1,8 +1,11 @@
 """The advice of `bench recommend`: what to take and why, each method's numbers, the article's advice."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from bench.config.reporting import ArticleAdvice
+from bench.report.across.groups import choose_leader
+from bench.report.across.models import list_panels
 from bench.report.blocks import Block, Bullets, Paragraph, Section, Table, make_bullets
 from bench.report.cells import UNKNOWN, format_gib, format_known
 from bench.report.language.text import Text
@@ -14,29 +17,50 @@ from bench.report.naming import (
     say_edges,
     say_empty,
     say_needs,
+    title_splits,
     title_tasks,
 )
-from bench.report.numbers.contrast import AccuracyGap, Group, find_gap, read_hardware
+from bench.report.numbers.comparison import Comparison, Known
+from bench.report.numbers.contrast import AccuracyGap, find_gap, read_hardware
 from bench.report.numbers.equivalence import merge_needs
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import Row
 from bench.report.verdicts.answer import most_accurate
-from bench.report.verdicts.recommend import Read, Recommendation, TrainingLimits, recommend
+from bench.report.verdicts.recommend import (
+    Place,
+    Read,
+    Recommendation,
+    TrainingLimits,
+    find_changes,
+    is_predicted,
+    recommend,
+)
 
 
 def describe_advice(
-    evidence: Evidence, read: Read, *, limits: TrainingLimits, text: Text
+    evidence: Evidence, read: Read, *, limits: TrainingLimits, text: Text, card: str | None = None
 ) -> tuple[list[Block], bool]:
-    """Return the advice, and whether anything fits the limits."""
-    advice = recommend(evidence.results, read, limits=limits, delta=evidence.report.delta, text=text)
-    headings = title_tasks([row.task for row in evidence.rows], text)
+    """Return the advice, and whether anything fits the limits.
+
+    Args:
+        evidence: of the user's results; for a card that these did not run on, from ``move_to_card``.
+        card: that card's name.
+    """
+    known: Known = {}
+    delta = evidence.report.delta
+    advice = recommend(evidence.results, read, limits=limits, delta=delta, text=text, known=known)
+    change = partial(find_changes, evidence.results, read, limits=limits, delta=delta, text=text, known=known)
+    headings, of_splits = title_tasks(evidence.tasks, text), title_splits(evidence.tasks, text)
     blocks = list[Block]()
-    for group, value in advice.items():
-        said = make_bullets(_explain(group, value, limits, text))
+    for place, value in advice.items():
+        lines = [*_say_memory(place, limits, card, text), *_explain(value, limits, text)]
+        changes = [_say_change(*one, text) for one in change(place=place, chosen=value.chosen)]
+        said = make_bullets([*lines, *changes])
         if value.chosen and value.chosen.edges:
             said = Bullets([*said.items, say_edges(value.chosen, text)])
-        tables = (_tabulate(group, value, text), _compare_with_article(group, evidence, read, text))
-        blocks.append(Section(headings[group[0]], [said, *tables]))
+        tables = (_tabulate(place, value, text), _compare_with_article(place, evidence, read, text))
+        heading = of_splits[place[0]] if isinstance(place[0], str) else headings[place[0]]
+        blocks.append(Section(heading, [said, *tables]))
     if not advice:
         blocks.append(say_empty(text))
     if evidence.imported:
@@ -44,12 +68,27 @@ def describe_advice(
     return blocks, any(one.chosen for one in advice.values())
 
 
-def _explain(group: Group, advice: Recommendation, limits: TrainingLimits, text: Text) -> list[str]:
+def _say_change(kind: str, size: float, row: Row | None, text: Text) -> str:
+    """Say what to take with other memory."""
+    if row is None:
+        return text("advice.changes.nothing", gib=format_gib(size))
+    return text(f"advice.changes.take.{kind}", gib=format_gib(size), title=row.title)
+
+
+def _say_memory(place: Place, limits: TrainingLimits, card: str | None, text: Text) -> Iterator[str]:
+    """Say the limits, and which memory is compared with them."""
+    said = _say_limits(limits, text)
+    if card is None:
+        yield text("advice.budget", limits=said, kind=name_kind(place[1], text))
+    else:
+        yield text("advice.predicted", limits=said, card=card)
+    if place[1] == "cpu_resident":
+        yield text("advice.resident")
+
+
+def _explain(advice: Recommendation, limits: TrainingLimits, text: Text) -> list[str]:
     """Say what to take and why, a line each."""
-    chosen = advice.chosen
-    lines = [text("advice.budget", limits=_say_limits(limits, text), kind=name_kind(group[1], text))]
-    if group[1] == "cpu_resident":
-        lines.append(text("advice.resident"))
+    chosen, lines = advice.chosen, list[str]()
     if chosen is None:
         nearest = advice.rejected[0] if advice.rejected else None
         names = {"title": nearest[0].title, "reason": nearest[1]} if nearest else {}
@@ -117,17 +156,20 @@ def _say_limits(limits: TrainingLimits, text: Text) -> str:
 def _say_numbers(row: Row, text: Text) -> str:
     """Join memory, time and accuracy; leave out the scores of random weights."""
     peak, seconds = row.peak_memory_bytes, row.train_seconds
-    said = [f"{format_gib(peak)} GiB"] if peak is not None else []
+    kind = "predicted" if is_predicted(row) else "measured"
+    said = [text(f"advice.peaks.{kind}", gib=format_gib(peak))] if peak is not None else []
     said += [text.format_duration(seconds)] if seconds is not None else []
     if row.accuracy and not row.has_random_weights:
         said.append(text("advice.accuracy", percent=100 * row.accuracy.mean))
     return text("join.comma").join(said) or UNKNOWN
 
 
-def _tabulate(group: Group, advice: Recommendation, text: Text) -> Table:
+def _tabulate(group: Place, advice: Recommendation, text: Text) -> Table:
     """Tabulate every method: the recommended one, those that fit, those that do not and why."""
     names = ("method", "hyperparameters", "memory", "train_time", "accuracy")
     header = name_columns(group[1], text)
+    if any(map(is_predicted, advice.fitting)) or any(is_predicted(row) for row, _ in advice.rejected):
+        header["memory"] = text("advice.predicted_memory")
     ordered = sorted(advice.fitting, key=lambda row: row is not advice.chosen)
     verdicts = [
         (row, text("advice.chosen") if row is advice.chosen else text("advice.fits")) for row in ordered
@@ -149,16 +191,22 @@ def _tabulate(group: Group, advice: Recommendation, text: Text) -> Table:
     return Table([*(header[name] for name in names), text("advice.verdict")], lines, left=(0, 1, 5))
 
 
-def _compare_with_article(group: Group, evidence: Evidence, read: Read, text: Text) -> Table:
+def _compare_with_article(place: Place, evidence: Evidence, read: Read, text: Text) -> Table:
     """Tabulate the article's recommendations beside what the results say."""
     article = evidence.report.article
-    rows = [row for row in evidence.rows if (row.task, row.memory_kind) == group and row.selection]
-    titles = {row.method: row.title for row in rows}
+    if isinstance(place[0], str):
+        panel = list_panels(evidence, text)[place[0], place[1]]
+        rows, comparisons = panel.rows, panel.comparisons
+    else:
+        rows = [row for row in evidence.rows if (row.task, row.memory_kind) == place]
+        comparisons = evidence.comparisons
+    rows = [row for row in rows if row.selection]
+    titles = {row.method: row.title for row in reversed(rows) if not isinstance(place[0], str)}
     lines = [
         [
             text(f"advice.cases.{one.case}", gb=one.memory_gb),
             titles.get(one.method, one.method),
-            _answer(one, group, rows, evidence, read, text),
+            _answer(one, place, rows, comparisons, evidence, read, text),
         ]
         for one in article.advice
     ]
@@ -166,7 +214,13 @@ def _compare_with_article(group: Group, evidence: Evidence, read: Read, text: Te
 
 
 def _answer(
-    advice: ArticleAdvice, group: Group, rows: Sequence[Row], evidence: Evidence, read: Read, text: Text
+    advice: ArticleAdvice,
+    group: Place,
+    rows: Sequence[Row],
+    comparisons: Sequence[Comparison],
+    evidence: Evidence,
+    read: Read,
+    text: Text,
 ) -> str:
     """Say what the results say on one line of the article's advice."""
     trained = [row for row in rows if not row.baseline and not row.is_untrained]
@@ -187,10 +241,10 @@ def _answer(
         return text("advice.answers.take", title=quickest.title, numbers=_say_numbers(quickest, text))
     if any(row.has_random_weights for row in trained):
         return text("advice.answers.random")
-    best = most_accurate(trained)
+    best = choose_leader(trained) if isinstance(group[0], str) else most_accurate(trained)
     if best is None:
         return text("advice.answers.unknown")
-    gaps = [find_gap(best, row, evidence.comparisons) for row in trained if row is not best]
+    gaps = [find_gap(best, row, comparisons) for row in trained if row is not best]
     said = text("advice.answers.take", title=best.title, numbers=_say_numbers(best, text))
     if equal := [gap.other for gap in gaps if gap and gap.comparison.verdict == "equal"]:
         points = text.format_points(evidence.report.delta)

@@ -29,11 +29,11 @@ def say_answer(rows: Sequence[Row], comparisons: Sequence[Comparison], text: Tex
         parts = [] if untrained else [text("answer.nothing")]
     elif best is None or any(row.has_random_weights for row in pool):
         kind = "unscored" if best is None else "random"
-        parts = [text(f"answer.no_scores.{kind}"), *_say_memory([], pool, text)]
+        parts = [text(f"answer.no_scores.{kind}"), *say_least_memory([], pool, text)]
     else:
         gaps = {row.method: find_gap(best, row, comparisons) for row in pool if row is not best}
         same = [best, *_choose(pool, gaps, "equal", "undecided")]
-        parts = [*_say_accuracy(best, pool, gaps, comparisons, text), *_say_memory(same, pool, text)]
+        parts = [*_say_accuracy(best, pool, gaps, comparisons, text), *say_least_memory(same, pool, text)]
         compared = () if best.baseline else ("difference", "one_seed", "not_compared")  # baselines never are
         for verdict in compared:
             others = _choose(pool, gaps, verdict)
@@ -102,7 +102,7 @@ def _join_scored(rows: Sequence[Row], text: Text) -> str:
     return text.join([text("answer.scored", title=row.title, here=_say_percent(row, text)) for row in rows])
 
 
-def _say_memory(same: Sequence[Row], pool: Sequence[Row], text: Text) -> Iterator[str]:
+def say_least_memory(same: Sequence[Row], pool: Sequence[Row], text: Text) -> Iterator[str]:
     """Name the least memory: of the methods not told apart or, where one is alone the best, of all."""
     rows = same if len(same) > 1 else pool
     known = sorted(

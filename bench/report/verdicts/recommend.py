@@ -1,7 +1,8 @@
 """Which method and settings to take, within limits of memory and hours and above a floor of accuracy.
 
 Only the user's own results count. A configuration that exceeds a limit counts as failed; the others compete
-as in the table: by validation within a method, by the paired comparison between methods.
+as in the table: by validation within a method, by the paired comparison between methods. Where a split has
+several base models, the methods of all of them compete.
 """
 
 import math
@@ -12,9 +13,11 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from bench.config.cards import GIB
+from bench.report.across.groups import Split, choose_leader, group_models, part_sizes
 from bench.report.cells import format_gib
 from bench.report.language.text import Text
-from bench.report.numbers.comparison import Comparison, compare_methods
+from bench.report.naming import name_models, name_row
+from bench.report.numbers.comparison import Comparison, Known, compare_methods
 from bench.report.numbers.contrast import Group, find_gap, group_rows
 from bench.report.numbers.rows import Row, build_rows, find_peak, stands_alone
 from bench.report.verdicts.answer import most_accurate
@@ -22,6 +25,8 @@ from bench.results.selection import MethodKey, configuration_key, group_by_metho
 from bench.results.store import Result
 
 Read = Callable[[str], pd.DataFrame]  # run_id -> its predictions
+Place = Group | Split  # a table, or all base models on one split
+_MOST_TRIED = 6  # amounts of memory beyond the limit
 
 
 @dataclass(frozen=True)
@@ -59,37 +64,103 @@ class _Need:
 
 
 def recommend(
-    results: Sequence[Result], read: Read, *, limits: TrainingLimits, delta: float, text: Text
-) -> dict[Group, Recommendation]:
-    """Return what to take, for each table of the report; ``delta`` is as for compare_methods."""
+    results: Sequence[Result],
+    read: Read,
+    *,
+    limits: TrainingLimits,
+    delta: float,
+    text: Text,
+    known: Known | None = None,
+) -> dict[Place, Recommendation]:
+    """Return what to take on each split; ``delta`` and ``known`` are as for compare_methods."""
     needs, groups = _list_needs(results), group_by_method(results)
     within = group_rows(build_rows([_fail_outside(result, needs, limits) for result in results]))
     advice = {}
-    for group, rows in group_rows(build_rows(results)).items():
-        kept = {row.method: row for row in within[group]}
+    rows, _ = part_sizes(build_rows(results))
+    models = name_models([row.task for row in rows], text)
+    for place, same in group_places(rows).items():
         fitting, rejected = [], []
-        for row in rows:
-            inside = kept[row.method]
+        for row in same:
+            inside = next(one for one in within[row.task, row.memory_kind] if one.method == row.method)
             members = groups[MethodKey(row.task.fingerprint, row.task.revision, row.method)]
             same_kind = [member for member in members if read_value(member, "memory.kind") == row.memory_kind]
             of_method = list(_list_needs(same_kind).values())
             reason = _find_reason(row, inside, of_method, limits, text)
+            if isinstance(place[0], str):
+                row, inside = (name_row(one, models, text) for one in (row, inside))
             if reason is None:
                 fitting.append(inside)
             else:
                 rejected.append((_measure_excess(row, of_method, limits), row, reason))
         rejected.sort(key=lambda one: one[0])
-        advice[group] = _choose(fitting, [one[1:] for one in rejected], read, delta)
+        advice[place] = _choose(fitting, [one[1:] for one in rejected], read, delta, known)
     return advice
 
 
+def group_places(rows: Sequence[Row]) -> dict[Place, list[Row]]:
+    """Group the rows among which one is to be chosen: those of all base models on a split, or of a table."""
+    panels = group_models(rows)
+    tables = group_rows(rows).items()
+    return {
+        **panels,
+        **{group: same for group, same in tables if (group[0].fingerprint, group[1]) not in panels},
+    }
+
+
+def find_changes(
+    results: Sequence[Result],
+    read: Read,
+    place: Place,
+    chosen: Row | None,
+    *,
+    limits: TrainingLimits,
+    delta: float,
+    text: Text,
+    known: Known,
+) -> list[tuple[str, float, Row | None]]:
+    """Find how much less memory, and how much more, would change what to take.
+
+    Returns:
+        below | from, the bytes, and what to take then; None: nothing fits.
+    """
+    peaks = sorted({need.peak_bytes for need in _list_needs(results).values() if need.peak_bytes is not None})
+
+    def take(size: float) -> Row | None:
+        other = replace(limits, vram_gib=size / GIB)
+        advice = recommend(results, read, limits=other, delta=delta, text=text, known=known)
+        return advice[place].chosen
+
+    changes = list[tuple[str, float, Row | None]]()
+    if chosen is not None and chosen.peak_memory_bytes is not None:
+        less = [peak for peak in peaks if peak < chosen.peak_memory_bytes]
+        changes.append(("below", chosen.peak_memory_bytes, take(less[-1]) if less else None))
+    for peak in [peak for peak in peaks if peak > limits.vram_bytes][:_MOST_TRIED]:
+        other = take(peak)
+        if other and (chosen is None or (other.title, other.run_ids) != (chosen.title, chosen.run_ids)):
+            return [*changes, ("from", peak, other)]
+    return changes
+
+
 def _choose(
-    fitting: Sequence[Row], rejected: Sequence[tuple[Row, str]], read: Read, delta: float
+    fitting: Sequence[Row],
+    rejected: Sequence[tuple[Row, str]],
+    read: Read,
+    delta: float,
+    known: Known | None,
 ) -> Recommendation:
-    """Choose the least memory among the most accurate; trainings before baselines."""
-    fitting, comparisons, _ = compare_methods(fitting, read, delta=delta)
+    """Choose the least memory among the most accurate; trainings before baselines.
+
+    Of several base models the best on validation stands for the most accurate, as only with it those of other
+    models are compared, unless others are shown to be more accurate.
+    """
+    fitting, comparisons, _ = compare_methods(fitting, read, delta=delta, known=known)
     pool = [row for row in fitting if not row.baseline] or list(fitting)
+    if has_models := len({row.task for row in pool}) > 1:
+        pool = [row for row in pool if not row.has_random_weights] or pool
     best = None if any(row.has_random_weights for row in pool) else most_accurate(pool)
+    if has_models and best and (leader := choose_leader(pool)):
+        ahead = [row for row in pool if row is not leader and _is_ahead(row, leader, comparisons)]
+        best = choose_leader(ahead) or leader
     same = [best] if best else list(pool)
     same += [row for row in pool if best and row is not best and _is_untold(best, row, comparisons)]
     chosen = min(same, key=lambda row: (row.peak_memory_bytes or 0.0, row.train_seconds or 0.0), default=None)
@@ -103,6 +174,12 @@ def _choose(
         baseline=most_accurate(equal),
         comparisons=comparisons,
     )
+
+
+def _is_ahead(row: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
+    """Return whether the first is shown to be more accurate."""
+    gap = find_gap(row, other, comparisons)
+    return gap is not None and gap.comparison.verdict == "difference" and gap.estimate > 0
 
 
 def _is_untold(row: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
@@ -169,7 +246,9 @@ def _divide(value: float | None, limit: float | None) -> float:
     """Divide a value by its limit: infinite if the value is unknown, 0 if there is no limit."""
     if limit is None:
         return 0.0
-    return math.inf if value is None else value / limit
+    if value is None or (value and not limit):
+        return math.inf
+    return value / limit if limit else 0.0
 
 
 def _list_needs(results: Sequence[Result]) -> dict[str, _Need]:
@@ -206,3 +285,40 @@ def _fail_outside(result: Result, needs: Mapping[str, _Need], limits: TrainingLi
     if _divide(need.peak_bytes, limits.vram_bytes) > 1:
         return replace(result, status="oom")
     return replace(result, status="timeout") if _divide(need.seconds, limits.max_seconds) > 1 else result
+
+
+def move_to_card(results: Sequence[Result], peaks: Mapping[str, float]) -> list[Result]:
+    """Return the runs as on a card that they did not run on, of which only the memory is predicted.
+
+    Runs on a CPU take the predicted peak of their configuration, and their train time is unknown there. What
+    reads no base model needs nothing of a card.
+
+    Args:
+        peaks: bytes that a run would reserve on the card, by run_id.
+    """
+    by_key = {configuration_key(result): peaks[result.run_id] for result in results if result.run_id in peaks}
+    moved = []
+    for result in results:
+        if read_value(result, "memory.kind") == "cuda":
+            moved.append(result)
+            continue
+        has_model = read_value(result, "canonical_config.model.revision") is not None
+        peak = by_key.get(configuration_key(result)) if has_model else 0
+        memory = {phase: {"peak_reserved_bytes": peak} for phase in ("train", "eval")}
+        spent = {**result.time, "train_seconds": None}
+        moved.append(
+            replace(
+                result,
+                memory={"kind": "cuda", "is_predicted": True, **memory},
+                time=spent,
+                packed=None,
+                model={**result.model, "resumed_from_step": None},
+            )
+        )
+    return moved
+
+
+def is_predicted(row: Row) -> bool:
+    """Tell whether the row's memory is predicted for a card, by move_to_card."""
+    runs = row.selection.results if row.selection else ()
+    return any(read_value(run, "memory.is_predicted") for run in runs)

@@ -14,7 +14,7 @@ from bench.report.blocks import read_cell
 from bench.report.language.text import LANGUAGES, Text
 from bench.report.latex import escape_latex, render_latex
 from bench.report.numbers.contrast import group_rows
-from bench.report.table import tabulate
+from bench.report.tabulate import tabulate
 from bench.results.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]

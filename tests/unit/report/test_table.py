@@ -18,7 +18,8 @@ from bench.report.language.text import LANGUAGES, Text
 from bench.report.numbers.rows import Interval, build_rows
 from bench.report.runs import render_runs
 from bench.report.sections import render_comparisons
-from bench.report.table import COLUMNS, EXTRAS, render_csv, write_tables, write_unfinished
+from bench.report.table import write_tables, write_unfinished
+from bench.report.tabulate import COLUMNS, EXTRAS, render_csv
 from bench.results.store import STATUSES, Result, Store
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
@@ -192,13 +193,14 @@ def test_each_task_has_its_table_and_shared_baselines_are_in_each():
     markdown = read_markdown(results)
     headings = [line for line in markdown.splitlines() if line.startswith("## headlines")]
     assert headings == [
+        "## headlines, minilm and other: 400 test texts",
         "## headlines, minilm (data d1): 400 test texts",
         "## headlines, minilm (data d2): 400 test texts",
         "## headlines, other: 400 test texts",
     ]
     methods = [cells[0] for cells in read_cells(markdown.partition("## Key findings")[0])]
-    assert methods.count("TF-IDF") == 2
-    assert methods.count("LoRA") == 3
+    assert methods.count("TF-IDF") == 3  # in the table of each model, and of both
+    assert methods.count("LoRA") == 5  # three tasks, and two models in one table
 
 
 def test_only_baselines_need_no_model():

@@ -17,7 +17,7 @@ from report_folder import write_results
 from bench.config.schema import CONF_DIR
 from bench.errors import ConfigError
 from bench.report.language.text import LANGUAGES, read_language
-from bench.report.table import COLUMNS, EXTRAS
+from bench.report.tabulate import COLUMNS, EXTRAS
 from bench.results.store import STATUSES
 
 PACKAGE = CONF_DIR.parent / "bench"

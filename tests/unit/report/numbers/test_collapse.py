@@ -12,7 +12,7 @@ from bench.report.language.text import LANGUAGES
 from bench.report.numbers.collapse import is_untrained, suggest_cause
 from bench.report.numbers.evidence import gather
 from bench.report.sections import render_comparisons
-from bench.report.table import render_csv
+from bench.report.tabulate import render_csv
 from bench.results.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]

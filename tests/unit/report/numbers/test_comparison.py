@@ -173,7 +173,7 @@ def test_the_base_as_it_is_is_compared_beside_the_best_baseline() -> None:
 
 
 def test_different_test_sets_are_never_compared() -> None:
-    results = [make_run("full", data="d1"), make_run("lora", data="d2"), make_run("qlora", revision="m2")]
+    results = [make_run("full", data="d1"), make_run("lora", data="d2")]
     assert make_evidence(results).comparisons == []
 
 

@@ -14,7 +14,7 @@ from bench.errors import StoreError
 from bench.report.blocks import write_markdown
 from bench.report.language.text import LANGUAGES
 from bench.report.verdicts.advice import describe_advice
-from bench.report.verdicts.recommend import Recommendation, TrainingLimits, recommend
+from bench.report.verdicts.recommend import Recommendation, TrainingLimits, move_to_card, recommend
 from bench.results.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
@@ -238,3 +238,73 @@ def test_an_untrained_method_is_not_taken_and_the_edge_of_a_choice_is_said() -> 
     assert advise([lora])[2] is False
     chinese = advise(results, lang="zh")[1]
     assert "- Full fine-tuning：lr=5e-5 是已尝试的最大值；最佳值可能在此之外。\n" in chinese
+
+
+def on_models() -> list[Result]:
+    """LoRA and QLoRA on two models, of which the larger is the best on validation."""
+    large = {"revision": "m2", "names": {"model": "smollm2"}, "kind": "cuda", "validation": 0.9}
+    return [
+        *(make_run("lora", seed=seed, kind="cuda", peak=6 * GIB, test=0.89) for seed in range(3)),
+        *(make_run("qlora", seed=seed, kind="cuda", peak=4 * GIB, test=0.7) for seed in range(3)),
+        *(make_run("lora", seed=seed, peak=14 * GIB, test=0.895, **large) for seed in range(3)),  # type: ignore[arg-type]
+        *(make_run("full", seed=seed, peak=22 * GIB, test=0.99, **large) for seed in range(3)),  # type: ignore[arg-type]
+    ]
+
+
+def test_over_models_and_methods_one_is_taken() -> None:
+    found, shown, _ = advise(on_models(), vram=16)
+    assert found.chosen is not None
+    assert found.chosen.title == "LoRA on minilm"  # which is not told from LoRA on smollm2 and needs less
+    assert re.search(r"Undecided between LoRA on smollm2 and LoRA on minilm: .* would decide", shown)
+    assert shown.count("## ") == 1
+    assert reasons(found) == {"Full fine-tuning on smollm2": "needs 22.00 GiB, more than 16"}
+
+
+def test_what_other_memory_would_change_is_said() -> None:
+    _, shown, _ = advise(on_models(), vram=16)
+    assert "- With less than 6.00 GiB: QLoRA on minilm.\n" in shown
+    assert "- With 22.00 GiB or more: Full fine-tuning on smollm2.\n" in shown
+    _, nothing, fits = advise(on_models(), vram=3)
+    assert not fits
+    assert "- With 4.00 GiB or more: QLoRA on minilm.\n" in nothing
+    assert "With less than 4.00 GiB nothing fits." in advise(on_models(), vram=5)[1]
+
+
+def test_on_a_card_that_there_is_not_memory_is_predicted_and_time_unknown() -> None:
+    runs = [
+        make_run("lora", peak=GIB),
+        make_run("full", peak=2 * GIB, test=0.99),
+        make_run("tfidf", test=0.5),
+    ]
+    moved = move_to_card(runs, {runs[0].run_id: 3.0 * GIB, runs[1].run_id: 9.0 * GIB})
+    by_id = {one.run_id: one for one in runs}
+    text, limits = ENGLISH, TrainingLimits(8, None, None)
+    blocks, fits = describe_advice(
+        make_evidence(moved),
+        lambda run_id: make_predictions(by_id[run_id]),
+        limits=limits,
+        text=text,
+        card="RTX 4090",
+    )
+    shown = write_markdown(blocks)
+    assert fits
+    assert "at most 8 GiB; what was not measured on a GPU is predicted for RTX 4090" in shown
+    assert (
+        "Take LoRA with r=8, alpha=16, dropout=0.05, lr=0.001: 3.00 GiB predicted, accuracy 88.5 %." in shown
+    )
+    assert "Peak memory (GiB, predicted)" in shown
+    assert "- With 9.00 GiB or more: Full fine-tuning." in shown
+    assert re.search(r"\| TF-IDF +\| none +\| +0\.00 \|", shown)
+    assert "its train time is unknown" in write_markdown(
+        describe_advice(
+            make_evidence(moved),
+            lambda run_id: make_predictions(by_id[run_id]),
+            limits=TrainingLimits(8, 3600, None),
+            text=text,
+        )[0]
+    )
+
+
+def test_what_was_measured_on_a_card_is_not_predicted() -> None:
+    run = make_run("lora", kind="cuda", peak=5 * GIB)
+    assert move_to_card([run], {run.run_id: 9.0 * GIB}) == [run]
