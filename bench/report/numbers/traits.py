@@ -24,6 +24,7 @@ DATA = {
     "test": "config.data.test",
     "train_folder": "config.data.train",
     "test_folder": "config.data.test",
+    "folds": "config.data.folds",
     "train_rows": "data.sizes.train",
     "validation_rows": "data.sizes.validation",
     "test_rows": "data.sizes.test",
