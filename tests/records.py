@@ -67,7 +67,6 @@ def make_run(
     trainable: int = 73_728,
     total: int = 22_787_072,
     hardware: str | None = CARD,
-    fold: int | None = None,
 ) -> Result:
     """A record as a run leaves it, with the fields that count for the method."""
     names = {"data": "headlines", "model": "minilm"} | (names or {})
@@ -78,8 +77,6 @@ def make_run(
     train = {"lr": lr, "max_steps": 300, "max_length": max_length}
     counted = {name: full[name] for name in ("estimator", "trainable", "quantization")}
     canonical: dict[str, Any] = {"method": counted, "data": {"fingerprint": data}}
-    if fold is not None:
-        canonical["data"]["fold"] = fold
     varied = {"network": {"train": train, "seed": seed}, "few_shot": {"seed": seed}}
     canonical |= varied.get(full["estimator"], {})
     if full["trainable"] == "adapter":

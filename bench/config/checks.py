@@ -215,9 +215,10 @@ def _check_folds(data: DataConfig) -> list[str]:
         return [f"data.fold={fold} with data.folds=null: say of how many folds, for example data.folds=5"]
     if folds is None or folds < 2 or (fold is not None and fold < folds):
         return []
+    every = ",".join(map(str, range(folds)))
     return [
         f"data.fold={write(fold)} with data.folds={folds}: must be the fold that validates, 0 to "
-        f'{folds - 1}; for a sweep over all of them set "data.fold=range({folds})"'
+        f"{folds - 1}; a sweep over all of them sets data.fold={every}"
     ]
 
 

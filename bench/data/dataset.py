@@ -218,7 +218,8 @@ def _draw(
     shuffled = rows.iloc[random.permutation(len(rows))]
     place = shuffled.groupby("label").cumcount().to_numpy()
     drawn = shuffled.index[place < quota[shuffled["label"].to_numpy()]]
-    return rows.loc[drawn.sort_values()]
+    chosen: pd.DataFrame = rows.loc[drawn.sort_values()]
+    return chosen
 
 
 def _take_fold(frames: Frames, config: DataConfig, labels: tuple[str, ...]) -> Frames:
@@ -236,9 +237,9 @@ def _take_fold(frames: Frames, config: DataConfig, labels: tuple[str, ...]) -> F
     train = rest[folds != config.fold]
     if config.train_size is not None and config.source != "finance8_synthetic":  # which generates so many
         size = int(config.train_size * (1 if config.train_size >= 1 else len(frames["train"])))
-        if size > len(train):
+        if size > (fewest := len(rest) - np.bincount(folds).max()):
             raise DataError(
-                f"data {config.name}: {len(train)} rows of the other folds are too few for "
+                f"data {config.name}: the {fewest} rows of the other folds are too few for "
                 f"data.train_size={config.train_size:g}; make it smaller"
             )
         train = _draw(train, size, spare=0, labels=labels, random=random)

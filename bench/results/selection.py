@@ -201,16 +201,17 @@ def select_best(results: Sequence[Result], *, select_by: str = "accuracy") -> Se
 def _find_common_folds(having: Sequence[frozenset[int | None]]) -> list[int | None]:
     """Find the folds on which configurations compete, given those that each has a success for.
 
-    They are those on which the most runs can be compared: folds that all configurations have, unless one with
-    few of them would cost the others more than it brings. One that lacks such a fold does not compete.
+    They are those that allow the most comparisons with one of them: folds that all configurations have,
+    unless one with few of them would cost the others more than it brings. One that lacks such a fold does
+    not compete.
     """
-    shared = {one & other for one in {*having} for other in {*having}} - {frozenset()}
+    shared = {one & other for one in {*having} for other in {*having}}
 
-    def count(folds: frozenset[int | None]) -> tuple[int, list[int]]:
-        runs = len(folds) * sum(folds <= one for one in having)
-        return runs, [-_order(fold) for fold in sorted(folds, key=_order)]
+    def rate(folds: list[int | None]) -> tuple[int, int, list[int]]:
+        rivals = sum(one.issuperset(folds) for one in having) - 1
+        return rivals * len(folds), len(folds), [-_order(fold) for fold in folds]
 
-    return sorted(max(shared, key=count), key=_order)
+    return max((sorted(folds, key=_order) for folds in shared), key=rate)
 
 
 def _average(values: Iterable[float | None]) -> float | None:

@@ -281,10 +281,12 @@ def _predict(training: Training, texts: Sequence[tasks.Texts], split: str) -> li
     settings, [first, *others] = training.settings, [one.splits[split] for one in texts]
     rows = settings.eval_batch_size
     rows = max(rows // len(training.running), min(rows, settings.micro_batch_size)) // training.task.sequences
-    shared = {"batch_size": max(1, rows), "padding": texts[0].padding}
+    rows, padding = max(1, rows), texts[0].padding
     if all(np.array_equal(one.ids, first.ids) for one in others):
-        return loop.predict(training, tokens.eval_batches(first, **shared))
-    return loop.predict(training, tokens.eval_batches_apart([first, *others], **shared))
+        batches = tokens.eval_batches(first, batch_size=rows, padding=padding)
+    else:
+        batches = tokens.eval_batches_apart([first, *others], batch_size=rows, padding=padding)
+    return loop.predict(training, batches)
 
 
 def _describe(

@@ -220,7 +220,7 @@ def predict(training: Training, batches: EvalBatches) -> list[Probabilities]:
 def _sort(rows: npt.NDArray[Any], probabilities: Probabilities) -> Probabilities:
     """Put what was predicted in the order of the split, each row once and none that fills a batch up."""
     numbers, order = np.unique(rows, return_index=True)
-    return probabilities[order[numbers != FILLER]]
+    return np.asarray(probabilities[order[numbers != FILLER]])
 
 
 def _count(training: Training, micro_batches: Sequence[Batch], count: Callable[[Batch], int]) -> list[int]:

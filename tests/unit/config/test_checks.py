@@ -200,8 +200,8 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ({"data.fold": 0}, "data.fold=0 with data.folds=null: say of how many folds, for example data.folds=5"),
     (
         {"data.folds": 5},
-        "data.fold=null with data.folds=5: must be the fold that validates, 0 to 4; for a sweep over all of "
-        'them set "data.fold=range(5)"',
+        "data.fold=null with data.folds=5: must be the fold that validates, 0 to 4; a sweep over all of them "
+        "sets data.fold=0,1,2,3,4",
     ),
     (
         {"data.folds": 3, "data.fold": 3},

@@ -181,7 +181,9 @@ def test_a_curve_may_be_cross_validated(tmp_path: Path) -> None:
         assert small < large < every
         assert [len(one) for one in (small, large, every)] == [20, 40, 68]
         assert smaller.splits["validation"].equals(whole.splits["validation"])
-    with pytest.raises(DataError, match=r"68 rows of the other folds are too few for data\.train_size=80"):
+    with pytest.raises(
+        DataError, match=r"the 68 rows of the other folds are too few for data\.train_size=80"
+    ):
         load_folds(dataclasses.replace(config, train_size=80), 5)
 
 

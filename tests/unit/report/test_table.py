@@ -391,29 +391,6 @@ def test_runs_csv_has_every_run_and_leaves_empty_what_cannot_matter():
     assert found[results[5].run_id]["error_message"] == "CUDA out of memory tried 2 GiB"
 
 
-def test_the_folds_of_a_cross_validation_are_one_row_of_one_table():
-    scores = (0.80, 0.84, 0.86, 0.90)
-    runs = [
-        make_run(method, fold=fold, validation=score, test=score)
-        for method in ("tfidf", "lora")
-        for fold, score in enumerate(scores)
-    ]
-    (tfidf, lora) = make_evidence(runs).rows
-    for row in (tfidf, lora):
-        assert row.accuracy is not None
-        assert row.interval is not None
-        assert (row.accuracy.mean, row.accuracy.n) == (pytest.approx(0.85), 4)
-        assert row.interval.over == "seeds_and_texts"  # also of a method that has no randomness but its texts
-        assert row.validation == pytest.approx(0.85)
-    markdown = read_markdown(runs)
-    assert [cells[6] for cells in read_cells(markdown)[2:4]] == ["1 × 4 folds"] * 2
-    assert "fold=" not in markdown
-    assert "Bengio and Grandvalet" in markdown
-    assert sorted(row["fold"] for row in read_csv(render_runs(runs))) == [*"00112233"]
-    assert "fold" not in read_csv(render_runs([make_run()]))[0]
-    assert "Bengio" not in read_markdown([make_run()])
-
-
 def test_runs_csv_says_what_auto_became():
     run = replace(make_run(), model={"target_modules": ["query", "value"], "precision": "bf16"})
     row = read_csv(render_runs([run]))[0]

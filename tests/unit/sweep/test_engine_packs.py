@@ -106,10 +106,8 @@ def test_a_cross_validation_is_a_pack_of_which_one_fold_is_measured_alone(
 ) -> None:
     """And each final seed trains in each fold of what was chosen by the mean over folds."""
     grid: Axes = {"method": ["lora"], "lora.r": [8, 16], "data.folds": [3], "data.fold": [0, 1, 2]}
-    folds = [compose("data.folds=3", f"data.fold={fold}") for fold in range(3)]
-    identify = Identifier(
-        {repr(config.data): "texts" for config in folds}, {repr(config.model): "weights" for config in folds}
-    )
+    config = compose("data.folds=3")
+    identify = Identifier({repr(config.data): "texts"}, {repr(config.model): "weights"})
     plan = plan_sweep([grid], constant=[], compose=lambda lines: compose(*lines), identify=identify)
     trainer, foresight = Trainer(store), Foresight(limit_pack=lambda _: 6)
     settings = replace_values(base, {"sweep.final_seeds": [0, 1]})
