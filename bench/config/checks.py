@@ -9,7 +9,7 @@ from bench.config.fields import TARGETS, find_faults, one_of, write
 from bench.config.identity import uses_lora
 from bench.config.pack import check_pack
 from bench.config.reporting import check_article
-from bench.config.schema import Config, MethodConfig, PlanConfig, TrainConfig, read_field
+from bench.config.schema import Config, DataConfig, MethodConfig, PlanConfig, TrainConfig, read_field
 from bench.errors import ConfigError
 from bench.redaction import has_credentials, has_half_characters
 
@@ -57,6 +57,21 @@ _NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
     (*_IN_BACKWARD, "train.oom_retries", (0,), _NO_HALVING),
     (*_IN_BACKWARD, "oom_halvings", (0,), _NO_HALVING),
     ("train.distributed", "none", "train.processes", (1,), "say how they train together; set ddp or fsdp2"),
+    (
+        "sweep.strategy",
+        "halving",
+        "data.folds",
+        (None,),
+        "each fold would keep other configurations, and none would have all folds; set null, or "
+        "sweep.strategy=grid",
+    ),
+    (
+        "sweep.bracket",
+        True,
+        "data.folds",
+        (None,),
+        "one fold alone would say which value comes next; set null, or sweep.bracket=false",
+    ),
     *((*way, *rule) for way in _TOGETHER for rule in _ALONE),
     *((*way, *rule) for way in _TOGETHER[1:] for rule in _UNSHARDED),
 )
@@ -71,6 +86,7 @@ def check(config: Config) -> list[str]:
         *_check_rules(config),
         *_check_needs(config),
         *_check_processes(config.train),
+        *_check_folds(config.data),
         *_check_texts(config),
         *check_article(config.report.article),
         *check_pack(config),
@@ -190,6 +206,20 @@ def _check_processes(train: TrainConfig) -> list[str]:
             "share its micro-batches out; for the same batch raise it and lower train.micro_batch_size"
         ]
     return []
+
+
+def _check_folds(data: DataConfig) -> list[str]:
+    """Ask for one of the folds where there are any, and for none where there are not."""
+    folds, fold = data.folds, data.fold
+    if folds is None and fold is not None:
+        return [f"data.fold={fold} with data.folds=null: say of how many folds, for example data.folds=5"]
+    if folds is None or folds < 2 or (fold is not None and fold < folds):
+        return []
+    every = ",".join(map(str, range(folds)))
+    return [
+        f"data.fold={write(fold)} with data.folds={folds}: must be the fold that validates, 0 to "
+        f"{folds - 1}; a sweep over all of them sets data.fold={every}"
+    ]
 
 
 def _check_commits(config: Config) -> list[str]:

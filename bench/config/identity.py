@@ -47,6 +47,8 @@ def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> I
     canonical = to_dict(config, without=UNCOUNTED)
     canonical["method"]["adapter"] = _whole(config.method.adapter)
     canonical["data"] = {"fingerprint": data_fingerprint, "label_words": config.data.label_words or None}
+    if None not in (config.data.folds, config.data.fold):  # folds of one data set have one fingerprint
+        canonical["data"]["fold"] = config.data.fold
     canonical["model"] = {"revision": model_revision, "template": config.model.template}
     for field, value, paths in UNCOUNTED_WHEN:
         if read_field(config, field) == value:
@@ -77,17 +79,16 @@ def writes_labels(config: Config) -> bool:
 
 def describe(config: Config) -> str:
     """Name the run for people, by its method and the hyperparameters that count for it."""
-    name = config.method.name
-    if config.method.estimator == "few_shot":
-        return f"{name} shots={config.method.shots} seed={config.seed}"
-    if config.method.estimator != "network":
-        return name
-    if uses_lora(config.method):
+    name, method = config.method.name, config.method
+    if uses_lora(method):
         lora = config.lora
         name += f" r={lora.r} alpha={lora.alpha:g} dropout={lora.dropout:g}"
-    if config.task != "sequence_classification":
-        name += f" {config.task}"
-    return f"{name} lr={config.train.lr:g} seed={config.seed}"
+    if method.estimator == "network":
+        task = "" if config.task == "sequence_classification" else f" {config.task}"
+        name += f"{task} lr={config.train.lr:g} seed={config.seed}"
+    if method.estimator == "few_shot":
+        name += f" shots={method.shots} seed={config.seed}"
+    return name if config.data.fold is None else f"{name} fold={config.data.fold}"
 
 
 def hash_canonical(canonical: Mapping[str, Any]) -> str:

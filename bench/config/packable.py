@@ -37,18 +37,22 @@ def cannot_pack(config: Config) -> str | None:
 def list_own(config: Config) -> list[str]:
     """List the fields in which runs like this one may differ in a pack: OWN, except where one decides more.
 
-    A seed decides base weights that are random. The number of texts decides the steps of epochs, and of the
-    generated texts also which ones are evaluated.
+    A seed decides base weights that are random. The number of texts decides the steps of epochs, and folds
+    may differ by a text; of the generated texts it also decides which ones are evaluated.
     """
-    counts = config.train.epochs is not None or config.data.source == "finance8_synthetic"
-    shared = {"seed": config.model.weights == "random", "data.train_size": counts}
+    counts = config.train.epochs is not None
+    shared = {
+        "seed": config.model.weights == "random",
+        "data.train_size": counts or config.data.source == "finance8_synthetic",
+        "data.fold": counts,
+    }
     return [path for path in OWN if not shared.get(path)]
 
 
 def shared_key(config: Config) -> str:
     """Write what members of one pack have in common: two runs can be in one exactly if theirs is equal.
 
-    That is all but ``list_own``: the base weights, the texts that are evaluated, the steps, the batch.
+    That is all but ``list_own``: the base weights, the texts that are tested, the steps, the batch.
     """
     values = to_dict(config, without=[*list_own(config), *_UNSEEN])
     return json.dumps(values, sort_keys=True, ensure_ascii=False)

@@ -122,6 +122,9 @@ class DataConfig:
     validation_size: Annotated[float, size()]
     test_size: Annotated[float, size()]
     split_seed: Annotated[int, SEED]  # of the split, not of the training: all seeds share one test split
+    # of train and validation together, for a cross-validation; a sweep over all: data.folds=3 data.fold=0,1,2
+    folds: Annotated[int | None, at_least(2, ", or null for one validation split")]
+    fold: Annotated[int | None, at_least(0, ", or null without data.folds"), OWN]  # which validates
     noise: float | None  # finance8_synthetic: the share of wrong labels
 
 

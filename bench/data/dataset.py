@@ -1,5 +1,6 @@
 """A data set ready to train on: three splits of texts with numbered labels, and a fingerprint."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -27,18 +28,22 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Dataset:
-    """Texts and labels by split, the same on every machine for the same fingerprint."""
+    """Texts and labels by split, the same on every machine for the same fingerprint and fold."""
 
-    splits: Frames  # train, validation, test: id (row number), text, label (index into labels)
+    # train, validation, test: id (row number in the split, or with folds in train and validation together),
+    # text, label (index into labels)
+    splits: Frames
     labels: tuple[str, ...]  # in the declared order, which is the order of a model's outputs
-    fingerprint: str
+    fingerprint: str  # with the fold the name of the splits; all folds have one
     duplicate_rows_across_splits: int  # of validation and test: their exact text is in another split too
+    fold: int | None = None  # which validates; None: there are none
 
 
 def fingerprint(config: DataConfig) -> str:
     """Hash the content and every setting that changes the splits, without making them.
 
-    Names and paths do not count, nor a size or a seed that is not used: a run's identity rests on this.
+    Names and paths do not count, nor a size or a seed that is not used: a run's identity rests on this. The
+    folds of a cross-validation have one fingerprint, as they are one task.
 
     Raises:
         MissingError: a file or a package is not on this machine.
@@ -48,13 +53,16 @@ def fingerprint(config: DataConfig) -> str:
     sizes = {split: float(getattr(config, f"{split}_size")) for split in cut}
     if config.train_size is not None:
         sizes["train"] = float(config.train_size)
+    if config.folds is not None:
+        sizes.pop("validation", None)
     facts = {
         "version": SPLIT_VERSION,
         "content": sources.read_content(config),
         "labels": config.labels,
         "label_map": config.label_map or None,
         "sizes": sizes,
-        "split_seed": config.split_seed if sizes else None,
+        "split_seed": config.split_seed if sizes or config.folds is not None else None,
+        **({} if config.folds is None else {"folds": config.folds}),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -75,7 +83,8 @@ def load(config: DataConfig) -> Dataset:
     name_labels(labels, config)  # says now if it cannot
     index = {label: number for number, label in enumerate(labels)}
     numbered = {split: frame.assign(label=frame["label"].map(index)) for split, frame in frames.items()}
-    splits = {split: _number_rows(frame) for split, frame in _cut(numbered, config, labels).items()}
+    cut = _cut(numbered, config, labels) if config.folds is None else _take_fold(numbered, config, labels)
+    splits = {split: _number_rows(frame) for split, frame in cut.items()}
     duplicates = _count_duplicates(splits)
     if duplicates:
         _logger.warning(
@@ -84,7 +93,7 @@ def load(config: DataConfig) -> Dataset:
             config.name,
             duplicates,
         )
-    return Dataset(splits, labels, fingerprint(config), duplicates)
+    return Dataset(splits, labels, fingerprint(config), duplicates, fold=config.fold)
 
 
 def name_labels(labels: Sequence[str], config: DataConfig) -> dict[str, str]:
@@ -196,14 +205,68 @@ def _cut(frames: Frames, config: DataConfig, labels: tuple[str, ...]) -> Frames:
     random = np.random.RandomState(config.split_seed)
     result = {split: frame for split, frame in frames.items() if split != "train"}
     for still_to_come, (split, size) in zip(reversed(range(len(sizes))), sizes.items(), strict=True):
-        counts = np.bincount(rest["label"], minlength=len(labels))
-        quota = _allot(counts, size, spare=still_to_come)  # (labels,)
-        shuffled = rest.iloc[random.permutation(len(rest))]
-        place = shuffled.groupby("label").cumcount().to_numpy()
-        drawn = shuffled.index[place < quota[shuffled["label"].to_numpy()]]
-        result[split] = rest.loc[drawn.sort_values()]
-        rest = rest.drop(drawn)
+        result[split] = _draw(rest, size, spare=still_to_come, labels=labels, random=random)
+        rest = rest.drop(result[split].index)
     return {split: result[split] for split in SPLITS}
+
+
+def _draw(
+    rows: pd.DataFrame, size: int, *, spare: int, labels: tuple[str, ...], random: np.random.RandomState
+) -> pd.DataFrame:
+    """Draw so many of the rows, stratified by label; ``spare`` of each label are left."""
+    quota = _allot(np.bincount(rows["label"], minlength=len(labels)), size, spare=spare)  # (labels,)
+    shuffled = rows.iloc[random.permutation(len(rows))]
+    place = shuffled.groupby("label").cumcount().to_numpy()
+    drawn = shuffled.index[place < quota[shuffled["label"].to_numpy()]]
+    chosen: pd.DataFrame = rows.loc[drawn.sort_values()]
+    return chosen
+
+
+def _take_fold(frames: Frames, config: DataConfig, labels: tuple[str, ...]) -> Frames:
+    """Return all three splits of one fold: test as without folds, of all other rows the fold validates.
+
+    The other rows keep their order, those of a validation split of the source come last.
+    """
+    least = dataclasses.replace(config, train_size=None, validation_size=len(labels))
+    cut = _cut(frames, least, labels)
+    rest = pd.concat([cut["train"], cut["validation"]])
+    rest = (rest if "validation" in frames else rest.sort_index()).reset_index(drop=True)
+    rest["id"] = rest.index
+    random = np.random.RandomState(config.split_seed)
+    folds = _deal_folds(rest, config, labels, random)
+    train = rest[folds != config.fold]
+    if config.train_size is not None and config.source != "finance8_synthetic":  # which generates so many
+        size = int(config.train_size * (1 if config.train_size >= 1 else len(frames["train"])))
+        if size > (fewest := len(rest) - np.bincount(folds).max()):
+            raise DataError(
+                f"data {config.name}: the {fewest} rows of the other folds are too few for "
+                f"data.train_size={config.train_size:g}; make it smaller"
+            )
+        train = _draw(train, size, spare=0, labels=labels, random=random)
+    return {"train": train, "validation": rest[folds == config.fold], "test": cut["test"]}
+
+
+def _deal_folds(
+    rows: pd.DataFrame, config: DataConfig, labels: tuple[str, ...], random: np.random.RandomState
+) -> npt.NDArray[np.int64]:
+    """Deal the texts of each label, shuffled, to one fold after another; equal texts are in one. # (rows,)
+
+    Raises:
+        DataError: a fold has no row of some label.
+    """
+    texts, count = rows.drop_duplicates("text"), config.folds or 1
+    shuffled = texts.iloc[random.permutation(len(texts))].sort_values("label", kind="stable")
+    fold_of = pd.Series(np.arange(len(texts)) % count, index=shuffled["text"])
+    folds: npt.NDArray[np.int64] = rows["text"].map(fold_of).to_numpy(dtype=np.int64)
+    held = rows["label"].groupby(folds).agg(set)
+    if scarce := [
+        f"{label!r}" for number, label in enumerate(labels) if any(number not in one for one in held)
+    ]:
+        raise DataError(
+            f"data.folds={count}: too few texts of {_shorten(scarce)}, as each fold needs one; make fewer "
+            "folds, add rows or fold the label with data.label_map"
+        )
+    return folds
 
 
 def _row_counts(frames: Frames, config: DataConfig) -> dict[str, int]:
@@ -276,8 +339,9 @@ def _allot(counts: npt.NDArray[np.int64], size: int, *, spare: int) -> npt.NDArr
 
 
 def _number_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    columns = {"id": range(len(frame)), "text": frame["text"].array, "label": frame["label"].array}
-    return pd.DataFrame(columns).astype({"id": np.int64, "label": np.int64})
+    ids = frame.get("id", range(len(frame)))
+    columns = {"id": ids, "text": frame["text"], "label": frame["label"]}
+    return pd.DataFrame(columns).reset_index(drop=True).astype({"id": np.int64, "label": np.int64})
 
 
 def _count_duplicates(splits: Frames) -> int:

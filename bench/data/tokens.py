@@ -109,6 +109,8 @@ def tokenise(
         ConfigError: the prompt and its answers leave no room for the text.
     """
     facts = [CACHE_VERSION, dataset.fingerprint, identify_tokenizer(tokenizer), max_length]
+    if dataset.fold is not None:
+        facts += [f"fold {dataset.fold}"]
     if prompt is not None:
         facts += [prompt.before, prompt.after, prompt.room]
         if prompt.room >= max_length:
@@ -208,12 +210,7 @@ def train_batches_apart(
     orders = [_merge_rows(split, seed, grid, meets=True) for split, seed in streams]
     splits = [split for split, _ in streams]
     for rows in zip(*orders, strict=True):
-        longest = max(int(split.lengths[own].max()) for split, own in zip(splits, rows, strict=True))
-        parts = [
-            _pad(split, own, padding, longest=longest, count=max(map(len, rows)))
-            for split, own in zip(splits, rows, strict=True)
-        ]
-        yield {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        yield _pad_together(splits, rows, padding)
 
 
 def eval_batches(
@@ -224,6 +221,25 @@ def eval_batches(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         yield rows, _pad(split, rows, padding)
+
+
+def eval_batches_apart(
+    splits: Sequence[TokenisedSplit], *, batch_size: int, padding: Padding
+) -> Iterator[tuple[Integers, Batch]]:
+    """Yield every row of several splits once, those of one after those of another, as ``eval_batches``.
+
+    All have as many rows in a batch: one that has fewer left is filled up, with FILLER for a row number.
+
+    Yields:
+        row numbers, and their batch. # (splits, rows), (splits x rows, length)
+    """
+    orders = [np.argsort(-split.lengths, kind="stable") for split in splits]
+    for start in range(0, max(map(len, orders)), batch_size):
+        parts = [order[start : start + batch_size] for order in orders]
+        count = max(map(len, parts))
+        rows = np.stack([np.pad(own, (0, count - len(own)), constant_values=FILLER) for own in parts])
+        taken = [np.where(own == FILLER, order[-1], own) for own, order in zip(rows, orders, strict=True)]
+        yield rows, _pad_together(splits, taken, padding)
 
 
 def mean_padded_tokens(
@@ -329,6 +345,16 @@ def _order_rows(lengths: Integers, random: np.random.Generator, micro_batch_size
     step = MEGABATCH * micro_batch_size
     runs = [order[start : start + step] for start in range(0, len(order), step)]
     return np.concatenate([run[np.argsort(-lengths[run], kind="stable")] for run in runs])
+
+
+def _pad_together(splits: Sequence[TokenisedSplit], rows: Sequence[Integers], padding: Padding) -> Batch:
+    """Make a batch of rows of each split, those of one after those of another, of one length and number."""
+    longest = max(int(split.lengths[own].max()) for split, own in zip(splits, rows, strict=True))
+    parts = [
+        _pad(split, own, padding, longest=longest, count=max(map(len, rows)))
+        for split, own in zip(splits, rows, strict=True)
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _pad(

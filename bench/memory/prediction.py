@@ -167,6 +167,8 @@ def make_key(config: Config, *, device_type: str, fingerprint: str, revision: st
     }
     if config.method.shots is not None:
         shape |= {"shots": config.method.shots, "seed": config.seed}
+    if config.data.fold is not None:  # whose texts have other lengths than another's
+        shape |= {"fold": config.data.fold}
     # auto may mean another precision on another machine.
     machine = platform.node() if device_type == "cpu" else None
     facts = [VERSION, device_type, machine, _read_versions(), fingerprint, revision, shape]

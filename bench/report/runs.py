@@ -4,12 +4,12 @@ Its columns are names for machines, the same in every language. Hyperparameters 
 run: a cell is empty where the value cannot matter (r of full fine-tuning) or is unknown.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.config.schema import METRICS
 from bench.report.cells import to_csv
-from bench.results.selection import read_seed, read_value
+from bench.results.selection import read_fold, read_seed, read_value
 from bench.results.store import Result
 
 _MEMORY = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_resident_bytes", "nvml_peak_bytes")
@@ -27,6 +27,7 @@ _COLUMNS = {
     "data_fingerprint": "canonical_config.data.fingerprint",
     "model_revision": "canonical_config.model.revision",
     "seed": "canonical_config.seed",
+    "fold": "canonical_config.data.fold",
     "select_by": "config.sweep.select_by",
     "estimator": "canonical_config.method.estimator",
     "trainable": "canonical_config.method.trainable",
@@ -107,16 +108,18 @@ _CHOSEN = {"target_modules": "model.target_modules", "precision": "model.precisi
 
 def render_runs(results: Iterable[Result]) -> str:
     """Write a row per run, by data, model, method and run_id; folders are relative to the results folder."""
-    rows = [[*_read(result), f"runs/{result.run_id}"] for result in results]
-    names = list(_COLUMNS)
+    results = list(results)
+    has_folds = any(read_fold(result) is not None for result in results)
+    names = [name for name in _COLUMNS if name != "fold" or has_folds]
+    rows = [[*_read(result, names), f"runs/{result.run_id}"] for result in results]
     order = [names.index(name) for name in ("data", "model", "method", "run_id")]
     rows.sort(key=lambda row: [str(row[index]) for index in order])
     return to_csv([*names, "folder"], rows)
 
 
-def _read(result: Result) -> list[Any]:
-    """Return the run's values, in the order of the columns."""
-    values = {column: read_value(result, path) for column, path in _COLUMNS.items()}
+def _read(result: Result, names: Sequence[str]) -> list[Any]:
+    """Return the run's values of these columns, in their order."""
+    values = {column: read_value(result, _COLUMNS[column]) for column in names}
     values["seed"] = read_seed(result)
     for column, path in _CHOSEN.items():
         chosen = read_value(result, path)

@@ -206,6 +206,8 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
     ]
     if any(row.selection and not row.seeds for row in rows):
         notes.append(text("notes.any_seed"))
+    if any(row.folds for row in rows):
+        notes.append(text("notes.folds"))
     prices = {name: getattr(evidence.report, name) for name in text.under("notes.prices")}
     if set(prices.values()) != {None}:
         said = (

@@ -110,7 +110,7 @@ def _to_cells(row: Row, evidence: Evidence, *, text: Text, notes: list[Bullet] |
         "accuracy": format_known(row.accuracy.mean if row.accuracy else None, text.format_percent),
         "f1_macro": format_known(row.f1_macro.mean if row.f1_macro else None, text.format_percent),
         "trainable": format_known(row.trainable_parameters, format_count),
-        "seeds": (str(len(row.seeds)) if row.seeds else text("table.any_seed")) if row.selection else UNKNOWN,
+        "seeds": _count_seeds(row, text) if row.selection else UNKNOWN,
         "interval": _say_interval(row, text) or UNKNOWN,
         "hyperparameters": join_hyperparameters(row, text) if row.selection else UNKNOWN,
         "runs": f"{row.runs}/{row.failed_runs}",
@@ -207,6 +207,13 @@ def _say_interval(row: Row, text: Text) -> str | None:
     return text(
         f"table.intervals.{row.interval.over}", low=100 * row.interval.low, high=100 * row.interval.high
     )
+
+
+def _count_seeds(row: Row, text: Text) -> str:
+    """Count the seeds of the chosen runs, and their folds in a cross-validation."""
+    if row.folds:
+        return text("table.folds", seeds=len(set(row.seeds)), folds=row.folds)
+    return str(len(row.seeds)) if row.seeds else text("table.any_seed")
 
 
 def _describe_memory(row: Row, text: Text) -> str:

@@ -6,6 +6,7 @@ reads a test metric, so no report can have been chosen on the split it reports.
 
 import json
 import math
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,13 +35,23 @@ class MethodKey(NamedTuple):
 class Selection:
     """A method's best configuration on one task."""
 
-    results: tuple[Result, ...]  # its successes, by seed
+    results: tuple[Result, ...]  # its successes, by seed and fold
     seed: int | None  # at which configurations were compared; None: the method has no randomness
     select_by: str  # one of CRITERIA, on validation
-    candidates: tuple[Result, ...]  # the run at that seed of each configuration that has one; best first
-    scores: tuple[float, ...]  # theirs, of the metric
+    # the run at that seed of each configuration that competed, and at the first of the folds they share;
+    # best first
+    candidates: tuple[Result, ...]
+    scores: tuple[float, ...]  # theirs, of the metric; means over those folds
     configurations: int  # tried, with or without success
     failed_runs: int  # all runs of the method that are not a success
+
+    @property
+    def first_of_folds(self) -> list[Result]:
+        """The run of each fold with its smallest seed; without folds that of all."""
+        firsts: dict[int | None, Result] = {}
+        for result in self.results:
+            firsts.setdefault(read_fold(result), result)
+        return list(firsts.values())
 
 
 def read_value(result: Result, path: str) -> Any:
@@ -100,10 +111,11 @@ def read_losses(store: Store, run_ids: Sequence[str]) -> npt.NDArray[np.float64]
 
 
 def configuration_key(result: Result) -> str:
-    """Name the hyperparameter configuration: equal for runs that differ only in seed and halving's rung."""
+    """Name the hyperparameter configuration: equal for runs that differ in seed, fold and halving's rung."""
     canonical = {name: value for name, value in result.canonical_config.items() if name != "seed"}
-    if "train" in canonical:
-        canonical["train"] = {key: value for key, value in canonical["train"].items() if key != "stop_step"}
+    for section, name in (("train", "stop_step"), ("data", "fold")):
+        if section in canonical:
+            canonical[section] = {key: value for key, value in canonical[section].items() if key != name}
     return json.dumps(canonical, sort_keys=True, ensure_ascii=False)
 
 
@@ -148,36 +160,65 @@ def select_best(results: Sequence[Result], *, select_by: str = "accuracy") -> Se
 
     Configurations may have different numbers of seeds, and a mean over three seeds is not to be compared with
     one lucky seed. So they compete at one seed, the one that the most of them have a success for (of equals,
-    the smallest). The highest validation metric wins; ties go to the lower validation loss, then to the
-    configuration's key, which is arbitrary but fixed. A training that was stopped halfway, as a rung of
-    halving is, is no candidate. A run that was measured alone after a success in a pack competes with its
-    scores of the pack, so that measuring the best does not change which it is.
+    the smallest), and in a cross-validation by their means over the same folds (see ``_find_common_folds``).
+    The highest validation metric wins; ties go to the lower validation loss, then to the configuration's key,
+    which is arbitrary but fixed. A training that was stopped halfway, as a rung of halving is, is no
+    candidate. A run that was measured alone after a success in a pack competes with its scores of the pack,
+    so that measuring the best does not change which it is.
     """
     key_of = {result.run_id: configuration_key(result) for result in results}
     successes = [result for result in results if result.is_success and not is_stopped(result)]
     scored = [success for success in successes if read_score(success, select_by) is not None]
     if not scored:
         return None
-    pairs = {(key_of[one.run_id], read_seed(one)) for one in scored}
-    seeds = Counter(seed for _, seed in pairs)
-    seed = min(seeds, key=lambda one: (-seeds[one], _seed_order(one)))
+    seeds = Counter(seed for _, seed in {(key_of[one.run_id], read_seed(one)) for one in scored})
+    seed = min(seeds, key=lambda one: (-seeds[one], _order(one)))
+    runs = defaultdict[str, dict[int | None, Result]](dict)  # of each configuration, by fold
+    for one in scored:
+        if read_seed(one) == seed:
+            runs[key_of[one.run_id]][read_fold(one)] = one
+    folds = _find_common_folds([frozenset(by_fold) for by_fold in runs.values()])
 
-    def rank(result: Result) -> tuple[float, float, str]:
-        score, loss = (read_score(result, name) for name in (select_by, "loss"))
-        return -(score or 0.0), math.inf if loss is None else loss, key_of[result.run_id]
+    def rank(key: str) -> tuple[float, float, str]:
+        score, loss = (
+            _average(read_score(runs[key][fold], name) for fold in folds) for name in (select_by, "loss")
+        )
+        return -(score or 0.0), math.inf if loss is None else loss, key
 
-    candidates = sorted((one for one in scored if read_seed(one) == seed), key=rank)
-    best = candidates[0]
-    chosen = [success for success in successes if key_of[success.run_id] == key_of[best.run_id]]
+    ranked = sorted((key for key, by_fold in runs.items() if by_fold.keys() >= set(folds)), key=rank)
+    chosen = [success for success in successes if key_of[success.run_id] == ranked[0]]
     return Selection(
-        results=tuple(sorted(chosen, key=lambda one: _seed_order(read_seed(one)))),
+        results=tuple(sorted(chosen, key=lambda one: (_order(read_seed(one)), _order(read_fold(one))))),
         seed=seed,
         select_by=select_by,
-        candidates=tuple(candidates),
-        scores=tuple(-rank(candidate)[0] for candidate in candidates),
+        candidates=tuple(runs[key][folds[0]] for key in ranked),
+        scores=tuple(-rank(key)[0] for key in ranked),
         configurations=len(set(key_of.values())),
         failed_runs=sum(not result.is_success for result in results),
     )
+
+
+def _find_common_folds(having: Sequence[frozenset[int | None]]) -> list[int | None]:
+    """Find the folds on which configurations compete, given those that each has a success for.
+
+    They are those that allow the most comparisons with one of them: folds that all configurations have,
+    unless one with few of them would cost the others more than it brings. One that lacks such a fold does
+    not compete.
+    """
+    shared = {one & other for one in {*having} for other in {*having}}
+
+    def rate(folds: list[int | None]) -> tuple[int, int, list[int]]:
+        rivals = sum(one.issuperset(folds) for one in having) - 1
+        return rivals * len(folds), len(folds), [-_order(fold) for fold in folds]
+
+    return max((sorted(folds, key=_order) for folds in shared), key=rate)
+
+
+def _average(values: Iterable[float | None]) -> float | None:
+    """Return the mean, or None if a value is unknown."""
+    known = list(values)
+    numbers = [value for value in known if value is not None]
+    return statistics.fmean(numbers) if len(numbers) == len(known) else None
 
 
 def is_stopped(result: Result) -> bool:
@@ -191,5 +232,11 @@ def read_seed(result: Result) -> int | None:
     return seed if isinstance(seed, int) else None
 
 
-def _seed_order(seed: int | None) -> int:
-    return -1 if seed is None else seed
+def read_fold(result: Result) -> int | None:
+    """Return the fold that the run was validated on, or None without folds."""
+    fold = read_value(result, "canonical_config.data.fold")
+    return fold if isinstance(fold, int) else None
+
+
+def _order(number: int | None) -> int:
+    return -1 if number is None else number

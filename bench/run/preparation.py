@@ -60,13 +60,13 @@ def prepare(config: Config) -> Prepared:
     require_valid(configs)
     folder = weights.locate(configs[0].model)
     revision = weights.revision(configs[0].model)
-    loaded: dict[float | None, tuple[Dataset, float | None]] = {}  # runs of one size share their texts
+    loaded: dict[str, tuple[Dataset, float | None]] = {}  # runs of one size and fold share their texts
     members = []
     for one in configs:
-        if (size := one.data.train_size) not in loaded:
+        if (name := repr(one.data)) not in loaded:
             dataset = datasets.load(one.data)
-            loaded[size] = dataset, require_readable(dataset, one, folder)
-        dataset, unknown_share = loaded[size]
+            loaded[name] = dataset, require_readable(dataset, one, folder)
+        dataset, unknown_share = loaded[name]
         identity = identify(one, data_fingerprint=dataset.fingerprint, model_revision=revision)
         members.append(PreparedRun(one, identity, dataset, unknown_share))
     return Prepared(tuple(members), folder, revision)

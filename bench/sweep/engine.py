@@ -372,14 +372,14 @@ class Sweep:
     def _choose_best(self) -> list[Point]:
         """Return the point of each method (and task) with the best validation score, measured alone.
 
-        Return none if the sweep has to end here.
+        Return none if the sweep has to end here; of a cross-validation a point for each fold.
         """
         planned = {point.run_id: point for point in self.plan.points}
         chosen = self._select(planned)
         if freed := cleanup.remove_losers(self.store, self.points, chosen):
             print(f"train.keep: what was not chosen gave back {freed / GIB:.1f} GiB of the disk", flush=True)
         go_on = self._measure_alone(planned[best.candidates[0].run_id] for best in chosen)
-        return [planned[best.results[0].run_id] for best in chosen] if go_on else []
+        return [planned[one.run_id] for best in chosen for one in best.first_of_folds] if go_on else []
 
     def _select(self, planned: Iterable[str]) -> list[selection.Selection]:
         """Return the best configuration of each method (and task) among this plan's successes."""

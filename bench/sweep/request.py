@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -41,7 +41,7 @@ class Identifier:
         Raises:
             DataError, MissingError: the texts or the model are wrong or not there.
         """
-        data_key, model_key = repr(config.data), repr(config.model)
+        data_key, model_key = repr(replace(config.data, fold=None)), repr(config.model)  # folds are alike
         if data_key not in self.fingerprints:
             self.datasets[data_key] = dataset.load(config.data)
             self.fingerprints[data_key] = self.datasets[data_key].fingerprint

@@ -209,7 +209,7 @@ def _count_weights(
     if not left:  # so that the choice is made, and some of its seeds may be trained
         theirs = [one for one in done.values() if selection.method_key(one) == _key(group[0])]
         seeds -= {selection.read_seed(one) for one in theirs}
-    finals = len(seeds) * largest
+    finals = len(seeds) * len({point.config.data.fold for point in group}) * largest
     if checkpoint.is_for_chosen(config.train.keep, trainable=config.method.trainable, weights_bytes=largest):
         return max(total, finals + largest if left else finals)
     return total + finals

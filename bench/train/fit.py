@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import set_seed
 
@@ -123,7 +122,7 @@ def fit_together(
         ConfigError: the method does not fit the model or this machine.
         DivergedError: a run alone diverged.
     """
-    training, texts, trains, choices = _load(
+    training, texts, choices = _load(
         configs, datasets, build_networks=build_networks, model_folder=model_folder, meter=meter, logs=logs
     )
     folders = dict(zip(training.members, run_folders, strict=True))
@@ -143,14 +142,16 @@ def fit_together(
         lineages=dict(zip(training.members, lineages, strict=True)),
         meter=meter,
     )
-    batches = _make_batches(training, configs, trains, padding=texts.padding)
+    batches = _make_batches(training, configs, texts)
     _train_to_stop(
         training, configs[0], texts, batches, weights=weights, save_checkpoints=save_checkpoints, meter=meter
     )
     tested = _test(training, texts, weights, meter)
     choices = {**choices, "resumed_from_step": resumed}
     fitted = {
-        member: _describe(training, member, probabilities, choices, split=trains[member.stream], meter=meter)
+        member: _describe(
+            training, member, probabilities, choices, split=texts[member.stream].splits["train"], meter=meter
+        )
         for member, probabilities in zip(training.running, tested, strict=True)
     }
     return [member.error or fitted[member] for member in training.members]
@@ -164,17 +165,17 @@ def _load(
     model_folder: Path | None,
     meter: Meter,
     logs: Sequence[Log],
-) -> tuple[Training, tasks.Texts, list[tokens.TokenisedSplit], dict[str, Any]]:
+) -> tuple[Training, list[tasks.Texts], dict[str, Any]]:
     """Load the texts and the model, for a training that is before its first step.
 
     Returns:
-        The training, the texts, those that each stream of it is trained on, and the choices made.
+        The training, the texts of each of its streams, and the choices made.
     """
     config, settings = configs[0], configs[0].train
     precision = choose_precision(settings.precision, meter.device)
     accelerator = make_accelerator(meter.device, precision, parallel.plug_in(settings, precision))
     with accelerator.main_process_first(), meter.phase("data"):  # the others find its tokens on the disk
-        texts, trains = _tokenise_each(configs, datasets, model_folder=model_folder)
+        texts = _tokenise_each(configs, datasets, model_folder=model_folder)
     # What is sharded need not fit on one device.
     place = torch.device("cpu") if settings.distributed == "fsdp2" else meter.device
     with meter.phase("load"):
@@ -182,35 +183,33 @@ def _load(
             configs,
             folder=model_folder,
             labels=datasets[0].labels,
-            pad_token_id=texts.padding.token_id,
+            pad_token_id=texts[0].padding.token_id,
             device=place,
             precision=precision,
         )
     if rank := accelerator.process_index:  # the same weights as the first process, but dropout of its own
         torch.manual_seed(config.seed + (rank << 32))
-    steps = count_steps(settings, rows=len(texts.splits["train"]))
-    training = prepare(networks, configs, task=texts.task, steps=steps, accelerator=accelerator, logs=logs)
-    return training, texts, trains, networks.choices
+    steps = count_steps(settings, rows=len(texts[0].splits["train"]))
+    training = prepare(networks, configs, task=texts[0].task, steps=steps, accelerator=accelerator, logs=logs)
+    return training, texts, networks.choices
 
 
 def _tokenise_each(
     configs: Sequence[Config], datasets: Sequence[Dataset], *, model_folder: Path | None
-) -> tuple[tasks.Texts, list[tokens.TokenisedSplit]]:
-    """Tokenise what the runs are evaluated on, the same texts for all, and what each stream is trained on."""
-    first = tokenise(configs[0], datasets[0], model_folder=model_folder)
-    splits = {datasets[0].fingerprint: first.splits["train"]}
+) -> list[tasks.Texts]:
+    """Tokenise the texts of each stream, equal ones once."""
+    texts, streams = dict[str, tasks.Texts](), dict[tuple[Any, ...], tasks.Texts]()
     for config, dataset in zip(configs, datasets, strict=True):
-        if dataset.fingerprint not in splits:
-            other = tokenise(config, dataset, model_folder=model_folder)
-            splits[dataset.fingerprint] = other.splits["train"]
-    streams = {find_stream(one): splits[its.fingerprint] for one, its in zip(configs, datasets, strict=True)}
-    return first, list(streams.values())
+        if (name := repr(config.data)) not in texts:
+            texts[name] = tokenise(config, dataset, model_folder=model_folder)
+        streams[find_stream(config)] = texts[name]
+    return list(streams.values())
 
 
 def _train_to_stop(
     training: Training,
     config: Config,
-    texts: tasks.Texts,
+    texts: Sequence[tasks.Texts],
     batches: Iterable[tokens.Batch],
     *,
     weights: Mapping[Member, Path],
@@ -227,7 +226,9 @@ def _train_to_stop(
         batches,
         meter=meter,
         predict=lambda: _predict(training, texts, "validation"),
-        score=lambda probabilities: metrics.score(probabilities, texts.splits["validation"].labels),
+        score=lambda member, probabilities: metrics.score(
+            probabilities, texts[member.stream].splits["validation"].labels
+        ),
         select_by=config.sweep.select_by,
         save_best=lambda member: trained.write(
             member.part.find(), weights[member], writes=training.accelerator.is_main_process
@@ -237,7 +238,7 @@ def _train_to_stop(
 
 
 def _test(
-    training: Training, texts: tasks.Texts, weights: Mapping[Member, Path], meter: Meter
+    training: Training, texts: Sequence[tasks.Texts], weights: Mapping[Member, Path], meter: Meter
 ) -> Iterable[Probabilities | None]:
     """Predict the test split with each running member's best weights; None of a training that was stopped."""
     running = training.running
@@ -257,17 +258,15 @@ def _test(
 def _make_batches(
     training: Training,
     configs: Sequence[Config],
-    trains: Sequence[tokens.TokenisedSplit],
-    *,
-    padding: tokens.Padding,
+    texts: Sequence[tasks.Texts],
 ) -> Iterator[tokens.Batch]:
     """Make the micro-batches of the steps that are left."""
-    settings = training.settings
+    settings, trains = training.settings, [one.splits["train"] for one in texts]
     grid: dict[str, Any] = {
         "micro_batch_size": settings.micro_batch_size,
         "micro_batches": training.steps * settings.gradient_accumulation_steps,
         "group_by_length": settings.group_by_length,
-        "padding": padding,
+        "padding": texts[0].padding,
         "skipped": training.step * settings.gradient_accumulation_steps,
         "merged": training.merged,
     }
@@ -277,12 +276,16 @@ def _make_batches(
     return tokens.train_batches_apart(list(zip(trains, seeds, strict=True)), **grid)
 
 
-def _predict(training: Training, texts: tasks.Texts, split: str) -> npt.NDArray[np.float64]:
-    """Predict a split with as many rows at once as a run alone has, or a step. # (members, rows, labels)"""
-    settings = training.settings
+def _predict(training: Training, texts: Sequence[tasks.Texts], split: str) -> list[Probabilities]:
+    """Predict each member's split with as many rows at once as a run alone has, or a step."""
+    settings, [first, *others] = training.settings, [one.splits[split] for one in texts]
     rows = settings.eval_batch_size
-    rows = max(rows // len(training.running), min(rows, settings.micro_batch_size)) // texts.task.sequences
-    batches = tokens.eval_batches(texts.splits[split], batch_size=max(1, rows), padding=texts.padding)
+    rows = max(rows // len(training.running), min(rows, settings.micro_batch_size)) // training.task.sequences
+    rows, padding = max(1, rows), texts[0].padding
+    if all(np.array_equal(one.ids, first.ids) for one in others):
+        batches = tokens.eval_batches(first, batch_size=rows, padding=padding)
+    else:
+        batches = tokens.eval_batches_apart([first, *others], batch_size=rows, padding=padding)
     return loop.predict(training, batches)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,7 @@ def train(
     *,
     meter: Meter,
     predict: Callable[[], Iterable[Probabilities]],
-    score: Callable[[Probabilities], Mapping[str, float]],
+    score: Callable[[Member, Probabilities], Mapping[str, float]],
     select_by: str,
     save_best: Callable[[Member], None],
     save_checkpoints: Callable[[], None],
@@ -118,7 +119,7 @@ def add_gradients(training: Training, micro_batches: Sequence[Batch]) -> torch.T
     total = torch.zeros(members, device=accelerator.device)
     part = list(parallel.share(micro_batches, accelerator))
     for number, batch in enumerate(part, start=1):
-        inputs = _hand_out(batch, training)
+        inputs = _hand_out(batch, training, streams=training.streams)
         labels = inputs.pop("labels")
         with parallel.synchronised(model, accelerator, now=number == len(part)):
             of_rows = task.losses(model, inputs, labels.clamp(min=0))
@@ -165,7 +166,7 @@ def _evaluate(
     *,
     meter: Meter,
     predict: Callable[[], Iterable[Probabilities]],
-    score: Callable[[Probabilities], Mapping[str, float]],
+    score: Callable[[Member, Probabilities], Mapping[str, float]],
     select_by: str,
     save_best: Callable[[Member], None],
 ) -> None:
@@ -176,7 +177,7 @@ def _evaluate(
     with meter.phase("eval"):
         for member, probabilities in zip(training.running, predict(), strict=True):
             try:
-                evaluated.append((member, probabilities, score(probabilities)))
+                evaluated.append((member, probabilities, score(member, probabilities)))
             except RunError as error:
                 training.end(member, error)
     for member, probabilities, scores in evaluated:
@@ -189,23 +190,37 @@ def _evaluate(
                 save_best(member)
 
 
-def predict(training: Training, batches: EvalBatches) -> npt.NDArray[np.float64]:
-    """Predict the probabilities of each running member, in the split's order. # (members, rows, labels)
+def predict(training: Training, batches: EvalBatches) -> list[Probabilities]:
+    """Predict the probabilities of each running member, in its split's order. # (rows, labels) each
 
     Processes share the batches out, and each gets all the probabilities.
+
+    Args:
+        batches: of one split for all members, or of one for each stream, as tokens.eval_batches_apart
     """
     accelerator, members = training.accelerator, len(training.running)
     parts = []
     training.model.eval()
     with torch.inference_mode(), accelerator.autocast():
         for rows, batch in parallel.share(batches, accelerator):
+            rows = np.atleast_2d(rows)  # (splits, rows)
             texts = {name: tensor for name, tensor in batch.items() if name != "labels"}
-            inputs = _repeat(texts, members, accelerator.device)
+            inputs = _hand_out(texts, training, streams=len(rows))
             probabilities = functional.softmax(training.task.score(training.model, inputs).double(), dim=-1)
-            parts.append((rows, probabilities.view(members, len(rows), -1).cpu().numpy()))
+            parts.append((rows, probabilities.view(members, rows.shape[1], -1).cpu().numpy()))
     parts = parallel.collect(parts)
-    _, order = np.unique(np.concatenate([rows for rows, _ in parts]), return_index=True)
-    return np.concatenate([probabilities for _, probabilities in parts], axis=1)[:, order]
+    rows = np.concatenate([rows for rows, _ in parts], axis=1)
+    found = np.concatenate([probabilities for _, probabilities in parts], axis=1)
+    return [
+        _sort(rows[member.stream % len(rows)], own)
+        for member, own in zip(training.running, found, strict=True)
+    ]
+
+
+def _sort(rows: npt.NDArray[Any], probabilities: Probabilities) -> Probabilities:
+    """Put what was predicted in the order of the split, each row once and none that fills a batch up."""
+    numbers, order = np.unique(rows, return_index=True)
+    return np.asarray(probabilities[order[numbers != FILLER]])
 
 
 def _count(training: Training, micro_batches: Sequence[Batch], count: Callable[[Batch], int]) -> list[int]:
@@ -228,14 +243,14 @@ def _divide(batch: Batch, streams: int) -> list[Batch]:
     return [{name: tensor[part["labels"] != FILLER] for name, tensor in part.items()} for part in parts]
 
 
-def _hand_out(batch: Batch, training: Training) -> dict[str, torch.Tensor]:
+def _hand_out(batch: Batch, training: Training, *, streams: int) -> dict[str, torch.Tensor]:
     """Put each running member's rows on the device, one member's after another's. # (members x rows, ...)"""
     running, device = training.running, training.accelerator.device
-    if training.streams == 1:
+    if streams == 1:
         return _repeat(batch, len(running), device)
     places = [member.stream for member in running]
     return {
-        name: torch.cat([tensor.chunk(training.streams)[place] for place in places]).to(device)
+        name: torch.cat([tensor.chunk(streams)[place] for place in places]).to(device)
         for name, tensor in batch.items()
     }
 

@@ -27,7 +27,7 @@ from bench.train.meter import Meter
 from bench.train.task import Task
 
 Batch = Mapping[str, torch.Tensor]  # input_ids, attention_mask (rows, length); labels (rows,)
-EvalBatches = Iterable[tuple[npt.NDArray[Any], Batch]]  # each with the places of its rows in the split
+EvalBatches = Iterable[tuple[npt.NDArray[Any], Batch]]  # each with the places of its rows in their split
 Row = dict[str, float | int | None]
 Probabilities = npt.NDArray[np.float64]  # (rows, labels)
 FIRST = "default"  # PEFT's name for an only adapter, as it stands in the weights of a run of its own
@@ -215,8 +215,8 @@ class Training:
 
 
 def find_stream(config: Config) -> tuple[Any, ...]:
-    """Return what decides which rows are in the batches of a member of a pack."""
-    return config.seed, config.data.train_size
+    """Return what decides which rows a member of a pack is trained and validated on, and in which order."""
+    return config.seed, config.data.train_size, config.data.fold
 
 
 def list_streams(configs: Iterable[Config]) -> list[tuple[Any, ...]]:

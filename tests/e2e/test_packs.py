@@ -133,6 +133,60 @@ def test_a_pack_that_is_interrupted_begins_again(bench: Any, tiny: list[str], co
     assert sorted(bool(record["packed"]) for record in bench.records().values()) == [False, True, True, True]
 
 
+@pytest.mark.slow
+def test_a_cross_validation_in_a_pack_is_each_of_its_folds_alone(
+    bench: Any, tiny: list[str], count: Any
+) -> None:
+    """Two configurations in five folds: one pack, one row, and every text outside test is predicted once."""
+    lines = ("method=lora,tfidf", "train.lr=1e-3,1e-2", "data.folds=5", "data.fold=range(5)")
+    exact = ("train.precision=fp32", "lora.dropout=0", "train.group_by_length=false")
+    done = bench("sweep", *tiny, *lines, *exact, "sweep.pack=auto", "results_dir=results/packed")
+    assert done.returncode == 0, done.stderr
+    assert count(done.stdout) == {"planned": 15, "success": 15}
+    assert "10 runs train together in one process, 5 runs train alone" in done.stdout
+    packed, table = read_table(bench, "runs.csv"), read_table(bench, "table.csv")
+    predictions = read_predictions(bench, packed)
+    (bench.folder / "results" / "packed").rename(bench.folder / "packed")
+
+    assert [row["Method"] for row in table] == ["TF-IDF + logistic regression", "LoRA"]
+    lora = [row for row in packed if row["method"] == "lora"]
+    means = {
+        rate: sum(float(row["validation_accuracy"]) for row in lora if row["lr"] == rate) / 5
+        for rate in ("0.001", "0.01")
+    }
+    assert float(table[1]["Validation"]) == pytest.approx(max(means.values()), abs=1e-5)
+    for rate in means:
+        mine = [row for row in lora if row["lr"] == rate]
+        assert sorted(row["fold"] for row in mine) == [*"01234"]
+        found = [predictions[row["run_id"]]["validation"] for row in mine]
+        assert sorted(number for one in found for number in one) == list(range(102))
+        texts = [predictions[row["run_id"]]["test"] for row in mine]
+        assert all(one.keys() == texts[0].keys() for one in texts)
+
+    alone = bench("sweep", *tiny, *lines, *exact, "sweep.pack=off", "results_dir=results/alone")
+    assert count(alone.stdout) == {"planned": 15, "success": 15}
+    others = read_table(bench, "runs.csv")
+    by_id = {row["run_id"]: row for row in others}
+    assert {row["packed"] for row in others} == {""}
+    for row in packed:
+        for name in ("validation_loss", "test_loss"):
+            assert float(row[name]) == pytest.approx(float(by_id[row["run_id"]][name]), abs=1e-3)
+        for name in ("validation_accuracy", "test_accuracy"):
+            assert float(row[name]) == pytest.approx(float(by_id[row["run_id"]][name]), abs=1e-6)
+
+
+def read_predictions(bench: Any, runs: list[dict[str, str]]) -> dict[str, dict[str, dict[int, str]]]:
+    """The prediction of each text by run, split and id."""
+    folder, found = next((bench.folder / "results").rglob("runs")), {}
+    for run in runs:
+        with (folder / run["run_id"] / "predictions.csv").open(encoding="utf-8", newline="") as file:
+            splits: dict[str, dict[int, str]] = {"validation": {}, "test": {}}
+            for row in csv.DictReader(file):
+                splits[row["split"]][int(row["id"])] = row["prediction"]
+        found[run["run_id"]] = splits
+    return found
+
+
 EIGHT = "train.lr=1e-4,2e-4,5e-4,1e-3,2e-3,5e-3,1e-2,2e-2"
 HALVING = (EIGHT, "sweep.strategy=halving", "train.precision=fp32", "lora.dropout=0", "train.eval_steps=2")
 

@@ -68,7 +68,9 @@ class Law:
             ValueError: more than FARTHEST times the largest size.
         """
         if size > FARTHEST * self.largest:
-            raise ValueError(f"size={size}: at most {FARTHEST * self.largest}, {FARTHEST} times what was measured")
+            raise ValueError(
+                f"size={size}: at most {FARTHEST * self.largest}, {FARTHEST} times what was measured"
+            )
         ratio = (size / self.scale) ** -self.exponents
         means = self.floors + self.slopes * ratio
         deviations = self.noises * np.sqrt(1.0 + (ratio * self.spreads) ** 2)
@@ -123,7 +125,10 @@ def _expect_variances(measured: Sequence[Measured], texts: int) -> Floats:
     are means.
     """
     return np.array(
-        [max(one.error * (1 - one.error), 1 / texts) / texts / 2 / len(one.accuracies) ** 0.5 for one in measured]
+        [
+            max(one.error * (1 - one.error), 1 / texts) / texts / 2 / len(one.accuracies) ** 0.5
+            for one in measured
+        ]
     )
 
 

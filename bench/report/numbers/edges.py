@@ -60,8 +60,12 @@ def suggest_sweep(chosen: Result, edges: Sequence[Edge]) -> str | None:
     lines = list_overrides(chosen.config)
     if lines is None:
         return None
-    kept = [line for line in lines if line.partition("=")[0] not in {edge.path for edge in edges}]
+    kept = [
+        line for line in lines if line.partition("=")[0] not in {*(edge.path for edge in edges), "data.fold"}
+    ]
     swept = [f"{edge.path}={format_number(edge.value)},{format_number(edge.beyond)}" for edge in edges]
+    if (folds := read_value(chosen, "config.data.folds")) is not None:
+        swept.append(f"data.fold=range({folds})")
     sweep = read_value(chosen, "config.sweep") or {}
     settings = [
         override_line(f"sweep.{name}", sweep[name])

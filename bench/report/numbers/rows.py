@@ -21,6 +21,7 @@ from bench.results.selection import (
     configuration_key,
     group_by_method,
     read_criterion,
+    read_fold,
     read_number,
     read_seed,
     read_value,
@@ -104,7 +105,8 @@ class Row:
     f1_interval: Interval | None
     trainable_parameters: float | None
     total_parameters: float | None
-    seeds: tuple[int, ...]  # empty: the method has no randomness, or no run succeeded
+    seeds: tuple[int, ...]  # of each chosen run; empty: the method has no randomness, or no run succeeded
+    folds: int  # of a cross-validation that the chosen runs are of; 0: they are of none
     hyperparameters: Mapping[str, Any]  # chosen; name -> value
     runs: int
     failed_runs: int
@@ -184,7 +186,8 @@ def _build_row(
         f1_interval=None,
         trainable_parameters=max(known["trainable"], default=None),
         total_parameters=max(known["total"], default=None),
-        seeds=tuple(seed for one in chosen if (seed := read_seed(one)) is not None),
+        seeds=tuple(read_seed(one) or 0 for one in chosen if {read_seed(one), read_fold(one)} != {None}),
+        folds=len({read_fold(one) for one in chosen} - {None}),
         hyperparameters=_choose_hyperparameters(chosen, results),
         runs=len(results),
         failed_runs=len(results) - statuses["success"],
@@ -314,7 +317,7 @@ def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result])
     usual = ("auto", read_value(chosen[0], "config.model.target_modules"))
     if settings.get("lora.target_modules", "auto") not in usual:
         varied.add("lora.target_modules")
-    paths = [path for path in _USUAL if path in settings] + sorted(varied - set(_USUAL) - {"seed"})
+    paths = [path for path in _USUAL if path in settings] + sorted(varied - {*_USUAL, "seed", "data.fold"})
     return {path.rpartition(".")[2]: settings[path] for path in paths}
 
 

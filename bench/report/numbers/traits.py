@@ -28,6 +28,7 @@ DATA = {
     "test_folder": "config.data.test",
     "data_hub_id": "config.data.hub_id",
     "subset": "config.data.subset",
+    "folds": "config.data.folds",
     "train_rows": "data.sizes.train",
     "validation_rows": "data.sizes.validation",
     "test_rows": "data.sizes.test",

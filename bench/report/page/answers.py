@@ -99,7 +99,8 @@ def read_texts(answers: MethodAnswers) -> Mapping[Any, str] | str:
     run = choose_run(answers.row)
     values = read_value(run, "config.data") if run else None
     try:
-        config = DataConfig(**{"encoding": "auto", **values}) if isinstance(values, dict) else None
+        newer = {"encoding": "auto", "folds": None, "fold": None}  # which earlier records do not say
+        config = DataConfig(**{**newer, **values}) if isinstance(values, dict) else None
     except TypeError:
         config = None
     if config is None:

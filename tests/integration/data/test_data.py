@@ -39,6 +39,8 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
                 "label_map": None,
                 "label_words": None,
                 "noise": None,
+                "folds": None,
+                "fold": None,
             },
             **{"train_size": None, "validation_size": 0.2, "test_size": 0.2, "split_seed": 0},
         }

@@ -1,5 +1,8 @@
 """A real decoder, the embedded SmolLM2 of experiment=llm, in all that a run and what it trained can do."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +14,13 @@ from accelerate.state import AcceleratorState
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import bench
-from bench.config.schema import Config
+from bench.config.schema import CONF_DIR, Config
 from bench.data import dataset
 from bench.data import prompt as prompts
 from bench.model import weights
 from bench.results.store import Result, Store
 from bench.run.run import run, run_all
+from bench.train.checkpoint import BEST
 from bench.winner import agreement, classifier, export
 from bench.winner.generate import generate
 from bench.winner.merge import merge
@@ -120,6 +124,51 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_answers(
     assert whole.model["resumed_from_step"] == 8
     assert whole.run_id == lora[1].run_id
     pd.testing.assert_frame_equal(read_test(store, whole), read_test(*lora))
+
+
+# The command `bench`, which kills itself after a step, or with all of a checkpoint written but its manifest.
+KILLED = """
+import os, signal, sys
+from bench import cli
+from bench.train import loop, state
+
+name, step = sys.argv.pop(1).split(":")
+module = {"take_step": loop, "save": state}[name]
+call = getattr(module, name)
+
+def call_and_die(training, *rest):
+    call(training, *rest)
+    if training.step == int(step):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(module, name, call_and_die)
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("moment", ["take_step:8", "save:12"])
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(
+    lora: tuple[Store, Result], compose_llm: Compose, folder: Path, moment: str
+) -> None:
+    """From its only whole checkpoint: what it was still writing is no checkpoint."""
+    place = f"killed_{moment.partition(':')[0]}"
+    lines = ("method=lora", "train.checkpoint_steps=6")
+    command = ["run", *SHORT, *lines, f"results_dir={folder}/{place}", f"cache_dir={folder}/cache"]
+    child = [sys.executable, "-c", KILLED, moment, *command]
+    assert subprocess.run(child, cwd=CONF_DIR.parent).returncode == -signal.SIGKILL
+    store, whole = train(compose_llm(*lines, place=place))
+    assert whole.model["resumed_from_step"] == 6
+    assert (whole.run_id, whole.attempt) == (lora[1].run_id, 2)
+    pd.testing.assert_frame_equal(
+        store.read_predictions(whole.run_id), lora[0].read_predictions(whole.run_id)
+    )
+    weights_of = [one.run_folder(whole.run_id) / BEST for one in (store, lora[0])]
+    assert weights_of[0].read_bytes() == weights_of[1].read_bytes()
+    losses = [
+        [row["loss"] for row in one.read_history(whole.run_id) if "loss" in row] for one in (store, lora[0])
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 16
 
 
 def test_runs_of_a_pack_answer_as_alone(lora: tuple[Store, Result], compose_llm: Compose) -> None:

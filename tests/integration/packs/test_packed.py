@@ -123,6 +123,11 @@ def count_tokens(outcome: Outcome) -> float:
     return float(rates["tokens_per_second"] or 0) / float(rates["samples_per_second"] or 0)
 
 
+def count_answers(outcome: Outcome, split: str) -> int:
+    assert isinstance(outcome.fitted, fit.Fitted)
+    return len(outcome.fitted.probabilities[split])
+
+
 def build_layer(configs: Sequence[Config]) -> tuple[Networks, Adapters]:
     """The networks of a pack, and the adapters of their first layer's queries."""
     pack = network.build(
@@ -190,6 +195,46 @@ def test_members_of_other_seeds_and_sizes_are_the_runs_alone(
         require_same(one, alone)
         assert count_tokens(one) == pytest.approx(count_tokens(alone))
     assert packed[0].values("loss") != packed[1].values("loss")
+
+
+FOLDS = (
+    {"data.fold": 0},
+    {"data.fold": 1, "lora.r": 4},
+    {"data.fold": 4, "seed": 1},  # which validates on a text less
+)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "overrides"),
+    [
+        ("bert", ["method=qlora", "train.eval_batch_size=9"]),
+        ("llama", ["method=lora", "task=label_likelihood", "train.group_by_length=false"]),
+    ],
+)
+def test_members_of_other_folds_are_the_runs_alone(
+    compose_tiny: Compose, compose_decoder: Compose, tmp_path: Path, architecture: str, overrides: list[str]
+) -> None:
+    """Each is validated on the texts of its own fold, and all are tested on the same."""
+    compose = compose_tiny if architecture == "bert" else lambda *o: compose_decoder(architecture, *o)
+    lines = ("train.lr=1e-2", "data.folds=5", "data.fold=0", "train.group_by_length=false")
+    configs = members_of(compose(*FIFTY, *lines, *overrides), FOLDS)
+    packed = train_packed(configs, tmp_path)
+    for one, alone in zip(packed, train_alone(configs, tmp_path), strict=True):
+        assert max(alone.values("loss")) - min(alone.values("loss")) > 0.1
+        require_same(one, alone)
+        assert count_tokens(one) == pytest.approx(count_tokens(alone))
+    counts = {split: [count_answers(one, split) for one in packed] for split in fit.EVALUATED}
+    assert counts == {"validation": [21, 21, 20], "test": [18, 18, 18]}
+
+
+def test_a_fold_that_diverges_leaves_the_others(compose_tiny: Compose, tmp_path: Path) -> None:
+    members = [{"data.fold": 0}, {"data.fold": 1, "train.lr": 1e30}, {"data.fold": 2}]
+    lines = ("method=lora", "data.folds=5", "data.fold=0", "train.group_by_length=false")
+    configs = members_of(compose_tiny(*lines, "train.max_grad_norm=null"), members)
+    first, second, third = train_packed(configs, tmp_path)
+    assert isinstance(second.fitted, RunError)
+    for one, alone in zip((first, third), train_alone([configs[0], configs[2]], tmp_path), strict=True):
+        require_same(one, alone)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def train(
     training = prepare_alone(network.model, config, steps=steps, precision=config.train.precision, log=log)
     without: dict[str, Any] = {
         "predict": lambda: np.ones((1, 1, 1)),
-        "score": lambda _: {"accuracy": 0.0},
+        "score": lambda *_: {"accuracy": 0.0},
         "save_best": lambda _: None,
         "save_checkpoints": lambda: None,
     }
@@ -236,7 +236,7 @@ def test_the_best_state_is_the_first_with_the_best_validation(compose_tiny: Comp
         network,
         batches,
         config,
-        score=lambda _: {"accuracy": next(scores)},
+        score=lambda *_: {"accuracy": next(scores)},
         save_best=lambda _: saved.append(1),
     )
     assert (progress.best_step, progress.best_score, len(saved)) == (8, 0.7, 2)

@@ -79,6 +79,8 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
     ),
     "data.validation_size": ([0.0, 10.5, inf, nan], [0.5, 100.0], SIZE),
     "data.test_size": ([0.0, 10.5, inf, nan], [0.5, 100.0], SIZE),
+    "data.folds": ([1, 0], [None], "must be at least 2, or null for one validation split"),
+    "data.fold": ([-1], [None], "must be 0 or more, or null without data.folds"),
     "data.split_seed": ([-1, 2**32], [0, 2**32 - 1], SEED),
     "seed": ([-1, 2**32], [0, 2**32 - 1], SEED),
     "sweep.final_seeds": ([[0, -1], [2**32]], [[], [0, 1]], "must each lie in [0, 2**32)"),
@@ -195,6 +197,24 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"model.weights": "random", "model.architecture": {"hidden_size": 8}}, "model.architecture: must name"),
     ({"model.architecture": {"model_type": "bert"}}, "model.architecture={'model_type': 'bert'}: the saved "),
+    ({"data.fold": 0}, "data.fold=0 with data.folds=null: say of how many folds, for example data.folds=5"),
+    (
+        {"data.folds": 5},
+        "data.fold=null with data.folds=5: must be the fold that validates, 0 to 4; a sweep over all of them "
+        "sets data.fold=0,1,2,3,4",
+    ),
+    (
+        {"data.folds": 3, "data.fold": 3},
+        "data.fold=3 with data.folds=3: must be the fold that validates, 0 t",
+    ),
+    (
+        {"data.folds": 3, "data.fold": 2, "sweep.strategy": "halving"},
+        "data.folds=3 with sweep.strategy=halving: each fold would keep other configurations, and none",
+    ),
+    (
+        {"data.folds": 3, "data.fold": 2, "sweep.bracket": True},
+        "data.folds=3 with sweep.bracket=true: one fold alone would say which value comes next; set null",
+    ),
     (HUB_DATA | {"data.revision": "v1.0"}, f"data.revision=v1.0: {MUTABLE.format('texts')}"),
     ({"data.source": "finance8_synthetic"}, f"data.noise=null: {NEEDED} the share of wrong labels"),
 ]
@@ -412,6 +432,7 @@ def test_an_adapter_must_say_which_kind_it_is(compose: Compose) -> None:
         HUB_DATA,
         HUB_MODEL | {"model.revision": None},
         HUB_DATA | {"data.revision": None},
+        {"data.folds": 2, "data.fold": 1},
         {"model.weights": "random"},
         {"model.weights": "random", "model.architecture": {"model_type": "bert"}},
     ],

@@ -52,11 +52,11 @@ def test_what_needs_a_base_or_a_loop_of_its_own_cannot(
     assert str(cannot_pack(compose("method=lora", *lines))).startswith(reason)
 
 
-def test_members_differ_in_the_adapter_its_rate_the_seed_the_size_of_train_and_what_they_go_on_from(
+def test_members_differ_in_the_adapter_its_rate_the_seed_train_texts_and_what_they_go_on_from(
     compose: Compose,
 ) -> None:
     values = {"lora.r": 64, "lora.alpha": 3, "lora.dropout": 0.5, "train.lr": 0.1}
-    values |= {"seed": 1, "data.train_size": 200, "resume_from": "'0123456789ab'"}
+    values |= {"seed": 1, "data.train_size": 200, "data.fold": 1, "resume_from": "'0123456789ab'"}
     assert set(values) == set(OWN)
     changed = compose(*(f"{name}={value}" for name, value in values.items()))
     assert shared_key(changed) == shared_key(compose())
@@ -76,6 +76,7 @@ def test_members_differ_in_the_adapter_its_rate_the_seed_the_size_of_train_and_w
         "train.max_grad_norm=null",
         "lora.target_modules=all-linear",
         "results_dir=elsewhere",
+        "data.folds=5",
         "oom_halvings=1",
     ],
 )
@@ -88,6 +89,7 @@ def test_all_else_is_shared(compose: Compose, line: str) -> None:
     [
         ("model.weights=random", "seed"),  # whose base weights it decides
         ("train.epochs=2", "data.train_size"),  # which decides the steps
+        ("train.epochs=2", "data.fold"),  # as one may have a text more
         ("data=finance8_synthetic", "data.train_size"),  # and there which texts are evaluated
     ],
 )

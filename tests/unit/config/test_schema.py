@@ -107,6 +107,16 @@ def test_where_and_how_a_run_is_watched_does_not_count(compose: Compose, line: s
     assert run_id(compose(line)) == run_id(compose())
 
 
+def test_folds_of_one_data_set_are_runs_of_their_own(compose: Compose) -> None:
+    folds = [compose("data.folds=5", f"data.fold={fold}") for fold in range(5)]
+    assert len({run_id(config) for config in [*folds, compose()]}) == 6
+    assert [describe(config)[-7:] for config in folds] == [f" fold={fold}" for fold in range(5)]
+    assert describe(compose("data.folds=5", "data.fold=2", "method=tfidf")) == "tfidf fold=2"
+    assert identify(compose(), data_fingerprint="", model_revision="").canonical["data"].keys() == {
+        "fingerprint"
+    }
+
+
 def test_a_run_that_stops_early_is_another_run(compose: Compose) -> None:
     ids = {run_id(compose(f"train.stop_step={step}")) for step in ("null", "50", "100")}
     assert len(ids) == 3

@@ -22,7 +22,15 @@ from bench.errors import ConfigError, DataError
 NOTHING = dict.fromkeys(
     ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map", "label_words"]
 )
-SIZES = {"train_size": None, "validation_size": 0.15, "test_size": 0.15, "split_seed": 0, "noise": None}
+SIZES = {
+    "train_size": None,
+    "validation_size": 0.15,
+    "test_size": 0.15,
+    "split_seed": 0,
+    "noise": None,
+    "folds": None,
+    "fold": None,
+}
 COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto"}
 BASE = DataConfig(name="mine", source="files", **COLUMNS, **NOTHING, **SIZES)
 HEADLINES = dataclasses.replace(BASE, source="bbc_headlines", validation_size=400, test_size=400)
@@ -97,6 +105,99 @@ def test_a_larger_train_split_has_the_texts_of_a_smaller_one_and_the_same_are_ev
     for one in loaded:
         for split in ("validation", "test"):
             pd.testing.assert_frame_equal(one.splits[split], loaded[0].splits[split])
+
+
+def load_folds(config: DataConfig, count: int) -> list[datasets.Dataset]:
+    return [datasets.load(dataclasses.replace(config, folds=count, fold=fold)) for fold in range(count)]
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_each_text_outside_test_validates_in_one_fold_and_trains_in_the_others(count: int) -> None:
+    folds, plain = load_folds(HEADLINES, count), datasets.load(HEADLINES)
+    pool = pd.concat([plain.splits["train"], plain.splits["validation"]])
+    all_counts = pool["label"].value_counts().sort_index()
+    by_id = dict[int, str]()
+    for one in folds:
+        train, validation, test = (one.splits[name] for name in ("train", "validation", "test"))
+        pd.testing.assert_frame_equal(test, plain.splits["test"])
+        both = pd.concat([train, validation])
+        assert sorted(both["id"]) == list(range(len(pool)))
+        assert sorted(both["text"]) == sorted(pool["text"])
+        by_id |= dict(zip(both["id"], both["text"], strict=True)) if not by_id else {}
+        assert [by_id[number] for number in both["id"]] == both[
+            "text"
+        ].tolist()  # in every fold the same text
+        for frame, share in ((train, 1 - 1 / count), (validation, 1 / count)):
+            assert frame["id"].is_monotonic_increasing
+            counts = frame["label"].value_counts().sort_index()
+            assert (counts - share * all_counts).abs().max() < 1
+        assert abs(len(validation) - len(pool) / count) < 1
+        assert one.duplicate_rows_across_splits == 0
+    validated = [number for one in folds for number in one.splits["validation"]["id"]]
+    assert sorted(validated) == list(range(len(pool)))
+
+
+def test_folds_are_one_data_set_and_another_seed_or_number_of_them_is_not(tmp_path: Path) -> None:
+    config = make_files(tmp_path)
+    folds = load_folds(config, 3)
+    assert len({one.fingerprint for one in folds}) == 1
+    assert [one.fold for one in folds] == [0, 1, 2]
+    fewer, other = load_folds(config, 2), load_folds(dataclasses.replace(config, split_seed=1), 3)
+    assert len({one[0].fingerprint for one in (folds, fewer, other)} | {datasets.fingerprint(config)}) == 4
+    assert not folds[0].splits["validation"].equals(other[0].splits["validation"])
+    unused = dataclasses.replace(config, folds=3, fold=0, validation_size=30)
+    again = datasets.load(unused)
+    assert again.fingerprint == folds[0].fingerprint
+    for split, frame in again.splits.items():
+        pd.testing.assert_frame_equal(frame, folds[0].splits[split])
+
+
+def test_equal_texts_are_in_one_fold(tmp_path: Path) -> None:
+    rows = [(f"text {number % 30}", "ab"[number % 2]) for number in range(120)]
+    path = tmp_path / "twins.csv"
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv(path, index=False)
+    test = write(tmp_path / "test.csv", ["a", "b"], mark="new")
+    for one in load_folds(dataclasses.replace(BASE, train=str(path), test=test), 5):
+        assert not set(one.splits["train"]["text"]) & set(one.splits["validation"]["text"])
+        assert one.duplicate_rows_across_splits == 0
+        assert len(one.splits["validation"]) == 24
+
+
+def test_a_validation_split_of_the_source_is_folded_too_and_comes_last(tmp_path: Path) -> None:
+    texts = {split: write(tmp_path / f"{split}.csv", [*"abc"] * 4, mark=split) for split in datasets.SPLITS}
+    folds = load_folds(dataclasses.replace(BASE, **texts), 3)
+    for one in folds:
+        both = pd.concat([one.splits["train"], one.splits["validation"]]).sort_values("id")
+        assert [text.split()[1][:5] for text in both["text"]] == ["train"] * 12 + ["valid"] * 12
+        assert [text.split()[1][:4] for text in one.splits["test"]["text"]] == ["test"] * 12
+    assert {*map(len, (one.splits["validation"] for one in folds))} == {8}
+
+
+def test_a_curve_may_be_cross_validated(tmp_path: Path) -> None:
+    config = make_files(tmp_path)
+    sizes = [load_folds(dataclasses.replace(config, train_size=size), 5) for size in (20, 40, None)]
+    for smaller, larger, whole in zip(*sizes, strict=True):
+        small, large, every = (set(one.splits["train"]["id"]) for one in (smaller, larger, whole))
+        assert small < large < every
+        assert [len(one) for one in (small, large, every)] == [20, 40, 68]
+        assert smaller.splits["validation"].equals(whole.splits["validation"])
+    with pytest.raises(
+        DataError, match=r"the 68 rows of the other folds are too few for data\.train_size=80"
+    ):
+        load_folds(dataclasses.replace(config, train_size=80), 5)
+
+
+def test_generated_texts_are_folded_and_their_train_size_only_generates_them() -> None:
+    folds = load_folds(FINANCE, 4)
+    assert [len(one.splits["validation"]) for one in folds] == [26] * 4
+    assert [len(one.splits["train"]) for one in folds] == [78] * 4
+
+
+def test_a_label_with_fewer_texts_than_folds_is_refused(tmp_path: Path) -> None:
+    config = make_files(tmp_path)
+    message = r"data\.folds=10: too few texts of 'c', as each fold needs one; make fewer folds, add rows or"
+    with pytest.raises(DataError, match=message):
+        load_folds(config, 10)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,15 @@ from bench.run import preload
 NOTHING = dict.fromkeys(
     ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map", "label_words"]
 )
-SIZES = {"train_size": None, "validation_size": 0.15, "test_size": 0.15, "split_seed": 0, "noise": None}
+SIZES = {
+    "train_size": None,
+    "validation_size": 0.15,
+    "test_size": 0.15,
+    "split_seed": 0,
+    "noise": None,
+    "folds": None,
+    "fold": None,
+}
 COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto"}
 
 

@@ -339,6 +339,34 @@ def test_evaluation_sees_every_row_once_and_says_which(lengths: list[int], size:
     assert [lengths[row] for row in seen] == sorted(lengths, reverse=True)
 
 
+def test_each_fold_has_tokens_of_its_own(tmp_path: Path) -> None:
+    tokenizer = CharacterTokenizer()
+    folds = [dataclasses.replace(make_dataset(), fold=fold) for fold in (None, 0, 1)]
+    for _ in range(2):
+        for one in folds:
+            tokens.tokenise(one, tokenizer, max_length=6, cache_dir=tmp_path)
+    assert len(list((tmp_path / "tokens").iterdir())) == 3
+
+
+@given(
+    lengths=st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=40), min_size=2, max_size=4),
+    size=st.integers(1, 9),
+)
+def test_evaluation_apart_sees_every_row_of_each_split_once(lengths: list[list[int]], size: int) -> None:
+    splits = [make_split(one) for one in lengths]
+    seen: list[list[int]] = [[] for _ in splits]
+    for rows, batch in tokens.eval_batches_apart(splits, batch_size=size, padding=Padding(0, "left")):
+        assert len(batch["input_ids"]) == rows.size
+        shown = np.array(rows_of(batch)).reshape(rows.shape).tolist()
+        for own, read, found in zip(rows.tolist(), shown, seen, strict=True):
+            kept = [row for row in own if row != tokens.FILLER]
+            assert read[: len(kept)] == kept
+            found += kept
+    for found, one in zip(seen, lengths, strict=True):
+        assert sorted(found) == list(range(len(one)))
+        assert [one[row] for row in found] == sorted(one, reverse=True)
+
+
 def test_padding_is_the_tokenizers_own() -> None:
     tokenizer = type("Tokenizer", (), {"pad_token_id": 5, "padding_side": "left"})()
     assert Padding.of(tokenizer) == Padding(5, "left")

@@ -33,9 +33,10 @@ def make_run(
     data: str = "d1",
     revision: str | None = "m1",
     select_by: str = "accuracy",
+    fold: int | None = None,
 ) -> Result:
     canonical: dict[str, Any] = {
-        "data": {"fingerprint": data},
+        "data": {"fingerprint": data} | ({} if fold is None else {"fold": fold}),
         "method": {"estimator": method},
         "train": {"lr": lr},
     }
@@ -184,6 +185,73 @@ def test_the_criterion_is_what_most_runs_were_selected_by():
     runs = [make_run(lr=lr, select_by="f1_macro") for lr in (1e-3, 2e-3)]
     assert read_criterion([*runs, make_run(lr=3e-3)]) == "f1_macro"
     assert read_criterion([runs[0], make_run(lr=3e-3)]) == "accuracy"
+
+
+def make_folds(lr: float, scores: dict[int, float], *, seed: int | None = 0) -> list[Result]:
+    return [make_run(lr=lr, seed=seed, fold=fold, validation=score) for fold, score in scores.items()]
+
+
+def test_configurations_compete_by_their_means_over_folds() -> None:
+    lucky = make_folds(1e-3, {0: 0.99, 1: 0.6, 2: 0.6})
+    steady = make_folds(2e-3, {0: 0.8, 1: 0.8, 2: 0.8})
+    best = select_best([*lucky, *steady])
+    assert best is not None
+    assert best.results == tuple(steady)
+    assert best.candidates == (steady[0], lucky[0])
+    assert best.scores == pytest.approx((0.8, 0.73))
+    assert best.configurations == 2
+    assert len(group_by_method([*lucky, *steady])) == 1
+
+
+def test_a_tie_of_means_goes_to_the_lower_mean_loss() -> None:
+    runs = [
+        make_run(lr=lr, fold=fold, validation=0.8, loss=loss)
+        for lr, losses in ((1e-3, (0.1, 0.9)), (2e-3, (0.4, 0.5)))
+        for fold, loss in enumerate(losses)
+    ]
+    best = select_best(runs)
+    assert best is not None
+    assert learning_rate(best.results) == 2e-3
+
+
+@pytest.mark.parametrize(
+    ("folds", "rates", "scores"),
+    [
+        # the mean over the folds that both have
+        ({1e-3: {0: 0.9, 1: 0.9, 2: 0.1}, 2e-3: {0: 0.8, 1: 0.8}}, [1e-3, 2e-3], [0.9, 0.8]),
+        ({1e-3: {0: 0.9, 1: 0.6}, 2e-3: {1: 0.7, 2: 0.1}}, [2e-3, 1e-3], [0.7, 0.6]),
+        # one that has a single fold would leave the others with that alone
+        (
+            {1e-3: {0: 0.99}, 2e-3: {0: 0.5, 1: 0.8, 2: 0.8}, 3e-3: {0: 0.6, 1: 0.7, 2: 0.7}},
+            [2e-3, 3e-3],
+            [0.7, 0.667],
+        ),
+        # nothing in common: the more folds, then the earlier ones
+        ({1e-3: {2: 0.9}, 2e-3: {0: 0.1, 1: 0.2}}, [2e-3], [0.15]),
+        ({1e-3: {1: 0.9}, 2e-3: {0: 0.1}}, [2e-3], [0.1]),
+    ],
+)
+def test_the_folds_of_the_most_runs_that_can_be_compared_decide(
+    folds: dict[float, dict[int, float]], rates: list[float], scores: list[float]
+) -> None:
+    runs = [run for rate, some in folds.items() for run in make_folds(rate, some)]
+    for order in (runs, runs[::-1]):
+        best = select_best(order)
+        assert best is not None
+        assert [learning_rate((one,)) for one in best.candidates] == rates
+        assert best.scores == pytest.approx(scores, abs=1e-3)
+
+
+def test_folds_are_compared_at_one_seed_and_stand_in_order() -> None:
+    chosen = [*make_folds(1e-3, {1: 0.8, 0: 0.8}, seed=1), *make_folds(1e-3, {1: 0.7, 0: 0.7}, seed=0)]
+    other = make_folds(2e-3, {0: 0.75, 1: 0.75}, seed=1)
+    best = select_best([*chosen, *other])
+    assert best is not None
+    assert best.seed == 1
+    assert best.scores == pytest.approx((0.8, 0.75))
+    places = [(one.canonical_config["seed"], one.canonical_config["data"]["fold"]) for one in best.results]
+    assert places == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert best.first_of_folds == list(best.results[:2])
 
 
 runs_of_one_method = st.lists(

@@ -101,6 +101,24 @@ def test_what_is_chosen_from_a_pack_is_measured_alone(
     assert again.jobs == []
 
 
+def test_a_cross_validation_is_a_pack_of_which_one_fold_is_measured_alone(
+    base: Config, compose: Compose, store: Store
+) -> None:
+    """And each final seed trains in each fold of what was chosen by the mean over folds."""
+    grid: Axes = {"method": ["lora"], "lora.r": [8, 16], "data.folds": [3], "data.fold": [0, 1, 2]}
+    config = compose("data.folds=3")
+    identify = Identifier({repr(config.data): "texts"}, {repr(config.model): "weights"})
+    plan = plan_sweep([grid], constant=[], compose=lambda lines: compose(*lines), identify=identify)
+    trainer, foresight = Trainer(store), Foresight(limit_pack=lambda _: 6)
+    settings = replace_values(base, {"sweep.final_seeds": [0, 1]})
+    outcome = Sweep(plan, settings, trainer, identify, lambda: foresight).run()
+    assert (outcome.planned, outcome.statuses["success"]) == (9, 9)
+    assert trainer.sizes == [[6], [1], [1, 1, 1]]  # three are too few to pack and to measure one again
+    places = [[(point.config.data.fold, point.config.seed) for point in job] for job in trainer.jobs]
+    assert places[1:] == [[(0, 0)], [(0, 1), (1, 1), (2, 1)]]
+    assert ranks(trainer.jobs[1:]) == [[16], [16, 16, 16]]
+
+
 HALVING = {"sweep.strategy": "halving"}
 
 

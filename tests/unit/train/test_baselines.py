@@ -25,6 +25,8 @@ HEADLINES = DataConfig(
     validation_size=400,
     test_size=400,
     split_seed=0,
+    folds=None,
+    fold=None,
     noise=None,
 )
 FINANCE = dataclasses.replace(

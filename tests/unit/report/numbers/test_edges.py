@@ -104,6 +104,15 @@ def test_the_command_composes_what_was_chosen_and_goes_beyond_it(
     assert again.sweep.select_by == config.sweep.select_by
 
 
+def test_the_command_of_a_cross_validation_trains_every_fold(compose: Callable[..., Config]) -> None:
+    config = compose("method=lora", "data.folds=3", "data.fold=1")
+    run = replace(make_run(), config=to_dict(config, without=["report"]))
+    command = suggest_sweep(run, find_edges(run, [run, vary(train_lr=5e-4)]))
+    assert command is not None
+    words = shlex.split(command)
+    assert [word for word in words if word.startswith("data.fold")] == ["data.folds=3", "data.fold=range(3)"]
+
+
 @pytest.mark.parametrize(
     "names", [{"data": "of nobody"}, {"data": "bbc_headlines", "model": "mine"}, {"data": "../../x"}]
 )
