@@ -11,10 +11,11 @@ from bench.config.identity import hash_canonical
 from bench.config.reporting import ReportConfig
 from bench.config.schema import CONF_DIR, from_hydra, register_schema
 from bench.errors import StoreError
+from bench.report.across.curve import draw_curves
 from bench.report.across.groups import part_sizes
 from bench.report.blocks import write_markdown
 from bench.report.language.text import Text
-from bench.report.numbers.comparison import compare_methods
+from bench.report.numbers.comparison import Known, compare_methods
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import build_rows
 from bench.report.table import describe_all
@@ -166,7 +167,10 @@ def make_evidence(
             raise StoreError(f"runs/{run_id}/predictions.csv: No such file")
         return predictions[run_id]
 
-    every_row, comparisons, left_out = compare_methods(build_rows(results), read, delta=report.delta)
+    scored: Known = {}
+    every_row, comparisons, left_out = compare_methods(
+        build_rows(results), read, delta=report.delta, known=scored
+    )
     rows, smaller = part_sizes(every_row)
     return Evidence(
         results=results,
@@ -178,6 +182,7 @@ def make_evidence(
         imported=(),
         bad_imported=(),
         latencies=(),
+        curves=draw_curves(every_row, scored),
         smaller=smaller,
     )
 

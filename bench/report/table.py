@@ -15,9 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bench.config.reporting import ReportConfig
-from bench.report.across.datasets import describe_datasets, describe_sizes
+from bench.report.across.datasets import describe_datasets
 from bench.report.across.groups import Split
 from bench.report.across.models import list_panels, say_panel, tabulate_panel
+from bench.report.across.sizes import describe_sizes
 from bench.report.blocks import (
     Beside,
     Block,

@@ -1,16 +1,14 @@
-"""What is over several tables: methods over all data sets, and accuracy by the number of train texts."""
+"""Methods over all data sets: mean ranks, wins, and which differ."""
 
 from collections.abc import Sequence
 from itertools import combinations
 
-from bench.report.across.groups import group_sizes
 from bench.report.across.ranks import FEWEST, Contender, Ranking, find_least_p, rank_methods
 from bench.report.blocks import Block, Paragraph, Section, Table, make_bullets
 from bench.report.cells import UNKNOWN
 from bench.report.language.text import Text
 from bench.report.naming import join_titles, name_data, name_models, name_row
 from bench.report.numbers.evidence import Evidence
-from bench.report.numbers.rows import ReportTask, Row
 from bench.report.numbers.statistics import LEVEL
 
 _LEAST_P = 0.001
@@ -97,49 +95,3 @@ def _say_pairs(ranking: Ranking, names: Sequence[str], critical: float, text: Te
     more = text("datasets.further", count=len(pairs) - _MOST_PAIRS) if len(pairs) > _MOST_PAIRS else ""
     shown = text("join.semicolon").join(pairs[:_MOST_PAIRS])
     return text("datasets.nemenyi", critical=critical, pairs=shown + more)
-
-
-def describe_sizes(evidence: Evidence, *, text: Text) -> Section:
-    """Tabulate each learning curve: the accuracy of each method by the number of train texts."""
-    blocks = list[Block]()
-    rows, models = [*evidence.rows, *evidence.smaller], name_models(evidence.tasks, text)
-    curves = group_sizes(rows)
-    data = name_data([curve[0].task for curve in curves], text, without=("train_rows", "train_size"))
-    for curve, title in zip(curves, data, strict=True):
-        names = dict.fromkeys(models[row.task] for row in curve if row.task in models)
-        if len(names) == 1:
-            title = text("heading.task", data=title, model=next(iter(names)))
-        blocks.append(Section(title, [_tabulate_sizes(curve, models, text)]))
-    how = Paragraph(text("sizes.how"))
-    return Section(text("sizes.title"), [how, *blocks] if blocks else [])
-
-
-def _tabulate_sizes(curve: Sequence[Row], models: dict[ReportTask, str], text: Text) -> Table:
-    """Tabulate one curve, a row for each method and a column for each size."""
-    has_models = len({row.task.revision for row in curve if row.has_model}) > 1
-    sizes = sorted({row.task.origin.train_rows or 0 for row in curve})
-    lines: dict[tuple[str, str | None], dict[int, str]] = {}
-    titles: dict[tuple[str, str | None], str] = {}
-    for row in sorted(curve, key=lambda row: (row.rank, row.title)):
-        key = (row.method, row.task.revision if row.has_model else None)
-        titles.setdefault(key, (name_row(row, models, text) if has_models else row).title)
-        lines.setdefault(key, {}).setdefault(row.task.origin.train_rows or 0, _say_accuracy(row, text))
-    header = [text("columns.method"), *(text("sizes.column", size=size) for size in sizes)]
-    rows = [[titles[key], *(cells.get(size, UNKNOWN) for size in sizes)] for key, cells in lines.items()]
-    return Table(header, rows, left=[0])
-
-
-def _say_accuracy(row: Row, text: Text) -> str:
-    """Write the accuracy with its interval, or why there is none."""
-    if row.selection is None:
-        return text(f"statuses.{row.status}")
-    if row.has_random_weights:
-        return UNKNOWN
-    if row.is_untrained:
-        return text("figures.untrained")
-    if row.accuracy is None:
-        return UNKNOWN
-    here = text.format_percent(row.accuracy.mean)
-    if row.interval is None:
-        return here
-    return text("sizes.cell", here=here, low=100 * row.interval.low, high=100 * row.interval.high)

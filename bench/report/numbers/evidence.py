@@ -7,9 +7,10 @@ from typing import Any
 from bench.config.reporting import ReportConfig
 from bench.errors import StoreError
 from bench.files import read_object
+from bench.report.across.curve import Curve, draw_curves
 from bench.report.across.groups import part_sizes
 from bench.report.numbers.collapse import Cause, suggest_cause
-from bench.report.numbers.comparison import Comparison, LeftOut, compare_methods
+from bench.report.numbers.comparison import Comparison, Known, LeftOut, compare_methods
 from bench.report.numbers.rows import ReportTask, Row, build_rows
 from bench.results.store import BadRecord, Result, Store, find_imported
 
@@ -37,6 +38,7 @@ class Evidence:
     latencies: Sequence[tuple[Result, Latency]]  # of the runs that were measured
     causes: Mapping[str, Cause] = field(default_factory=dict)  # why a chosen run did not train, by run_id
     docs: str = ""  # where the documentation is, from the results folder; empty: not where it usually is
+    curves: Sequence[Curve] = ()  # accuracy by the number of train texts
     smaller: Sequence[Row] = ()  # of train sizes that are on a learning curve, and have no table of their own
 
     @property
@@ -53,8 +55,9 @@ def gather(store: Store, report: ReportConfig, *, move: Move | None = None) -> E
     """
     results, bad = store.read_all()
     results = results if move is None else move(results)
+    scored: Known = {}
     every_row, comparisons, left_out = compare_methods(
-        build_rows(results), store.read_predictions, delta=report.delta
+        build_rows(results), store.read_predictions, delta=report.delta, known=scored
     )
     rows, smaller = part_sizes(every_row)
     imported, bad_imported = find_imported(store).read_all()
@@ -77,6 +80,7 @@ def gather(store: Store, report: ReportConfig, *, move: Move | None = None) -> E
             for row in every_row
             for result in row.untrained
         },
+        curves=draw_curves(every_row, scored),
         smaller=smaller,
         docs=_DOCS if (store.folder / _DOCS / "statistics.md").is_file() else "",
     )

@@ -230,6 +230,34 @@ def draw_curves(rows: Rows, *, measure: str, key: Key, text: Text) -> Spec:
     return _finish(chart, rows, height=300)
 
 
+def draw_sizes(rows: Rows, *, key: Key, text: Text) -> Spec:
+    """Draw accuracy by labels, a line and a band for each method; rows: labels, accuracy, low and high."""
+    axes = text.under("figures.axes")
+    shown = [row["title"] for row in rows]
+    sizes = sorted({row["labels"] for row in rows})
+    x = alt.X(
+        "labels:Q",
+        title=axes["labels"],
+        scale=alt.Scale(type="log", nice=False, domain=[sizes[0], sizes[-1]]),
+        axis=alt.Axis(values=sizes, format="d", grid=False),
+    )
+    y = alt.Y("accuracy:Q", title=axes["accuracy"], scale=alt.Scale(zero=False))
+    base = alt.Chart().encode(x=x, color=key.colour(shown))
+    band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=axes["accuracy"]), y2="high:Q")
+    line = base.mark_line(strokeWidth=2).encode(y=y)
+    points = base.mark_point(filled=True, size=70, opacity=0.9).encode(
+        y=y,
+        shape=key.shape(shown),
+        tooltip=[
+            alt.Tooltip("title:N", title=axes["method"]),
+            alt.Tooltip("labels:Q", title=axes["labels"], format="d"),
+            alt.Tooltip("accuracy:Q", title=axes["accuracy"], format=".1f"),
+            alt.Tooltip("interval:N", title=axes["interval"]),
+        ],
+    )
+    return _finish(alt.layer(band, line, points), rows, height=340)
+
+
 def draw_confusion(rows: Rows, *, labels: Sequence[str], text: Text) -> Spec:
     """Draw a confusion matrix; rows: label, prediction, texts, their share of the label in percent."""
     axes = text.under("figures.axes")

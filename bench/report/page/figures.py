@@ -9,10 +9,11 @@ from typing import Any
 from bench.config.cards import GIB
 from bench.report.across.groups import Split
 from bench.report.across.models import Panel, list_panels
+from bench.report.across.sizes import name_methods
 from bench.report.blocks import Figure
 from bench.report.cells import clean, flatten, format_known, format_number
 from bench.report.language.text import Text
-from bench.report.naming import title_splits
+from bench.report.naming import name_models, title_splits
 from bench.report.numbers.contrast import Group, group_rows
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import PEAKS, Row, stands_alone
@@ -48,6 +49,7 @@ def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group 
             figure
             for drawn in (
                 _draw_pareto(rows, key, text, make),
+                _draw_sizes(rows, evidence, text, make),
                 _draw_heatmaps(rows, text, make),
                 _draw_effects(rows, key, text, make),
                 _draw_curves([course for course in details.courses if course.row in rows], key, text, make),
@@ -108,6 +110,58 @@ def _draw_panel(panel: Panel, text: Text, make: Any) -> Iterator[Figure]:
     key = Key({row.title: row.baseline and not row.as_it_is for row in panel.rows}, text, models=looks)
     yield from _draw_pareto(panel.rows, key, text, make)
     yield from _draw_pareto(panel.rows, key, text, make, cost="seconds")
+
+
+def _draw_sizes(rows: Sequence[Row], evidence: Evidence, text: Text, make: Any) -> Iterator[Figure]:
+    """Draw the learning curve whose table this is: a line for each method that has several sizes."""
+    axes, models = text.under("figures.axes"), name_models(evidence.tasks, text)
+    for curve in evidence.curves:
+        named = dict(zip(name_methods(curve, models, text), curve.methods, strict=True))
+        if not any(rows[0].task == row.task for method in named.values() for row in method.rows.values()):
+            continue
+        points = [
+            {"title": title, "labels": size, **_place_size(row, text)}
+            for title, method in named.items()
+            for size, row in method.rows.items()
+            if row.accuracy and not row.has_random_weights and not row.is_untrained
+        ]
+        if len({point["labels"] for point in points}) < 2:
+            continue
+        key = Key(
+            {
+                title: method.largest.baseline and not method.largest.as_it_is
+                for title, method in named.items()
+            },
+            text,
+        )
+        names = ("method", "labels", "accuracy", "interval")
+        yield make(
+            "sizes",
+            spec=charts.draw_sizes(points, key=key, text=text),
+            header=[axes[name] for name in names],
+            rows=[
+                [
+                    point["title"],
+                    str(point["labels"]),
+                    format_known(point["accuracy"], _TENTHS),
+                    point["interval"],
+                ]
+                for point in points
+            ],
+        )
+
+
+def _place_size(row: Row, text: Text) -> dict[str, Any]:
+    """Return where a mark of a learning curve stands, in percent."""
+    accuracy = row.accuracy.mean if row.accuracy else 0.0
+    low, high = (row.interval.low, row.interval.high) if row.interval else (accuracy, accuracy)
+    over = row.interval and text(f"table.intervals.{row.interval.over}", low=100 * low, high=100 * high)
+    return {
+        "accuracy": to_percent(accuracy),
+        "low": to_percent(low),
+        "high": to_percent(high),
+        "interval": over or text("unknown"),
+    }
 
 
 def _name_score(row: Row, text: Text) -> str:

@@ -1,8 +1,8 @@
 """What more labels would bring: a power law through the accuracies at several sizes of the train split. Pure.
 
-The error is modelled as c + b n^-a, n the labelled texts (Hestness et al., arXiv:1712.00409; Rosenfeld et al.,
-arXiv:1909.12673). All that the measurements leave open is averaged over, not the best fit taken: a grid of a
-and c with b integrated out, so that a forecast has an interval.
+The error is modelled as c + b n^-a, n the labelled texts (Hestness et al., arXiv:1712.00409; Rosenfeld et
+al., arXiv:1909.12673). All that the measurements leave open is averaged over, not the best fit taken: a grid
+of a and c with b integrated out, so that a forecast has an interval.
 """
 
 import math
@@ -26,15 +26,16 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measured:
-    """A method's test accuracies at one size of the train split."""
+    """A method's test accuracy at one size of the train split."""
 
     size: int  # labelled texts
-    accuracies: tuple[float, ...]  # by seed
+    accuracy: float  # mean over the seeds
+    seeds: int
 
     @property
     def error(self) -> float:
-        """The mean share of wrong answers."""
-        return 1.0 - sum(self.accuracies) / len(self.accuracies)
+        """The share of wrong answers."""
+        return 1.0 - self.accuracy
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,10 @@ def _expect_variances(measured: Sequence[Measured], texts: int) -> Floats:
     are means.
     """
     return np.array(
-        [
-            max(one.error * (1 - one.error), 1 / texts) / texts / 2 / len(one.accuracies) ** 0.5
-            for one in measured
-        ]
+        [max(one.error * (1 - one.error), 1 / texts) / texts / 2 / one.seeds**0.5 for one in measured]
     )
 
 
 def _weigh(exponents: Floats) -> Floats:
-    """Return the logarithm of what is believed of the exponents beforehand: about 0.5, within a factor of 2."""
+    """Return the logarithm of what is believed of the exponents: about 0.5, within a factor of 2."""
     return -0.5 * (np.log(exponents / 0.5) / math.log(2.0)) ** 2 - np.log(exponents)
