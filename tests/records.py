@@ -1,6 +1,7 @@
 """Records as runs leave them, for tests of what is made from records."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,19 @@ def make_run(
         error=error,
         reasons=reasons or {},
     )
+
+
+_COUNTS = {"validation": {"a": 200, "b": 200}, "test": {"a": 200, "b": 200}}
+
+
+def make_sized_run(size: int | None, method: str = "lora", *, rows: int | None = None, **more: Any) -> Result:
+    """A run on so many train texts, all other texts the same."""
+    data, split_seed = more.pop("data", f"size{size}"), more.pop("split_seed", 0)
+    run = make_run(method, data=data, **more)
+    run.config["data"] |= {"train_size": size, "split_seed": split_seed, "validation_size": 0.2}
+    sizes = {"train": rows or size, "validation": 400, "test": 400}
+    found: Mapping[str, Any] = {"sizes": sizes, "label_counts": _COUNTS} if run.status == "success" else {}
+    return replace(run, data=dict(found))
 
 
 def make_predictions(result: Result, *, rows: int = TEST_SIZE) -> pd.DataFrame:

@@ -72,6 +72,20 @@ _NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
         (None,),
         "one fold alone would say which value comes next; set null, or sweep.bracket=false",
     ),
+    (
+        "data.resample",
+        True,
+        "data.folds",
+        (None,),
+        "folds already are other train texts; set null, or data.resample=false",
+    ),
+    (
+        "data.source",
+        "finance8_synthetic",
+        "data.resample",
+        (False,),
+        "it makes as many texts as data.train_size says, and none to choose from; set false",
+    ),
     *((*way, *rule) for way in _TOGETHER for rule in _ALONE),
     *((*way, *rule) for way in _TOGETHER[1:] for rule in _UNSHARDED),
 )

@@ -59,6 +59,8 @@ def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> I
             drop(canonical, path)
     elif "target_modules" in config.method.adapter:  # the method's own win, and are the same run as lora's
         canonical["lora"]["target_modules"] = canonical["method"]["adapter"].pop("target_modules")
+    if draws_texts(config) and config.method.estimator != "zero_shot":  # which reads none of them
+        canonical["seed"] = config.seed
     if config.method.estimator == "zero_shot":  # which compares texts with the labels' words in either task
         canonical["data"]["label_words"] = config.data.label_words or None
     if config.method.estimator in ("frozen_encoder", *AS_IT_IS):
@@ -70,6 +72,11 @@ def uses_lora(method: MethodConfig) -> bool:
     """Tell whether the method trains LoRA's A and B, plain or a variant, so that ``lora.*`` matters."""
     is_adapted = method.estimator == "network" and method.trainable == "adapter"
     return is_adapted and method.adapter.get("peft_type") == "LORA"
+
+
+def draws_texts(config: Config) -> bool:
+    """Tell whether the seed decides which train texts the run has."""
+    return config.data.resample and config.data.train_size is not None
 
 
 def writes_labels(config: Config) -> bool:
@@ -88,6 +95,9 @@ def describe(config: Config) -> str:
         name += f"{task} lr={config.train.lr:g} seed={config.seed}"
     if method.estimator == "few_shot":
         name += f" shots={method.shots} seed={config.seed}"
+    if draws_texts(config):
+        drawn = f" seed={config.seed}" * ("seed=" not in name and method.estimator != "zero_shot")
+        name += f" train_size={config.data.train_size:g}{drawn}"
     return name if config.data.fold is None else f"{name} fold={config.data.fold}"
 
 

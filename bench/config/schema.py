@@ -119,6 +119,7 @@ class DataConfig:
     label_map: dict[str, str] | None  # folds raw labels into fewer
     label_words: dict[str, str] | None  # label_likelihood: what a label is called, if not as it is written
     train_size: Annotated[float | None, size(", or null for the rest"), OWN]
+    resample: bool  # true: each seed draws its own data.train_size texts; false: all seeds have the same
     validation_size: Annotated[float, size()]
     test_size: Annotated[float, size()]
     split_seed: Annotated[int, SEED]  # of the split, not of the training: all seeds share one test split
@@ -193,6 +194,8 @@ class SweepConfig:
     fail_fast: bool  # start no further run after one that is not a success
     # of one run; a longer one is ended and has the status timeout
     time_limit_seconds: Annotated[float | None, positive(", or null for no limit")]
+    # so many sizes of the train split, each half of the next; three seeds draw their own texts of each
+    curve: Annotated[int | None, at_least(2, ", or null for all train texts")]
     pack: Annotated[Any, PACK]  # how many runs over the same base weights train together in one process
 
 

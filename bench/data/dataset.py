@@ -53,6 +53,8 @@ def fingerprint(config: DataConfig) -> str:
     sizes = {split: float(getattr(config, f"{split}_size")) for split in cut}
     if config.train_size is not None:
         sizes["train"] = float(config.train_size)
+        if config.resample:
+            sizes["resample"] = 1.0
     if config.folds is not None:
         sizes.pop("validation", None)
     facts = {
@@ -67,7 +69,7 @@ def fingerprint(config: DataConfig) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def load(config: DataConfig) -> Dataset:
+def load(config: DataConfig, *, seed: int = 0) -> Dataset:
     """Read the texts, fold and number their labels, and cut the splits that the source lacks.
 
     A text that occurs in two splits is counted and reported, not dropped: the rows are the user's.
@@ -83,7 +85,9 @@ def load(config: DataConfig) -> Dataset:
     name_labels(labels, config)  # says now if it cannot
     index = {label: number for number, label in enumerate(labels)}
     numbered = {split: frame.assign(label=frame["label"].map(index)) for split, frame in frames.items()}
-    cut = _cut(numbered, config, labels) if config.folds is None else _take_fold(numbered, config, labels)
+    cut = (
+        _cut(numbered, config, labels, seed) if config.folds is None else _take_fold(numbered, config, labels)
+    )
     splits = {split: _number_rows(frame) for split, frame in cut.items()}
     duplicates = _count_duplicates(splits)
     if duplicates:
@@ -192,11 +196,11 @@ def _doubt_labels(labels: Sequence[str], frames: Frames, config: DataConfig) -> 
         )
 
 
-def _cut(frames: Frames, config: DataConfig, labels: tuple[str, ...]) -> Frames:
+def _cut(frames: Frames, config: DataConfig, labels: tuple[str, ...], seed: int = 0) -> Frames:
     """Return all three splits; those that the source lacks are cut from train, stratified by label.
 
     Rows keep their order. Test is drawn first, so that it stays when only validation's or train's size
-    changes.
+    changes. Of fewer train texts each is among those of any larger size.
     """
     rest = frames["train"].reset_index(drop=True)
     sizes = _row_counts(frames, config)
@@ -205,6 +209,8 @@ def _cut(frames: Frames, config: DataConfig, labels: tuple[str, ...]) -> Frames:
     random = np.random.RandomState(config.split_seed)
     result = {split: frame for split, frame in frames.items() if split != "train"}
     for still_to_come, (split, size) in zip(reversed(range(len(sizes))), sizes.items(), strict=True):
+        if split == "train" and config.resample and config.train_size is not None:
+            random = np.random.RandomState([config.split_seed, seed])
         result[split] = _draw(rest, size, spare=still_to_come, labels=labels, random=random)
         rest = rest.drop(result[split].index)
     return {split: result[split] for split in SPLITS}

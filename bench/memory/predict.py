@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from bench.config.identity import draws_texts
 from bench.config.schema import AS_IT_IS, Config
 from bench.data import dataset, tokens
 from bench.data.dataset import Dataset
@@ -32,9 +33,9 @@ def predict_all(configs: Sequence[Config], device_type: str) -> list[Prediction 
     texts: dict[str, Texts] = {}
 
     def predict_one(config: Config) -> Prediction | str:
-        name = repr(config.data)
+        name = repr((config.data, config.seed if draws_texts(config) else None))
         if name not in datasets:
-            datasets[name] = dataset.load(config.data)
+            datasets[name] = dataset.load(config.data, seed=config.seed)
         folder = weights.locate(config.model)
         examples = (config.method.shots, config.seed) if config.method.shots else None
         content = repr((name, config.model, config.task, config.train.max_length, examples))

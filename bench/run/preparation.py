@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bench.config import pins
 from bench.config.batch import halve_micro_batch
 from bench.config.checks import require_valid
-from bench.config.identity import Identity, identify
+from bench.config.identity import Identity, draws_texts, identify
 from bench.config.pack import unpack
 from bench.config.schema import Config
 from bench.data import dataset as datasets
@@ -60,11 +60,11 @@ def prepare(config: Config) -> Prepared:
     require_valid(configs)
     folder = weights.locate(configs[0].model)
     revision = weights.revision(configs[0].model)
-    loaded: dict[str, tuple[Dataset, float | None]] = {}  # runs of one size and fold share their texts
+    loaded: dict[str, tuple[Dataset, float | None]] = {}  # runs of one draw and fold share their texts
     members = []
     for one in configs:
-        if (name := repr(one.data)) not in loaded:
-            dataset = datasets.load(one.data)
+        if (name := repr((one.data, one.seed if draws_texts(one) else None))) not in loaded:
+            dataset = datasets.load(one.data, seed=one.seed)
             loaded[name] = dataset, require_readable(dataset, one, folder)
         dataset, unknown_share = loaded[name]
         identity = identify(one, data_fingerprint=dataset.fingerprint, model_revision=revision)

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,15 +35,20 @@ class Identifier:
     datasets: dict[str, Dataset] = field(default_factory=dict)
     readable: set[tuple[str, str]] = field(default_factory=set)
 
+    @staticmethod
+    def name_data(config: Config) -> str:
+        """Name the data that all folds and seeds share."""
+        return repr(replace(config.data, fold=None))
+
     def __call__(self, config: Config) -> Identity:
         """Return the identity of a configuration.
 
         Raises:
             DataError, MissingError: the texts or the model are wrong or not there.
         """
-        data_key, model_key = repr(replace(config.data, fold=None)), repr(config.model)  # folds are alike
+        data_key, model_key = self.name_data(config), repr(config.model)
         if data_key not in self.fingerprints:
-            self.datasets[data_key] = dataset.load(config.data)
+            self.datasets[data_key] = dataset.load(config.data, seed=config.seed)
             self.fingerprints[data_key] = self.datasets[data_key].fingerprint
         if model_key not in self.revisions:
             self.revisions[model_key] = weights.revision(config.model)
@@ -86,6 +91,7 @@ def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identi
         compose=compose,
         identify=identify,
         first=base.sweep.first,
+        curve=base.sweep.curve,
     )
     return base, plan
 
@@ -97,8 +103,11 @@ def plan_sweep(
     compose: Compose,
     identify: Identifier,
     first: Sequence[Mapping[str, Any]] = (),
+    curve: int | None = None,
 ) -> Plan:
     """Plan the distinct runs of the grids, and check each before any trains; ``first`` is as for make_plan.
+
+    With ``curve`` each is planned at so many sizes of the train split.
 
     What is on the hub is pinned here, for all processes and machines of the sweep.
 
@@ -108,7 +117,45 @@ def plan_sweep(
     """
     expanded = list(expand(grids, compose=compose, constant=constant))
     require_valid([config for _, config in expanded])
+    if curve is not None:
+        expanded = [
+            (lines, config)
+            for point in expanded
+            for lines, config in _resize(*point, sizes=_list_sizes(point[1], curve, identify))
+        ]
     return make_plan([_pin(lines, config) for lines, config in expanded], identify, first=first)
+
+
+def _list_sizes(config: Config, count: int, identify: Identifier) -> list[int]:
+    """List so many sizes of the data's train split, the smallest first, each half of the next.
+
+    Raises:
+        ConfigError: the smallest would not hold a text of each label.
+    """
+    identify(config)
+    data = identify.datasets[identify.name_data(config)]
+    total, labels = len(data.splits["train"]), len(data.labels)
+    sizes = [total // 2**place for place in reversed(range(count))]
+    if sizes[0] < labels:
+        most = (total // labels).bit_length()
+        raise ConfigError(
+            f"sweep.curve={count}: the smallest size would be {sizes[0]} of {total} train texts, too few for "
+            f"{labels} labels; "
+            + (f"set sweep.curve={most} or less" if most > 1 else "there are too few for a curve")
+        )
+    return sizes
+
+
+def _resize(
+    lines: tuple[str, ...], config: Config, *, sizes: Sequence[int]
+) -> Iterator[tuple[tuple[str, ...], Config]]:
+    """Yield the run at each size of the train split, of which each seed draws its own texts."""
+    draws = config.data.source != "finance8_synthetic"  # which has none to choose from
+    for size in sizes:
+        values = {"data.train_size": size, "data.resample": draws}
+        kept = [line for line in lines if line.lstrip("+").partition("=")[0] not in values]
+        more = (override_line(key, value) for key, value in values.items())
+        yield (*kept, *more), replace_values(config, values)
 
 
 def _pin(lines: tuple[str, ...], config: Config) -> tuple[tuple[str, ...], Config]:

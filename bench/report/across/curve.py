@@ -84,7 +84,12 @@ def _draw_curve(rows: Sequence[Row], scored: Known) -> Curve:
 def _is_simpler(other: Mapping[int, Row], same: Mapping[int, Row]) -> bool:
     """Tell whether the other fits no network, and less than this method does."""
     first, own = next(iter(other.values())), next(iter(same.values()))
-    return first.baseline and first.rank < own.rank
+    return first.baseline and 0 < first.rank < own.rank  # 0: the majority class
+
+
+def _learns(row: Row) -> bool:
+    """Tell whether labels make the method better: not the majority class, nor the base as it is."""
+    return row.rank > 0 and not row.as_it_is
 
 
 def _find_answers(rows: Mapping[int, Row], scored: Known) -> dict[int, Scored]:
@@ -160,7 +165,7 @@ def _forecast(rows: Mapping[int, Row]) -> list[Forecast]:
         if row.accuracy is not None and not row.is_untrained
     ]
     texts = next((row.task.test_size for row in rows.values() if row.task.test_size), None)
-    if len(known) < FEWEST or texts is None or next(iter(rows.values())).as_it_is:
+    if len(known) < FEWEST or texts is None or not _learns(next(iter(rows.values()))):
         return []
     law = fit(known, texts=texts)
     return [] if law is None else [law.forecast(times * law.largest) for times in TIMES]

@@ -1,8 +1,8 @@
-"""What more labels would bring: a power law through the accuracies at several sizes of the train split. Pure.
+"""What more labels would bring: power laws through the accuracies at several sizes of the train split. Pure.
 
-The error is modelled as c + b n^-a, n the labelled texts (Hestness et al., arXiv:1712.00409; Rosenfeld et
-al., arXiv:1909.12673). All that the measurements leave open is averaged over, not the best fit taken: a grid
-of a and c with b integrated out, so that a forecast has an interval.
+The error is modelled as c + b (n + d)^-a, n the labelled texts (Hestness et al., arXiv:1712.00409; Rosenfeld
+et al., arXiv:1909.12673). All that the measurements leave open is averaged over, not the best fit taken: a
+grid of a, c and d with b integrated out, so that a forecast has an interval.
 """
 
 import math
@@ -15,11 +15,13 @@ from scipy.special import stdtr
 
 LEVEL = 0.9  # of a forecast's interval
 FEWEST = 4  # sizes: a law of three parameters goes through any three
-FARTHEST = 10  # times the largest size, beyond which nothing is said
-_EXPONENTS = np.linspace(0.02, 2.0, 100)
-_FLOORS = np.linspace(0.0, 0.99, 34)  # of the least error that was measured
+DISTANCE = 0.75  # no law holds over all sizes: a size n times as far counts n to this power times less
+_EXPONENTS = np.geomspace(0.05, 2.0, 24)
+_FLOORS = np.linspace(0.0, 0.96, 13)  # of the least error that was measured
+_OFFSETS = np.array([0.0, 0.1, 0.3, 1.0, 3.0])  # of the largest size: below it the error hardly falls
 _PRIOR_FREEDOM = 4.0  # how many measurements the expected noise counts as
-_ERRORS = np.linspace(0.0, 1.0, 2001)
+_ERRORS = np.linspace(0.0, 1.0, 1001)
+_NEGLIGIBLE = 7.0  # by how much the logarithm of a law's weight may lie below the greatest
 
 Floats = npt.NDArray[np.float64]
 
@@ -53,28 +55,21 @@ class Law:
     """The weighted laws that fit the measurements. Each array has an entry for each law."""
 
     largest: int  # size
-    scale: float  # size to which sizes are taken relative
     weights: Floats  # sum to 1
     exponents: Floats
     floors: Floats
+    offsets: Floats  # of the largest size
     slopes: Floats
     spreads: Floats  # of the slope: its standard error, where the noise is 1
-    noises: Floats  # standard deviation of a measurement
+    noises: Floats  # standard deviation of a measurement at the largest size
     freedom: float  # degrees of freedom of the noises
 
     def forecast(self, size: int) -> Forecast:
-        """Say what so many labels would bring.
-
-        Raises:
-            ValueError: more than FARTHEST times the largest size.
-        """
-        if size > FARTHEST * self.largest:
-            raise ValueError(
-                f"size={size}: at most {FARTHEST * self.largest}, {FARTHEST} times what was measured"
-            )
-        ratio = (size / self.scale) ** -self.exponents
-        means = self.floors + self.slopes * ratio
-        deviations = self.noises * np.sqrt(1.0 + (ratio * self.spreads) ** 2)
+        """Say what so many labels would bring."""
+        ratios = _find_ratios(np.array([size / self.largest]), self.exponents, self.offsets)[:, 0]
+        means = self.floors + self.slopes * ratios
+        apart = max(size / self.largest, self.largest / size) ** DISTANCE
+        deviations = self.noises * np.sqrt(apart + (ratios * self.spreads) ** 2)
         below = self.weights @ stdtr(self.freedom, (_ERRORS - means[:, None]) / deviations[:, None])
         low, middle, high = (
             float(np.interp(share, below, _ERRORS)) for share in ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
@@ -83,40 +78,46 @@ class Law:
 
 
 def fit(measured: Sequence[Measured], *, texts: int) -> Law | None:
-    """Fit the law to a method's measurements, or return None where none can be defended.
+    """Fit the laws to a method's measurements, or return None if there are fewer than FEWEST sizes.
 
     Args:
         texts: in the test split
     """
     if len({one.size for one in measured}) < FEWEST:
         return None
-    sizes = np.array([one.size for one in measured], dtype=np.float64)
-    errors = np.array([one.error for one in measured])
+    errors, largest = np.array([one.error for one in measured]), max(one.size for one in measured)
+    sizes = np.array([one.size for one in measured]) / largest
     variances = _expect_variances(measured, texts)
-    scale = math.exp(float(np.log(sizes).mean()))
-    exponents, floors = (
-        grid.ravel() for grid in np.meshgrid(_EXPONENTS, _FLOORS * errors.min(), indexing="ij")
+    exponents, floors, offsets = (
+        grid.ravel() for grid in np.meshgrid(_EXPONENTS, _FLOORS * errors.min(), _OFFSETS, indexing="ij")
     )
-    ratios = (sizes / scale) ** -exponents[:, None]  # (laws, sizes)
+    ratios = _find_ratios(sizes, exponents, offsets)
     precision = (ratios**2 / variances).sum(axis=1)
     rest = errors - floors[:, None]
     slopes = np.maximum(0.0, (ratios * rest / variances).sum(axis=1) / precision)
     squares = ((rest - slopes[:, None] * ratios) ** 2 / variances).sum(axis=1)
     freedom = _PRIOR_FREEDOM + len(sizes) - 1
-    logs = -0.5 * np.log(precision) - 0.5 * freedom * np.log(_PRIOR_FREEDOM + squares) + _weigh(exponents)
-    weights = np.exp(logs - logs.max())
-    inflation = np.sqrt((_PRIOR_FREEDOM + squares) / freedom)
+    logs = -0.5 * np.log(precision) - 0.5 * freedom * np.log(_PRIOR_FREEDOM + squares)
+    kept = logs > logs.max() - _NEGLIGIBLE
+    weights = np.exp(logs[kept] - logs.max())
+    last = variances[sizes == 1.0][0]
     return Law(
-        largest=int(sizes.max()),
-        scale=scale,
+        largest=largest,
         weights=weights / weights.sum(),
-        exponents=exponents,
-        floors=floors,
-        slopes=slopes,
-        spreads=1.0 / np.sqrt(precision * variances[-1]),
-        noises=inflation * math.sqrt(variances[-1]),
+        exponents=exponents[kept],
+        floors=floors[kept],
+        offsets=offsets[kept],
+        slopes=slopes[kept],
+        spreads=1.0 / np.sqrt(precision[kept] * last),
+        noises=np.sqrt((_PRIOR_FREEDOM + squares[kept]) / freedom * last),
         freedom=freedom,
     )
+
+
+def _find_ratios(sizes: Floats, exponents: Floats, offsets: Floats) -> Floats:
+    """Return the power of each size, 1 at the largest. # (laws, sizes)"""
+    ratios: Floats = ((sizes + offsets[:, None]) / (1.0 + offsets[:, None])) ** -exponents[:, None]
+    return ratios
 
 
 def _expect_variances(measured: Sequence[Measured], texts: int) -> Floats:
@@ -125,11 +126,10 @@ def _expect_variances(measured: Sequence[Measured], texts: int) -> Floats:
     Half of a text's own variance is common to all sizes, as the texts are; the rest is noise, of which seeds
     are means.
     """
-    return np.array(
-        [max(one.error * (1 - one.error), 1 / texts) / texts / 2 / one.seeds**0.5 for one in measured]
-    )
+    largest = max(one.size for one in measured)
 
+    def expect(one: Measured) -> float:
+        chance = max(one.error * (1 - one.error), 1 / texts) / texts
+        return chance / 2 / math.sqrt(one.seeds) * (largest / one.size) ** DISTANCE
 
-def _weigh(exponents: Floats) -> Floats:
-    """Return the logarithm of what is believed of the exponents: about 0.5, within a factor of 2."""
-    return -0.5 * (np.log(exponents / 0.5) / math.log(2.0)) ** 2 - np.log(exponents)
+    return np.array([expect(one) for one in measured])

@@ -1,10 +1,10 @@
 """How many labels: accuracy by train texts, from where on a method pays, and what more would bring."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from bench.report.across.curve import TIMES, BreakEven, Curve, MethodCurve
-from bench.report.blocks import Block, Paragraph, Section, Table, make_bullets
+from bench.report.blocks import Block, Paragraph, Section, Table
 from bench.report.cells import UNKNOWN
 from bench.report.language.text import Text
 from bench.report.naming import name_data, name_models, name_row
@@ -29,7 +29,7 @@ def describe_sizes(evidence: Evidence, *, text: Text) -> Section:
                 title,
                 [
                     _tabulate(curve, titles, text),
-                    make_bullets(_say_break_evens(curve, titles, text)),
+                    *_tabulate_break_evens(curve, titles, text),
                     *_tabulate_forecasts(curve, titles, text),
                 ],
             )
@@ -78,25 +78,34 @@ def _say_accuracy(row: Row, text: Text) -> str:
     return text("sizes.cell", here=here, low=100 * row.interval.low, high=100 * row.interval.high)
 
 
-def _say_break_evens(curve: Curve, titles: Sequence[str], text: Text) -> Iterator[str]:
-    """Say of each method from how many labels on it is more accurate than each simpler one."""
+def _tabulate_break_evens(curve: Curve, titles: Sequence[str], text: Text) -> list[Block]:
+    """Tabulate from how many labels on each method is more accurate than each simpler one."""
+    names = {method.largest.method: title for title, method in zip(titles, curve.methods, strict=True)}
+    simpler = list(
+        dict.fromkeys(even.simpler.method for method in curve.methods for even in method.break_evens)
+    )
+    if not simpler:
+        return []
+    lines = []
     for title, method in zip(titles, curve.methods, strict=True):
-        said = [_say_break_even(one, curve, text) for one in method.break_evens]
-        if said:
-            yield text("sizes.break_even", title=title, parts=text("join.semicolon").join(said))
+        cells = {even.simpler.method: _say_break_even(even, curve, text) for even in method.break_evens}
+        if cells:
+            lines.append([title, *(cells.get(name, "") for name in simpler)])
+    header = [text("sizes.break_even.column"), *(names[name] for name in simpler)]
+    return [Table(header, lines, left=[0]), Paragraph(text("sizes.break_even.how"))]
 
 
 def _say_break_even(even: BreakEven, curve: Curve, text: Text) -> str:
+    """Write the number of labels with its interval; ends beyond the sizes are told by the sizes."""
     least, most = curve.sizes[0], curve.sizes[-1]
 
     def say(labels: float) -> str:
         if math.isinf(labels):
-            return text("sizes.labels.never", most=most)
-        return text("sizes.labels.least", least=least) if labels <= least else f"{_round(labels)}"
+            return text("sizes.break_even.beyond", most=most)
+        return f"≤ {least}" if labels <= least else f"{_round(labels)}"
 
-    kind = "never" if math.isinf(even.labels) else "least" if even.labels <= least else "some"
-    numbers = {"labels": say(even.labels), "low": say(even.low), "high": say(even.high), "most": most}
-    return text(f"sizes.from.{kind}", title=even.simpler.title, **numbers)
+    here, low, high = say(even.labels), say(even.low), say(even.high)
+    return here if here == low == high else text("sizes.break_even.cell", here=here, low=low, high=high)
 
 
 def _round(labels: float) -> int:
@@ -109,7 +118,7 @@ def _tabulate_forecasts(curve: Curve, titles: Sequence[str], text: Text) -> list
     trained = [
         (title, method)
         for title, method in zip(titles, curve.methods, strict=True)
-        if len(method.rows) > 1 and not method.largest.as_it_is
+        if len(method.rows) > 1 and method.forecasts
     ]
     if not any(method.forecasts for _, method in trained):
         return []

@@ -99,7 +99,12 @@ def read_texts(answers: MethodAnswers) -> Mapping[Any, str] | str:
     run = choose_run(answers.row)
     values = read_value(run, "config.data") if run else None
     try:
-        newer = {"encoding": "auto", "folds": None, "fold": None}  # which earlier records do not say
+        newer = {
+            "encoding": "auto",
+            "folds": None,
+            "fold": None,
+            "resample": False,
+        }  # which earlier records do not say
         config = DataConfig(**{**newer, **values}) if isinstance(values, dict) else None
     except TypeError:
         config = None

@@ -3,38 +3,29 @@
 import csv
 import io
 import re
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from records import make_evidence, make_run, render_markdown
+from records import make_evidence, make_sized_run, render_markdown
 
 from bench.report.language.text import LANGUAGES
 from bench.report.tabulate import render_csv
 from bench.results.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
-COUNTS = {"validation": {"a": 200, "b": 200}, "test": {"a": 200, "b": 200}}
-
-
-def run_with(size: int | None, method: str = "lora", *, rows: int | None = None, **more: Any) -> Result:
-    """A run on so many train texts, all other texts the same."""
-    data, split_seed = more.pop("data", f"size{size}"), more.pop("split_seed", 0)
-    run = make_run(method, data=data, **more)
-    run.config["data"] |= {"train_size": size, "split_seed": split_seed, "validation_size": 0.2}
-    sizes = {"train": rows or size, "validation": 400, "test": 400}
-    found: Mapping[str, Any] = {"sizes": sizes, "label_counts": COUNTS} if run.status == "success" else {}
-    return replace(run, data=dict(found))
 
 
 def make_curve() -> list[Result]:
     accuracies = {100: 0.7, 200: 0.75, 400: 0.8, 800: 0.85}
     runs = [
-        run_with(size, method, test=accuracy)
+        make_sized_run(size, method, test=accuracy)
         for size, accuracy in accuracies.items()
         for method in ("lora", "full")
     ]
-    return [*runs, run_with(None, rows=1296, test=0.9), run_with(None, "full", rows=1296, test=0.89)]
+    return [
+        *runs,
+        make_sized_run(None, rows=1296, test=0.9),
+        make_sized_run(None, "full", rows=1296, test=0.89),
+    ]
 
 
 def list_headings(shown: str) -> list[str]:
@@ -62,12 +53,16 @@ def test_five_sizes_are_one_table_and_one_curve() -> None:
 
 
 def test_the_table_is_of_the_size_that_most_methods_have() -> None:
-    evidence = make_evidence([*make_curve(), run_with(800, "qlora"), run_with(400, "qlora")])
+    evidence = make_evidence([*make_curve(), make_sized_run(800, "qlora"), make_sized_run(400, "qlora")])
     assert {row.task.origin.train_rows for row in evidence.rows} == {800}
 
 
 def test_a_size_at_which_all_runs_failed_is_on_the_curve() -> None:
-    runs = [*make_curve()[:2], run_with(200, status="oom"), run_with(200, "full", status="failed")]
+    runs = [
+        *make_curve()[:2],
+        make_sized_run(200, status="oom"),
+        make_sized_run(200, "full", status="failed"),
+    ]
     shown = render_markdown(make_evidence(runs), text=ENGLISH)
     assert re.search(r"\| LoRA +\| 70\.0 % \(.*\) \| +out of memory \|", shown)
     assert list_headings(shown)[0] == "headlines, minilm (100 train texts): 400 test texts"
@@ -75,9 +70,9 @@ def test_a_size_at_which_all_runs_failed_is_on_the_curve() -> None:
 
 def test_other_texts_with_the_same_settings_are_no_curve() -> None:
     """A file that was changed in between: two contents with one size, or other test texts."""
-    one, other = run_with(100), run_with(100, data="changed")
+    one, other = make_sized_run(100), make_sized_run(100, data="changed")
     assert "Accuracy by the number" not in render_markdown(make_evidence([one, other]), text=ENGLISH)
-    other = run_with(200)
+    other = make_sized_run(200)
     other = replace(other, data={**other.data, "label_counts": {"test": {"a": 100, "b": 300}}})
     evidence = make_evidence([one, other])
     assert "Accuracy by the number" not in render_markdown(evidence, text=ENGLISH)
@@ -86,7 +81,7 @@ def test_other_texts_with_the_same_settings_are_no_curve() -> None:
 
 def test_each_model_has_its_curve_and_a_table_of_its_largest_size() -> None:
     other = {"revision": "m2", "names": {"model": "smollm2"}}
-    evidence = make_evidence([*make_curve(), run_with(100, **other), run_with(200, **other)])
+    evidence = make_evidence([*make_curve(), make_sized_run(100, **other), make_sized_run(200, **other)])
     assert {(row.task.model, row.task.origin.train_rows) for row in evidence.rows} == {
         ("minilm", 1296),
         ("smollm2", 200),
@@ -96,7 +91,7 @@ def test_each_model_has_its_curve_and_a_table_of_its_largest_size() -> None:
 
 
 def test_other_splits_are_other_tables_that_say_so() -> None:
-    seeds = [run_with(100, data=f"s{seed}", split_seed=seed) for seed in (0, 1)]
+    seeds = [make_sized_run(100, data=f"s{seed}", split_seed=seed) for seed in (0, 1)]
     assert list_headings(render_markdown(make_evidence(seeds), text=ENGLISH))[:2] == [
         "headlines, minilm (split_seed 0): 400 test texts",
         "headlines, minilm (split_seed 1): 400 test texts",

@@ -1,0 +1,65 @@
+"""Power laws whose truth is planted: a forecast finds it, and its interval holds it."""
+
+import numpy as np
+import pytest
+
+from bench.report.across.law import FEWEST, Measured, fit
+
+SIZES = [40, 80, 160, 320, 640, 1280]
+
+
+def plant(
+    exponent: float,
+    floor: float,
+    *,
+    texts: int = 400,
+    seeds: int = 3,
+    random: np.random.RandomState | None = None,
+) -> list[Measured]:
+    """Accuracies of the law floor + 0.6 (n / 40)^-exponent, with the noise of so many texts and seeds."""
+    measured = []
+    for size in SIZES:
+        error = floor + (0.6 - floor) * (size / 40) ** -exponent
+        if random is not None:
+            error = random.binomial(texts * seeds, error) / (texts * seeds)
+        measured.append(Measured(size, 1 - error, seeds))
+    return measured
+
+
+def tell(exponent: float, floor: float, size: int) -> float:
+    return 1 - floor - (0.6 - floor) * (size / 40) ** -exponent
+
+
+@pytest.mark.parametrize(("exponent", "floor"), [(0.3, 0.0), (0.5, 0.05), (1.0, 0.1)])
+def test_a_law_without_noise_is_found(exponent: float, floor: float) -> None:
+    law = fit(plant(exponent, floor), texts=100_000)
+    assert law is not None
+    found = law.forecast(2560)
+    assert found.estimate == pytest.approx(tell(exponent, floor, 2560), abs=0.01)
+    assert found.low < found.estimate < found.high
+
+
+def test_intervals_hold_what_is_measured_later() -> None:
+    """90 % of them; studies of several laws with the noise of 400 texts and three seeds."""
+    random, held, count = np.random.RandomState(0), 0, 0
+    for exponent, floor in [(0.2, 0.0), (0.4, 0.05), (0.7, 0.1), (1.0, 0.15)]:
+        for _ in range(25):
+            law = fit(plant(exponent, floor, random=random), texts=400)
+            assert law is not None
+            found = law.forecast(2560)
+            error = random.binomial(1200, 1 - tell(exponent, floor, 2560)) / 1200
+            held += found.low <= 1 - error <= found.high
+            count += 1
+    assert held / count >= 0.85
+
+
+def test_the_further_the_wider() -> None:
+    law = fit(plant(0.4, 0.05), texts=400)
+    assert law is not None
+    near, far = law.forecast(2560), law.forecast(12_800)
+    assert far.high - far.low > near.high - near.low
+    assert far.estimate > near.estimate
+
+
+def test_too_few_sizes_say_nothing() -> None:
+    assert fit(plant(0.4, 0.05)[: FEWEST - 1], texts=400) is None
