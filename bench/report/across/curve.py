@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.report.across.groups import group_sizes
-from bench.report.across.law import FEWEST, Forecast, Measured, fit
+from bench.report.across.law import FEWEST, Projection, Reading, fit
 from bench.report.numbers.comparison import Known
 from bench.report.numbers.rows import Row
 from bench.report.numbers.scores import Scored
@@ -38,7 +38,7 @@ class MethodCurve:
 
     rows: Mapping[int, Row]  # by size, ascending
     break_evens: Sequence[BreakEven]
-    forecasts: Sequence[Forecast]  # empty: none can be defended
+    forecasts: Sequence[Projection]  # empty: none can be defended
 
     @property
     def largest(self) -> Row:
@@ -157,10 +157,10 @@ def find_crossings(sizes: Floats, ahead: Floats) -> Floats:
     return crossings
 
 
-def _forecast(rows: Mapping[int, Row]) -> list[Forecast]:
+def _forecast(rows: Mapping[int, Row]) -> list[Projection]:
     """Say what more labels would bring a method that is trained on them."""
     known = [
-        Measured(size, row.accuracy.mean, row.accuracy.n)
+        Reading(size, row.accuracy.mean, row.accuracy.n)
         for size, row in rows.items()
         if row.accuracy is not None and not row.is_untrained
     ]

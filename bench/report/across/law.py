@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Reading:
     """A method's test accuracy at one size of the train split."""
 
     size: int  # labelled texts
@@ -41,7 +41,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Projection:
     """The accuracy that would be measured with so many labels, by as many seeds, on the same test texts."""
 
     size: int
@@ -64,7 +64,7 @@ class Law:
     noises: Floats  # standard deviation of a measurement at the largest size
     freedom: float  # degrees of freedom of the noises
 
-    def forecast(self, size: int) -> Forecast:
+    def forecast(self, size: int) -> Projection:
         """Say what so many labels would bring."""
         ratios = _find_ratios(np.array([size / self.largest]), self.exponents, self.offsets)[:, 0]
         means = self.floors + self.slopes * ratios
@@ -74,10 +74,10 @@ class Law:
         low, middle, high = (
             float(np.interp(share, below, _ERRORS)) for share in ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
         )
-        return Forecast(size, 1.0 - middle, 1.0 - high, 1.0 - low)
+        return Projection(size, 1.0 - middle, 1.0 - high, 1.0 - low)
 
 
-def fit(measured: Sequence[Measured], *, texts: int) -> Law | None:
+def fit(measured: Sequence[Reading], *, texts: int) -> Law | None:
     """Fit the laws to a method's measurements, or return None if there are fewer than FEWEST sizes.
 
     Args:
@@ -120,7 +120,7 @@ def _find_ratios(sizes: Floats, exponents: Floats, offsets: Floats) -> Floats:
     return ratios
 
 
-def _expect_variances(measured: Sequence[Measured], texts: int) -> Floats:
+def _expect_variances(measured: Sequence[Reading], texts: int) -> Floats:
     """Return the expected variance of each measurement about the law. # (sizes,)
 
     Half of a text's own variance is common to all sizes, as the texts are; the rest is noise, of which seeds
@@ -128,7 +128,7 @@ def _expect_variances(measured: Sequence[Measured], texts: int) -> Floats:
     """
     largest = max(one.size for one in measured)
 
-    def expect(one: Measured) -> float:
+    def expect(one: Reading) -> float:
         chance = max(one.error * (1 - one.error), 1 / texts) / texts
         return chance / 2 / math.sqrt(one.seeds) * (largest / one.size) ** DISTANCE
 

@@ -186,6 +186,17 @@ def test_zero_shot_reads_the_labels_words_whatever_the_task(compose: Compose, ta
     assert is_other is (task == "label_likelihood")
 
 
+@pytest.mark.parametrize(("method", "counts"), [("tfidf", True), ("head", True), ("zero_shot", False)])
+def test_a_seed_that_draws_the_train_texts_counts_for_what_reads_them(
+    compose: Compose, method: str, counts: bool
+) -> None:
+    drawn = compose(f"method={method}", "data.train_size=100", "data.resample=true")
+    seeds = [run_id(replace_values(drawn, {"seed": seed})) for seed in (0, 1)]
+    assert (seeds[0] != seeds[1]) is counts
+    whole = compose(f"method={method}", "data.resample=true")
+    assert run_id(whole) == run_id(replace_values(whole, {"seed": 1})) == run_id(compose(f"method={method}"))
+
+
 def test_a_run_keeps_the_id_that_its_records_have(compose: Compose) -> None:
     """Ids of results from before there was another task than a head's; a new field must not change them."""
     ids = [run_id(compose(f"method={method}")) for method in ("full", "lora", "qlora", "head", "tfidf")]

@@ -30,6 +30,7 @@ SIZES = {
     "noise": None,
     "folds": None,
     "fold": None,
+    "resample": False,
 }
 COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto"}
 BASE = DataConfig(name="mine", source="files", **COLUMNS, **NOTHING, **SIZES)
@@ -105,6 +106,25 @@ def test_a_larger_train_split_has_the_texts_of_a_smaller_one_and_the_same_are_ev
     for one in loaded:
         for split in ("validation", "test"):
             pd.testing.assert_frame_equal(one.splits[split], loaded[0].splits[split])
+
+
+def test_each_seed_may_draw_its_own_train_texts_and_the_same_are_evaluated(tmp_path: Path) -> None:
+    config = dataclasses.replace(make_files(tmp_path), train_size=20, resample=True)
+    one, again, other = (datasets.load(config, seed=seed) for seed in (1, 1, 2))
+    larger = datasets.load(dataclasses.replace(config, train_size=40), seed=1)
+    drawn, drawn_again, drawn_other, drawn_more = (
+        set(each.splits["train"]["text"]) for each in (one, again, other, larger)
+    )
+    assert drawn == drawn_again != drawn_other
+    assert len(drawn) == len(drawn_other) == 20
+    assert drawn < drawn_more
+    for each in (other, larger):
+        for split in ("validation", "test"):
+            pd.testing.assert_frame_equal(one.splits[split], each.splits[split])
+    assert one.fingerprint == other.fingerprint
+    fixed = datasets.load(dataclasses.replace(config, resample=False), seed=2)
+    assert fixed.fingerprint != one.fingerprint
+    assert names(fixed, "test") == names(one, "test")
 
 
 def load_folds(config: DataConfig, count: int) -> list[datasets.Dataset]:

@@ -8,7 +8,7 @@ import pytest
 
 from bench.config.schema import Config
 from bench.errors import ConfigError
-from bench.sweep.request import confirm_long
+from bench.sweep.request import Identifier, confirm_long, plan_sweep
 
 Compose = Callable[..., Config]
 
@@ -116,3 +116,40 @@ def test_what_counts_are_the_hours_of_this_strategy(
     answer(None)
     with pytest.raises(ConfigError, match=r"at least 12\.0 h"):
         confirm_long(described, compose(*lines), ARGUMENTS)
+
+
+CURVE = {"method": ["tfidf"], "seed": [0]}
+
+
+def plan_curve(compose: Compose, count: int, *lines: str) -> list[tuple[str, ...]]:
+    plan = plan_sweep(
+        [CURVE],
+        constant=list(lines),
+        compose=lambda more: compose(*more),
+        identify=Identifier(),
+        curve=count,
+    )
+    return [point.overrides for point in plan.points]
+
+
+def test_a_curve_halves_the_train_texts(compose: Compose) -> None:
+    """The headlines have 1,296."""
+    planned = plan_curve(compose, 4)
+    sizes = [line for lines in planned for line in lines if line.startswith("data.train_size=")]
+    assert sizes == [f"data.train_size={size}" for size in (162, 324, 648, 1296)]
+    assert all("data.resample=true" in lines for lines in planned)
+    assert [
+        line for lines in plan_curve(compose, 2, "data.train_size=100") for line in lines if "size" in line
+    ] == [
+        "data.train_size=50",
+        "data.train_size=100",
+    ]
+
+
+def test_a_curve_needs_a_text_of_each_label(compose: Compose) -> None:
+    with pytest.raises(
+        ConfigError, match=r"sweep.curve=10: the smallest size would be 2 of 1296 .* set sweep.curve=9"
+    ):
+        plan_curve(compose, 10)
+    with pytest.raises(ConfigError, match="too few for a curve"):
+        plan_curve(compose, 2, "data.train_size=8")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.report.across.law import FEWEST, Measured, fit
+from bench.report.across.law import FEWEST, Reading, fit
 
 SIZES = [40, 80, 160, 320, 640, 1280]
 
@@ -15,14 +15,14 @@ def plant(
     texts: int = 400,
     seeds: int = 3,
     random: np.random.RandomState | None = None,
-) -> list[Measured]:
+) -> list[Reading]:
     """Accuracies of the law floor + 0.6 (n / 40)^-exponent, with the noise of so many texts and seeds."""
     measured = []
     for size in SIZES:
         error = floor + (0.6 - floor) * (size / 40) ** -exponent
         if random is not None:
             error = random.binomial(texts * seeds, error) / (texts * seeds)
-        measured.append(Measured(size, 1 - error, seeds))
+        measured.append(Reading(size, 1 - error, seeds))
     return measured
 
 
