@@ -139,21 +139,29 @@ def tabulate_panel(panel: Panel, evidence: Evidence, *, text: Text, is_page: boo
     front = {row.title for row in find_front(panel.rows)}
     more = []
     for row in panel.rows:
-        gap = panel.gaps.get(row.title)
-        verdict = UNKNOWN if gap is None else text(f"models.cells.{judge(gap)}", points=-100 * gap.estimate)
-        if row is panel.leader:
-            verdict = text("models.cells.leader")
         more.append(
             {
                 names["model"]: panel.models[row.title] or UNKNOWN,
                 names["validation"]: format_known(row.validation, text.format_percent),
-                names["verdict"]: verdict,
+                names["verdict"]: _say_cell(row, panel, text),
                 names["front"]: text("models.cells.front") if row.title in front else "",
             }
         )
     rows = [replace(row, title=panel.titles[row.title]) for row in panel.rows]
     table, _ = tabulate(rows, evidence, text=text, is_page=is_page, more=more)
     return table, make_bullets([text("models.how"), text("models.front")] if front else [text("models.how")])
+
+
+def _say_cell(row: Row, panel: Panel, text: Text) -> str:
+    """Say in short how the row stands to the leader, or why it does not."""
+    if row is panel.leader:
+        return text("models.cells.leader")
+    if row.selection and row.has_random_weights:
+        return text("models.cells.random")
+    if row.is_untrained:
+        return text("models.cells.untrained")
+    gap = panel.gaps.get(row.title)
+    return UNKNOWN if gap is None else text(f"models.cells.{judge(gap)}", points=-100 * gap.estimate)
 
 
 def find_front(rows: Sequence[Row]) -> list[Row]:
