@@ -161,7 +161,11 @@ def _say_cell(row: Row, panel: Panel, text: Text) -> str:
     if row.is_untrained:
         return text("models.cells.untrained")
     gap = panel.gaps.get(row.title)
-    return UNKNOWN if gap is None else text(f"models.cells.{judge(gap)}", points=-100 * gap.estimate)
+    return (
+        UNKNOWN
+        if gap is None
+        else text(f"models.cells.{judge(gap)}", points=round(-100 * gap.estimate, 1) + 0.0)
+    )
 
 
 def find_front(rows: Sequence[Row]) -> list[Row]:
