@@ -220,3 +220,16 @@ def test_predictions_that_cannot_be_read_leave_the_others() -> None:
     evidence = make_evidence(runs, predictions=predictions)
     assert [one.one.method for one in evidence.comparisons if one.is_across] == ["lora"]
     assert len(evidence.left_out) == 1
+
+
+def test_where_nothing_trained_nothing_leads() -> None:
+    """Answers of one label alone, which is what a training with a wrong rate leaves."""
+    counts = {"label_counts": {"test": {"a": 160, "b": 140, "c": 100}}}
+    runs = [make_run("tfidf", test=0.72)]
+    for model in MODELS:
+        run = run_on(model, test=0.4)
+        scores = {"accuracy": 0.4, "f1_macro": 0.19, "loss": 1.1}
+        runs.append(replace(run, metrics={**run.metrics, "test": scores}, data={**run.data, **counts}))
+    shown = render_markdown(make_evidence(runs), text=ENGLISH)
+    assert "**TF-IDF reaches an accuracy of 72.0 %; LoRA on minilm and LoRA on smollm2 did not train" in shown
+    assert {row["Against the leader"] for row in read_panel(make_evidence(runs))} == {"–", "did not train"}
