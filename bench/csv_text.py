@@ -8,6 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from bench.redaction import clean
@@ -28,13 +29,18 @@ def escape_csv(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int | float):
+    if isinstance(value, (int, float)):
         return str(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         value = " ".join(str(item) for item in value)
     if isinstance(value, Mapping):
         value = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    text = clean(str(value))
+    return _escape_text(str(value))
+
+
+@lru_cache(maxsize=4096)  # of thousands of runs most texts are the same
+def _escape_text(text: str) -> str:
+    text = clean(text)
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 

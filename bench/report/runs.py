@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.config.schema import METRICS
 from bench.report.cells import to_csv
-from bench.results.selection import read_fold, read_seed, read_value
+from bench.results.selection import read_fold, read_place, read_seed, read_value, split_path
 from bench.results.store import Result
 
 _MEMORY = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_resident_bytes", "nvml_peak_bytes")
@@ -102,6 +102,7 @@ _COLUMNS = {
     "git_dirty": "provenance.git_dirty",
     "wandb_run_id": "tracking.wandb_run_id",
 }
+_PLACES = {column: split_path(path) for column, path in _COLUMNS.items()}
 # what a run made of a setting such as auto, where its record says so
 _CHOSEN = {"target_modules": "model.target_modules", "precision": "model.precision"}
 
@@ -119,7 +120,7 @@ def render_runs(results: Iterable[Result]) -> str:
 
 def _read(result: Result, names: Sequence[str]) -> list[Any]:
     """Return the run's values of these columns, in their order."""
-    values = {column: read_value(result, _COLUMNS[column]) for column in names}
+    values = {column: read_place(result, _PLACES[column]) for column in names}
     values["seed"] = read_seed(result)
     for column, path in _CHOSEN.items():
         chosen = read_value(result, path)

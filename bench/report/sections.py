@@ -8,7 +8,7 @@ from bench.report.across.models import judge, list_panels
 from bench.report.blocks import Bar, Block, Cell, Paragraph, Section, Table, make_bullets
 from bench.report.cells import UNKNOWN, format_known, format_number, round_six, to_csv
 from bench.report.language.text import Text
-from bench.report.naming import Titles, join_titles, place, say_needs
+from bench.report.naming import Titles, name_models, name_row, place, say_needs
 from bench.report.numbers.comparison import FEWEST_DISCORDANT, Comparison
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.health import DataHealth
@@ -53,7 +53,11 @@ def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> S
         )
     )
     if untrained := [row for row in evidence.rows if row.is_untrained]:
-        blocks.append(make_bullets([text("comparisons.untrained", titles=join_titles(untrained, text))]))
+        models = name_models(evidence.tasks, text)
+        if len({row.task.revision for row in evidence.rows} - {None}) > 1:
+            untrained = [name_row(row, models, text) for row in untrained]
+        titles_of = text.join(list(dict.fromkeys(row.title for row in untrained)))
+        blocks.append(make_bullets([text("comparisons.untrained", titles=titles_of)]))
     if evidence.comparisons:
         texts = text("join.or").join(
             map(str, sorted({comparison.rows for comparison in evidence.comparisons}))

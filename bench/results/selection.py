@@ -56,16 +56,22 @@ class Selection:
 
 def read_value(result: Result, path: str) -> Any:
     """Return the value at a dotted path of a record, such as ``metrics.test.accuracy``, or None."""
-    name, *rest = _split(path)
-    value = getattr(result, name)
-    for part in rest:
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
+    return read_place(result, split_path(path))
 
 
 @cache
-def _split(path: str) -> list[str]:
-    return path.split(".")
+def split_path(path: str) -> tuple[str, tuple[str, ...]]:
+    """Return a record's field and the keys within it, for read_place."""
+    name, *rest = path.split(".")
+    return name, tuple(rest)
+
+
+def read_place(result: Result, place: tuple[str, tuple[str, ...]]) -> Any:
+    """Return what read_value does, for who reads millions of values."""
+    value = getattr(result, place[0])
+    for part in place[1]:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def read_number(result: Result, path: str) -> int | float | None:

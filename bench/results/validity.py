@@ -23,7 +23,7 @@ Kind = Callable[[Any], bool] | dict[str, "Kind"]  # "*" in a dict stands for eve
 
 def is_number(value: Any) -> bool:
     """Tell whether it is a number that can be counted with; a bool is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def is_amount(value: Any) -> bool:
@@ -145,6 +145,8 @@ def find_fault(record: Mapping[str, Any]) -> str | None:
 
 def _misfits(block: Mapping[str, Any], kinds: Mapping[str, Kind], path: str) -> Iterator[str]:
     """Yield a message for each value of a block that is not of its kind."""
+    if _is_well(block, kinds):  # nearly every block; its messages are not written
+        return
     for name, value in block.items():
         kind = kinds.get(name, kinds.get("*"))
         if value is None or kind is None:
@@ -156,6 +158,21 @@ def _misfits(block: Mapping[str, Any], kinds: Mapping[str, Kind], path: str) -> 
                 yield f"its {path}{name} is {_shorten(value)}, which no run writes there"
         elif not kind(value):
             yield f"its {path}{name} is {_shorten(value)}, which no run writes there"
+
+
+def _is_well(block: Mapping[str, Any], kinds: Mapping[str, Kind]) -> bool:
+    """Tell whether _misfits yields nothing."""
+    others = kinds.get("*")
+    for name, value in block.items():
+        kind = kinds.get(name, others)
+        if value is None or kind is None:
+            continue
+        if isinstance(kind, dict):
+            if not isinstance(value, dict) or not _is_well(value, kind):
+                return False
+        elif not kind(value):
+            return False
+    return True
 
 
 def _shorten(value: Any) -> str:

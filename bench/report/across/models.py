@@ -14,7 +14,7 @@ from bench.report.numbers.equivalence import merge_needs
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import ReportTask, Row
 from bench.report.tabulate import tabulate
-from bench.report.verdicts.answer import say_least_memory
+from bench.report.verdicts.answer import most_accurate, say_least_memory
 
 _MOST_NAMED = 4  # of many methods, in a sentence
 
@@ -80,21 +80,23 @@ def make_panel(
 def say_panel(panel: Panel, text: Text) -> str:
     """Say in one sentence which methods and models come first, as the leader's comparisons show it."""
     leader, untrained = panel.leader, [row for row in panel.rows if row.is_untrained]
-    if leader is None:
-        is_random = any(row.has_random_weights and row.selection for row in panel.rows)
-        kind = "random" if is_random else "unscored"
-        return text("answer.sentence", parts=text(f"answer.no_scores.{kind}"))
-    here = text.format_percent(leader.accuracy.mean) if leader.accuracy else text("unknown")
-    parts = [text("models.leader", one=leader.title, here=here), *_say_gaps(panel, text)]
+    best = leader or most_accurate([row for row in panel.rows if not row.is_untrained])
+    here = text.format_percent(best.accuracy.mean) if best and best.accuracy else text("unknown")
+    if leader:
+        parts = [text("models.leader", one=leader.title, here=here), *_say_gaps(panel, leader, text)]
+    elif any(row.has_random_weights and row.selection for row in panel.rows):
+        parts = [text("answer.no_scores.random")]
+    else:
+        parts = [
+            text("answer.only", one=best.title, here=here) if best else text("answer.no_scores.unscored")
+        ]
     if untrained:
         parts.append(text("answer.untrained", titles=_join_some(untrained, text)))
     return text("answer.sentence", parts=text("join.semicolon").join(parts))
 
 
-def _say_gaps(panel: Panel, text: Text) -> Iterator[str]:
+def _say_gaps(panel: Panel, leader: Row, text: Text) -> Iterator[str]:
     """Say which methods are more accurate than the leader, equal to it, undecided, and less accurate."""
-    leader = panel.leader
-    assert leader is not None
     kinds: dict[str, list[AccuracyGap]] = {}
     for gap in panel.gaps.values():
         kinds.setdefault(judge(gap), []).append(gap)
@@ -139,21 +141,33 @@ def tabulate_panel(panel: Panel, evidence: Evidence, *, text: Text, is_page: boo
     front = {row.title for row in find_front(panel.rows)}
     more = []
     for row in panel.rows:
-        gap = panel.gaps.get(row.title)
-        verdict = UNKNOWN if gap is None else text(f"models.cells.{judge(gap)}", points=-100 * gap.estimate)
-        if row is panel.leader:
-            verdict = text("models.cells.leader")
         more.append(
             {
                 names["model"]: panel.models[row.title] or UNKNOWN,
                 names["validation"]: format_known(row.validation, text.format_percent),
-                names["verdict"]: verdict,
+                names["verdict"]: _say_cell(row, panel, text),
                 names["front"]: text("models.cells.front") if row.title in front else "",
             }
         )
     rows = [replace(row, title=panel.titles[row.title]) for row in panel.rows]
     table, _ = tabulate(rows, evidence, text=text, is_page=is_page, more=more)
     return table, make_bullets([text("models.how"), text("models.front")] if front else [text("models.how")])
+
+
+def _say_cell(row: Row, panel: Panel, text: Text) -> str:
+    """Say in short how the row stands to the leader, or why it does not."""
+    if row is panel.leader:
+        return text("models.cells.leader")
+    if row.selection and row.has_random_weights:
+        return text("models.cells.random")
+    if row.is_untrained:
+        return text("models.cells.untrained")
+    gap = panel.gaps.get(row.title)
+    return (
+        UNKNOWN
+        if gap is None
+        else text(f"models.cells.{judge(gap)}", points=round(-100 * gap.estimate, 1) + 0.0)
+    )
 
 
 def find_front(rows: Sequence[Row]) -> list[Row]:

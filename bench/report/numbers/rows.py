@@ -14,7 +14,7 @@ from bench.report.numbers.collapse import is_untrained
 from bench.report.numbers.edges import Edge, find_edges
 from bench.report.numbers.health import DataHealth, describe_health
 from bench.report.numbers.statistics import Summary, summarise
-from bench.report.numbers.traits import Origin, Traits, read_origin, read_traits
+from bench.report.numbers.traits import DataOrigin, Traits, read_origin, read_traits
 from bench.results.selection import (
     MethodKey,
     Selection,
@@ -63,7 +63,7 @@ class ReportTask:
     test_size: int | None  # texts; None: no record says it
     health: DataHealth
     traits: Traits  # what tells it from a task whose data and model have the same names
-    origin: Origin
+    origin: DataOrigin
 
 
 @dataclass(frozen=True)

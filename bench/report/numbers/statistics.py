@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,9 @@ class Difference:
     estimate: float
     low: float | None  # None: too few texts tell the two apart
     high: float | None
+
+
+_find_nodes = cache(np.polynomial.legendre.leggauss)  # of a Gauss-Legendre quadrature
 
 
 def summarise(values: Sequence[float]) -> Summary:
@@ -332,7 +336,7 @@ def spread_errors(seeds: Sequence[Seeds], *, nodes: int = _NODES) -> tuple[Float
         # (cases, methods), (cases,)
     """
     errors, weights = np.zeros((1, 0)), np.ones(1)
-    places, shares = np.polynomial.legendre.leggauss(nodes)
+    places, shares = _find_nodes(nodes)
     for seed in seeds:
         chi_squared = 2 * gammaincinv(seed.freedom / 2, (places + 1) / 2)
         shown = max(seed.error, seed.residual) * chi_squared / seed.freedom  # (nodes,)

@@ -52,7 +52,7 @@ _SPLIT = ("train_size", "validation_size", "test_size", "split_seed", "folds", "
 
 
 @dataclass(frozen=True)
-class Origin:
+class DataOrigin:
     """Where the texts of some runs come from, and how they are split."""
 
     data_set: str  # settings of the data but those of its split; equal for runs on one data set
@@ -61,7 +61,7 @@ class Origin:
     train_rows: int | None
 
 
-def read_origin(results: Iterable[Result]) -> Origin:
+def read_origin(results: Iterable[Result]) -> DataOrigin:
     """Return where the texts of runs on the same splits come from, as the first record that says it does."""
     results = list(results)
     settings = dict(read_value(results[0], "config.data") or {})
@@ -70,7 +70,7 @@ def read_origin(results: Iterable[Result]) -> Origin:
     counts = (read_value(result, "data.label_counts.test") for result in results)
     rows = [read_number(result, "data.sizes.train") for result in results]
     rows.append(asked if isinstance(asked, int | float) and asked >= 1 else None)  # if all failed too early
-    return Origin(
+    return DataOrigin(
         data_set=_to_json({name: value for name, value in settings.items() if name not in _SPLIT}),
         split=_to_json(settings) if has_size else None,
         tested_on=next((_to_json(one) for one in counts if one is not None), None),
@@ -90,13 +90,10 @@ def read_traits(results: Iterable[Result]) -> Traits:
     traits = []
     for name, path in (MODEL | DATA | TRAINING).items():
         members = with_model if name in MODEL else results
-        values = {
-            _show(name, path, value)
-            for member in members
-            if (value := read_value(member, path)) not in (None, [])
-        }
-        if values:
-            traits.append((name, " / ".join(sorted(values))))
+        values = (read_value(member, path) for member in members)
+        unlike = {tuple(value) if isinstance(value, list) else value for value in values} - {None, ()}
+        if unlike:
+            traits.append((name, " / ".join(sorted({_show(name, path, value) for value in unlike}))))
     return tuple(traits)
 
 

@@ -99,12 +99,13 @@ def recommend(
 
 def group_places(rows: Sequence[Row]) -> dict[Place, list[Row]]:
     """Group the rows among which one is to be chosen: those of all base models on a split, or of a table."""
-    panels = group_models(rows)
-    tables = group_rows(rows).items()
-    return {
-        **panels,
-        **{group: same for group, same in tables if (group[0].fingerprint, group[1]) not in panels},
-    }
+    panels, places = group_models(rows), dict[Place, list[Row]]()
+    for split, same in panels.items():
+        places[split] = same
+    for group, same in group_rows(rows).items():
+        if (group[0].fingerprint, group[1]) not in panels:
+            places[group] = same
+    return places
 
 
 def find_changes(
@@ -131,7 +132,7 @@ def find_changes(
         return advice[place].chosen
 
     changes = list[tuple[str, float, Row | None]]()
-    if chosen is not None and chosen.peak_memory_bytes is not None:
+    if chosen is not None and chosen.peak_memory_bytes:
         less = [peak for peak in peaks if peak < chosen.peak_memory_bytes]
         changes.append(("below", chosen.peak_memory_bytes, take(less[-1]) if less else None))
     for peak in [peak for peak in peaks if peak > limits.vram_bytes][:_MOST_TRIED]:

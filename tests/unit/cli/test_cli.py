@@ -104,7 +104,7 @@ def test_the_only_folder_is_meant(tmp_path: Path) -> None:
 
 def test_of_several_folders_one_must_be_named(tmp_path: Path) -> None:
     make_folders(tmp_path, "b", "a")
-    with pytest.raises(StoreError, match=f"there are {tmp_path}/a, {tmp_path}/b; name one$") as caught:
+    with pytest.raises(StoreError, match=f"there are {tmp_path}/a, {tmp_path}/b; name one, or") as caught:
         find_results(None, tmp_path)
     assert caught.value.exit_code == 3
 
@@ -256,7 +256,9 @@ def test_recommend_says_what_comes_nearest_where_nothing_fits(bench: Bench) -> N
             ["--vram", "1", "--min-accuracy", "90"],
             "--min-accuracy 90: must be a share from 0 to 1, such as 0.9",
         ),
-        ([], "the following arguments are required: --vram"),
+        ([], "one of the arguments --vram --card is required"),
+        (["--card", "rtx409"], "--card rtx409: must be one of"),
+        (["--card", "rtx409"], "did you mean rtx4090?"),
     ],
 )
 @pytest.mark.usefixtures("quickstart")

@@ -261,7 +261,8 @@ def test_over_models_and_methods_one_is_taken() -> None:
 
 
 def test_what_other_memory_would_change_is_said() -> None:
-    _, shown, _ = advise(on_models(), vram=16)
+    smallest = [make_run("dora", seed=seed, kind="cuda", peak=2 * GIB, test=0.4) for seed in range(3)]
+    _, shown, _ = advise([*on_models(), *smallest], vram=16)
     assert "- With less than 6.00 GiB: QLoRA on minilm.\n" in shown
     assert "- With 22.00 GiB or more: Full fine-tuning on smollm2.\n" in shown
     _, nothing, fits = advise(on_models(), vram=3)
