@@ -78,6 +78,10 @@ bench dashboard --offline                        wandb's own view of offline run
 bench recommend --vram 12                        the best of what fits 12 GiB
 bench recommend --vram 24 --max-hours 3 --min-accuracy 0.9
 """,
+    "audit": """\
+bench audit                                      by all methods that have a whole cross-validation
+bench audit lora --results results/mine          by one method's folds
+""",
     "status": "bench status --results results/mine              how many runs came to what\n",
     "verify": "bench verify --results results/mine              exit code 1 if any record is bad\n",
     "sync": "bench sync --probe-seconds 10                    wait longer for a slow server\n",
