@@ -19,6 +19,7 @@ from bench.extras import audit
 from bench.results.store import Store
 from bench.run.run import run
 
+pytestmark = pytest.mark.slow
 Compose = Callable[..., Config]
 Command = Callable[..., tuple[int, str, str]]
 GENERATED = (
@@ -74,7 +75,7 @@ def test_planted_errors_stand_first_and_their_share_is_estimated(
     assert wrong[flagged].sum() > 0.7 * wrong.sum()
     assert wrong[scores > 0.5].mean() > 0.8
     suggested = np.array([row["suggested_label"] == clean.labels[true[row["text"]]] for row in rows])
-    assert suggested[wrong & (scores > 0.5)].mean() > 0.9
+    assert suggested[wrong & (scores > 0.5)].mean() > 0.8
     found = audit.measure_noise(audit.gather(store, "tfidf", compose_tfidf()))
     assert found.low < wrong.mean() < found.high
     assert found.high - found.low < 0.06
