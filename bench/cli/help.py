@@ -79,6 +79,10 @@ bench recommend --vram 12                        the best of what fits 12 GiB
 bench recommend --vram 24 --max-hours 3 --min-accuracy 0.9
 bench recommend --card rtx4090                   for a card that you do not have: memory is predicted
 """,
+    "audit": """\
+bench audit                                      by all methods that have a whole cross-validation
+bench audit lora --results results/mine          by one method's folds
+""",
     "status": "bench status --results results/mine              how many runs came to what\n",
     "verify": "bench verify --results results/mine              exit code 1 if any record is bad\n",
     "sync": "bench sync --probe-seconds 10                    wait longer for a slow server\n",

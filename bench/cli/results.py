@@ -70,6 +70,11 @@ def _add_advice(commands: Any, results: help.Parser) -> None:
     recommend.add_argument("--min-accuracy", type=float, metavar="A", help="a share, such as 0.9")
     recommend.add_argument("--lang", choices=_LANGUAGES, default="en", help="language of the advice")
     recommend.set_defaults(call=_recommend)
+    audit = commands.add_parser(
+        "audit", parents=[results], help="labels that are probably wrong, from a cross-validation"
+    )
+    audit.add_argument("method", nargs="?", metavar="METHOD", help="whose folds alone; default: all")
+    audit.set_defaults(call=_audit)
     imports = commands.add_parser(
         "import", help="other people's results, shown in the table and never counted"
     )
@@ -207,6 +212,20 @@ def _recommend(arguments: argparse.Namespace) -> int:
     advice, fits = describe_advice(evidence, store.read_predictions, limits=limits, text=text, card=device)
     _print_blocks(advice)
     return 0 if fits else 1
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from bench.extras import audit
+    from bench.results.store import Store
+
+    store = Store(find_results(arguments.results))
+    found = audit.gather(store, arguments.method, _read_section([], "report"))
+    noise = audit.measure_noise(found)
+    issues = audit.find_issues(found, noise)
+    path = store.write_report(audit.FILE, audit.render(found, noise, issues))
+    print(show(audit.summarise(found, noise, issues)))
+    print(show(path))
+    return 0
 
 
 def _print_blocks(blocks: Sequence["Block"]) -> None:

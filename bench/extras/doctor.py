@@ -32,6 +32,7 @@ HUB = "https://huggingface.co"
 NF4_ERROR = 0.12  # of normal weights, relative, root mean square; the code's own is about 0.095 (measured)
 _EXTRAS = {
     "datasets": "data=hub",
+    "cleanlab": "bench audit",
     "sentencepiece": "ChatGLM's tokenizer",
     "deepspeed": "train=deepspeed_zero2",
     "submitit": "hydra/launcher=submitit_slurm",

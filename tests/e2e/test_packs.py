@@ -154,7 +154,7 @@ def test_a_cross_validation_in_a_pack_is_each_of_its_folds_alone(
         rate: sum(float(row["validation_accuracy"]) for row in lora if row["lr"] == rate) / 5
         for rate in ("0.001", "0.01")
     }
-    assert float(table[1]["Validation"]) == pytest.approx(max(means.values()), abs=1e-5)
+    assert float(table[1]["Validation score"]) == pytest.approx(max(means.values()), abs=1e-5)
     for rate in means:
         mine = [row for row in lora if row["lr"] == rate]
         assert sorted(row["fold"] for row in mine) == [*"01234"]

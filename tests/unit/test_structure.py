@@ -47,6 +47,7 @@ NO_VERB = re.compile(
 OWNERS = {
     "wandb": ("bench.run.tracking",),
     "wandb_workspaces": ("bench.extras.dashboard",),
+    "cleanlab": ("bench.extras.audit",),
     "omegaconf": ("bench.config.overrides", "bench.config.schema", "bench.run.app", "bench.plugins"),
 }
 HEAVY = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
