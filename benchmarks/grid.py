@@ -16,7 +16,7 @@ import torch
 
 from bench.data import dataset, tokens
 from bench.model import weights
-from bench.results.selection import configuration_key, is_stopped, select_best
+from bench.results.selection import configuration_key, is_stopped
 from bench.results.store import Result, Store
 from bench.train.device import choose_precision
 from bench.train.fit import tokenise
@@ -43,7 +43,6 @@ SIDES: Mapping[str, tuple[Sequence[str], bool]] = {
     "bench packed": (["sweep.pack=auto"], True),
     "bench halving": (["sweep.pack=auto", "sweep.strategy=halving"], True),
 }
-SEEDS = range(5)  # of the grids whose choices are compared
 
 
 @dataclass(frozen=True)
@@ -98,55 +97,6 @@ def report(folder: Path, *, short: bool, whole: bool) -> str:
     return "\n\n".join(parts)
 
 
-def compare_choices(folder: Path, *, short: bool, whole: bool) -> str:
-    """The section: what the whole grid chooses and what halving chooses, by seed, on the test split."""
-    parts = [
-        "## What halving chooses",
-        "The test accuracy of the configuration of the 24 that is chosen on validation, trained alone: by "
-        f"the whole grid packed, and by halving, over {len(SEEDS)} seeds of the grid. The error is the "
-        "standard error of a mean over seeds; that of the difference is of the pairs.",
-    ]
-    for texts in TEXTS if whole else TEXTS[:1]:
-        place = folder / texts.overrides[0].partition("=")[2]
-        axes = AXES
-        if short:
-            texts, axes = dataclasses.replace(texts, steps=60), CORNERS
-        parts += [f"### {texts.title}, {texts.steps} steps", _list_choices(texts, place, axes, short=short)]
-    return "\n\n".join(parts)
-
-
-def _list_choices(texts: Texts, folder: Path, axes: Mapping[str, Sequence[str]], *, short: bool) -> str:
-    """A row for each seed and one for their mean."""
-    rows, pairs, times = list[list[str]](), list[tuple[float, float]](), list[tuple[float, float]]()
-    for seed in SEEDS[: 2 if short else None]:
-        chosen = []
-        for title in ("bench packed", "bench halving"):
-            place = folder / f"{title.replace(' ', '-')}-{seed}"
-            overrides = [*SIDES[title][0], f"seed={seed}"]
-            seconds, results = _sweep(title, texts, axes, overrides, place)
-            best = select_best(results)
-            assert best is not None
-            [run] = [one for one in best.results if one.packed is None]
-            chosen.append((run.metrics["test"]["accuracy"], " ".join(_point_of(run)), seconds))
-        (grid, point, slow), (halved, other, fast) = chosen
-        pairs.append((grid, halved))
-        times.append((slow, fast))
-        shown = [f"{grid:.2%}", point, f"{halved:.2%}", other, f"{100 * (halved - grid):+.2f}"]
-        rows.append([str(seed), *shown, ratio(slow, fast)])
-    means = [_mean([pair[side] for pair in pairs]) for side in (0, 1)]
-    difference = _mean([100 * (halved - grid) for grid, halved in pairs])
-    total = ratio(sum(slow for slow, _ in times), sum(fast for _, fast in times))
-    shown = [f"{100 * mean:.2f} ± {100 * error:.2f} %" for mean, error in means]
-    rows.append(["mean", shown[0], "", shown[1], "", "{:+.2f} ± {:.2f}".format(*difference), total])
-    head = ["seed", "whole grid", "its choice", "halving", "its choice", "difference, points", "makespan"]
-    return table(head, rows)
-
-
-def _mean(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error."""
-    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
-
-
 def points(axes: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
     """The grid's points, in the order of its axes."""
     return list(itertools.product(*axes.values()))
@@ -186,7 +136,7 @@ def _write_texts(texts: Texts, folder: Path) -> None:
         frame[["text", "label"]].to_csv(folder / f"{split}.csv", index=False)
 
 
-def _overrides(texts: Texts) -> list[str]:
+def list_overrides(texts: Texts) -> list[str]:
     """What both sides keep to, in bench's words."""
     warmup = texts.steps // 10
     return [
@@ -199,7 +149,7 @@ def _overrides(texts: Texts) -> list[str]:
 
 def _run_naive(point: tuple[str, ...], texts: Texts, folder: Path) -> dict[str, float]:
     """One point in a process of its own, from its start to its end."""
-    config = compose("method=lora", *_overrides(texts), *map("=".join, zip(AXES, point, strict=True)))
+    config = compose("method=lora", *list_overrides(texts), *map("=".join, zip(AXES, point, strict=True)))
     settings = {
         "model": weights.locate(config.model),
         "data": folder,
@@ -226,7 +176,7 @@ def _run_bench(
 ) -> Side:
     """The sweep of these axes, from the command's start to its end; its start counts once."""
     begun = time.time()
-    seconds, results = _sweep(title, texts, axes, overrides, folder)
+    seconds, results = sweep(title, texts, axes, overrides, folder)
     once = datetime.fromisoformat(results[0].started_at).timestamp() - begun
     count = len(points(axes))
     whole = once + (seconds - once) * len(points(AXES)) / count
@@ -236,17 +186,17 @@ def _run_bench(
         count,
         whole,
         statistics.mean(map(_read_seconds, trained)),
-        {_point_of(one): one.metrics["test"]["accuracy"] for one in trained},
+        {read_point(one): one.metrics["test"]["accuracy"] for one in trained},
     )
 
 
-def _sweep(
+def sweep(
     title: str, texts: Texts, axes: Mapping[str, Sequence[str]], overrides: Sequence[str], folder: Path
 ) -> tuple[float, list[Result]]:
     """The seconds of a sweep of these axes and its records, in the order of their starts."""
     swept = [f"{key}={','.join(values)}" for key, values in axes.items()]
     shared = ["method=lora", "track.mode=offline", f"results_dir={folder}", f"cache_dir={folder}-cache"]
-    command = [sys.executable, "-m", "bench", "sweep", *shared, *_overrides(texts), *swept, *overrides]
+    command = [sys.executable, "-m", "bench", "sweep", *shared, *list_overrides(texts), *swept, *overrides]
     begun = time.time()
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     seconds = time.time() - begun
@@ -264,7 +214,7 @@ def _read_seconds(result: Result) -> float:
     return float(result.time["train_seconds"])
 
 
-def _point_of(result: Result) -> tuple[str, ...]:
+def read_point(result: Result) -> tuple[str, ...]:
     """The record's point in the words of AXES."""
     lora, train = result.config["lora"], result.config["train"]
     values: dict[str, Any] = {f"lora.{key}": value for key, value in lora.items()} | {"train.lr": train["lr"]}
@@ -275,7 +225,7 @@ def _point_of(result: Result) -> tuple[str, ...]:
 
 def _bound(texts: Texts, naive: Side, folder: Path) -> str:
     """How long the matrix products of the whole grid take at the peak: no packed training can be faster."""
-    config = compose("method=lora", *_overrides(texts), f"cache_dir={folder}-cache")
+    config = compose("method=lora", *list_overrides(texts), f"cache_dir={folder}-cache")
     train, sizes, cpu = config.train, step.settings(), torch.device("cpu")
     precision = choose_precision(train.precision, cpu)
     splits, padding, _ = tokenise(
