@@ -170,8 +170,9 @@ def _ask_same(frame: Frame, random: np.random.Generator, __: str) -> Frame:
     for (text, label), same in zip(
         frame.itertuples(index=False), random.random(len(frame)) < 0.5, strict=True
     ):
-        other = others[(others["label"] == label) == same].iloc[int(random.integers(100))]
-        rows.append((f"{text} / {other['text']}", "same" if same else "different"))
+        able = others["text"][(others["label"] == label) == same]
+        other = able.iloc[int(random.integers(len(able)))]
+        rows.append((f"{text} / {other}", "same" if same else "different"))
     return pd.DataFrame(rows, columns=["text", "label"])
 
 
