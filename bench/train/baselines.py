@@ -27,6 +27,9 @@ from bench.train.task import LabelLikelihood, Texts
 
 INVERSE_PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # scikit-learn's C; of equally good ones the first
 MAX_ITERATIONS = 10_000  # never reached in practice, so that a fit ends because it converged
+# How a label's words are put to an encoder, of equally good ones the first; the second is that of Yin et al.,
+# arXiv:1909.00161.
+PHRASES = ("{}", "This text is about {}.")
 WORDS_SCALE = 20.0  # of cosines, before their softmax: that of the loss that sentence encoders are trained by
 CHARACTER_SHARE = 0.25  # of letters in scripts without spaces; from here on n-grams are of characters
 _EVALUATED = ("validation", "test")
@@ -84,20 +87,29 @@ def fit_frozen(features: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> Fi
 
 
 def compare_words(
-    features: Mapping[str, npt.NDArray[np.float64]], words: npt.NDArray[np.float64]
+    features: Mapping[str, npt.NDArray[np.float64]],
+    phrases: Sequence[npt.NDArray[np.float64]],
+    dataset: Dataset,
 ) -> FittedBaseline:
     """Answer by the likeness of each text to each label's words: what can be had without an example.
 
-    The likeness is the cosine; WORDS_SCALE times it are scores, whose softmax is the probabilities.
+    The likeness is the cosine; WORDS_SCALE times it are scores, whose softmax is the probabilities. How the
+    words are phrased is chosen by accuracy on validation.
 
     Args:
         features: of validation and test, in the order of their rows. # (rows, features)
-        words: of the labels' words, in the labels' order. # (labels, features)
+        phrases: of the labels' words in each of PHRASES, in the labels' order. # (labels, features)
     """
-    scores = {
-        split: WORDS_SCALE * _normalise(feature) @ _normalise(words).T for split, feature in features.items()
-    }
-    return FittedBaseline({split: softmax(score, axis=1) for split, score in scores.items()}, 0)
+    right = dataset.splits["validation"]["label"].to_numpy()
+    texts = {split: _normalise(features[split]) for split in _EVALUATED}
+
+    def score(words: npt.NDArray[np.float64]) -> float:
+        return float(((texts["validation"] @ _normalise(words).T).argmax(axis=1) == right).mean())
+
+    best = _normalise(max(phrases, key=score))
+    return FittedBaseline(
+        {split: softmax(WORDS_SCALE * rows @ best.T, axis=1) for split, rows in texts.items()}, 0
+    )
 
 
 def _normalise(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -202,7 +214,8 @@ def compare(
     if config.method.estimator == "frozen_encoder":
         with meter.phase("train"):
             return fit_frozen({name: embed(value) for name, value in texts.splits.items()}, dataset)
-    words = list(name_labels(dataset.labels, config.data).values())
+    names = name_labels(dataset.labels, config.data).values()
+    words = [phrase.format(name) for phrase in PHRASES for name in names]
     read = tokens.tokenise_texts(
         words,
         np.arange(len(words)),
@@ -214,4 +227,5 @@ def compare(
     with meter.phase("train"):
         of_words = embed(read)
     with meter.phase("eval"):
-        return compare_words({name: embed(texts.splits[name]) for name in _EVALUATED}, of_words)
+        features = {name: embed(texts.splits[name]) for name in _EVALUATED}
+        return compare_words(features, np.split(of_words, len(PHRASES)), dataset)

@@ -1,7 +1,6 @@
-"""All tables of 10,000 runs: how long they take."""
+"""Tables of 10,000 runs; how long they take is a row of `make benchmark`."""
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,10 @@ RUNS = 10_000
 
 
 @pytest.mark.slow
-def test_ten_thousand_runs_are_in_all_tables_within_ten_seconds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ten_thousand_runs_are_in_all_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     store = Store(tmp_path)
     write_runs(store, RUNS)
-    started = time.process_time()
     written = write_tables(store, lang="en", report=NO_PRICES)
-    seconds = time.process_time() - started
-    assert seconds < 10
     assert len(written[2].read_text(encoding="utf-8").splitlines()) == 1 + RUNS
     assert " vs " in written[1].read_text(encoding="utf-8")

@@ -91,14 +91,26 @@ def test_tfidf_tells_texts_apart_that_have_no_words() -> None:
     assert score(baselines.fit_tfidf(dataset), dataset)["accuracy"] == 1.0
 
 
+WAYS = [np.array([[2.0, 0.0], [0.0, 0.1]]), np.array([[0.0, 1.0], [1.0, 0.0]])]  # of two labels' words
+
+
 def test_a_text_gets_the_label_whose_words_point_its_way() -> None:
     """Cosines of 0.6 and 0.8, whatever the lengths, 20 times which are scores."""
-    features = {"test": np.array([[3.0, 4.0], [60.0, 80.0], [1.0, 0.0]])}
-    fitted = baselines.compare_words(features, np.array([[2.0, 0.0], [0.0, 0.1]]))
+    features = {"validation": np.eye(2), "test": np.array([[3.0, 4.0], [60.0, 80.0], [1.0, 0.0]])}
+    fitted = baselines.compare_words(features, WAYS[:1], make_dataset(["x", "y"], [0, 1]))
     likely = 1 / (1 + np.exp(-20 * 0.2))
     expected = [[1 - likely, likely]] * 2 + [[1.0, np.exp(-20.0)]]
     np.testing.assert_allclose(fitted.probabilities["test"], expected, atol=1e-8)
     assert fitted.parameters == 0
+
+
+@pytest.mark.parametrize(("labels", "answers"), [([0, 1], [0, 1]), ([1, 0], [1, 0]), ([0, 0], [0, 1])])
+def test_validation_chooses_how_the_words_are_put(labels: list[int], answers: list[int]) -> None:
+    """Of equally good ways the first."""
+    fitted = baselines.compare_words(
+        dict.fromkeys(("validation", "test"), np.eye(2)), WAYS, make_dataset(["x", "y"], labels)
+    )
+    assert fitted.probabilities["test"].argmax(axis=1).tolist() == answers
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
