@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from bench.report.blocks import Table, read_cell
 from bench.report.cells import clean
 from bench.report.language.text import Text
-from bench.report.numbers.comparison import Comparison
+from bench.report.numbers.comparison import Comparison, count_looks
 from bench.report.numbers.contrast import group_rows
 from bench.report.numbers.evidence import Evidence
 from bench.report.sections import say_points, say_verdict
@@ -49,18 +49,19 @@ def render_latex(evidence: Evidence, *, text: Text) -> str:
     for group, rows in group_rows(evidence.rows).items():
         table, marked = tabulate(rows, evidence, text=text, is_page=False)
         compared = [pair for pair in evidence.comparisons if (pair.one.task, pair.one.memory_kind) == group]
-        notes = [note.text for note in marked.items] + _list_tests(compared, len(evidence.comparisons), text)
+        notes = [note.text for note in marked.items] + _list_tests(compared, evidence, text)
         parts.append(_write_table(table, title=titles[group], notes=notes))
     return "\n".join(parts) + "\n"
 
 
-def _list_tests(compared: Sequence[Comparison], count: int, text: Text) -> list[str]:
+def _list_tests(compared: Sequence[Comparison], evidence: Evidence, text: Text) -> list[str]:
     """List each comparison with its p values, below what was tested and how."""
     if not compared:
         return []
-    points = text.format_points(compared[0].delta)
+    points, looks = text.format_points(compared[0].delta), count_looks(evidence.rows)
     return [
-        text("latex.test", points=points, count=count),
+        text("latex.test", points=points, count=len(evidence.comparisons)),
+        *([text("comparisons.looks", count=looks)] * (looks > 1)),
         *(
             text(
                 "latex.comparison",

@@ -266,6 +266,8 @@ def _to_cells(row: Row, evidence: Evidence, *, text: Text, notes: list[Bullet]) 
         mark("seeds", text("notes.some_seeds", title=title, counts=_join_counts(row.lost_seeds, text)))
     if row.edges:
         mark("hyperparameters", say_edges(row, text))
+    if left := row.budget.untried:
+        mark("runs", text("notes.untried", title=title, count=left, all=left + row.budget.configurations))
     return cells
 
 
@@ -316,6 +318,7 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
     """Explain where the numbers come from, and what of the data could mislead."""
     rows = evidence.rows
     health = [describe_health(task, text) for task in dict.fromkeys(row.task for row in rows)]
+    health += [text("notes.none_tried", title=title, count=count) for title, count in evidence.untried]
     selections = [row.selection for row in rows if row.selection]
     if not selections:
         return [note for note in health if note]
