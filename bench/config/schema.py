@@ -43,7 +43,7 @@ from bench.config.reporting import ReportConfig
 from bench.errors import ConfigError
 
 CONF_DIR = Path(__file__).parents[2] / "conf"
-LOOKS = (3, 5, 7, 10)  # a method's seeds at which sweep.final_seeds=auto looks whether more are needed
+LOOKS = (3, 6, 10)  # a method's seeds at which sweep.final_seeds=auto looks whether more are needed
 CRITERIA = ("accuracy", "f1_macro")  # scores of a split that a sweep may select by; more is better
 AS_IT_IS = ("zero_shot", "few_shot")  # estimators by which the base model answers without any training
 METRICS = (*CRITERIA, "loss")  # all that train/metrics.py returns, and runs.csv has

@@ -477,10 +477,12 @@ class Sweep:
         """Write down what the hours left untried, for the tables; of an earlier sweep what is still so."""
         if self.base.sweep.hours is None:
             return
-        path, left = self.store.folder / UNTRIED, self.list_untried()
+        path = self.store.folder / UNTRIED
         before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        if left or before:
-            self.store.write_report(UNTRIED, turns.add_untried(before, self.plan, left))
+        if rows := turns.add_untried(before, self.plan, self.list_untried()):
+            self.store.write_report(UNTRIED, rows)
+        else:
+            path.unlink(missing_ok=True)
 
     def _choose_best(self) -> list[Point]:
         """Return the point of each method (and task) with the best validation score, measured alone.

@@ -199,14 +199,14 @@ def rehearse(plan: Plan, budget: TimeBudget, *, limits: Mapping[str, int]) -> Qu
 
 
 def add_untried(before: str, plan: Plan, untried: Iterable[Point]) -> str:
-    """Add what a sweep left to UNTRIED, in place of what it says of the same plan ``before``."""
+    """Add what a sweep left to UNTRIED, in place of what it says of the same plan; return it, or nothing."""
     planned = {point.run_id for point in plan.points}
     others = [one for one in read_untried(before) if one.run_id not in planned]
     left = [
         Untried(point.run_id, point.method_key, point.config.method.title, describe(point.config))
         for point in untried
     ]
-    return write_untried([*others, *left])
+    return write_untried([*others, *left]) if others or left else ""
 
 
 def leave(queues: Queues, points: Iterable[Point]) -> None:

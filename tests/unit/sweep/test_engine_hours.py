@@ -1,22 +1,26 @@
 """A sweep within its hours: what is tried, what is kept for the final seeds, and what is said to be left."""
 
+import dataclasses
+import os
 from collections import defaultdict
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sweeps import Compose, Trainer
+from sweeps import Compose, Trainer, record
 
 from bench.config.schema import Config, replace_values
 from bench.report.language.text import read_language
 from bench.report.numbers.budget import UNTRIED
 from bench.report.numbers.evidence import gather
-from bench.report.table import render_files, describe_all, write_tables
-from bench.results.store import RECORD, Store
+from bench.report.table import describe_all, render_files, write_tables
+from bench.results.store import RECORD, STARTED, Store
 from bench.sweep.engine import Foresight, Outcome, Sweep
 from bench.sweep.overview import tell_used
 from bench.sweep.plan import Axes, Point
 from bench.sweep.request import Identifier, plan_sweep
+from bench.sweep.search.hours import read_taken
 
 RATES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
 AXES: Axes = {"method": ["full", "lora", "majority"], "train.lr": RATES}
@@ -117,7 +121,7 @@ def test_a_sweep_that_was_killed_goes_on_with_what_is_left_of_its_hours(run: Run
     class Killed(Exception):
         pass
 
-    def die(point: Point) -> str:
+    def die(_: Point) -> str:
         if len(trainer.trained) == 4:
             raise Killed
         return "success"
@@ -140,11 +144,11 @@ def test_a_method_that_always_fails_costs_the_others_no_more_than_its_share(run:
     trainer = Trainer(
         store, lambda point: "failed" if point.config.method.name == "full" else "success", seconds=take
     )
-    outcome, sweep = run(trainer, 125, **{"sweep.final_seeds": [0, 1]})
+    outcome, _ = run(trainer, 125, **{"sweep.final_seeds": [0, 1]})
     assert add_up(trainer) == {"majority": 0.1, "full": 60.0, "lora": 60.0}  # five, and a seed
     assert (outcome.exit_code, outcome.statuses["failed"], outcome.statuses["success"]) == (1, 2, 7)
     again = Trainer(store, seconds=take)
-    outcome, sweep = run(again, 500, **{"sweep.final_seeds": [0, 1]})
+    outcome, _ = run(again, 500, **{"sweep.final_seeds": [0, 1]})
     assert list_rates(again)[:3] == [
         "full 0.003 0",
         "full 0.0001 0",
@@ -234,23 +238,32 @@ def test_a_grid_is_bracketed_only_where_each_method_gets_one_more_run(
 ) -> None:
     axes: Axes = {"method": ["full", "lora"], "lora.r": [8, 16], "train.lr": [1e-3, 3e-3]}
     trainer = Trainer(store, seconds=take)
-    _, sweep = run(trainer, 185, axes, **{"sweep.bracket": True})
+    run(trainer, 185, axes, **{"sweep.bracket": True})
     assert add_up(trainer) == {"full": 120.0, "lora": 60.0}  # two rounds of 40 s
     assert "the hours do not suffice for one more run of each method" in capsys.readouterr().out
     assert trainer.now <= 185
 
 
 def test_a_run_that_vanished_took_as_long_as_it_wrote(run: Run, store: Store) -> None:
-    trainer = Trainer(store, seconds=take)
-    _, sweep = run(trainer, 20)
-    [run_id] = [one.run_id for one in sweep.points.values() if one.config.method.name == "full"]
-    record = store.read(run_id)
-    assert record is not None
-    path = store.run_folder(run_id) / RECORD
-    assert (
-        abs(
-            path.stat().st_mtime
-            - __import__("datetime").datetime.fromisoformat(store.find_last_sign(run_id)).timestamp()
-        )
-        < 0.01
-    )
+    """Days later the same command finds it, and counts no days."""
+    axes: Axes = {"method": ["full"]}
+    trainer = Trainer(store, lambda _: STARTED, seconds=take)
+    _, sweep = run(trainer, 40, axes)
+    [point] = sweep.points.values()
+    begun = (datetime.now(UTC) - timedelta(days=2)).replace(microsecond=0)
+    left = dataclasses.replace(record(point, STARTED), started_at=begun.isoformat())
+    with store.claim(point.run_id):
+        store.write(left)
+    for name, seconds in ((RECORD, 0.0), ("log.txt", 12.0)):
+        path = store.run_folder(point.run_id) / name
+        path.touch()
+        os.utime(path, (begun.timestamp() + seconds,) * 2)
+    store.recover()
+    found = store.read(point.run_id)
+    assert found is not None
+    assert found.status == "crashed"
+    assert read_taken(point, found, "accuracy").seconds == 12.0
+    again = Trainer(store, seconds=take)
+    _, sweep = run(again, 40, axes)
+    assert again.trained == ["full 8 0"]
+    assert sweep.budget.earlier == 12.0

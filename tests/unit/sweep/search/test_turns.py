@@ -238,6 +238,7 @@ def test_untried_configurations_are_written_in_place_of_those_of_the_same_plan(p
     assert [one.run_id for one in read_untried(first)] == [point.run_id for point in plan.points[1:4]]
     [one] = read_untried(turns.add_untried(first, plan, plan.points[2:3]))
     assert (one.method_key, one.title) == (plan.points[2].method_key, "Full fine-tuning")
+    assert turns.add_untried(first, plan, []) == ""
     smaller = dataclasses.replace(plan, points=plan.points[:2])
     assert [one.run_id for one in read_untried(turns.add_untried(first, smaller, []))] == [
         point.run_id for point in plan.points[2:4]
