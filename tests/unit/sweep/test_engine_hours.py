@@ -148,6 +148,9 @@ def test_a_method_that_always_fails_costs_the_others_no_more_than_its_share(run:
     assert add_up(trainer) == {"majority": 0.1, "full": 60.0, "lora": 60.0}  # five, and a seed
     assert (outcome.exit_code, outcome.statuses["failed"], outcome.statuses["success"]) == (1, 2, 7)
     again = Trainer(store, seconds=take)
+    outcome, _ = run(again, 125, **{"sweep.final_seeds": [0, 1]})
+    assert again.jobs == []
+    assert (outcome.exit_code, outcome.statuses["failed"], outcome.planned) == (1, 2, 9)
     outcome, _ = run(again, 500, **{"sweep.final_seeds": [0, 1]})
     assert list_rates(again)[:3] == [
         "full 0.003 0",
