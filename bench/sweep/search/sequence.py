@@ -72,4 +72,6 @@ def _tell_round(comparisons: Sequence[Comparison], left: Sequence[tuple[Point, i
     decided = sum(comparison.verdict in ("difference", "equal") for comparison in comparisons)
     names = ", ".join(f"{point.config.method.name} ({LOOKS[place]} in all)" for point, place in left)
     goes_on = f"more seeds of {names}" if left else "no more seeds"
+    if not left and decided < len(comparisons):
+        goes_on += f", as {LOOKS[-1]} are the most, or more test texts would have to decide"
     return f"sweep.final_seeds=auto: {decided} of {len(comparisons)} comparisons are decided; {goes_on}"

@@ -102,10 +102,11 @@ def test_there_is_a_most(compose: Compose, train: Callable[..., list[Seeds]]) ->
 
 @pytest.mark.parametrize("needs", [TEXTS, Needs("both", texts=5000, seeds=20)])
 def test_where_seeds_decide_nothing_none_are_added(
-    compose: Compose, train: Callable[..., list[Seeds]], needs: Needs
+    compose: Compose, train: Callable[..., list[Seeds]], needs: Needs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     full, lora = best = [make_point(compose, method) for method in ("full", "lora")]
     assert len(train(best, [[compare(full, lora, "undecided", needs)]])) == 1
+    assert "no more seeds, as 10 are the most, or more test texts would have to" in capsys.readouterr().out
 
 
 def test_one_seed_is_never_enough_and_a_baseline_has_none(
