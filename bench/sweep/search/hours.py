@@ -83,16 +83,16 @@ class TimeBudget:
         Where predictions say how much runs compute, it takes the more time the more it computes. A method
         without a success takes no less than its failures took.
         """
-        weight = self._weigh(point)
+        weight = self.count_work(point)
         measured = [(one, one.whole) for one in self.taken.values() if one.whole is not None]
         same = [
-            whole * (weight / other if weight and (other := self._weigh(one.point)) else 1.0)
+            whole * (weight / other if weight and (other := self.count_work(one.point)) else 1.0)
             for one, whole in measured
             if one.point.method_key == point.method_key
         ]
         if same:
             return statistics.fmean(same)
-        rates = [whole / other for one, whole in measured if (other := self._weigh(one.point))]
+        rates = [whole / other for one, whole in measured if (other := self.count_work(one.point))]
         found = weight * statistics.median(rates) if weight and rates else self.predict(point)
         failed = [one.seconds for one in self.taken.values() if one.point.method_key == point.method_key]
         least = [statistics.fmean(failed)] if failed else []
@@ -132,7 +132,8 @@ class TimeBudget:
         ]
         return sum(count * (self.expect(point) or 0.0) for point, count in runs if count) / self.slots
 
-    def _weigh(self, point: Point) -> float | None:
+    def count_work(self, point: Point) -> float | None:
+        """Return what a run computes, in one unit for all; None: unknown."""
         if point.run_id not in self.weights:
             self.weights[point.run_id] = self.weigh(point)
         return self.weights[point.run_id]

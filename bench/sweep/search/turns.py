@@ -108,7 +108,7 @@ def choose_wave(
             if (left := [point for point in queue if point.is_trained and point.run_id not in taken])
             and not (once and key in spent)
         }
-        for key in sorted(waiting, key=lambda one: (one in spent, spent.get(one, 0.0))):
+        for key in _order(waiting, budget, spent):
             turn = _fit_turn(
                 waiting[key], budget, limits=limits, is_first=key not in spent, share=1 / len(waiting)
             )
@@ -118,6 +118,17 @@ def choose_wave(
                 spent[key] = spent.get(key, 0.0) + sum(budget.expect(point) or 0.0 for point in turn)
                 break
     return wave
+
+
+def _order(
+    waiting: Mapping[MethodKey, Sequence[Point]], budget: TimeBudget, spent: Mapping[MethodKey, float]
+) -> list[MethodKey]:
+    """Order methods by the time spent on them; before these come untried ones, by what they compute."""
+
+    def rank(key: MethodKey) -> tuple[bool, float]:
+        return key in spent, spent[key] if key in spent else budget.count_work(waiting[key][0]) or 0.0
+
+    return sorted(waiting, key=rank)
 
 
 def _fit_turn(

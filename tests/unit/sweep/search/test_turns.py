@@ -106,6 +106,14 @@ def test_it_is_the_turn_of_the_method_that_had_the_least_time(
         assert name(choose_wave(queues, budget, limits={})) == [expected]
 
 
+def test_of_untried_methods_the_one_that_computes_least_is_first(
+    plan: Plan, make_budget: Callable[..., TimeBudget]
+) -> None:
+    work = {"full": 3.0, "lora": 2.0}
+    budget = make_budget(10, weigh=lambda point: work[point.config.method.name])
+    assert name(choose_wave(queue_points(plan), budget, limits={})) == ["lora 0.001"]
+
+
 def test_a_run_begins_only_if_it_ends_in_time_beside_the_final_seeds(
     plan: Plan, make_budget: Callable[..., TimeBudget]
 ) -> None:
