@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from bench.config.schema import LOOKS
 from bench.report.numbers.equivalence import find_equivalence_p_values
 from bench.report.numbers.statistics import (
     LEVEL,
@@ -53,6 +54,7 @@ PLANTED, AMONG = (0.0, 0.01, 0.02, 0.03, 0.05), (3, 5, 10)
 SPREADS = ((1, 0.0), (3, 0.002), (3, 0.01))
 VERDICT_HEAD = ["texts", "seeds", "deviation", "methods", "planted", "wrong better", "wrong equal"]
 VERDICT_HEAD += ["any wrong", "decided among equals", "decided for the other"]
+ROUNDS_HEAD = [name for name in VERDICT_HEAD if name != "seeds"] + ["seeds trained"]
 _ANSWERS_AT_ONCE = 8_000_000
 _LARGEST_SHIFT = 3  # deviations, to both sides: the mean over seeds stays what it is
 
@@ -216,8 +218,126 @@ def _test(estimates: Floats, variances: Floats, seeds: tuple[Floats, Floats, Flo
     ):
         small = find_margins(tail, variances, *seeds, rows=texts) < room
         numbers = estimates[small], variances[small], errors[small], residuals[small]
-        p_values[small, place] = find(*numbers, freedom, rows=texts)
+        own = freedom[small] if len(freedom) == len(estimates) else freedom
+        p_values[small, place] = find(*numbers, own, rows=texts)
     return p_values
+
+
+def judge_rounds(setting: Setting, studies: int = STUDIES, looks: Sequence[int] = LOOKS) -> list[float]:
+    """Judge as judge does, where methods that are not told apart get more seeds, up to the last of ``looks``.
+
+    They get them also where no number of seeds may decide, which bench does not do: it looks less often.
+
+    Returns:
+        judge's shares, and the mean number of seeds of a method, by the number that it may have at most.
+    """
+    random, judged = np.random.default_rng(3), []
+    size = max(1, _ANSWERS_AT_ONCE // (setting.texts * len(setting.seeds) * looks[-1]))
+    for start in range(0, studies, size):
+        judged.append(_judge_rounds(setting, min(size, studies - start), looks, random))
+    shares: list[float] = np.concatenate(judged).mean(axis=0).tolist()
+    return shares
+
+
+def _judge_rounds(
+    setting: Setting, studies: int, looks: Sequence[int], random: np.random.Generator
+) -> Floats:
+    """Return what judge_rounds averages, for each of the studies, all of them at once. # (studies, 6)"""
+    methods, level = len(setting.seeds), (1 - LEVEL) / len(looks)
+    measured = _measure_looks(draw_answers(setting, looks[-1], studies, random), looks)
+    one, other = map(np.array, zip(*combinations(range(methods), 2), strict=True))
+    places, last = np.zeros((studies, methods), dtype=np.int64), len(looks) - 1  # of each method in looks
+    shape = (studies, len(one))
+    estimates, differ, equal = np.zeros(shape), np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    for _ in looks:
+        left = np.flatnonzero(~(differ | equal).all(axis=1))
+        estimates[left], tested = _test_looks(measured, left, places, (one, other), setting.texts, looks)
+        adjusted = np.array([adjust_holm(pairs) for pairs in tested.tolist()]).reshape(-1, len(one), 2)
+        differ[left], equal[left] = adjusted[..., 0] < level, adjusted[..., 1] < level
+        undecided = ~(differ | equal)
+        more = np.stack(
+            [undecided[:, (one == method) | (other == method)].any(axis=1) for method in range(methods)],
+            axis=1,
+        )
+        places = np.minimum(places + more, last)
+    with_last, truth = other == methods - 1, setting.worse * (other == methods - 1)
+    better, same = differ & (np.sign(estimates) != np.sign(truth)), equal & (truth >= DELTA)
+    wrong = [better.any(axis=1), same.any(axis=1), (better | same).any(axis=1)]
+    decided = [(differ | equal)[:, part].mean(axis=1) for part in (~with_last, with_last)]
+    return np.stack([*wrong, *decided, np.array(looks)[places].mean(axis=1) / looks[-1]], axis=1)
+
+
+def draw_answers(
+    setting: Setting, seeds: int, studies: int, random: np.random.Generator
+) -> npt.NDArray[np.bool_]:
+    """Draw whether answers are right, of methods with so many seeds. # (studies, methods, seeds, texts)"""
+    common, own, single = (math.sqrt(part) for part in PARTS)
+    methods, size = len(setting.seeds), setting.texts
+
+    def normal(*shape: int) -> npt.NDArray[np.float32]:
+        return random.standard_normal(shape, dtype=np.float32)
+
+    shifts = random.standard_normal((studies, methods, seeds)).clip(-_LARGEST_SHIFT, _LARGEST_SHIFT)
+    accuracies = ACCURACY + shifts * np.array(setting.deviations)[:, None]
+    accuracies[:, -1] -= setting.worse
+    skill = single * normal(studies, methods, seeds, size)
+    skill += common * normal(studies, 1, 1, size) + own * normal(studies, methods, 1, size)
+    return skill < ndtri(accuracies)[..., None].astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What studies measured of each method with as many seeds as each look has."""
+
+    means: Floats  # (studies, looks, methods)
+    products: (
+        Floats  # of the methods' shares of each text, about their means # (studies, looks * methods, same)
+    )
+    errors: Floats  # (studies, looks, methods)
+    residuals: Floats  # (studies, looks, methods)
+
+
+def _measure_looks(right: npt.NDArray[np.bool_], looks: Sequence[int]) -> Looks:
+    studies, methods, _, size = right.shape
+    scores = right.mean(axis=3)  # (studies, methods, seeds)
+    shares = np.stack([right[:, :, :count].mean(axis=2, dtype=np.float32) for count in looks], axis=1)
+    flat = shares.reshape(studies, -1, size)  # (studies, looks * methods, texts)
+    flat -= flat.mean(axis=2, keepdims=True)
+    products = (flat @ flat.swapaxes(1, 2)).astype(np.float64) / (size - 1)
+    own = np.einsum("sll->sl", products).reshape(studies, len(looks), methods)
+    means, errors, residuals = [], [], []
+    for place, count in enumerate(looks):
+        some = scores[:, :, :count]
+        means.append(some.mean(axis=2))
+        errors.append(some.var(axis=2, ddof=1) / count)
+        chance = (some * (1 - some)).mean(axis=2) / (size - 1) - own[:, place] / size
+        residuals.append(np.maximum(0, chance) / (count - 1))
+    return Looks(np.stack(means, axis=1), products, np.stack(errors, axis=1), np.stack(residuals, axis=1))
+
+
+def _test_looks(
+    measured: Looks,
+    left: npt.NDArray[np.int64],
+    places: npt.NDArray[np.int64],
+    pairs: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    texts: int,
+    looks: Sequence[int],
+) -> tuple[Floats, Floats]:
+    """Return the differences in some of the studies, and both p values. # (left, pairs), (left, pairs, 2)"""
+    methods, rows = measured.means.shape[2], left[:, None]
+    chosen = [(places[rows, side], side) for side in pairs]  # of each side its look, and which method it is
+    (look, one), (other_look, other) = chosen
+    flat = [look * methods + one, other_look * methods + other]
+    products = measured.products
+    variances = sum(products[rows, side, side] for side in flat) - 2 * products[rows, flat[0], flat[1]]
+    estimates = measured.means[rows, look, one] - measured.means[rows, other_look, other]
+    both = [
+        np.stack([part[rows, place, side] for place, side in chosen], axis=2).reshape(-1, 2)
+        for part in (measured.errors, measured.residuals)
+    ]
+    freedom = np.stack([np.array(looks)[place] - 1.0 for place, _ in chosen], axis=2).reshape(-1, 2)
+    tested = _test(estimates.ravel(), variances.ravel() / texts, (both[0], both[1], freedom), texts)
+    return estimates, tested.reshape(*estimates.shape, 2)
 
 
 def _measure(
@@ -229,18 +349,8 @@ def _measure(
         The difference and its variance over texts; and of the seeds of both methods error, residual and
         degrees of freedom, as find_margins takes them. # (studies, pairs) twice, (studies * pairs, 2) thrice
     """
-    common, own, single = (math.sqrt(part) for part in PARTS)
     methods, count, size = len(setting.seeds), setting.seeds[0], setting.texts
-
-    def normal(*shape: int) -> npt.NDArray[np.float32]:
-        return random.standard_normal(shape, dtype=np.float32)
-
-    shifts = random.standard_normal((studies, methods, count)).clip(-_LARGEST_SHIFT, _LARGEST_SHIFT)
-    accuracies = ACCURACY + shifts * np.array(setting.deviations)[:, None]
-    accuracies[:, -1] -= setting.worse
-    skill = single * normal(studies, methods, count, size)
-    skill += common * normal(studies, 1, 1, size) + own * normal(studies, methods, 1, size)
-    right = skill < ndtri(accuracies)[..., None].astype(np.float32)  # (studies, methods, seeds, texts)
+    right = draw_answers(setting, count, studies, random)
     scores, shares = right.mean(axis=3), right.mean(axis=2, dtype=np.float32)
     shares -= shares.mean(axis=2, keepdims=True)
     products = (shares @ shares.swapaxes(1, 2)).astype(np.float64) / (size - 1)  # (studies, methods, methods)
@@ -278,16 +388,25 @@ def report(*, short: bool) -> str:
         kinds = _list_verdicts()
         judged = list(pool.map(partial(judge, studies=studies), [one.setting for one in kinds]))
         parts["verdicts"] = _tabulate_holding(kinds, judged, head=VERDICT_HEAD)
+        in_rounds = _list_rounds()
+        judged_rounds = list(
+            pool.map(partial(judge_rounds, studies=studies), [one.setting for one in in_rounds])
+        )
+        parts["rounds"] = _tabulate_holding(in_rounds, judged_rounds, head=ROUNDS_HEAD)
     if not short:
         page = DOCS.read_text(encoding="utf-8")
         for name, part in parts.items():
             page = fill(page, name, part)
         DOCS.write_text(page, encoding="utf-8")
-    count = len(held) + len(judged)
+    count = len(held) + len(judged) + len(judged_rounds)
     said = [f"{studies:,} studies of each of {count} kinds; docs/statistics.md has them all. In percent:"]
     rows = [
         [name, f"{100 * min(some):.1f}", f"{100 * max(some):.1f}"]
-        for head, shares in ((HEAD[3:], held), (VERDICT_HEAD[5:], judged))
+        for head, shares in (
+            (HEAD[3:], held),
+            (VERDICT_HEAD[5:], judged),
+            ([f"{name}, seeds in rounds" for name in ROUNDS_HEAD[4:]], judged_rounds),
+        )
         for name, some in zip(head, zip(*shares, strict=True), strict=True)
     ]
     said.append(table(["", "least", "most"], rows))
@@ -381,4 +500,13 @@ def _list_verdicts() -> list[Kind]:
             [f"{texts:,}", str(seeds), f"{100 * deviation:.1f}", str(among), f"{100 * planted:.0f}"],
         )
         for (seeds, deviation), texts, among, planted in kinds
+    ]
+
+
+def _list_rounds() -> list[Kind]:
+    """List the studies of _list_verdicts that have several seeds, which come in rounds here."""
+    return [
+        Kind(one.setting, [name for place, name in enumerate(one.names) if place != 1])
+        for one in _list_verdicts()
+        if one.setting.seeds[0] > 1
     ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,8 @@ class Trainer:
     sure: Callable[[Point], float] | None = (
         None  # how sure a stopped run is of the truth; None: it keeps no word
     )
+    seconds: Callable[[Point], float] = lambda _: 0.0  # that a run takes alone; in a pack it takes half
+    now: float = 0.0  # on the sweep's clock
     jobs: list[list[Point]] = dataclasses.field(default_factory=list)
     sizes: list[list[int]] = dataclasses.field(default_factory=list)  # of the packs of each launch
     extra: list[str] = dataclasses.field(default_factory=list)
@@ -44,11 +47,13 @@ class Trainer:
 
     def train(self, pack: Pack) -> Exception | None:
         whole = self.end_pack(pack) if len(pack) > 1 else "success"
+        took = sum(map(self.seconds, pack)) / min(2, len(pack))
+        self.now += took
         statuses = [self.status(point) if whole == "success" else whole for point in pack]
         for point, status in zip(pack, statuses, strict=True):
             if status is not None:
                 found = self.store.read(point.run_id)
-                made = record(point, status, earlier=found)
+                made = record(point, status, earlier=found, seconds=took)
                 if len(pack) == 1 and point.config.lora.r == self.worse_alone:
                     made.metrics["validation"]["accuracy"] = 0.0
                 packed = describe_pack(len(pack)) if len(pack) > 1 else None
@@ -80,7 +85,10 @@ def predict(sure: float) -> pd.DataFrame:
     return pd.DataFrame({**texts, "probability_a": true, "probability_b": 1 - true})
 
 
-def record(point: Point, status: str, *, earlier: Result | None = None) -> Result:
+BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def record(point: Point, status: str, *, earlier: Result | None = None, seconds: float = 0.0) -> Result:
     """What a run leaves: r=16 is better than r=8 on validation, and seed 1 worse on test."""
     accuracy = point.config.lora.r / 100
     scores = {"accuracy": accuracy, "f1_macro": 1 - accuracy, "loss": 0.5}
@@ -88,7 +96,8 @@ def record(point: Point, status: str, *, earlier: Result | None = None) -> Resul
         start_record(point.config, point.identity, earlier=earlier),
         status=status,
         phase="save",
-        started_at="2026-01-01T00:00:00.000+00:00",
+        started_at=BEGUN.isoformat(timespec="milliseconds"),
+        ended_at=(BEGUN + timedelta(seconds=seconds)).isoformat() if seconds else None,
         metrics={"validation": scores, "test": scores} if status == "success" else {},
     )
 

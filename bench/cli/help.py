@@ -31,6 +31,8 @@ bench sweep experiment=quickstart sweep=variants
                                                  one configuration of every method
 bench sweep experiment=quickstart sweep.strategy=halving
                                                  half the training steps
+bench sweep experiment=quickstart sweep.hours=5m
+                                                 as far as five minutes go, the same for each method
 bench sweep experiment=quickstart --retry failed,oom
                                                  train again only what ended so
 bench sweep experiment=quickstart devices=cpu*2  two runs at once; devices=0,1 for two GPUs

@@ -123,6 +123,19 @@ def find_faults(node: Any, section: str = "", *, hidden: Callable[[Any], bool]) 
                 yield from find_faults(inner, f"{path}.", hidden=hidden)
 
 
+def read_seconds(value: Any) -> float | None:
+    """Read hours, as 1.5, 1.5h or 90m, as seconds; return None if the value is nothing of the kind."""
+    number, unit = re.fullmatch(r"(.*?)([hm]?)", str(value), re.DOTALL).groups()  # type: ignore[union-attr]
+    try:
+        return float(number) * {"m": 60.0}.get(unit, 3600.0)
+    except ValueError:
+        return None
+
+
+def _is_seed(value: Any) -> bool:
+    return type(value) is int and value in SEED_RANGE
+
+
 def write(value: Any) -> str:
     """Write a value as an override has it, in one line that is not too long."""
     if value is None or isinstance(value, bool):
@@ -148,7 +161,14 @@ DEVICES = matching(
 )
 SEED_RANGE = range(2**32)
 SEED = must("lie in [0, 2**32)", SEED_RANGE.__contains__)
-SEEDS = must("each lie in [0, 2**32)", lambda values: all(seed in SEED_RANGE for seed in values))
+SEEDS = must(
+    "be auto or list seeds that lie in [0, 2**32), for example [0,1,2]",
+    lambda value: value == "auto" or (isinstance(value, list) and all(map(_is_seed, value))),
+)
+HOURS = must(
+    "be more than 0 hours, as 1.5, 1.5h or 90m, or null for no budget",
+    lambda value: (seconds := read_seconds(value)) is not None and 0 < seconds < math.inf,
+)
 TARGETS = must(
     "be auto, all-linear or a list of module names, [query,value]",
     lambda value: (

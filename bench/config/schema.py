@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.config.fields import (
     DEVICES,
     FOLDER_NAME,
+    HOURS,
     HUB_ID,
     NAME,
     OWN,
@@ -33,6 +34,7 @@ from bench.config.fields import (
     must,
     one_of,
     positive,
+    read_seconds,
     size,
     some_of,
 )
@@ -41,6 +43,7 @@ from bench.config.reporting import ReportConfig
 from bench.errors import ConfigError
 
 CONF_DIR = Path(__file__).parents[2] / "conf"
+LOOKS = (3, 6, 10)  # a method's seeds at which sweep.final_seeds=auto looks whether more are needed
 CRITERIA = ("accuracy", "f1_macro")  # scores of a split that a sweep may select by; more is better
 AS_IT_IS = ("zero_shot", "few_shot")  # estimators by which the base model answers without any training
 METRICS = (*CRITERIA, "loss")  # all that train/metrics.py returns, and runs.csv has
@@ -185,7 +188,8 @@ class SweepConfig:
     grids: list[dict[str, Any]]  # override key -> value or list of values
     first: list[dict[str, Any]]  # field -> value: runs with such values train before all others, each alone
     select_by: Annotated[str, one_of(*CRITERIA)]  # on validation
-    final_seeds: Annotated[list[int], SEEDS]
+    # auto: the first three, then more in rounds, up to ten, for methods that are not told apart yet
+    final_seeds: Annotated[Any, SEEDS]
     strategy: Annotated[str, one_of("grid", "halving")]  # halving: only runs that do well on the way go on
     # trains values beyond the end of an axis where a method's best lies: up to four more runs of each method
     bracket: bool
@@ -197,6 +201,18 @@ class SweepConfig:
     # so many sizes of the train split, each half of the next; three seeds draw their own texts of each
     curve: Annotated[int | None, at_least(2, ", or null for all train texts")]
     pack: Annotated[Any, PACK]  # how many runs over the same base weights train together in one process
+    # that the whole sweep may take, each method as much of them; no run begins that would not end in time
+    hours: Annotated[Any, HOURS]
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """The hours in seconds; None: no budget."""
+        return None if self.hours is None else read_seconds(self.hours)
+
+    @property
+    def most_seeds(self) -> list[int]:
+        """The final seeds that a method may get at most."""
+        return list(range(LOOKS[-1])) if self.final_seeds == "auto" else self.final_seeds
 
 
 @dataclass(frozen=True)

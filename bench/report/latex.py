@@ -10,7 +10,7 @@ from bench.report.across.models import list_panels, tabulate_panel
 from bench.report.blocks import Table, read_cell
 from bench.report.cells import clean
 from bench.report.language.text import Text
-from bench.report.numbers.comparison import Comparison
+from bench.report.numbers.comparison import Comparison, count_looks
 from bench.report.numbers.contrast import group_rows
 from bench.report.numbers.evidence import Evidence
 from bench.report.sections import say_points, say_verdict
@@ -51,24 +51,25 @@ def render_latex(evidence: Evidence, *, text: Text) -> str:
     for split, panel in list_panels(evidence, text).items():
         table, marked = tabulate_panel(panel, evidence, text=text, is_page=False)
         notes = [note.text for note in marked.items]
-        notes += _list_tests(panel.across, len(evidence.comparisons), text)
+        notes += _list_tests(panel.across, evidence, text)
         parts.append(_write_table(table, title=titles[split], notes=notes))
     within = [pair for pair in evidence.comparisons if not pair.is_across]
     for group, rows in group_rows(evidence.rows).items():
         table, marked = tabulate(rows, evidence, text=text, is_page=False)
         compared = [pair for pair in within if (pair.one.task, pair.one.memory_kind) == group]
-        notes = [note.text for note in marked.items] + _list_tests(compared, len(evidence.comparisons), text)
+        notes = [note.text for note in marked.items] + _list_tests(compared, evidence, text)
         parts.append(_write_table(table, title=titles[group], notes=notes))
     return "\n".join(parts) + "\n"
 
 
-def _list_tests(compared: Sequence[Comparison], count: int, text: Text) -> list[str]:
+def _list_tests(compared: Sequence[Comparison], evidence: Evidence, text: Text) -> list[str]:
     """List each comparison with its p values, below what was tested and how."""
     if not compared:
         return []
-    points = text.format_points(compared[0].delta)
+    points, looks = text.format_points(compared[0].delta), count_looks(evidence.rows)
     return [
-        text("latex.test", points=points, count=count),
+        text("latex.test", points=points, count=len(evidence.comparisons)),
+        *([text("comparisons.looks", count=looks)] * (looks > 1)),
         *(
             text(
                 "latex.comparison",

@@ -9,7 +9,7 @@ from bench.report.blocks import Bar, Block, Cell, Paragraph, Section, Table, mak
 from bench.report.cells import UNKNOWN, format_known, format_number, round_six, to_csv
 from bench.report.language.text import Text
 from bench.report.naming import Titles, name_models, name_row, place, say_needs
-from bench.report.numbers.comparison import FEWEST_DISCORDANT, Comparison
+from bench.report.numbers.comparison import FEWEST_DISCORDANT, Comparison, count_looks
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.health import DataHealth
 from bench.report.numbers.rows import ReportTask, Row
@@ -65,6 +65,8 @@ def describe_comparisons(evidence: Evidence, *, titles: Titles, text: Text) -> S
         count, points = len(evidence.comparisons), text.format_points(evidence.report.delta)
         how = text("comparisons.how", texts=texts, count=count, points=points, page=_HOW)
         blocks.append(Paragraph(how, command=_HOW, link=evidence.docs and f"{evidence.docs}/statistics.md"))
+        if (looks := count_looks(evidence.rows)) > 1:
+            blocks.append(Paragraph(text("comparisons.looks", count=looks)))
         p_values = [
             comparison.detectable for comparison in evidence.comparisons if comparison.detectable is not None
         ]
@@ -120,17 +122,18 @@ def describe_budgets(rows: Sequence[Row], *, titles: Titles, text: Text) -> Sect
         draws = sorted({*_DRAWS, common} & set(range(1, max(counts, default=1) + 1)))
         header = [names[name] for name in ("method", "configurations", "failed")]
         stopped = any(row.budget.stopped for row in members)
-        header += [names["stopped"]] * stopped + [names["seconds"]]
+        untried = any(row.budget.untried for row in members)
+        header += [names["stopped"]] * stopped + [names["untried"]] * untried + [names["seconds"]]
         for count in draws:
             column = text("budget.columns.draws", draws=count)
             header.append(text("budget.common", column=column) if count == common else column)
-        lines = [_count(row, draws=draws, stopped=stopped, text=text) for row in members]
+        lines = [_count(row, draws=draws, stopped=stopped, untried=untried, text=text) for row in members]
         blocks += place(key, titles, [Table([*header, names["all"]], lines, left=[0])])
     how = Paragraph(text("budget.how", metric=_name_metric(rows, text)))
     return Section(text("budget.title"), [how, *blocks] if blocks else [])
 
 
-def _count(row: Row, *, draws: Sequence[int], stopped: bool, text: Text) -> list[str]:
+def _count(row: Row, *, draws: Sequence[int], stopped: bool, untried: bool, text: Text) -> list[str]:
     budget = row.budget
     duration = text.format_duration(budget.seconds)
     spent = text("budget.at_least", duration=duration) if budget.untimed else duration
@@ -140,6 +143,7 @@ def _count(row: Row, *, draws: Sequence[int], stopped: bool, text: Text) -> list
         str(budget.configurations),
         str(budget.failed),
         *([str(budget.stopped)] * stopped),
+        *([str(budget.untried)] * untried),
         spent if budget.untimed < row.runs else UNKNOWN,
         *(format_known(score, text.format_percent) for score in scores),
     ]

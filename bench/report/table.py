@@ -177,6 +177,7 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
     """Explain where the numbers come from, and what of the data could mislead."""
     rows = evidence.rows
     health = [describe_health(task, text) for task in dict.fromkeys(row.task for row in rows)]
+    health += [text("notes.none_tried", title=title, count=count) for title, count in evidence.untried]
     selections = [row.selection for row in rows if row.selection]
     if not selections:
         return [note for note in health if note]

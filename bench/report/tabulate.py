@@ -148,6 +148,8 @@ def _to_cells(row: Row, evidence: Evidence, *, text: Text, notes: list[Bullet] |
         mark("seeds", text("notes.some_seeds", title=title, counts=join_counts(row.lost_seeds, text)))
     if row.edges:
         mark("hyperparameters", say_edges(row, text))
+    if left := row.budget.untried:
+        mark("runs", text("notes.untried", title=title, count=left, all=left + row.budget.configurations))
     return cells
 
 

@@ -155,7 +155,10 @@ class Store:
         for result in good:
             if result.status == STARTED:
                 with contextlib.suppress(HeldError):
-                    self.end(result, status="crashed", message="its process vanished without a word")
+                    said = "its process vanished without a word"
+                    self.end(
+                        result, status="crashed", message=said, ended_at=self.find_last_sign(result.run_id)
+                    )
                     lines.append(f"run {result.run_id}: its process had vanished; it counts as crashed")
         return lines
 
@@ -168,8 +171,9 @@ class Store:
         traceback_tail: str | None = None,
         killed_by: str | None = None,
         exit_code: int | None = None,
+        ended_at: str | None = None,
     ) -> None:
-        """Write the final record of a run whose process is dead.
+        """Write the final record of a run whose process is dead; it ended now unless ``ended_at`` says when.
 
         Raises:
             HeldError: it lives.
@@ -183,7 +187,13 @@ class Store:
             "exit_code": exit_code,
         }
         with self.claim(started.run_id):
-            self.write(dataclasses.replace(started, status=status, ended_at=now(), error=error))
+            self.write(dataclasses.replace(started, status=status, ended_at=ended_at or now(), error=error))
+
+    def find_last_sign(self, run_id: str) -> str:
+        """Return when a run last wrote a file, UTC: so long a process that vanished was alive."""
+        paths = (self.run_folder(run_id) / name for name in (RECORD, "log.txt"))
+        seconds = max(path.stat().st_mtime for path in paths if path.exists())
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
     def is_held(self, run_id: str) -> bool:
         """Tell whether a living process has claimed the run."""

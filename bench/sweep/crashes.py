@@ -59,7 +59,7 @@ def recover_native_oom(store: Store) -> list[str]:
         words = _read_native_oom(record.run_id, store) if record.status == STARTED else None
         if words is not None:
             with contextlib.suppress(HeldError):
-                store.end(record, status="oom", message=words)
+                store.end(record, status="oom", message=words, ended_at=store.find_last_sign(record.run_id))
                 lines.append(f"run {record.run_id}: {words}; it counts as out of memory")
     return lines
 

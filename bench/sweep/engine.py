@@ -1,5 +1,6 @@
 """A whole sweep: skip what is done, train the rest, then the best of each method with more seeds."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,15 +15,22 @@ from bench.config.schema import Config, replace_values
 from bench.errors import HeldError, StoreError
 from bench.files import can_write
 from bench.redaction import show
+from bench.report.numbers.budget import UNTRIED
+from bench.report.numbers.comparison import Comparison, compare_methods
+from bench.report.numbers.rows import build_rows
 from bench.results import selection
+from bench.results.selection import MethodKey
 from bench.results.store import STARTED, STATUSES, Result, Store, start_record
 from bench.run import tracking
 from bench.sweep import cleanup, crashes
 from bench.sweep.isolate import ProcessError
+from bench.sweep.machine import count_slots
 from bench.sweep.packing import Pack, form_packs, pack_lines, shrink
 from bench.sweep.plan import Identify, Plan, Point, plan_finals
-from bench.sweep.search import bracket, halving
+from bench.sweep.search import bracket, halving, turns
 from bench.sweep.search.halving import Verdict, group_points
+from bench.sweep.search.hours import Measure, TimeBudget
+from bench.sweep.search.sequence import train_in_rounds
 
 POLL_SECONDS = 1.0  # between looks at runs that another sweep is training
 
@@ -40,6 +48,8 @@ class Foresight:
     refuse: Refuse = lambda *_: None
     limit_pack: Callable[[Point], int] = lambda _: 1  # how many runs may train together with this one
     merge_batches: Callable[[Pack], int] = lambda _: 1  # how many micro-batches they compute as one
+    weigh: Measure = lambda _: None  # what a run computes, in one unit for all
+    predict: Measure = lambda _: None  # how many seconds a run takes
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,12 @@ class Sweep:
     known: Foresight = field(default_factory=Foresight)
     before: dict[str, Result | None] = field(default_factory=dict)  # records as the last launch found them
     coming: Counter[str] = field(default_factory=Counter)  # by method: runs of the last launch not ended yet
+    clock: Callable[[], float] = time.monotonic
+    untried: dict[MethodKey, list[Point]] = field(default_factory=dict)  # as the hours were used
+    left_out: list[Point] = field(default_factory=list)  # final seeds, and what was to be measured alone
+
+    def __post_init__(self) -> None:
+        self.budget = self._make_budget()
 
     @property
     def store(self) -> Store:
@@ -115,11 +131,11 @@ class Sweep:
         for line in [*crashes.recover_native_oom(self.store), *self.store.recover()]:
             print(show(line), flush=True)
         cleanup.remove_leftovers(self.store)
-        searched = self._launch_new(self.plan.points[: self.plan.first]) and self._search()
+        self.budget = self._make_budget()
+        searched = self._search()
         if searched and (not self.base.sweep.bracket or self._bracket()):
-            best = self._choose_best()
-            finals = plan_finals(best, self.base.sweep.final_seeds, self.identify).points
-            self._launch_new(finals, self._limit_packs(finals))
+            self._train_finals(self._choose_best())
+        self._write_untried()
         return self.outcome()
 
     def outcome(self) -> Outcome:
@@ -143,7 +159,12 @@ class Sweep:
     def progress(self) -> tuple[int, int]:
         """Return how many runs have ended, of at least how many; runs that depend on scores come later."""
         outcome = self.outcome()
-        return outcome.planned - outcome.statuses["interrupted"], max(outcome.planned, len(self.plan.points))
+        known = 0 if self.base.sweep.hours is not None else len(self.plan.points)
+        return outcome.planned - outcome.statuses["interrupted"], max(outcome.planned, known)
+
+    def list_untried(self) -> list[Point]:
+        """List the planned points that the hours have not sufficed for, so far."""
+        return [point for queue in self.untried.values() for point in queue]
 
     def settle(self) -> None:
         """Record after an interrupt that runs were interrupted which could not say so themselves."""
@@ -151,11 +172,43 @@ class Sweep:
             stopped = ProcessError("the sweep was stopped", status="interrupted")
             crashes.record_end(point, self.store, stopped, before=None)
 
+    def _make_budget(self) -> TimeBudget:
+        sweep, slots = self.base.sweep, count_slots(self.base.devices)
+        seconds = math.inf if sweep.budget_seconds is None else sweep.budget_seconds
+        return TimeBudget(seconds, sweep, slots, self.known.weigh, self.known.predict, self.clock)
+
     def _search(self) -> bool:
         """Train all points or, by halving, those of each method in rungs; return False as in _launch_new."""
-        if self.base.sweep.strategy != "halving":
-            return self._launch_new(self.plan.points, self._limit_packs(self.plan.points))
-        return all(self._halve_group(group) for group in group_points(self.plan.points))
+        points, halves = self.plan.points, self.base.sweep.strategy == "halving"
+        if self.base.sweep.hours is not None:
+            return self._search_in_turns(halves=halves)
+        if not self._launch_new(points[: self.plan.first]):
+            return False
+        if halves:
+            return all(self._halve_group(group) for group in group_points(points))
+        return self._launch_new(points, self._limit_packs(points))
+
+    def _search_in_turns(self, *, halves: bool) -> bool:
+        """Train what the hours allow, each method for the same time; return False as in _launch_new.
+
+        What was tried before counts as if it had been now. Halving comes upon it again in its rungs.
+        """
+        points, limits = self.plan.points, self._limit_packs(self.plan.points)
+        tried = [] if halves else [point for point in points if self._status(point) is not None]
+        self._meet(tried)
+        self._launch_new(point for point in tried if not self._is_due(point))
+        self.untried = turns.queue_points(self.plan, {point.run_id for point in tried})
+        turns.leave(self.untried, self.points.values())
+        go_on = turns.search(
+            self.untried,
+            self.budget,
+            limits=limits,
+            launch=lambda wave: self._launch_new(wave, limits),
+            halve=self._halve_group,
+        )
+        turns.leave(self.untried, tried)
+        self.points |= {point.run_id: point for point in tried}
+        return go_on
 
     def _halve_group(self, group: Sequence[Point]) -> bool:
         """Train the points in rungs, in packs where they fit; return False as in _launch_new.
@@ -196,7 +249,9 @@ class Sweep:
 
         Each round gives every method one more run, until the best of all lies inside their axes.
         """
+        untried = {point.run_id for point in self.list_untried()}
         for _ in range(bracket.MOST):
+            tried = [point for point in self.plan.points if point.run_id not in untried]
             groups = [
                 (
                     group,
@@ -205,12 +260,16 @@ class Sweep:
                         for point in group
                     },
                 )
-                for group in group_points(self.plan.points)
+                for group in group_points(tried)
             ]
             if all(bracket.is_inside(group, scores) for group, scores in groups):
                 break
             proposed = (bracket.propose(*group, identify=self.identify) for group in groups)
             new = [point for point in proposed if point is not None]
+            due = [point for point in new if not self.store.has_success(point.run_id)]
+            if len(self.budget.afford(due, keep=self.budget.reserve())) < len(due):
+                print("sweep.bracket: the hours do not suffice for one more run of each method", flush=True)
+                break
             self.plan = replace(self.plan, points=(*self.plan.points, *new))
             print(show(f"sweep.bracket: {', '.join(describe(point.config) for point in new)}"), flush=True)
             if not self._launch_new(new):
@@ -254,11 +313,30 @@ class Sweep:
         ``packs`` says how many runs may train together with a run; without it each trains alone.
         """
         new = [point for point in points if point.run_id not in self.points]
+        self._meet(new)
         self.points |= {point.run_id: point for point in new}
         self.skipped += sum(self.store.has_success(point.run_id) for point in new)
         due = [point for point in new if self._is_due(point)]
         limits = {point.run_id: (packs or {}).get(point.run_id, 1) for point in due}
         return self._launch_all(due, limits, is_done=lambda point: self.store.has_success(point.run_id))
+
+    def _meet(self, points: Iterable[Point]) -> None:
+        """Count what runs took before this sweep came to them, where there is a budget."""
+        if self.base.sweep.hours is not None:
+            for point in points:
+                self.budget.meet(point, self.store.read(point.run_id))
+
+    def _launch_within(self, points: Sequence[Point]) -> bool:
+        """Launch those of the points that end within the hours; return whether these are all.
+
+        Return False as in _launch_new, too.
+        """
+        done = [point for point in points if self.store.has_success(point.run_id)]
+        self._launch_new(done)
+        due = [point for point in points if point not in done]
+        fitting = self.budget.afford(due)
+        self.left_out += [point for point in due if point not in fitting]
+        return self._launch_new(fitting, self._limit_packs(fitting)) and len(fitting) == len(due)
 
     def _limit_packs(self, points: Iterable[Point]) -> dict[str, int]:
         return {point.run_id: self.known.limit_pack(point) for point in points}
@@ -269,8 +347,10 @@ class Sweep:
         Other seeds of it have the same memory and time, and keep the scores that they had in a pack.
         """
         packed = [point for point in points if self._is_packed(point)]
-        limits = {point.run_id: 1 for point in packed}
-        return self._launch_all(packed, limits, is_done=lambda point: not self._is_packed(point))
+        fitting = self.budget.afford(packed)
+        self.left_out += [point for point in packed if point not in fitting]
+        limits = {point.run_id: 1 for point in fitting}
+        return self._launch_all(fitting, limits, is_done=lambda point: not self._is_packed(point))
 
     def _launch_all(
         self, left: list[Point], limits: dict[str, int], *, is_done: Callable[[Point], bool]
@@ -292,6 +372,8 @@ class Sweep:
                     left += pack
                     continue
                 self._record_ends(pack, error)
+                for point in pack:
+                    self.budget.note(point, self.store.read(point.run_id))
                 left += self._plan_retry(pack, limits, halvings)
             for _, error in ended:
                 if ends_sweep(error):
@@ -310,7 +392,7 @@ class Sweep:
         tried = [point for point in points if point not in refused]
         packs = form_packs(tried, limits, self.base)
         jobs = [(pack, self._overrides(pack, halvings[pack[0].run_id])) for pack in packs]
-        self.coming = Counter(point.config.method.name for point in tried)
+        self.coming = Counter(point.config.method.name for point in (*tried, *self.list_untried()))
         errors = self.launch(jobs) if jobs else []
         return [*zip(packs, errors, strict=True), *(((point,), None) for point in refused)]
 
@@ -368,6 +450,39 @@ class Sweep:
         train = point.config.train
         divisible = train.micro_batch_size % 2 ** (halvings + 1) == 0
         return self._status(point) == "oom" and halvings < train.oom_retries and divisible
+
+    def _train_finals(self, best: Sequence[Point]) -> None:
+        """Train the final seeds of each best point, as far as the hours go."""
+        seeds = self.base.sweep.final_seeds
+        if seeds == "auto":
+            train_in_rounds(
+                best,
+                identify=self.identify,
+                is_tried=lambda point: self._status(point) is not None,
+                launch=self._launch_within,
+                compare=self._compare,
+            )
+            return
+        finals = list(plan_finals(best, seeds, self.identify).points)
+        if self.base.sweep.hours is not None:  # a seed of each method before the next, as time may end
+            finals.sort(key=lambda point: seeds.index(point.config.seed))
+        self._launch_within(finals)
+
+    def _compare(self) -> list[Comparison]:
+        """Compare all methods of the results folder, as the report does."""
+        rows = build_rows(self.store.read_all()[0])
+        return compare_methods(rows, self.store.read_predictions, delta=self.base.report.delta)[1]
+
+    def _write_untried(self) -> None:
+        """Write down what the hours left untried, for the tables; of an earlier sweep what is still so."""
+        if self.base.sweep.hours is None:
+            return
+        path = self.store.folder / UNTRIED
+        before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        if rows := turns.add_untried(before, self.plan, self.list_untried()):
+            self.store.write_report(UNTRIED, rows)
+        else:
+            path.unlink(missing_ok=True)
 
     def _choose_best(self) -> list[Point]:
         """Return the point of each method (and task) with the best validation score, measured alone.

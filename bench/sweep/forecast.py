@@ -1,5 +1,6 @@
 """The forecast of a plan: which runs fit, how long they take, what would make the others fit."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -27,10 +28,13 @@ from bench.sweep.predict import (
     calibrate,
     find_target,
     foresee,
+    measure_work,
     predict_each,
     predict_runs,
 )
-from bench.sweep.search.halving import budget, count_by_rung, find_rungs, group_points
+from bench.sweep.search.halving import count_by_rung, count_cost, find_rungs, group_points
+from bench.sweep.search.hours import TimeBudget
+from bench.sweep.search.turns import rehearse
 
 _HOUR = 3600.0
 # Tokens of a pack's micro-batch from which a CPU gains nothing by more at once. A core took 1.9 times as long
@@ -251,6 +255,7 @@ def describe_plan(
         "distinct_hours": count_hours(plan.points, known),
         "halving_hours": _count_halving(plan.points, known, packs),
         "rungs": _describe_rungs(plan.points) if halves else [],
+        "budget": None if base.sweep.hours is None else _describe_budget(plan, base, store, known),
         "kwh": kwh,
         "cost": _price(hours, kwh, known.prices),
         "card": known.target.name,
@@ -271,6 +276,30 @@ def describe_plan(
             for one in advice
         ],
         "runs": runs,
+    }
+
+
+def _describe_budget(plan: Plan, base: Config, store: Store, known: Forecast) -> dict[str, Any]:
+    """Describe what sweep.hours suffices for by prediction: what it leaves of each method."""
+    weigh, predict = measure_work(known.found, known.target, known.calibrations)
+    seconds, slots = base.sweep.budget_seconds or 0.0, count_slots(base.devices)
+    budget = TimeBudget(seconds, base.sweep, slots, weigh, predict)
+    for point in plan.points:
+        budget.meet(point, store.read(point.run_id))
+    spent, limit = budget.earlier / slots, limit_packs(known, base)
+    untried = rehearse(plan, budget, limits={point.run_id: limit(point) for point in plan.points})
+    counts = Counter(point.method_key for point in plan.points)
+    return {
+        "hours": seconds / _HOUR,
+        "spent_hours": spent / _HOUR,
+        "methods": [
+            {
+                "method": key.method,
+                "configurations": count,
+                "untried": None if untried is None else len(untried[key]),
+            }
+            for key, count in counts.items()
+        ],
     }
 
 
@@ -344,11 +373,7 @@ def _count_group(group: Sequence[Point], known: Forecast, *, packed: bool) -> fl
         return whole
     ends = find_rungs(group)
     mean = [whole / len(group) * _find_share(group, known, end) for end in ends]  # hours of a run up to each
-    counts = count_by_rung(len(group), rungs=ends)
-    if not packed:
-        return budget(mean, counts)
-    rivals = [count for count in counts if count > 1]
-    return budget(mean[: len(rivals)], rivals) + mean[-1]
+    return count_cost(mean, len(group), is_packed=packed)
 
 
 def _find_share(group: Sequence[Point], known: Forecast, end: int) -> float:

@@ -1,18 +1,22 @@
 """A plan in words: its totals, what goes first, and its runs as lines or as a table."""
 
+import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.config.cards import GIB
 from bench.config.identity import describe
-from bench.config.schema import SweepConfig
+from bench.config.schema import LOOKS, SweepConfig
 from bench.memory.calibration import tell_source
+from bench.process import program
 from bench.sweep.forecast import Forecast
 from bench.sweep.packing import UNKNOWN
-from bench.sweep.plan import Plan
+from bench.sweep.plan import Plan, Point
 from bench.sweep.predict import FITS, TIGHT, TOO_LARGE
 from bench.sweep.search import bracket
+from bench.sweep.search.hours import TimeBudget
 
 _FEW = 24  # runs that are shown one by one
 _UNKNOWN = "unknown"
@@ -52,7 +56,7 @@ def summarise(described: Mapping[str, Any], known: Forecast) -> list[str]:
         f"{', '.join(map(str, one['steps']))}"
         for one in described["rungs"]
     ]
-    lines += _tell_packs(described)
+    lines += _tell_packs(described) + _tell_budget(described)
     for reason in dict.fromkeys(run["reason"] for run in runs if run["reason"]):
         lines.append(f"unknown for {sum(run['reason'] == reason for run in runs)} runs: {reason}")
     for one in described["advice"]:
@@ -62,6 +66,55 @@ def summarise(described: Mapping[str, Any], known: Forecast) -> list[str]:
             + (f"micro-batches of up to {size} fit" if size else "not even a micro-batch of one text fits")
         )
         lines += [f"  would fit with {' '.join(remedy)}" for remedy in one["remedies"]]
+    return lines
+
+
+def _tell_budget(described: Mapping[str, Any]) -> list[str]:
+    """Return a line about what sweep.hours suffices for, if there is a budget."""
+    if (budget := described["budget"]) is None:
+        return []
+    line = f"sweep.hours: {format_hours(budget['hours'])} in all"
+    if budget["spent_hours"]:
+        line += f", {format_hours(budget['spent_hours'])} of them spent"
+    if any(one["untried"] is None for one in budget["methods"]):
+        return [f"{line}; how far they go is unknown before a run has ended here"]
+    tried = ", ".join(
+        f"{one['configurations'] - one['untried']} of {one['configurations']} {one['method']}"
+        for one in budget["methods"]
+    )
+    left = sum(one["untried"] for one in budget["methods"])
+    rest = f"{left} {'is' if left == 1 else 'are'} not tried" if left else "none is left out"
+    return [f"{line}; they go as far as {tried}, by prediction, before the final seeds; {rest}"]
+
+
+def tell_used(
+    budget: TimeBudget,
+    plan: Plan,
+    untried: Iterable[Point],
+    left_out: Sequence[Point],
+    arguments: Sequence[str],
+) -> list[str]:
+    """Return what a sweep's hours were used for and what they left, if there was a budget.
+
+    Args:
+        left_out: runs of the final seeds, and those that were to be measured alone.
+        arguments: the sweep's command line.
+    """
+    if math.isinf(budget.seconds):
+        return []
+    spent, before = budget.spent / _HOUR, budget.earlier / budget.slots / _HOUR
+    earlier = f", {format_hours(before)} of them by earlier runs" if before else ""
+    lines = [f"sweep.hours: {format_hours(spent)} of {format_hours(budget.seconds / _HOUR)} used{earlier}"]
+    left, planned = (Counter(point.method_key for point in points) for points in (untried, plan.points))
+    if left:
+        counts = ", ".join(f"{count} of {planned[key]} {key.method}" for key, count in left.items())
+        lines.append(f"configurations not tried: {counts}")
+    if left_out:
+        lines.append(f"final runs left out: {', '.join(describe(point.config) for point in left_out)}")
+    if len(lines) > 1:
+        kept = [line for line in arguments if not line.startswith("sweep.hours=")]
+        more = shlex.join([program(), "sweep", *kept, f"sweep.hours={2 * budget.seconds / _HOUR:.3g}"])
+        lines.append(f"with more hours it goes on: {more}")
     return lines
 
 
@@ -105,11 +158,21 @@ def tell_order(plan: Plan, settings: SweepConfig) -> list[str]:
         lines.append(f"first {plan.first} of them ({names}) with {values}, so that a table stands early")
     elif values:
         lines.append(f"none goes first: sweep.first is {values}, and no run has these values")
+    if settings.hours is not None:
+        lines.append("methods take turns from the middle of their grids outwards, each for the same time")
     if settings.bracket:
         lines.append(
             f"then up to {bracket.MOST} more runs of each method, where the best is at the end of an axis"
         )
-    if seeds := settings.final_seeds:
+    if settings.final_seeds == "auto":
+        methods = len({point.method_key for point in plan.points if "seed" in point.identity.canonical})
+        least, most = ((count - 1) * methods for count in (LOOKS[0], LOOKS[-1]))
+        more = ", ".join(map(str, LOOKS[1:]))
+        lines.append(
+            f"then the best of each method with {LOOKS[0]} seeds, and with {more} where these may tell it "
+            f"from another: at least {least} more runs, at most {most}"
+        )
+    elif seeds := settings.final_seeds:
         lines.append(f"then the best of each method with seeds {', '.join(map(str, seeds))}")
     return lines
 

@@ -14,6 +14,7 @@ from bench.config.identity import Identity
 from bench.config.overrides import override_line
 from bench.config.schema import Config, is_field, read_field, replace_values
 from bench.errors import ConfigError
+from bench.results.selection import MethodKey
 
 GROUPS = ("method", "model", "data", "train", "track", "experiment")
 
@@ -34,6 +35,21 @@ class Point:
     def run_id(self) -> str:
         """The hash of what counts in the configuration."""
         return self.identity.run_id
+
+    @property
+    def method_key(self) -> MethodKey:
+        """The method and its task, as selection.method_key reads them from the run's record."""
+        canonical = self.identity.canonical
+        return MethodKey(
+            data_fingerprint=canonical["data"]["fingerprint"],
+            model_revision=canonical.get("model", {}).get("revision"),
+            method=self.config.method.name,
+        )
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the run trains a network in steps; a baseline takes next to no time."""
+        return self.config.method.estimator == "network"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from bench.run import driver
 from bench.run.driver import Device, tell_holders
 from bench.sweep.isolate import Isolation, ProcessError
 from bench.sweep.plan import Point
+from bench.sweep.search.hours import Measure
 
 COMFORTABLE = 0.9  # of what a card can give: a prediction is a few per cent off
 PROCESSES = 2  # that trace at once: each takes a core and about a gigabyte
@@ -186,6 +187,35 @@ def foresee(
     else:
         reason = f"no run has finished yet that would tell how fast {target.name} is"
     return Outlook(target.judge(found), found.peak_bytes, seconds, reason)
+
+
+def measure_work(
+    found: Mapping[str, Found],
+    target: Target,
+    calibrations: Mapping[str, Calibration],
+    isolation: Isolation | None = None,
+) -> tuple[Measure, Measure]:
+    """Return functions of a run: what it computes, in one unit for all runs, and the seconds that this takes.
+
+    A run that ``found`` lacks is predicted when it is asked for, where there is an isolation for that.
+    """
+
+    def find(point: Point) -> Found | None:
+        if point.run_id in found or isolation is None or not can_predict(point.config):
+            return found.get(point.run_id)
+        return predict_each([point], target, isolation)[0]
+
+    def weigh(point: Point) -> float | None:
+        predicted = find(point)
+        if not isinstance(predicted, Prediction):
+            return None
+        cost = count_cost(point.config, predicted, target.card)
+        return cost.train + cost.eval
+
+    def predict(point: Point) -> float | None:
+        return foresee(point.config, find(point), target, calibrations).seconds
+
+    return weigh, predict
 
 
 def calibrate(

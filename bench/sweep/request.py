@@ -166,7 +166,7 @@ def _pin(lines: tuple[str, ...], config: Config) -> tuple[tuple[str, ...], Confi
 
 
 def confirm_long(described: Mapping[str, Any], base: Config, arguments: Sequence[str]) -> None:
-    """Ask whether a plan of more than LONG_HOURS should begin; plan.force=true answers yes beforehand.
+    """Ask whether a plan of more than LONG_HOURS should begin; plan.force=true or sweep.hours says yes.
 
     ``described`` comes from describe_plan. Unknown hours ask nothing; those left of a halving are unknown, as
     the plan counts no rungs that have ended.
@@ -177,7 +177,7 @@ def confirm_long(described: Mapping[str, Any], base: Config, arguments: Sequence
     hours = described["total_hours"]
     if base.sweep.strategy == "halving":
         hours = None if described["done"] else described["halving_hours"]
-    if base.plan.force or hours is None or hours <= LONG_HOURS:
+    if base.plan.force or base.sweep.hours is not None or hours is None or hours <= LONG_HOURS:
         return
     length = f"{tell_bound(described)} {format_hours(hours)}"
     kept = [line for line in arguments if not line.startswith("plan.force=")]

@@ -182,15 +182,8 @@ def _group(points: Iterable[Point]) -> list[list[Point]]:
     """Group the points of each method on each task, of which one is chosen."""
     groups: dict[MethodKey, list[Point]] = {}
     for point in points:
-        groups.setdefault(_key(point), []).append(point)
+        groups.setdefault(point.method_key, []).append(point)
     return list(groups.values())
-
-
-def _key(point: Point) -> MethodKey:
-    """Return selection.method_key for a network that is not trained yet."""
-    canonical = point.identity.canonical
-    task = canonical["data"]["fingerprint"], canonical["model"]["revision"]
-    return MethodKey(*task, method=point.config.method.name)
 
 
 def _count_weights(
@@ -205,9 +198,9 @@ def _count_weights(
     total = sum(known[point.run_id].trained_bytes for point in left)
     if left:
         total = total * _count_rungs(left, base) // len(left)
-    seeds = set(base.sweep.final_seeds) - {point.config.seed for point in group}
+    seeds = set(base.sweep.most_seeds) - {point.config.seed for point in group}
     if not left:  # so that the choice is made, and some of its seeds may be trained
-        theirs = [one for one in done.values() if selection.method_key(one) == _key(group[0])]
+        theirs = [one for one in done.values() if selection.method_key(one) == group[0].method_key]
         seeds -= {selection.read_seed(one) for one in theirs}
     finals = len(seeds) * len({point.config.data.fold for point in group}) * largest
     if checkpoint.is_for_chosen(config.train.keep, trainable=config.method.trainable, weights_bytes=largest):

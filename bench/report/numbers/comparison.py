@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from bench.config.schema import LOOKS
 from bench.errors import StoreError
 from bench.report.across.groups import choose_leader, find_smaller, group_models
 from bench.report.numbers.equivalence import Needs, find_equivalence_p, find_needs
@@ -22,6 +23,7 @@ from bench.report.numbers.statistics import (
     find_p,
     subtract,
 )
+from bench.results.selection import read_value
 
 FEWEST_DISCORDANT = 6  # with five no test can find a difference: all five on one side are likely enough, 6 %
 VERDICTS = ("difference", "one_seed", "equal", "undecided")
@@ -88,7 +90,7 @@ def compare_methods(
     Across base models on one split, the best on validation is compared with the methods of all others, as far
     as their tables are shown. Methods of different splits had other texts and are never compared; neither are
     random weights, whose answers mean nothing, nor methods that did not train. p values are adjusted over all
-    comparisons of the report, those of a difference and those of equality together.
+    comparisons of the report, those of a difference and those of equality together, and over all looks.
 
     Args:
         delta: the difference in accuracy within which two methods count as equal, a share.
@@ -114,10 +116,12 @@ def compare_methods(
             pairs += [(later, earlier) for earlier, later in combinations(same, 2)]
             left_out += excluded
     pairs += _pair_models(judged, left_out)
-    tests = [_test(*pair, delta=delta) for pair in pairs]
+    tests, looks = [_test(*pair, delta=delta) for pair in pairs], count_looks(rows)
+    level = 1 - (1 - LEVEL) / looks / max(1, len(pairs))
+    adjusted = adjust_holm([[min(1.0, looks * p_value) for p_value in both] for both in tests])
     shared = [
-        _compare(*pair, p_values=p_values, adjusted=both, delta=delta, level=1 - (1 - LEVEL) / len(pairs))
-        for pair, p_values, both in zip(pairs, tests, adjust_holm(tests), strict=True)
+        _compare(*pair, p_values=p_values, adjusted=both, delta=delta, level=level)
+        for pair, p_values, both in zip(pairs, tests, adjusted, strict=True)
     ]
     return bound, shared, left_out
 
@@ -144,6 +148,20 @@ def _pair_models(members: Sequence[Member], left_out: list[LeftOut]) -> list[Pai
             others = [one for one in same if one.row.has_model and one.row.task != best.row.task]
             pairs += [(one, best) for one in others]
     return pairs
+
+
+def count_looks(rows: Sequence[Row]) -> int:
+    """Count how often the verdicts may have been looked at while seeds were added: once where none were.
+
+    Each p value is multiplied by it, so that no look together with the others is wrong more often than one
+    alone may be (Bonferroni), whatever the verdicts before made of the seeds.
+
+    Source: Dunn, "Multiple comparisons among means", JASA 56 (1961); its use for looks at data that come in,
+    Jennison and Turnbull, Group Sequential Methods (2000), chapter 2.
+    """
+    chosen = (result for row in rows if row.selection for result in row.selection.results)
+    in_rounds = any(read_value(result, "config.sweep.final_seeds") == "auto" for result in chosen)
+    return len(LOOKS) if in_rounds else 1
 
 
 def _try_scoring(row: Row, read: Read, known: Known) -> Member | None:

@@ -1,7 +1,8 @@
 """All numbers of a results folder, gathered once: every sentence of a report rests on them."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.config.reporting import ReportConfig
@@ -9,9 +10,11 @@ from bench.errors import StoreError
 from bench.files import read_object
 from bench.report.across.curve import Curve, draw_curves
 from bench.report.across.groups import part_sizes
+from bench.report.numbers.budget import UNTRIED, Untried, read_untried
 from bench.report.numbers.collapse import Cause, suggest_cause
 from bench.report.numbers.comparison import Comparison, Known, LeftOut, compare_methods
 from bench.report.numbers.rows import ReportTask, Row, build_rows
+from bench.results.selection import MethodKey
 from bench.results.store import BadRecord, Result, Store, find_imported
 
 LATENCY = "latency.json"  # in the folder of a run, from `bench latency`
@@ -36,6 +39,7 @@ class Evidence:
     imported: Sequence[Result]  # other people's: shown, and part of nothing else
     bad_imported: Sequence[tuple[str, str]]
     latencies: Sequence[tuple[Result, Latency]]  # of the runs that were measured
+    untried: Sequence[tuple[str, int]] = ()  # title of each method without a run, and its configurations
     causes: Mapping[str, Cause] = field(default_factory=dict)  # why a chosen run did not train, by run_id
     docs: str = ""  # where the documentation is, from the results folder; empty: not where it usually is
     curves: Sequence[Curve] = ()  # accuracy by the number of train texts
@@ -55,9 +59,10 @@ def gather(store: Store, report: ReportConfig, *, move: Move | None = None) -> E
     """
     results, bad = store.read_all()
     results = results if move is None else move(results)
+    built, without_row = _add_untried(build_rows(results), _read_untried(store, results))
     scored: Known = {}
     every_row, comparisons, left_out = compare_methods(
-        build_rows(results), store.read_predictions, delta=report.delta, known=scored
+        built, store.read_predictions, delta=report.delta, known=scored
     )
     rows, smaller = part_sizes(every_row)
     imported, bad_imported = find_imported(store).read_all()
@@ -75,6 +80,7 @@ def gather(store: Store, report: ReportConfig, *, move: Move | None = None) -> E
         imported=imported,
         bad_imported=name(bad_imported),
         latencies=_read_latencies(store, results),
+        untried=without_row,
         causes={
             result.run_id: suggest_cause(result, _read_history(store, result.run_id))
             for row in every_row
@@ -84,6 +90,25 @@ def gather(store: Store, report: ReportConfig, *, move: Move | None = None) -> E
         smaller=smaller,
         docs=_DOCS if (store.folder / _DOCS / "statistics.md").is_file() else "",
     )
+
+
+def _read_untried(store: Store, results: Iterable[Result]) -> list[Untried]:
+    """Read the configurations that a sweep left as its hours were used, and that were not tried since."""
+    path, tried = store.folder / UNTRIED, {result.run_id for result in results}
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return [one for one in read_untried(text) if one.run_id not in tried]
+
+
+def _add_untried(rows: Sequence[Row], untried: Sequence[Untried]) -> tuple[list[Row], list[tuple[str, int]]]:
+    """Add to each method's row how many configurations were left; return also the methods that have none."""
+    counts = Counter(one.method_key for one in untried)
+    titles = {one.method_key: one.title for one in untried}
+    keys = [MethodKey(row.task.fingerprint, row.task.revision, row.method) for row in rows]
+    counted = [
+        replace(row, budget=replace(row.budget, untried=counts[key]))
+        for row, key in zip(rows, keys, strict=True)
+    ]
+    return counted, sorted((titles[key], count) for key, count in counts.items() if key not in keys)
 
 
 def _read_history(store: Store, run_id: str) -> Sequence[Mapping[str, Any]]:

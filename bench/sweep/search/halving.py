@@ -219,7 +219,7 @@ def plan_rung(
     return planned
 
 
-def count_by_rung(count: int, *, rungs: Sequence[int]) -> list[int]:
+def count_by_rung(count: int, *, rungs: Sequence[float]) -> list[int]:
     """Return how many of ``count`` configurations train in each rung, if none fails."""
     counts = [count]
     while len(counts) < len(rungs):
@@ -234,6 +234,20 @@ def budget(rungs: Sequence[float], counts: Sequence[int]) -> float:
     """
     starts = [0.0, *rungs[:-1]]
     return sum(count * (end - start) for count, start, end in zip(counts, starts, rungs, strict=True))
+
+
+def count_cost(ends: Sequence[float], count: int, *, is_packed: bool) -> float:
+    """Count what the rungs of ``count`` configurations cost; the last one left after a pack begins anew.
+
+    ``ends`` says what a run costs up to the end of each rung, in steps or in time.
+    """
+    if count == 1:
+        return ends[-1]
+    counts = count_by_rung(count, rungs=ends)
+    if not is_packed:
+        return budget(ends, counts)
+    rivals = [rung for rung in counts if rung > 1]
+    return budget(ends[: len(rivals)], rivals) + ends[-1]
 
 
 def _rivals(point: Point) -> tuple[Any, ...]:

@@ -83,7 +83,16 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
     "data.fold": ([-1], [None], "must be 0 or more, or null without data.folds"),
     "data.split_seed": ([-1, 2**32], [0, 2**32 - 1], SEED),
     "seed": ([-1, 2**32], [0, 2**32 - 1], SEED),
-    "sweep.final_seeds": ([[0, -1], [2**32]], [[], [0, 1]], "must each lie in [0, 2**32)"),
+    "sweep.final_seeds": (
+        [[0, -1], [2**32], ["a"], [True], 3, "all"],
+        [[], [0, 1], "auto"],
+        "must be auto or list seeds that lie in [0, 2**32), for example [0,1,2]",
+    ),
+    "sweep.hours": (
+        [0, 0.0, -1.0, nan, inf, "0m", "-90m", "nan", "90s", "h", "soon", True, [1]],
+        [None, 2, 0.5, "90m", "1.5h", "1e-3"],
+        "must be more than 0 hours, as 1.5, 1.5h or 90m, or null for no budget",
+    ),
     "sweep.retry": (
         [["nonsense"], ["success"]],
         [[], ["failed", "oom"]],

@@ -32,6 +32,7 @@ from bench.sweep.isolate import Isolation, ProcessError
 from bench.sweep.machine import make_slots
 from bench.sweep.packing import Pack
 from bench.sweep.plan import Plan
+from bench.sweep.predict import measure_work
 from bench.sweep.progress import Display
 from bench.sweep.request import Identifier, confirm_long, plan_request
 
@@ -85,6 +86,10 @@ class BenchSweeper(Sweeper):
             print(show(f"{store.folder} holds {names} and each run's own folder in runs/"))
             print(show(f"to look at them: {bench} report --results {folder}"))
             print(f"what to take within so many GiB, by these results: {bench} recommend --vram GIB")
+            for line in overview.tell_used(
+                sweep.budget, plan, sweep.list_untried(), sweep.left_out, arguments
+            ):
+                print(show(line))
         else:  # a table of thousands of runs takes seconds, and who stops a sweep waits for it to stop
             print(show(f"stopped; to go on: {bench} sweep {shlex.join(arguments)}"))
             print(show(f"the table of what there is: {bench} table --results {folder}"))
@@ -111,6 +116,7 @@ class BenchSweeper(Sweeper):
             forecast.make_refusal(known, base, isolation=isolation),
             limit,
             forecast.merge_batches(known, base),
+            *measure_work(known.found, known.target, known.calibrations, isolation),
         )
 
     def _compose(self, overrides: Sequence[str]) -> Config:

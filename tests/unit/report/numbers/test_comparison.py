@@ -11,6 +11,7 @@ from records import NO_PRICES, make_evidence, make_predictions, make_run
 from scipy import stats
 from sklearn.metrics import f1_score
 
+from bench.config.schema import LOOKS
 from bench.report.numbers.comparison import Comparison
 from bench.report.numbers.equivalence import Needs
 from bench.report.numbers.rows import build_rows
@@ -257,3 +258,29 @@ def test_of_more_comparisons_equality_has_to_be_clearer_too() -> None:
     last = compare({**pair, "qlora": [0.7, 0.7005, 0.6995]}, rows=4000)[0]
     assert (last.equal_p, last.verdict) == (alone.equal_p, alone.verdict)
     assert last.adjusted_equal_p == pytest.approx(3 * alone.adjusted_equal_p)
+
+
+def test_seeds_that_came_in_rounds_make_the_verdicts_stricter() -> None:
+    accuracies = {"full": [0.88, 0.87, 0.875], "lora": [0.89, 0.892, 0.888], "tfidf": [0.8]}
+    results, predictions = plant(accuracies)
+    rounds = [
+        replace(one, config=one.config | {"sweep": {"final_seeds": "auto"}})
+        if one.config["method"]["name"] == "lora"
+        else one
+        for one in results
+    ]
+    alone, looked = (make_evidence(some, predictions=predictions).comparisons for some in (results, rounds))
+    for one, other in zip(alone, looked, strict=True):
+        assert other.p_value == one.p_value
+        assert other.adjusted_p == pytest.approx(min(1.0, len(LOOKS) * one.adjusted_p))
+        assert other.adjusted_equal_p == pytest.approx(min(1.0, len(LOOKS) * one.adjusted_equal_p))
+        assert one.detectable is not None
+        assert other.detectable is not None
+        assert other.detectable > one.detectable
+    [(first, later)] = [
+        (one, other)
+        for one, other in zip(alone, looked, strict=True)
+        if one.one.method == "lora" and one.other.method == "full"
+    ]
+    assert first.adjusted_p < 0.05 < later.adjusted_p
+    assert (first.verdict, later.verdict) == ("difference", "undecided")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.report.numbers.statistics import subtract
-from benchmarks.studies import METHODS, Setting, _measure, draw, fill, find, hold, judge
+from benchmarks.studies import METHODS, Setting, _measure, draw, fill, find, hold, judge, judge_rounds
 
 STUDIES = 400  # the standard error of a share of 5 % is 1.1 points
 
@@ -86,3 +86,24 @@ def test_many_studies_at_once_are_measured_as_each_alone() -> None:
     assert residuals.mean() == pytest.approx(np.mean([one.residual for one in seeds]), rel=0.03)
     assert estimates.std() == pytest.approx(np.std([estimate for estimate, *_ in alone]), rel=0.1)
     assert set(freedom.ravel()) == {one.freedom for one in seeds}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        Setting(400, [10] * 3, [0.01] * 3),
+        Setting(2000, [10] * 3, [0.002] * 3, worse=0.01),
+    ],
+    ids=lambda setting: f"{setting.texts} texts, worse by {setting.worse}",
+)
+def test_few_reports_say_anything_wrong_where_seeds_came_in_rounds(setting: Setting) -> None:
+    better, equal, wrong, *_, seeds = judge_rounds(setting, 200)
+    assert max(better, equal) <= wrong <= 0.09
+    assert 0.3 <= seeds <= 1
+
+
+def test_seeds_in_rounds_decide_with_fewer_than_all() -> None:
+    setting = Setting(2000, [10] * 3, [0.01] * 3, worse=0.1)
+    *_, with_last, seeds = judge_rounds(setting, 50)
+    assert with_last > 0.9
+    assert seeds < 1
