@@ -130,6 +130,6 @@ def _expect_variances(measured: Sequence[Reading], texts: int) -> Floats:
 
     def expect(one: Reading) -> float:
         chance = max(one.error * (1 - one.error), 1 / texts) / texts
-        return chance / 2 / math.sqrt(one.seeds) * (largest / one.size) ** DISTANCE
+        return float(chance / 2 / math.sqrt(one.seeds) * (largest / one.size) ** DISTANCE)
 
     return np.array([expect(one) for one in measured])
