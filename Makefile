@@ -9,8 +9,8 @@ EXPERIMENT ?=
 ARGS ?=
 
 BIN := .venv/bin
-# Two files of tests at a time, each process with one thread: what two cores can do, and the same on a larger machine.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three files of tests at a time, as many wait for processes that they start; each with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 READY := .venv/.ready
 CLUSTER_BIN := .venv-cluster/bin
 CLUSTER_READY := .venv-cluster/.ready

@@ -41,6 +41,7 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
                 "noise": None,
                 "folds": None,
                 "fold": None,
+                "resample": False,
             },
             **{"train_size": None, "validation_size": 0.2, "test_size": 0.2, "split_seed": 0},
         }

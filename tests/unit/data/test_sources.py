@@ -26,6 +26,7 @@ SIZES = {
     "noise": None,
     "folds": None,
     "fold": None,
+    "resample": False,
 }
 COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto"}
 

@@ -27,6 +27,7 @@ HEADLINES = DataConfig(
     split_seed=0,
     folds=None,
     fold=None,
+    resample=False,
     noise=None,
 )
 FINANCE = dataclasses.replace(
