@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import choice, engine, grid, inside, machine, scale, step, studies
+from benchmarks import choice, engine, forecasts, grid, inside, machine, scale, step, studies
 from benchmarks.settings import table
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -20,6 +20,7 @@ SECTIONS: Mapping[str, Section] = {
     "inside": lambda _, short, __: inside.report(short=short),
     "grid": lambda folder, short, whole: grid.report(folder, short=short, whole=whole),
     "choice": lambda folder, short, _: choice.report(folder, short=short),
+    "forecasts": lambda _, short, __: forecasts.report(short=short),
     "engine": lambda folder, short, _: engine.report(folder, short=short),
     "scale": lambda folder, short, _: scale.report(folder, short=short),
     "statistics": lambda _, short, __: studies.report(short=short),

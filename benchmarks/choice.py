@@ -118,14 +118,22 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
 def _make_texts(title: str, change: tuple[str, Change], folder: Path, *, steps: int) -> Texts:
     """Write the splits of one kind as files."""
     folder.mkdir(parents=True)
+    frames, _ = change_texts(change)
+    for split, frame in frames.items():
+        frame.to_csv(folder / f"{split}.csv", index=False)
+    files = [f"data.{split}={folder}/{split}.csv" for split in frames]
+    return Texts(title, ["data=files", *files], 64, steps)
+
+
+def change_texts(change: tuple[str, Change]) -> tuple[dict[str, Frame], list[str]]:
+    """The splits of one kind, with labels by name, and the labels."""
     source, edit = change
     found = dataset.load(compose(f"data={source}").data)
-    random = np.random.default_rng(0)
+    random, frames = np.random.default_rng(0), dict[str, Frame]()
     for split, frame in found.splits.items():
         named = frame.assign(label=[found.labels[label] for label in frame["label"]])[["text", "label"]]
-        edit(named, random, split).to_csv(folder / f"{split}.csv", index=False)
-    files = [f"data.{split}={folder}/{split}.csv" for split in found.splits]
-    return Texts(title, ["data=files", *files], 64, steps)
+        frames[split] = edit(named, random, split).reset_index(drop=True)
+    return frames, sorted(frames["train"]["label"].unique())
 
 
 def _keep(frame: Frame, _: np.random.Generator, __: str) -> Frame:

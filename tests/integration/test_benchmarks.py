@@ -74,7 +74,7 @@ def test_an_unknown_section_is_refused(
     with pytest.raises(SystemExit, match="2"):
         parse()
     assert (
-        "no such section: speed; there are step, inside, grid, choice, engine, scale"
+        "no such section: speed; there are step, inside, grid, choice, forecasts, engine, scale"
         in capsys.readouterr().err
     )
 

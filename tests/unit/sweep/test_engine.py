@@ -362,7 +362,9 @@ def test_every_fault_of_every_run_is_found_before_any_is_identified(compose: Com
 def test_texts_and_weights_are_looked_at_once(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     load, revision = dataset.load, weights.revision
-    monkeypatch.setattr(request.dataset, "load", lambda one, **more: loaded.append(one.name) or load(one, **more))
+    monkeypatch.setattr(
+        request.dataset, "load", lambda one, **more: loaded.append(one.name) or load(one, **more)
+    )
     monkeypatch.setattr(request.weights, "revision", lambda one: loaded.append(one.name) or revision(one))
     axes = {"method": ["full", "lora", "qlora"], "lora.r": [8, 16]}
     identify = Identifier()
