@@ -47,7 +47,7 @@ def report(*, short: bool) -> str:
     return "\n\n".join(
         [
             "## Forecasts of a learning curve",
-            f"TF-IDF and the frozen encoder on {len(kinds)} kinds of texts (of *What halving chooses*) at sizes "
+            f"TF-IDF and the frozen encoder on {len(kinds)} kinds of texts, as under the choice, at sizes "
             f"that double; {len(SEEDS)} draws of the train texts. The law knows the sizes up to a half or a "
             "quarter of all, and forecasts the test accuracy with all. The interval is of "
             f"{LEVEL:.0%}; without a forecast: the error of the last accuracy that is known. In points.",
