@@ -50,6 +50,7 @@ def own_texts(path: Path) -> list[str]:
 QUICK = ["train.max_steps=4", "train.warmup_steps=0", "train.eval_steps=4", "track.mode=disabled"]
 
 
+@pytest.mark.slow
 def test_ones_own_texts_under_chinese_names_train(bench: Bench, my_csv: Path, tmp_path: Path) -> None:
     done = bench("run", *own_texts(my_csv), "train.max_steps=30", "train.warmup_steps=3", "train.lr=3e-3")
     assert (done.returncode, done.stderr) == (0, "")
@@ -102,6 +103,7 @@ def test_a_wrong_setting_is_one_message_and_nothing_written(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_doubt_about_the_data_is_said_once_a_command(bench: Bench, tmp_path: Path) -> None:
     rows = [f"text {number} of {label},{label}" for number in range(8) for label in ("Art", "art", "money")]
     (tmp_path / "my.csv").write_text("\n".join(["text,label", *rows, "text 0 of money,money"]))
@@ -111,6 +113,7 @@ def test_a_doubt_about_the_data_is_said_once_a_command(bench: Bench, tmp_path: P
     assert done.stderr.count("'Art' (8 rows) and 'art' (8 rows)") == 1
 
 
+@pytest.mark.slow
 def test_texts_that_the_model_cannot_read_are_refused(bench: Bench, tmp_path: Path) -> None:
     rows = [f"央行下调利率{number},{label}" for number in range(12) for label in "ab"]
     (tmp_path / "zh.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
@@ -201,6 +204,7 @@ def test_a_sweep_trains_each_run_once_and_its_table_is_the_same_again(
     assert (bench("verify").returncode, bench("verify", "--results", "nowhere").returncode) == (0, 3)
 
 
+@pytest.mark.slow
 def test_a_table_stands_as_soon_as_two_methods_can_be_compared(
     bench: Bench, tiny: list[str], tmp_path: Path
 ) -> None:

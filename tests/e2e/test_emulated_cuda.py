@@ -48,6 +48,7 @@ def test_only_the_processes_of_runs_make_a_cuda_context(bench: Bench, tiny: list
     assert "CPU library" not in errors
 
 
+@pytest.mark.slow
 def test_where_a_forked_process_cannot_use_a_card_runs_are_new_interpreters(
     bench: Bench, tiny: list[str], count: Count
 ) -> None:

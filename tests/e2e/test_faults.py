@@ -105,6 +105,7 @@ def test_retry_chooses_what_is_trained_again(bench: Any, tiny: list[str], count:
     assert bench(*command, "--retry", "nonsense").returncode == 2
 
 
+@pytest.mark.slow
 def test_fail_fast_starts_nothing_more(bench: Any, tiny: list[str], count: Any) -> None:
     bench.inject({1e-3: ("exception", 2)})
     command = ["sweep", *tiny, "train.lr=1e-3,2e-3,3e-3", "sweep.final_seeds=[0,1]"]

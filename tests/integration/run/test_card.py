@@ -122,6 +122,7 @@ def test_paged_optimizers_are_refused_on_wsl(found: Any) -> None:
     assert "train.optimizer=adamw_8bit" in refused["message"]
 
 
+@pytest.mark.slow
 def test_members_of_a_pack_scale_their_losses_by_themselves(
     tiny_bert: Path, texts: Path, tmp_path: Path
 ) -> None:
