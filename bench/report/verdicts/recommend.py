@@ -133,8 +133,17 @@ def find_changes(
 
     changes = list[tuple[str, float, Row | None]]()
     if chosen is not None and chosen.peak_memory_bytes:
-        less = [peak for peak in peaks if peak < chosen.peak_memory_bytes]
-        changes.append(("below", chosen.peak_memory_bytes, take(less[-1]) if less else None))
+        bound = chosen.peak_memory_bytes
+        less = [peak for peak in peaks if peak < bound]
+        for peak in less[: -_MOST_TRIED - 1 : -1]:
+            other = take(peak)
+            if other is None or other.title != chosen.title:
+                changes.append(("below", bound, other))
+                break
+            bound = peak  # another configuration of the same method needs a little less
+        else:
+            if len(less) <= _MOST_TRIED:
+                changes.append(("below", bound, None))
     for peak in [peak for peak in peaks if peak > limits.vram_bytes][:_MOST_TRIED]:
         other = take(peak)
         if other and (chosen is None or (other.title, other.run_ids) != (chosen.title, chosen.run_ids)):
