@@ -134,7 +134,7 @@ def find_changes(
     changes = list[tuple[str, float, Row | None]]()
     if chosen is not None and chosen.peak_memory_bytes:
         bound = chosen.peak_memory_bytes
-        less = [peak for peak in peaks if peak < bound]
+        less = [peak for peak in peaks if round(peak / GIB, 2) < round(bound / GIB, 2)]  # as it is shown
         for peak in less[: -_MOST_TRIED - 1 : -1]:
             other = take(peak)
             if other is None or other.title != chosen.title:

@@ -272,10 +272,11 @@ def test_what_other_memory_would_change_is_said() -> None:
 
 
 def test_less_memory_names_another_method_and_no_other_configuration_of_the_same() -> None:
-    """A rate that was tried beside the chosen one happened to need a little less."""
-    little_less = make_run("lora", kind="cuda", lr=2e-3, validation=0.8, test=0.8, peak=6 * GIB - 1)
-    _, shown, _ = advise([*on_models(), little_less], vram=16)
-    assert re.findall(r"- With less than .*", shown) == ["- With less than 6.00 GiB: QLoRA on minilm."]
+    """A rate that was tried beside the chosen one needs less; and a method that reads as needing the same."""
+    less = make_run("lora", kind="cuda", lr=2e-3, validation=0.8, test=0.8, peak=5 * GIB)
+    same = make_run("dora", kind="cuda", test=0.8, peak=6 * GIB - 1)
+    _, shown, _ = advise([*on_models(), less, same], vram=16)
+    assert re.findall(r"- With less than .*", shown) == ["- With less than 5.00 GiB: QLoRA on minilm."]
 
 
 def test_on_a_card_that_there_is_not_memory_is_predicted_and_time_unknown() -> None:
