@@ -15,7 +15,7 @@ from scipy.special import stdtr
 
 LEVEL = 0.9  # of a forecast's interval
 FEWEST = 4  # sizes: a law of three parameters goes through any three
-DISTANCE = 0.75  # no law holds over all sizes: a size n times as far counts n to this power times less
+DISTANCE = 1.0  # no law holds over all sizes: a size n times as far counts n to this power times less
 _EXPONENTS = np.geomspace(0.05, 2.0, 24)
 _FLOORS = np.linspace(0.0, 0.96, 13)  # of the least error that was measured
 _OFFSETS = np.array([0.0, 0.1, 0.3, 1.0, 3.0])  # of the largest size: below it the error hardly falls
