@@ -3,6 +3,7 @@ two-layer BERT with random weights and a few Chinese texts, small enough to trai
 
 import io
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -67,10 +68,13 @@ def compose() -> Callable[..., Config]:
     """The configuration that override lines come to."""
 
     @cache
-    def compose_with(*overrides: str) -> Config:
+    def compose_in(_: str | None, *overrides: str) -> Config:
         schema.register_schema()
         with initialize_config_dir(str(schema.CONF_DIR), version_base="1.3"):
             return schema.from_hydra(hydra_compose("config", overrides=list(overrides)))
+
+    def compose_with(*overrides: str) -> Config:
+        return compose_in(os.environ.get("XDG_CACHE_HOME"), *overrides)  # which cache_dir is made from
 
     return compose_with
 
