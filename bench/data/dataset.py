@@ -28,7 +28,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Dataset:
-    """Texts and labels by split, the same on every machine for the same fingerprint and fold."""
+    """Texts and labels by split, the same on every machine for the same fingerprint, fold and draw."""
 
     # train, validation, test: id (row number in the split, or with folds in train and validation together),
     # text, label (index into labels)
@@ -37,6 +37,7 @@ class Dataset:
     fingerprint: str  # with the fold the name of the splits; all folds have one
     duplicate_rows_across_splits: int  # of validation and test: their exact text is in another split too
     fold: int | None = None  # which validates; None: there are none
+    draw: int | None = None  # the seed that drew the train texts; None: every seed has the same
 
 
 def fingerprint(config: DataConfig) -> str:
@@ -97,7 +98,8 @@ def load(config: DataConfig, *, seed: int = 0) -> Dataset:
             config.name,
             duplicates,
         )
-    return Dataset(splits, labels, fingerprint(config), duplicates, fold=config.fold)
+    draw = seed if config.resample and config.train_size is not None else None
+    return Dataset(splits, labels, fingerprint(config), duplicates, fold=config.fold, draw=draw)
 
 
 def name_labels(labels: Sequence[str], config: DataConfig) -> dict[str, str]:

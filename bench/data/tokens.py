@@ -111,6 +111,8 @@ def tokenise(
     facts = [CACHE_VERSION, dataset.fingerprint, identify_tokenizer(tokenizer), max_length]
     if dataset.fold is not None:
         facts += [f"fold {dataset.fold}"]
+    if dataset.draw is not None:
+        facts += [f"draw {dataset.draw}"]
     if prompt is not None:
         facts += [prompt.before, prompt.after, prompt.room]
         if prompt.room >= max_length:

@@ -200,7 +200,7 @@ def _tokenise_each(
     """Tokenise the texts of each stream, equal ones once."""
     texts, streams = dict[str, tasks.Texts](), dict[tuple[Any, ...], tasks.Texts]()
     for config, dataset in zip(configs, datasets, strict=True):
-        if (name := repr(config.data)) not in texts:
+        if (name := repr((config.data, dataset.draw))) not in texts:
             texts[name] = tokenise(config, dataset, model_folder=model_folder)
         streams[find_stream(config)] = texts[name]
     return list(streams.values())

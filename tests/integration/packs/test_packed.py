@@ -56,7 +56,7 @@ def train_packed(configs: Sequence[Config], folder: Path) -> list[Outcome]:
         one.mkdir(parents=True)
     fitted = fit_pack(
         configs,
-        [dataset.load(config.data) for config in configs],
+        [dataset.load(config.data, seed=config.seed) for config in configs],
         model_folder=Path(str(configs[0].model.path)),
         run_folders=folders,
         meter=Meter(CPU),
@@ -73,7 +73,7 @@ def train_alone(configs: Sequence[Config], folder: Path) -> Iterator[Outcome]:
         place.mkdir()
         found = fit.fit(
             config,
-            dataset.load(config.data),
+            dataset.load(config.data, seed=config.seed),
             model_folder=Path(str(config.model.path)),
             run_folder=place,
             meter=Meter(CPU),
@@ -195,6 +195,18 @@ def test_members_of_other_seeds_and_sizes_are_the_runs_alone(
         require_same(one, alone)
         assert count_tokens(one) == pytest.approx(count_tokens(alone))
     assert packed[0].values("loss") != packed[1].values("loss")
+
+
+def test_members_whose_seeds_draw_their_texts_are_the_runs_alone(
+    compose_tiny: Compose, tmp_path: Path
+) -> None:
+    lines = ("method=lora", "train.lr=1e-2", "train.group_by_length=false")
+    drawn = ("data.train_size=30", "data.resample=true")
+    configs = members_of(compose_tiny(*FIFTY, *lines, *drawn), ({"seed": 0}, {"seed": 1}, {"seed": 2}))
+    packed = train_packed(configs, tmp_path)
+    for one, alone in zip(packed, train_alone(configs, tmp_path), strict=True):
+        require_same(one, alone)
+        assert count_tokens(one) == pytest.approx(count_tokens(alone))
 
 
 FOLDS = (

@@ -130,6 +130,20 @@ def test_other_data_another_tokenizer_or_limit_is_tokenised_anew(
     assert other.calls > 0
 
 
+def test_each_draw_of_the_train_texts_has_its_own_cache(tmp_path: Path) -> None:
+    """Two draws may have the same labels in the same order."""
+    first = make_dataset()
+    train = first.splits["train"].assign(text=["cab", "bb", "c"])
+    second = dataclasses.replace(first, splits={**first.splits, "train": train})
+    made = [
+        tokens.tokenise(
+            dataclasses.replace(one, draw=draw), CharacterTokenizer(), max_length=6, cache_dir=tmp_path
+        )
+        for draw, one in enumerate((first, second))
+    ]
+    assert made[0]["train"].ids.tolist() != made[1]["train"].ids.tolist()
+
+
 @pytest.mark.parametrize("damage", ["cut short", "one byte", "empty", "other labels", "a folder"])
 def test_a_damaged_cache_is_made_anew_with_a_warning(
     damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
