@@ -125,9 +125,11 @@ def find_faults(node: Any, section: str = "", *, hidden: Callable[[Any], bool]) 
 
 def read_seconds(value: Any) -> float | None:
     """Read hours, as 1.5, 1.5h or 90m, as seconds; return None if the value is nothing of the kind."""
-    number, unit = re.fullmatch(r"(.*?)([hm]?)", str(value), re.DOTALL).groups()  # type: ignore[union-attr]
+    text = str(value)
     try:
-        return float(number) * {"m": 60.0}.get(unit, 3600.0)
+        return (
+            float(text.removesuffix("m")) * 60 if text.endswith("m") else float(text.removesuffix("h")) * 3600
+        )
     except ValueError:
         return None
 

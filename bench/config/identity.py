@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.config import fields
 from bench.config.fields import list_marked, read_marks
-from bench.config.schema import AS_IT_IS, Config, MethodConfig, drop, read_field, to_dict
+from bench.config.schema import AS_IT_IS, Config, DataConfig, MethodConfig, drop, read_field, to_dict
 
 # Sections and fields that cannot change a run's result, so they are not part of its identity.
 UNCOUNTED = list_marked(Config, fields.UNCOUNTED)
@@ -59,7 +59,7 @@ def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> I
             drop(canonical, path)
     elif "target_modules" in config.method.adapter:  # the method's own win, and are the same run as lora's
         canonical["lora"]["target_modules"] = canonical["method"]["adapter"].pop("target_modules")
-    if draws_texts(config) and config.method.estimator != "zero_shot":  # which reads none of them
+    if draws_texts(config.data) and config.method.estimator != "zero_shot":  # which reads none of them
         canonical["seed"] = config.seed
     if config.method.estimator == "zero_shot":  # which compares texts with the labels' words in either task
         canonical["data"]["label_words"] = config.data.label_words or None
@@ -74,9 +74,9 @@ def uses_lora(method: MethodConfig) -> bool:
     return is_adapted and method.adapter.get("peft_type") == "LORA"
 
 
-def draws_texts(config: Config) -> bool:
+def draws_texts(data: DataConfig) -> bool:
     """Tell whether the seed decides which train texts the run has."""
-    return config.data.resample and config.data.train_size is not None
+    return data.resample and data.train_size is not None
 
 
 def writes_labels(config: Config) -> bool:
@@ -95,7 +95,7 @@ def describe(config: Config) -> str:
         name += f"{task} lr={config.train.lr:g} seed={config.seed}"
     if method.estimator == "few_shot":
         name += f" shots={method.shots} seed={config.seed}"
-    if draws_texts(config):
+    if draws_texts(config.data):
         drawn = f" seed={config.seed}" * ("seed=" not in name and method.estimator != "zero_shot")
         name += f" train_size={config.data.train_size:g}{drawn}"
     return name if config.data.fold is None else f"{name} fold={config.data.fold}"

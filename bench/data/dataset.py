@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bench.config.identity import draws_texts
 from bench.config.schema import DataConfig
 from bench.data import sources
 from bench.data.columns import fold_look
@@ -98,7 +99,7 @@ def load(config: DataConfig, *, seed: int = 0) -> Dataset:
             config.name,
             duplicates,
         )
-    draw = seed if config.resample and config.train_size is not None else None
+    draw = seed if draws_texts(config) else None
     return Dataset(splits, labels, fingerprint(config), duplicates, fold=config.fold, draw=draw)
 
 
@@ -211,7 +212,7 @@ def _cut(frames: Frames, config: DataConfig, labels: tuple[str, ...], seed: int 
     random = np.random.RandomState(config.split_seed)
     result = {split: frame for split, frame in frames.items() if split != "train"}
     for still_to_come, (split, size) in zip(reversed(range(len(sizes))), sizes.items(), strict=True):
-        if split == "train" and config.resample and config.train_size is not None:
+        if split == "train" and draws_texts(config):
             random = np.random.RandomState([config.split_seed, seed])
         result[split] = _draw(rest, size, spare=still_to_come, labels=labels, random=random)
         rest = rest.drop(result[split].index)

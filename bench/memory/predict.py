@@ -33,7 +33,7 @@ def predict_all(configs: Sequence[Config], device_type: str) -> list[Prediction 
     texts: dict[str, Texts] = {}
 
     def predict_one(config: Config) -> Prediction | str:
-        name = repr((config.data, config.seed if draws_texts(config) else None))
+        name = repr((config.data, config.seed if draws_texts(config.data) else None))
         if name not in datasets:
             datasets[name] = dataset.load(config.data, seed=config.seed)
         folder = weights.locate(config.model)

@@ -63,7 +63,7 @@ def prepare(config: Config) -> Prepared:
     loaded: dict[str, tuple[Dataset, float | None]] = {}  # runs of one draw and fold share their texts
     members = []
     for one in configs:
-        if (name := repr((one.data, one.seed if draws_texts(one) else None))) not in loaded:
+        if (name := repr((one.data, one.seed if draws_texts(one.data) else None))) not in loaded:
             dataset = datasets.load(one.data, seed=one.seed)
             loaded[name] = dataset, require_readable(dataset, one, folder)
         dataset, unknown_share = loaded[name]
