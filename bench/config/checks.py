@@ -9,7 +9,7 @@ from bench.config.fields import TARGETS, find_faults, one_of, write
 from bench.config.identity import uses_lora
 from bench.config.pack import check_pack
 from bench.config.reporting import check_article
-from bench.config.schema import Config, DataConfig, MethodConfig, PlanConfig, TrainConfig, read_field
+from bench.config.schema import Config, MethodConfig, PlanConfig, TrainConfig, read_field
 from bench.errors import ConfigError
 from bench.redaction import has_credentials, has_half_characters
 
@@ -100,7 +100,7 @@ def check(config: Config) -> list[str]:
         *_check_rules(config),
         *_check_needs(config),
         *_check_processes(config.train),
-        *_check_folds(config.data),
+        *_check_folds(config),
         *_check_texts(config),
         *check_article(config.report.article),
         *check_pack(config),
@@ -222,9 +222,14 @@ def _check_processes(train: TrainConfig) -> list[str]:
     return []
 
 
-def _check_folds(data: DataConfig) -> list[str]:
+def _check_folds(config: Config) -> list[str]:
     """Ask for one of the folds where there are any, and for none where there are not."""
-    folds, fold = data.folds, data.fold
+    folds, fold, curve = config.data.folds, config.data.fold, config.sweep.curve
+    if folds is not None and curve is not None:
+        return [
+            f"sweep.curve={curve} with data.folds={folds}: each seed of a curve draws its train texts, and "
+            "folds already are other ones; leave out one of the two"
+        ]
     if folds is None and fold is not None:
         return [f"data.fold={fold} with data.folds=null: say of how many folds, for example data.folds=5"]
     if folds is None or folds < 2 or (fold is not None and fold < folds):

@@ -42,13 +42,13 @@ def measure_distances(points: Sequence[Point]) -> dict[str, float]:
     """Measure how far each of a method's points is from the middle of the axes, by run_id.
 
     On each axis of numbers the distance is that of its places in order, 0 in the middle and 1 at both ends.
-    Seeds are no axis.
+    Seeds and folds are no axes.
     """
     leaves = [flatten(point.identity.canonical) for point in points]
     distances = dict.fromkeys((point.run_id for point in points), 0.0)
     for path in leaves[0]:
         numbers = [leaf.get(path) for leaf in leaves]
-        if path == "seed" or not all(type(number) in (int, float) for number in numbers):
+        if path in ("seed", "data.fold") or not all(type(number) in (int, float) for number in numbers):
             continue
         values = sorted({float(number) for number in numbers if number is not None})
         middle = (len(values) - 1) / 2

@@ -206,6 +206,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"model.weights": "random", "model.architecture": {"hidden_size": 8}}, "model.architecture: must name"),
     ({"model.architecture": {"model_type": "bert"}}, "model.architecture={'model_type': 'bert'}: the saved "),
+    (
+        {"data.folds": 3, "data.fold": 0, "sweep.curve": 4},
+        "sweep.curve=4 with data.folds=3: each seed of a curve draws its train texts, and folds already are",
+    ),
     ({"data.fold": 0}, "data.fold=0 with data.folds=null: say of how many folds, for example data.folds=5"),
     (
         {"data.folds": 5},
