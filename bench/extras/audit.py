@@ -37,6 +37,7 @@ FILE = "label_issues.csv"
 _HEADER = ("rank", "id", "text", "label", "suggested_label", "score", "is_issue")
 _FOLDS = 5  # that are proposed
 _SMALLEST = 1e-6  # probability: the files have six digits
+_FAR = 20  # points below the ceiling, from which on models are too weak to say how many labels are wrong
 _LEVEL = 3.841 / 2  # of log-likelihood: half the quantile of chi squared at 95 %
 
 Probabilities = npt.NDArray[np.float64]  # (texts, labels)
@@ -130,7 +131,10 @@ def _explain_missing(
         known = sorted({str(read_value(one, "config.method.name")) for one in results})
         return f"{method or 'audit'}: {store.folder} has no success of it; it has runs of {', '.join(known)}"
     lines = list_overrides(first.config) or [f"method={read_value(first, 'config.method.name')}"]
-    kept = [line for line in lines if not line.startswith(("data.fold=", "data.folds="))]
+    left_out = ["data.fold", "data.folds"]
+    if read_value(first, "config.data.resample"):  # a size of a learning curve, which folds have none of
+        left_out += ["data.resample", "data.train_size"]
+    kept = [line for line in lines if line.partition("=")[0] not in left_out]
     folds = [
         f"data.folds={count}",
         f"data.fold={','.join(map(str, range(count)))}",
@@ -255,13 +259,20 @@ def render(found: OutOfFold, noise: Noise, issues: npt.NDArray[np.bool_]) -> str
 
 
 def summarise(found: OutOfFold, noise: Noise, issues: npt.NDArray[np.bool_]) -> str:
-    """Say how many labels are wrong, and the ceiling that this puts on accuracy."""
+    """Say how many labels are wrong, the ceiling on accuracy, and whether the models are too weak for it."""
     share, low, high = (100 * value for value in (noise.share, noise.low, noise.high))
+    answers = found.probabilities.mean(axis=0).argmax(axis=1)
+    agreed = 100 * float((answers == found.texts["label"].to_numpy()).mean())
+    doubt = (
+        "these models answer far worse than that, so the number rests on little: train them longer, or audit "
+        "by a better method\n"
+    )
     return (
         f"{', '.join(found.methods)} ({found.runs} runs): each of {len(found.texts)} texts judged by models "
-        "that have not seen it\n"
+        f"that have not seen it, which answer as labelled on {agreed:.1f} %\n"
         f"labels that are wrong: {share:.1f} % ({low:.1f} to {high:.1f} %)\n"
         f"so the best accuracy to expect on labels like these is {100 - share:.1f} % ({100 - high:.1f} to "
         f"{100 - low:.1f} %)\n"
+        f"{doubt if 100 - share - agreed > _FAR else ''}"
         f"{issues.sum()} texts are taken for wrongly labelled; the likeliest stand first in {FILE}"
     )

@@ -82,6 +82,8 @@ def test_planted_errors_stand_first_and_their_share_is_estimated(
     assert found.wrong.mean() == pytest.approx(found.share, abs=1e-3)
     share, low, high = (100 * value for value in (found.share, found.low, found.high))
     assert f"labels that are wrong: {share:.1f} % ({low:.1f} to {high:.1f} %)" in out
+    assert "which answer as labelled on" in out
+    assert "rests on little" not in out
     assert f"labels like these is {100 - share:.1f} % ({100 - high:.1f} to {100 - low:.1f} %)" in out
 
 
@@ -100,6 +102,23 @@ def test_without_whole_folds_the_command_for_them_is_said(
     require_sweep(str(caught.value), compose_tfidf(place, "data.folds=3"), folds=3)
     with pytest.raises(ConfigError, match=r"lora: .* has no success of it; it has runs of tfidf"):
         audit.gather(store, "lora", compose_tfidf())
+
+
+def test_a_curve_is_followed_by_whole_folds_and_weak_models_are_doubted(
+    compose_tfidf: Compose, store: Store, tmp_path: Path, texts: Path
+) -> None:
+    sizes = ("data.validation_size=20", "data.test_size=20")
+    place = (f"results_dir={tmp_path}/curve", "data=files", f"data.train={texts}", *sizes)
+    assert run(compose_tfidf(*place, "data.train_size=20", "data.resample=true")).is_success
+    with pytest.raises(ConfigError, match="To make them") as caught:
+        audit.gather(Store(tmp_path / "curve"), None, compose_tfidf())
+    assert "data.train_size" not in str(caught.value)
+    assert "data.resample" not in str(caught.value)
+    found = audit.gather(store, "tfidf", compose_tfidf())
+    guesses = np.roll(found.probabilities, 1, axis=1)  # of other texts
+    weak = dataclasses.replace(found, probabilities=guesses)
+    noise = dataclasses.replace(audit.measure_noise(found), share=0.4)
+    assert "rests on little" in audit.summarise(weak, noise, np.zeros(len(found.texts), dtype=bool))
 
 
 def require_sweep(message: str, config: Config, *, folds: int) -> None:

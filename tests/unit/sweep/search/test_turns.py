@@ -70,7 +70,7 @@ def test_a_method_begins_in_the_middle_and_goes_outwards(plan: Plan) -> None:
     assert name(queue_points(plan, tried)[plan.points[0].method_key])[-1] == "full 0.001"
 
 
-def test_the_middle_is_that_of_all_axes_and_seeds_are_none(compose: Compose) -> None:
+def test_the_middle_is_that_of_all_axes_and_seeds_and_folds_are_none(compose: Compose) -> None:
     values = [
         {"lora.r": r, "train.lr": rate, "seed": seed}
         for r in (4, 8, 64)
@@ -88,6 +88,8 @@ def test_the_middle_is_that_of_all_axes_and_seeds_are_none(compose: Compose) -> 
     assert by_value[4, 1e-2, 0] == 2.0
     even = make_points(compose, "lora", [{"lora.r": r} for r in (8, 16)])
     assert set(measure_distances(even).values()) == {1.0}
+    folds = make_points(compose, "lora", [{"data.folds": 3, "data.fold": fold} for fold in range(3)])
+    assert set(measure_distances(folds).values()) == {0.0}
 
 
 def test_it_is_the_turn_of_the_method_that_had_the_least_time(
