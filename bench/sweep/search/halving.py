@@ -24,7 +24,7 @@ from bench.sweep.plan import Identify, Point
 
 ETA = 2  # each rung trains so many times as long as the one before
 KEPT = 4  # of many configurations one in so many goes on by rank; of four or fewer the better half
-FIRST_SHARE = 6  # the first rung is the total steps over this
+FIRST_SHARE = 7  # the first rung is the total steps over this
 ERROR = 0.01  # at most: the probability that a rung's test drops the configuration that is the best there
 VERDICTS = "halving.csv"  # beside runs/: what each rung said of each of its runs
 _HEADER = ("run_id", "run", "step", "max_steps", "select_by", "score", "loss", "p_best", "verdict")
@@ -56,9 +56,9 @@ def find_rungs(group: Sequence[Point]) -> list[int]:
 
 
 def rungs(total_steps: int, *, eta: int = ETA, first_steps: int | None = None) -> list[int]:
-    """Return the step at which each rung ends, the last at ``total_steps``: 50, 100, 200, 300 for 300.
+    """Return the step at which each rung ends, the last at ``total_steps``: 43, 86, 172, 300 for 300.
 
-    ``first_steps`` is a sixth of the total unless it is given.
+    ``first_steps`` is a seventh of the total unless it is given.
 
     Raises:
         ConfigError: no steps, or rungs that would not grow.

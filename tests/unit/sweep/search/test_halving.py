@@ -37,12 +37,12 @@ def names_of(groups: Sequence[Sequence[Point]]) -> list[tuple[str, int]]:
 @pytest.mark.parametrize(
     ("total", "given_values", "expected"),
     [
-        (300, {}, [50, 100, 200, 300]),
+        (300, {}, [43, 86, 172, 300]),
         (300, {"first_steps": 75}, [75, 150, 300]),
         (300, {"first_steps": 75, "eta": 4}, [75, 300]),
         (300, {"first_steps": 300}, [300]),
         (300, {"first_steps": 301}, [300]),
-        (7, {}, [2, 4, 7]),
+        (7, {}, [1, 2, 4, 7]),
         (1, {}, [1]),
     ],
 )
@@ -157,7 +157,7 @@ def test_of_many_a_quarter_goes_on_and_of_few_the_half(count: int, going_on: int
 
 @pytest.mark.parametrize(
     ("total", "every", "ends"),
-    [(300, 50, [50, 100, 200, 300]), (100, 16, [16, 32, 64, 100]), (60, 50, [10, 20, 40, 60])],
+    [(300, 25, [25, 50, 100, 200, 300]), (300, 50, [43, 86, 172, 300]), (100, 14, [14, 28, 56, 100])],
 )
 def test_rungs_end_at_evaluations_where_these_come_often(
     compose: Compose, total: int, every: int, ends: list[int]
@@ -236,9 +236,9 @@ def test_a_resumed_run_pays_only_the_difference() -> None:
 def test_the_quickstart_costs_half_of_its_grid() -> None:
     ends = halving.rungs(300)
     spent = halving.budget(ends, halving.count_by_rung(3, rungs=ends))  # of each of its three methods
-    assert ends == [50, 100, 200, 300]
-    assert spent == 3 * 50 + 2 * 50 + 1 * 200
-    assert (spent, 3 * 300) == (450, 900)
+    assert ends == [43, 86, 172, 300]
+    assert spent == 3 * 43 + 2 * 43 + 1 * 214
+    assert (spent, 3 * 300) == (429, 900)
 
 
 def test_the_quickstarts_methods_do_not_compete_with_each_other(compose: Compose) -> None:
