@@ -35,36 +35,48 @@ class Chosen:
     seconds: float
 
 
-def report(folder: Path, *, short: bool) -> str:
-    """The section: the choices by seed, and by data set."""
-    headlines, axes = TEXTS[0], AXES
-    seeds, kinds = list(SEEDS), dict(KINDS)
+def report_seeds(folder: Path, *, short: bool) -> str:
+    """The section: the choices by seed."""
+    headlines, axes, seeds = TEXTS[0], AXES, list(SEEDS)
     if short:
-        headlines, axes = dataclasses.replace(headlines, steps=60), CORNERS
-        seeds, kinds = seeds[:2], dict(list(kinds.items())[:1])
+        headlines, axes, seeds = dataclasses.replace(headlines, steps=60), CORNERS, seeds[:2]
     pairs = {}
     for seed in seeds:
         pairs[str(seed)] = _compare(headlines, axes, [f"seed={seed}"], folder / f"seed-{seed}")
+    return "\n\n".join(
+        [
+            f"## What halving chooses of headlines, {headlines.steps} steps",
+            f"{_explain(axes)} The error is the standard error of a mean over {len(seeds)} seeds; that of the "
+            "difference is of the pairs.",
+            _tabulate("seed of the grid", pairs),
+        ]
+    )
+
+
+def report_kinds(folder: Path, *, short: bool) -> str:
+    """The section: the choices by data set."""
+    axes, kinds, steps = (CORNERS, dict(list(KINDS.items())[:1]), 60) if short else (AXES, KINDS, STEPS)
     by_kind = {}
     for place, (title, change) in enumerate(kinds.items()):
-        texts = _make_texts(title, change, folder / f"data-{place}", steps=60 if short else STEPS)
+        texts = _make_texts(title, change, folder / f"data-{place}", steps=steps)
         by_kind[title] = _compare(texts, axes, [], folder / f"kind-{place}")
+        print(_tabulate("data set", by_kind), flush=True)
     near = sum(halved.accuracy >= grid.accuracy - NEAR for grid, halved in by_kind.values())
     return "\n\n".join(
         [
-            "## What halving chooses",
-            "The test accuracy of the configuration that is chosen on validation of a grid of "
-            f"{len(points(axes))}, trained alone: by the whole grid packed, and by halving in packs. "
-            "Its steps are those of all its runs, as a share of the whole grid's.",
-            f"### {headlines.title}, {headlines.steps} steps, by seed of the grid",
-            f"The error is the standard error of a mean over {len(seeds)} seeds; that of the difference is "
-            "of the pairs.",
-            _tabulate("seed", pairs),
-            f"### Data sets of different kinds, {60 if short else STEPS} steps",
-            f"Halving's choice is at most {100 * NEAR:g} point behind the whole grid's on {near} of "
-            f"{len(by_kind)}.",
+            f"## What halving chooses of texts of {len(by_kind)} kinds, {steps} steps",
+            f"{_explain(axes)} Halving's choice is at most {100 * NEAR:g} point behind the whole grid's on {near} "
+            f"of {len(by_kind)}.",
             _tabulate("data set", by_kind),
         ]
+    )
+
+
+def _explain(axes: Mapping[str, Sequence[str]]) -> str:
+    return (
+        "The test accuracy of the configuration that is chosen on validation of a grid of "
+        f"{len(points(axes))}, trained alone: by the whole grid packed, and by halving in packs. "
+        "Its steps are those of all its runs, as a share of the whole grid's."
     )
 
 
