@@ -46,8 +46,9 @@ def report_seeds(folder: Path, *, short: bool) -> str:
     return "\n\n".join(
         [
             f"## What halving chooses of headlines, {headlines.steps} steps",
-            f"{_explain(axes)} The error is the standard error of a mean over {len(seeds)} seeds; that of the "
-            "difference is of the pairs.",
+            _explain(axes),
+            f"The error is the standard error of a mean over {len(seeds)} seeds; that of the difference is "
+            "of the pairs.",
             _tabulate("seed of the grid", pairs),
         ]
     )
@@ -65,8 +66,9 @@ def report_kinds(folder: Path, *, short: bool) -> str:
     return "\n\n".join(
         [
             f"## What halving chooses of texts of {len(by_kind)} kinds, {steps} steps",
-            f"{_explain(axes)} Halving's choice is at most {100 * NEAR:g} point behind the whole grid's on {near} "
-            f"of {len(by_kind)}.",
+            _explain(axes),
+            f"Halving's choice is at most {100 * NEAR:g} point behind the whole grid's on {near} of "
+            f"{len(by_kind)}.",
             _tabulate("data set", by_kind),
         ]
     )
