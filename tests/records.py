@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from bench.config.identity import hash_canonical
 from bench.config.reporting import ReportConfig
-from bench.config.schema import CONF_DIR, from_hydra, register_schema
+from bench.config.schema import CONF_DIR, TRAINED, from_hydra, register_schema
 from bench.errors import StoreError
 from bench.report.across.curve import draw_curves
 from bench.report.across.groups import part_sizes
@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "few_shot": {"title": "Few-shot", "estimator": "few_shot", "trainable": "head"},
     "tfidf": {"title": "TF-IDF", "estimator": "tfidf", "trainable": "head"},
     "head": {"title": "Frozen encoder", "estimator": "frozen_encoder", "trainable": "head"},
+    "setfit": {"title": "SetFit", "estimator": "setfit", "trainable": "all"},
     "full": {"title": "Full fine-tuning", "trainable": "all"},
     "lora": {"title": "LoRA"},
     "qlora": {"title": "QLoRA", "quantization": "nf4"},
@@ -80,7 +81,7 @@ def make_run(
     train = {"lr": lr, "max_steps": 300, "max_length": max_length}
     counted = {name: full[name] for name in ("estimator", "trainable", "quantization")}
     canonical: dict[str, Any] = {"method": counted, "data": {"fingerprint": data}}
-    varied = {"network": {"train": train, "seed": seed}, "few_shot": {"seed": seed}}
+    varied = {name: {"train": train, "seed": seed} for name in TRAINED} | {"few_shot": {"seed": seed}}
     canonical |= varied.get(full["estimator"], {})
     if full["trainable"] == "adapter":
         counted["adapter"] = full["adapter"]

@@ -57,6 +57,7 @@ _NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
     (*_IN_BACKWARD, "train.oom_retries", (0,), _NO_HALVING),
     (*_IN_BACKWARD, "oom_halvings", (0,), _NO_HALVING),
     ("train.distributed", "none", "train.processes", (1,), "say how they train together; set ddp or fsdp2"),
+    ("method.estimator", "setfit", "method.trainable", ("all",), "it fine-tunes the whole encoder; set all"),
     (
         "sweep.strategy",
         "halving",

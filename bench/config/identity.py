@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.config import fields
 from bench.config.fields import list_marked, read_marks
-from bench.config.schema import AS_IT_IS, Config, DataConfig, MethodConfig, drop, read_field, to_dict
+from bench.config.schema import AS_IT_IS, TRAINED, Config, DataConfig, MethodConfig, drop, read_field, to_dict
 
 # Sections and fields that cannot change a run's result, so they are not part of its identity.
 UNCOUNTED = list_marked(Config, fields.UNCOUNTED)
@@ -27,11 +27,16 @@ UNCOUNTED_WHEN = (
     ("task", "sequence_classification", ("model.template", "data.label_words")),
     ("method.estimator", "majority", ("seed", "model", "train", "task", "data.label_words")),
     ("method.estimator", "tfidf", ("seed", "model", "train", "task", "data.label_words")),
+    ("method.estimator", "setfit", ("task", "model.template", "data.label_words")),
     ("method.estimator", "frozen_encoder", ("seed", "task", "model.template", "data.label_words")),
     ("method.estimator", "zero_shot", ("seed",)),
 )
 UNCOUNTED_WITHOUT_LORA = ("lora", "method.loraplus_lr_ratio")  # where nothing has a rank
 _FITTED_WITHOUT_STEPS = ("train.max_length", "train.precision")  # all that a frozen base uses of train
+_FITTED_ON_PAIRS = (  # all that the library setfit uses of train
+    *("lr", "max_steps", "epochs", "micro_batch_size", "gradient_accumulation_steps", "warmup_steps"),
+    *("weight_decay", "max_grad_norm", "max_length", "precision"),
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,9 @@ def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> I
         canonical["data"]["label_words"] = config.data.label_words or None
     if config.method.estimator in ("frozen_encoder", *AS_IT_IS):
         canonical["train"] = {path.split(".")[1]: read_field(config, path) for path in _FITTED_WITHOUT_STEPS}
+    if config.method.estimator == "setfit":
+        train = canonical["train"]
+        canonical["train"] = {name: train[name] for name in _FITTED_ON_PAIRS if name in train}
     return Identity(canonical, hash_canonical(canonical))
 
 
@@ -90,8 +98,8 @@ def describe(config: Config) -> str:
     if uses_lora(method):
         lora = config.lora
         name += f" r={lora.r} alpha={lora.alpha:g} dropout={lora.dropout:g}"
-    if method.estimator == "network":
-        task = "" if config.task == "sequence_classification" else f" {config.task}"
+    if method.estimator in TRAINED:
+        task = f" {config.task}" if writes_labels(config) else ""
         name += f"{task} lr={config.train.lr:g} seed={config.seed}"
     if method.estimator == "few_shot":
         name += f" shots={method.shots} seed={config.seed}"

@@ -45,7 +45,8 @@ from bench.errors import ConfigError
 CONF_DIR = Path(__file__).parents[2] / "conf"
 LOOKS = (3, 6, 10)  # a method's seeds at which sweep.final_seeds=auto looks whether more are needed
 CRITERIA = ("accuracy", "f1_macro")  # scores of a split that a sweep may select by; more is better
-AS_IT_IS = ("zero_shot", "few_shot")  # estimators by which the base model answers without any training
+TRAINED = ("network", "setfit")  # estimators that train a network in steps
+AS_IT_IS = ("zero_shot", "few_shot")  # those by which the base model answers without any training
 METRICS = (*CRITERIA, "loss")  # all that train/metrics.py returns, and runs.csv has
 # Statuses after which a run may be trained again.
 RETRIED = ("failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
@@ -57,7 +58,7 @@ class MethodConfig:
 
     name: Annotated[str, NAME, UNCOUNTED, SHAPELESS]
     title: Annotated[str, NAME, UNCOUNTED, SHAPELESS]  # in the table
-    estimator: Annotated[str, one_of("network", "frozen_encoder", *AS_IT_IS, "tfidf", "majority")]
+    estimator: Annotated[str, one_of(*TRAINED, "frozen_encoder", *AS_IT_IS, "tfidf", "majority")]
     trainable: Annotated[str, one_of("all", "adapter", "head")]
     quantization: Annotated[str, one_of("none", "nf4", "fp4", "int8")]  # of the frozen base weights
     double_quant: bool  # quantise the quantisation constants too (QLoRA, arXiv:2305.14314, section 3)

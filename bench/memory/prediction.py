@@ -110,6 +110,13 @@ def can_predict(config: Config) -> bool:
     return config.method.estimator == "network" or writes_labels(config)
 
 
+def explain_unpredicted(config: Config) -> str:
+    """Say why a run that cannot be traced has no prediction."""
+    if config.method.estimator == "setfit":
+        return "the library setfit trains, and what it does is not traced"
+    return "a baseline is fitted without training steps"
+
+
 def settle(config: Config, card: Card | None) -> Config:
     """Return the configuration as it can be traced for a CUDA device, or for a CPU if no card is given.
 

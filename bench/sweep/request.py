@@ -19,6 +19,7 @@ from bench.data.dataset import Dataset
 from bench.data.vocabulary import reads_tokens, require_readable
 from bench.errors import ConfigError
 from bench.model import weights
+from bench.run.preparation import require_packages
 from bench.sweep.overview import format_hours, tell_bound
 from bench.sweep.plan import Axes, Compose, Plan, combine_axes, expand, make_plan
 
@@ -117,6 +118,8 @@ def plan_sweep(
     """
     expanded = list(expand(grids, compose=compose, constant=constant))
     require_valid([config for _, config in expanded])
+    for _, config in expanded:
+        require_packages(config)
     if curve is not None:
         expanded = [
             (lines, config)

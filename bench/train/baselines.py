@@ -211,7 +211,7 @@ def compare(
         batches = tokens.eval_batches(split, batch_size=rows, padding=texts.padding)
         return loop.embed(base, batches, accelerator=accelerator)
 
-    if config.method.estimator == "frozen_encoder":
+    if config.method.estimator in ("setfit", "frozen_encoder"):
         with meter.phase("train"):
             return fit_frozen({name: embed(value) for name, value in texts.splits.items()}, dataset)
     names = name_labels(dataset.labels, config.data).values()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import set_seed
 
 from bench.config.identity import writes_labels
@@ -20,6 +21,7 @@ from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
 from bench.errors import ConfigError, RunError
 from bench.model import build, positions, trained, weights
+from bench.model.trained import DTYPES
 from bench.train import baselines, loop, metrics, optimizers, parallel, resumption
 from bench.train import task as tasks
 from bench.train.checkpoint import BEST
@@ -36,6 +38,7 @@ from bench.train.training import (
     list_streams,
     make_accelerator,
     prepare,
+    require_finite,
 )
 
 _logger = logging.getLogger(__name__)
@@ -83,8 +86,10 @@ def fit(
         )
         assert isinstance(alone, Fitted)  # its error would have been raised
         return alone
-    if config.method.estimator in ("frozen_encoder", *AS_IT_IS):
-        return _fit_on_base(config, dataset, model_folder=model_folder, meter=meter)
+    if config.method.estimator in ("setfit", "frozen_encoder", *AS_IT_IS):
+        return _fit_on_base(
+            config, dataset, model_folder=model_folder, run_folder=run_folder, meter=meter, log=log
+        )
     fit_baseline = {"tfidf": baselines.fit_tfidf, "majority": baselines.fit_majority}
     with meter.phase("train"):
         fitted = fit_baseline[config.method.estimator](dataset)
@@ -423,11 +428,21 @@ def count_steps(settings: TrainConfig, *, rows: int) -> int:
     return steps
 
 
-def _fit_on_base(config: Config, dataset: Dataset, *, model_folder: Path | None, meter: Meter) -> Fitted:
-    """Fit what only reads the base: a logistic regression on its last hidden states, or nothing at all."""
-    settings = config.train
+def _fit_on_base(
+    config: Config,
+    dataset: Dataset,
+    *,
+    model_folder: Path | None,
+    run_folder: Path,
+    meter: Meter,
+    log: Log,
+) -> Fitted:
+    """Fit what reads the base: a logistic regression on its last hidden states, or nothing at all.
+
+    SetFit fine-tunes it before it is read.
+    """
+    settings, is_tuned = config.train, config.method.estimator == "setfit"
     precision = choose_precision(settings.precision, meter.device)
-    accelerator = make_accelerator(meter.device, precision)
     with meter.phase("data"):
         texts = tokenise(config, dataset, model_folder=model_folder)
     with meter.phase("load"):
@@ -437,8 +452,14 @@ def _fit_on_base(config: Config, dataset: Dataset, *, model_folder: Path | None,
             pad_token_id=texts.padding.token_id,
             folder=model_folder,
             device=meter.device,
-            precision=precision,
+            precision="fp32" if is_tuned else precision,
         )
+    tuned: dict[str, Any] = {}
+    if is_tuned:
+        tuned = _tune(
+            base, texts, config, dataset, precision=precision, run_folder=run_folder, meter=meter, log=log
+        )
+    accelerator = make_accelerator(meter.device, precision)  # one at a time: the tuning has its own
     if writes_labels(config):
         fitted = baselines.ask(base, texts, config, accelerator, meter)
     else:
@@ -453,11 +474,58 @@ def _fit_on_base(config: Config, dataset: Dataset, *, model_folder: Path | None,
             **build.describe_source(config.model, model_folder),
             "precision": precision,
             "max_length": length,
+            **tuned,
             **_describe_prompts(texts.task),
         },
         truncated_share=texts.splits["train"].truncated_share,
         reasons=described.reasons | _explain_cut(length, settings) | _explain_readings(texts.task),
     )
+
+
+def _tune(
+    base: nn.Module,
+    texts: tasks.Texts,
+    config: Config,
+    dataset: Dataset,
+    *,
+    precision: str,
+    run_folder: Path,
+    meter: Meter,
+    log: Log,
+) -> dict[str, Any]:
+    """Fine-tune the base in place on pairs of train texts, for SetFit; return what the record says of it.
+
+    The base has weights in fp32 before, and in ``precision`` afterwards.
+
+    Raises:
+        DivergedError: the loss is NaN or infinite.
+    """
+    with meter.phase("load"):
+        from bench.model import contrastive  # libraries that take seconds and memory, for this method alone
+    split, frame = texts.splits["train"], dataset.splits["train"]
+    steps = count_steps(config.train, rows=len(split))
+    with meter.phase("train"):
+        history = contrastive.tune(
+            base,
+            contrastive.Labelled(
+                frame["text"].tolist(),
+                frame["label"].tolist(),
+                ids=[split.row(place) for place in range(len(split))],
+                pad_token_id=texts.padding.token_id,
+                padding_side=texts.padding.side,
+            ),
+            config.train,
+            steps=steps,
+            seed=config.seed,
+            device=meter.device,
+            precision=precision,
+            folder=run_folder,
+        )
+        base.to(DTYPES[precision])
+    for step, row in history:
+        require_finite(row["loss"], step)
+        log({**row}, step)
+    return {"steps": steps, "library": contrastive.describe_library()}
 
 
 def _describe_prompts(task: tasks.Task) -> dict[str, int]:
@@ -470,12 +538,15 @@ def _describe_prompts(task: tasks.Task) -> dict[str, int]:
 
 def _describe_baseline(config: Config, fitted: baselines.FittedBaseline, *, total: int) -> Fitted:
     """Describe a baseline, whose model has so many parameters in all."""
+    is_tuned = config.method.estimator == "setfit"
     reasons = {"throughput": "a baseline is fitted without training steps"}
+    if is_tuned:
+        reasons = {"throughput": "the library setfit counts no tokens"}
     if config.method.estimator not in AS_IT_IS:
         reasons["time.eval_seconds"] = "evaluation is part of fitting a baseline"
     return Fitted(
         fitted.probabilities,
-        parameters={"trainable": fitted.parameters, "total": total},
+        parameters={"trainable": total if is_tuned else fitted.parameters, "total": total},
         throughput={"tokens_per_second": None, "samples_per_second": None},
         reasons=reasons,
     )

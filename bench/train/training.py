@@ -194,10 +194,7 @@ class Training:
         progress = member.progress
         losses = self.accelerator.reduce(member.losses, reduction="sum")
         loss = float(losses / (progress.steps - progress.logged))
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"the loss became {loss} by step {progress.steps}; lower train.lr or raise warmup_steps"
-            )
+        require_finite(loss, progress.steps)
         return loss
 
     def end(self, member: Member, error: RunError) -> None:
@@ -233,6 +230,16 @@ def make_accelerator(
         mixed_precision={"fp32": "no"}.get(precision, precision),
         deepspeed_plugin=plugin,
     )
+
+
+def require_finite(loss: float, step: int) -> None:
+    """Require a loss that is a number.
+
+    Raises:
+        DivergedError: it is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise DivergedError(f"the loss became {loss} by step {step}; lower train.lr or raise warmup_steps")
 
 
 def build_alone(configs: Sequence[Config], **options: Any) -> Networks:

@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+from bench.config.schema import TRAINED
 from bench.errors import ConfigError, MissingError
 from bench.results.selection import group_by_method, read_criterion, read_value, select_best
 from bench.results.store import Result, Store
@@ -53,9 +54,11 @@ def find_weights(store: Store, result: Result) -> Path:
     """
     method, base = result.config["method"], result.config["model"]
     if method["estimator"] != "network":
+        is_trained = method["estimator"] in TRAINED
+        reason = "keeps no weights" if is_trained else "is a baseline without a trained network"
         raise ConfigError(
-            f"{result.run_id}: method {method['name']} is a baseline without a trained network; choose a "
-            "method that fine-tunes, such as best:lora"
+            f"{result.run_id}: method {method['name']} {reason}; choose a method that fine-tunes, such as "
+            "best:lora"
         )
     if base.get("weights", "saved") == "random":
         raise ConfigError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from bench.config.schema import AS_IT_IS
+from bench.config.schema import AS_IT_IS, TRAINED
 from bench.report.cells import clean, flatten
 from bench.report.numbers.budget import Budget, count_budget
 from bench.report.numbers.collapse import is_untrained
@@ -166,7 +166,7 @@ def _build_row(
         memory_kind=kind,
         method=key.method,
         title=clean(str(read_value(shown[0], "config.method.title") or "")) or key.method,
-        baseline=read_value(shown[0], "config.method.estimator") != "network",
+        baseline=read_value(shown[0], "config.method.estimator") not in TRAINED,
         as_it_is=read_value(shown[0], "config.method.estimator") in AS_IT_IS,
         has_model=read_value(shown[0], "canonical_config.model.revision") is not None,
         status=status,

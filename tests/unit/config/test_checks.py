@@ -19,7 +19,7 @@ Compose = Callable[..., Config]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CHOICES = {
     "task": "sequence_classification, label_likelihood",
-    "method.estimator": "network, frozen_encoder, zero_shot, few_shot, tfidf, majority",
+    "method.estimator": "network, setfit, frozen_encoder, zero_shot, few_shot, tfidf, majority",
     "method.trainable": "all, adapter, head",
     "method.quantization": "none, nf4, fp4, int8",
     "model.source": "package, local, hub",
@@ -144,6 +144,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (
         {"method.shots": 2},
         "method.shots=2 with method.estimator=network: few_shot has 1 or more examples of each label in its",
+    ),
+    (
+        {"method.estimator": "setfit"},
+        "method.trainable=adapter with method.estimator=setfit: it fine-tunes the whole encoder; set all",
     ),
     (
         {"train.max_steps": None},

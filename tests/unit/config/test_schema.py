@@ -170,7 +170,7 @@ def test_a_label_gets_its_words_on_the_command_line(compose: Compose) -> None:
     assert run_id(replace_values(plain, {"data.label_words": None})) == run_id(plain) != run_id(named)
 
 
-@pytest.mark.parametrize("method", ["majority", "tfidf", "head"])
+@pytest.mark.parametrize("method", ["majority", "tfidf", "head", "setfit"])
 def test_a_baseline_writes_no_labels(compose: Compose, method: str) -> None:
     config = compose(f"method={method}")
     changed = replace_values(config, {"task": "label_likelihood", **TEMPLATE, **WORDS})
@@ -230,6 +230,13 @@ UNUSED_WITHOUT_ADAPTER = {
 }
 
 
+ON_PAIRS = {
+    *("train.lr", "train.micro_batch_size", "train.gradient_accumulation_steps", "train.warmup_steps"),
+    *("train.weight_decay", "train.max_grad_norm", "train.max_length", "train.precision"),
+    *("train.max_steps", "train.epochs"),
+}
+
+
 # Without steps, epochs and double_quant only what a method's own fields make unused.
 @pytest.mark.parametrize(
     ("method", "unused"),
@@ -237,6 +244,7 @@ UNUSED_WITHOUT_ADAPTER = {
         ("qlora", set()),
         ("lora", {"method.double_quant"}),
         ("full", UNUSED_WITHOUT_ADAPTER),
+        ("setfit", UNUSED_WITHOUT_ADAPTER | ({"task", *under("train")} - ON_PAIRS)),
         (
             "head",
             (UNUSED_WITHOUT_ADAPTER | {"seed", "task", *under("train")})
@@ -462,6 +470,7 @@ def test_hydras_own_settings_are_no_part_of_it(compose: Compose) -> None:
         ("lora", "lora r=8 alpha=16 dropout=0.05 lr=0.001 seed=0"),
         ("full", "full lr=5e-05 seed=0"),
         ("ia3", "ia3 lr=0.01 seed=0"),
+        ("setfit", "setfit lr=2e-05 seed=0"),
         ("majority", "majority"),
     ],
 )

@@ -62,6 +62,8 @@ def test_weights_that_are_not_there_are_named(store: Store) -> None:
         choose.find_weights(store, trained)
     with pytest.raises(ConfigError, match="method tfidf is a baseline without a trained network"):
         choose.find_weights(store, baseline)
+    with pytest.raises(ConfigError, match="method setfit keeps no weights; choose a method that fine-tunes"):
+        choose.find_weights(store, make_run("setfit"))
     path = store.run_folder(trained.run_id) / "best.safetensors"
     path.touch()
     assert choose.find_weights(store, trained) == path
