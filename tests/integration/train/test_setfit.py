@@ -1,5 +1,6 @@
 """SetFit's way gives what a plain script of its library gives, as a run like any other."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def write_plain_script(config: Config, folder: Path, place: Path) -> np.ndarray:
     )
     trainer = Trainer(SetFitModel(body), arguments)
     train, validation = splits["train"], splits["validation"]
-    trainer.train_embeddings(train["text"].tolist(), train["label"].tolist())
+    with warnings.catch_warnings(action="ignore"):  # of pinned memory, which a CPU has no use for
+        trainer.train_embeddings(train["text"].tolist(), train["label"].tolist())
     features = {name: body.encode(frame["text"].tolist()) for name, frame in splits.items()}
     scaler = StandardScaler().fit(features["train"])
     scaled = {name: scaler.transform(values) for name, values in features.items()}
@@ -111,16 +113,11 @@ def test_accumulation_takes_the_same_steps(compose_tiny: Compose) -> None:
 
 
 def test_it_computes_in_the_precision_that_is_asked_for(compose_tiny: Compose) -> None:
-    _, exact = run_and_read(compose_tiny(*SETFIT))
-    result, rounded = run_and_read(compose_tiny(*SETFIT, "train.precision=bf16"))
-    assert result.model["precision"] == "bf16"
-    losses = [
-        [row["loss"] for row in Store(Path(compose_tiny().results_dir)).read_history(one)]
-        for one in (result.run_id, run(compose_tiny(*SETFIT)).run_id)
-    ]
-    np.testing.assert_allclose(losses[0], losses[1], atol=0.1)
-    assert losses[0] != losses[1]
-    np.testing.assert_allclose(rounded, exact, atol=0.3)
+    results = [run_and_read(compose_tiny(*SETFIT, f"train.precision={one}"))[0] for one in ("fp32", "bf16")]
+    store = Store(Path(compose_tiny().results_dir))
+    exact, rounded = ([row["loss"] for row in store.read_history(one.run_id)] for one in results)
+    np.testing.assert_allclose(rounded, exact, atol=0.1)
+    assert exact != rounded
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
