@@ -83,7 +83,7 @@ def tune(
     precision: str,
     folder: Path,
 ) -> Iterator[tuple[int, dict[str, float]]]:
-    """Fine-tune all of the encoder in place; return each logged step with its loss, rate and gradient norm.
+    """Tune all of the encoder in place; return each logged step with its loss, rate and gradient norm.
 
     A step is of ``micro_batch_size`` x ``gradient_accumulation_steps`` pairs, half of them of one label.
 

@@ -493,7 +493,7 @@ def _tune(
     meter: Meter,
     log: Log,
 ) -> dict[str, Any]:
-    """Fine-tune the base in place on pairs of train texts, for SetFit; return what the record says of it.
+    """Tune the base in place on pairs of train texts, for SetFit; return what the record says of it.
 
     The base has weights in fp32 before, and in ``precision`` afterwards.
 

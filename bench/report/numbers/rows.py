@@ -337,7 +337,7 @@ def _status_order(status: str) -> int:
 def _rank_method(result: Result) -> int:
     """Rank methods by what they do: baselines, full, LoRA, LoRA over quantised weights, others."""
     method = result.config.get("method") or {}
-    estimators = ("majority", *AS_IT_IS, "tfidf", "frozen_encoder")
+    estimators = ("majority", *AS_IT_IS, "tfidf", "frozen_encoder", "setfit")
     if method.get("estimator") in estimators:
         return estimators.index(method["estimator"])
     if method.get("trainable") in ("head", "all"):
