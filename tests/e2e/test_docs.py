@@ -29,7 +29,7 @@ ELSEWHERE = {
     "generate": "needs a run with task=label_likelihood; tests/integration/winner/test_classify.py",
     "e35d791c503e": "a run of ours",
     "experiment=curve(?! method=tfidf,head)": "more than a hundred runs; its baselines run",
-    "experiment=llm sweep.curve": "half an hour of a language model; tests/unit/sweep/test_request.py plans it",
+    "experiment=llm sweep.curve": "a language model at four sizes, in hours",
     "^bench audit": "needs a cross-validation; tests/integration/extras/test_audit.py",
     "serve": "never ends; tests/integration/extras/test_serve.py",
     "--cfg job|--help|COMMAND": "trains nothing; tests/e2e/test_commands.py",
