@@ -80,6 +80,8 @@ bench dashboard --offline                        wandb's own view of offline run
 bench recommend --vram 12                        the best of what fits 12 GiB
 bench recommend --vram 24 --max-hours 3 --min-accuracy 0.9
 bench recommend --card rtx4090                   for a card that you do not have: memory is predicted
+bench recommend --labels 200 --label-cost 0.1 --results results/curve
+                                                 with so many labels, and whether to label more
 """,
     "audit": """\
 bench audit                                      by all methods that have a whole cross-validation

@@ -68,6 +68,8 @@ def place(tiny_bert: Path, shared_bench: Bench) -> Bench:
     tiny = ["model=local", "model.path=my-model", "method=majority,lora,qlora", *SHORT]
     assert bench("sweep", *tiny, "results_dir=results/quickstart").returncode == 0
     shutil.copytree(folder / "results" / "quickstart", folder / "results" / "mine")
+    curve = ["experiment=curve", "method=majority,tfidf", "sweep.curve=4", "track.mode=disabled"]
+    assert bench("sweep", *curve, *tiny[:2]).returncode == 0
     return bench
 
 

@@ -14,6 +14,7 @@ from bench.report.numbers.budget import UNTRIED, Untried, read_untried
 from bench.report.numbers.collapse import Cause, suggest_cause
 from bench.report.numbers.comparison import Comparison, Known, LeftOut, compare_methods
 from bench.report.numbers.rows import ReportTask, Row, build_rows
+from bench.report.numbers.scores import Read
 from bench.results.selection import MethodKey
 from bench.results.store import BadRecord, Result, Store, find_imported
 
@@ -89,6 +90,20 @@ def gather(store: Store, report: ReportConfig, *, move: Move | None = None) -> E
         curves=draw_curves(every_row, scored),
         smaller=smaller,
         docs=_DOCS if (store.folder / _DOCS / "statistics.md").is_file() else "",
+    )
+
+
+def narrow(evidence: Evidence, results: Sequence[Result], read: Read) -> Evidence:
+    """Return what some of the runs say alone, for example those at one size of a learning curve."""
+    rows, comparisons, left_out = compare_methods(build_rows(results), read, delta=evidence.report.delta)
+    return replace(
+        evidence,
+        results=results,
+        rows=rows,
+        comparisons=comparisons,
+        left_out=left_out,
+        curves=(),
+        smaller=(),
     )
 
 
