@@ -47,6 +47,7 @@ from bench.report.naming import (
 from bench.report.numbers.contrast import Group
 from bench.report.numbers.evidence import Evidence, gather
 from bench.report.numbers.rows import OVER
+from bench.report.probabilities import describe_probabilities
 from bench.report.runs import render_runs
 from bench.report.sections import (
     describe_budgets,
@@ -123,6 +124,7 @@ def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict
         "comparisons": describe_comparisons(evidence, titles=titles, text=text),
         "budget": describe_budgets(evidence.rows, titles=titles, text=text),
         "pivots": describe_pivots(evidence.rows, titles=titles, text=text),
+        "probabilities": describe_probabilities(evidence, titles=titles, text=text),
         "latency": describe_latencies(evidence.latencies, text=text),
         "claims": describe_claims(evidence, titles=titles, text=text),
         "notes": Section(text("notes.title"), [make_bullets(notes)]),

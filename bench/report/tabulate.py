@@ -19,6 +19,7 @@ from bench.report.cells import (
 )
 from bench.report.language.text import Text
 from bench.report.naming import join_hyperparameters, name_columns, name_unit, say_edges, say_untrained
+from bench.report.numbers.calibration import Calibration
 from bench.report.numbers.evidence import Evidence, price_training
 from bench.report.numbers.rows import Row, order_row
 from bench.results.store import STARTED, STATUSES
@@ -32,6 +33,13 @@ EXTRAS = (  # of table.csv alone
     *("accuracy_low", "accuracy_high", "interval_over", "texts_low", "texts_high", "accuracy_sd"),
     *("f1_macro_low", "f1_macro_high", "f1_macro_sd", "total", "weights", "run_ids"),
     *("edges", "untrained"),
+)
+PROBABILITIES = (  # of table.csv alone, where the predictions of some method hold probabilities
+    *("ece", "ece_low", "ece_high", "plain_ece", "brier", "brier_low", "brier_high", "temperatures"),
+    *("tempered_ece", "tempered_ece_low", "tempered_ece_high"),
+    *("tempered_brier", "tempered_brier_low", "tempered_brier_high"),
+    *("answered_90", "answered_90_accuracy", "answered_95", "answered_95_accuracy"),
+    *("answered_99", "answered_99_accuracy"),
 )
 # On the page, where width is dear: what stands below what.
 _BELOW = {"method": "hyperparameters", "memory": "unit", "accuracy": "interval", "seeds": "runs"}
@@ -90,6 +98,8 @@ def render_csv(evidence: Evidence, *, text: Text) -> str:
     rows = sorted((*evidence.rows, *evidence.smaller), key=order_row)
     if any(row.paged_bytes for row in rows):
         names.append("paged")
+    if any(row.calibration for row in rows):
+        names += PROBABILITIES
     header = text.under("columns") | text.under("csv_columns")
     values = [_to_values(row, report=evidence.report, text=text) for row in rows]
     return to_csv([header[name] for name in names], [[row[name] for name in names] for row in values])
@@ -193,7 +203,25 @@ def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
         "untrained": tuple(result.run_id for result in row.untrained),
         "cost": round_six(price_training(row, report)),
         "paged": round_six(None if row.paged_bytes is None else row.paged_bytes / GIB),
+        **_list_probabilities(row.calibration),
     }
+
+
+def _list_probabilities(calibration: Calibration | None) -> dict[str, Any]:
+    """Return the cells of PROBABILITIES: numbers as numbers."""
+    if calibration is None:
+        return dict.fromkeys(PROBABILITIES)
+    cells: dict[str, Any] = {
+        "plain_ece": round_six(calibration.plain_ece),
+        "temperatures": tuple("-" if one is None else f"{one:.6g}" for one in calibration.temperatures),
+    }
+    for name, estimate in calibration.estimates.items():
+        ends = {"": estimate.value, "_low": estimate.low, "_high": estimate.high}
+        cells |= {f"{name}{end}": round_six(value) for end, value in ends.items()}
+    for one in calibration.coverages:
+        name = f"answered_{100 * one.wished:.0f}"
+        cells |= {name: round_six(one.share), f"{name}_accuracy": round_six(one.accuracy)}
+    return cells
 
 
 def join_counts(statuses: Mapping[str, int], text: Text) -> str:

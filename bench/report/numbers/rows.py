@@ -10,6 +10,7 @@ from typing import Any
 from bench.config.schema import AS_IT_IS
 from bench.report.cells import clean, flatten
 from bench.report.numbers.budget import Budget, count_budget
+from bench.report.numbers.calibration import Calibration
 from bench.report.numbers.collapse import is_untrained
 from bench.report.numbers.edges import Edge, find_edges
 from bench.report.numbers.health import DataHealth, describe_health
@@ -100,9 +101,10 @@ class Row:
     joules: float | None  # mean, of the GPU while training
     accuracy: Summary | None  # on the test split
     f1_macro: Summary | None  # on the test split
-    interval: Interval | None  # of the accuracy; all three from scores.bound_rows
+    interval: Interval | None  # of the accuracy; like those below from scores.bound_rows
     texts_interval: Interval | None  # of the accuracy of these trained models, over texts alone
     f1_interval: Interval | None
+    calibration: Calibration | None  # of the probabilities; from scores.bound_rows too
     trainable_parameters: float | None
     total_parameters: float | None
     seeds: tuple[int, ...]  # of each chosen run; empty: the method has no randomness, or no run succeeded
@@ -184,6 +186,7 @@ def _build_row(
         interval=None,
         texts_interval=None,
         f1_interval=None,
+        calibration=None,
         trainable_parameters=max(known["trainable"], default=None),
         total_parameters=max(known["total"], default=None),
         seeds=tuple(read_seed(one) or 0 for one in chosen if {read_seed(one), read_fold(one)} != {None}),

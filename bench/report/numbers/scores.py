@@ -1,6 +1,6 @@
 """The test scores of the chosen runs, from their predictions, and the intervals of these scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,12 +9,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from bench.errors import StoreError
+from bench.report.numbers.calibration import Calibration, Estimate, calibrate, read_run
 from bench.report.numbers.rows import Interval, Row
 from bench.report.numbers.statistics import (
     Integers,
     Score,
     Seeds,
     bound_share,
+    find_margin,
     pool_seeds,
     resample,
     score_answers,
@@ -36,6 +38,8 @@ class Scored:
     texts: tuple[Any, ...]  # ids, true labels, all classes; equal for methods that can be compared
     accuracy: Score
     f1_macro: Score
+    probabilities: Mapping[str, Score]  # by one of MEASURES; empty: unknown, as calibration says
+    calibration: Calibration | str  # without intervals; or why it is unknown
 
     @property
     def rows(self) -> int:
@@ -52,9 +56,9 @@ def score_method(row: Row, read: Read) -> Scored:
     """
     results = row.selection.results if row.selection else ()
     classes = {label: index for index, label in enumerate(results[0].labels)}
-    texts, predictions = set(), []
-    for result in results:
-        test = read(result.run_id).query("split == 'test'").sort_values("id", kind="stable")
+    texts, predictions, frames = set(), [], [read(result.run_id) for result in results]
+    for result, frame in zip(results, frames, strict=True):
+        test = frame.query("split == 'test'").sort_values("id", kind="stable")
         labels, predicted = (test[name].map(classes) for name in ("label", "prediction"))
         if labels.isna().any() or predicted.isna().any():
             raise StoreError(f"run {result.run_id}: its predictions hold a label that its record does not")
@@ -71,7 +75,25 @@ def score_method(row: Row, read: Read) -> Scored:
     same = texts.pop()
     answers: Integers = np.stack(predictions)  # (seeds, rows)
     truth = np.array(same[1], dtype=np.int64)
-    return Scored(row, same, score_answers(answers == truth), _score_f1(answers, truth, len(classes)))
+    calibration, probabilities = _calibrate(frames, results[0].labels)
+    return Scored(
+        row=row,
+        texts=same,
+        accuracy=score_answers(answers == truth),
+        f1_macro=_score_f1(answers, truth, len(classes)),
+        probabilities=probabilities,
+        calibration=calibration,
+    )
+
+
+def _calibrate(
+    frames: Sequence[pd.DataFrame], labels: Sequence[str]
+) -> tuple[Calibration | str, Mapping[str, Score]]:
+    """Return what the runs' probabilities are worth, or why that is unknown."""
+    try:
+        return calibrate([read_run(frame, labels) for frame in frames])
+    except StoreError as error:
+        return str(error), {}
 
 
 def _score_f1(predictions: Integers, labels: Integers, classes: int) -> Score:
@@ -106,13 +128,41 @@ def bound_rows(rows: Sequence[Row], scored: Sequence[Scored | None]) -> list[Row
             share, error = row.accuracy.mean, one.accuracy.error if one and several else None
             interval = _bound(share, size, error, *_choose_seeds(place, rows, accuracies))
             texts_interval = _bound(share, size, error, (), "texts")
+        unknown = row.unknown
+        if one and isinstance(one.calibration, str):
+            unknown = {**unknown, "calibration": one.calibration}
         if one:
             f1_macro, chosen = one.f1_macro, _choose_seeds(place, rows, f1_macros)
             f1_interval = _bound(f1_macro.mean, one.rows, f1_macro.error, *chosen)
         bounded.append(
-            replace(row, interval=interval, texts_interval=texts_interval, f1_interval=f1_interval)
+            replace(
+                row,
+                interval=interval,
+                texts_interval=texts_interval,
+                f1_interval=f1_interval,
+                calibration=_bound_calibration(place, rows, scored),
+                unknown=unknown,
+            )
         )
     return bounded
+
+
+def _bound_calibration(
+    place: int, rows: Sequence[Row], scored: Sequence[Scored | None]
+) -> Calibration | None:
+    """Return what the probabilities of the row at this place are worth, with intervals."""
+    one = scored[place]
+    if one is None or isinstance(one.calibration, str):
+        return None
+    estimates = {}
+    for name, score in one.probabilities.items():
+        spreads = [
+            other.probabilities[name].seeds if other and other.probabilities else () for other in scored
+        ]
+        seeds, _ = _choose_seeds(place, rows, spreads)
+        margin = find_margin(score.error, seeds, rows=None)
+        estimates[name] = Estimate(score.mean, max(0.0, score.mean - margin), score.mean + margin)
+    return replace(one.calibration, estimates=estimates)
 
 
 def _bound(share: float, rows: int, error: float | None, seeds: tuple[Seeds, ...], over: str) -> Interval:

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,9 +90,18 @@ def score_answers(right: npt.NDArray[np.bool_]) -> Score:
     Args:
         right: whether a seed's answer to a text is right. # (seeds, rows)
     """
-    rows = right.shape[1]
-    shares, scores = right.mean(axis=0), right.mean(axis=1)
-    errors = scores * (1 - scores) / (rows - 1)
+    scores = right.mean(axis=1)
+    return _score_texts(right, scores * (1 - scores) / (right.shape[1] - 1))
+
+
+def score_texts(values: Floats) -> Score:
+    """Score the mean of a number that each seed has of each text. # values: (seeds, rows)"""
+    return _score_texts(values, values.var(axis=1, ddof=1) / values.shape[1])
+
+
+def _score_texts(values: npt.NDArray[Any], errors: Floats) -> Score:
+    """Score the mean over seeds and texts; ``errors``: the variance of each seed's. # (seeds,)"""
+    rows, shares, scores = values.shape[1], values.mean(axis=0), values.mean(axis=1)
     seeds = measure_seeds(scores, errors, error=_vary(shares) / rows)
     return Score(float(scores.mean()), shares, 1 / rows, seeds)
 

@@ -23,6 +23,7 @@ from bench.report.page.answers import count_confusion, score_labels
 from bench.report.page.charts import Key
 from bench.report.page.details import Course, Details
 from bench.report.page.pareto import place_methods, to_percent
+from bench.report.page.reliability import draw_reliability
 from bench.results.selection import read_number, read_seed
 from bench.results.store import Result
 
@@ -56,6 +57,7 @@ def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group 
                 _draw_phases(rows, text, make),
                 _draw_predicted(rows, key, text, make),
                 _draw_answers([answer for answer in details.answers if answer.row in rows], key, text, make),
+                draw_reliability(rows, key, text, make),
             )
             for figure in drawn
         ]
