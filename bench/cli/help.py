@@ -68,6 +68,10 @@ bench merge best:qlora merged-full --into full --force
     "classify": """\
 bench classify best:lora "Shares fall again"     texts as arguments, or lines on standard input
 bench classify best:lora --file my.csv --out found.csv
+bench classify best:lora --file my.csv --min-confidence 0.8
+                                                 no label where it is less sure
+bench classify best:lora --file my.csv --min-accuracy 0.95
+                                                 no label where needed for 95 % right answers
 """,
     "latency": "bench latency best:lora --file my.csv           with texts of your own\n",
     "generate": 'bench generate best:lora "Shares fall again"    what the model writes after its prompt\n',

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import math
 import sys
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Open = Callable[[str | None], "Store"]  # the store that --results means
 
 _SOURCE = "a folder that export or merge has made, a run_id, or best:METHOD"
+_NO_LABEL = "none of these"
 _RUN = "a run_id, or best:METHOD, which is the table's choice"
 
 
@@ -57,6 +59,7 @@ def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Op
     classify.add_argument("--out", type=Path, metavar="F", help=".csv or .jsonl, with every probability")
     classify.add_argument("--json", action="store_true", help="JSON lines with every probability")
     classify.add_argument("--batch-size", type=int, default=64, metavar="N", help="texts at a time")
+    _add_limits(classify)
     classify.set_defaults(call=partial(_classify, open_store))
     latency = commands.add_parser(
         "latency", parents=[results], help="milliseconds per text: with adapter, merged, quantised"
@@ -94,7 +97,22 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument("--max-characters", type=int, default=10_000, metavar="N", help="in a text")
     serve.add_argument("--max-waiting", type=int, default=1024, metavar="N", help="texts; more: 503")
     serve.add_argument("--batch-size", type=int, default=64, metavar="N", help="texts at a time")
+    _add_limits(serve)
     serve.set_defaults(call=_serve)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the options by which texts are left without a label."""
+    limits = parser.add_mutually_exclusive_group()
+    limits.add_argument(
+        "--min-confidence", type=float, metavar="P", help="no label where the highest probability is less"
+    )
+    limits.add_argument(
+        "--min-accuracy",
+        type=float,
+        metavar="A",
+        help="no label where needed for answers of this accuracy, by the run's validation texts",
+    )
 
 
 def _export(open_store: Open, arguments: argparse.Namespace) -> int:
@@ -142,12 +160,14 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
     else:
         texts = arguments.texts or ([] if sys.stdin.isatty() else sys.stdin)
         frame, column = pd.DataFrame({"text": read_lines(texts)}), "text"
-    classifier = _open_classifier(open_store, arguments)
+    require_share("--min-confidence", arguments.min_confidence)
+    require_share("--min-accuracy", arguments.min_accuracy)
+    classifier = _limit_answers(_open_classifier(open_store, arguments), arguments)
     with _progress(len(frame)) as advance:
         predictions = classifier.predict(
             frame[column].tolist(), batch_size=arguments.batch_size, advance=advance
         )
-    rows = add_predictions(frame, predictions)
+    rows = add_predictions(frame, predictions, has_reasons=classifier.min_confidence > 0)
     if arguments.out:
         write_file(rows, arguments.out)
         print(show(f"{len(rows)} texts classified into {arguments.out}"))
@@ -155,11 +175,8 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
         print(*to_json(rows), sep="\n")
     else:
         for text, prediction in zip(frame[column], predictions, strict=True):
-            print(
-                show(f"{prediction.label}\t{prediction.probabilities[prediction.label]:.4f}\t{text}").replace(
-                    "\n", " "
-                )
-            )
+            label, surest = prediction.label or _NO_LABEL, max(prediction.probabilities.values())
+            print(show(f"{label}\t{surest:.4f}\t{text}").replace("\n", " "))
     return 0
 
 
@@ -234,6 +251,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         require_positive(f"--{name.replace('_', '-')}", getattr(arguments, name))
     if not 0 <= arguments.port < 2**16:
         raise ConfigError(f"--port {arguments.port}: must lie in [0, 65536)")
+    require_share("--min-confidence", arguments.min_confidence)
+    require_share("--min-accuracy", arguments.min_accuracy)
     manifest.read(arguments.folder)
     try:
         from bench.extras import serve
@@ -250,7 +269,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         waiting=arguments.max_waiting,
         batch=arguments.batch_size,
     )
-    app = serve.make_app(classifier.load(arguments.folder), limits)
+    served = _limit_answers(classifier.load(arguments.folder), arguments)
+    app = serve.make_app(served, limits)
     return serve.run(app, host=arguments.host, port=arguments.port)
 
 
@@ -258,6 +278,24 @@ def require_positive(option: str, value: int) -> None:
     """Raise a ConfigError unless the option's number is at least 1."""
     if value < 1:
         raise ConfigError(f"{option} {value}: must be at least 1")
+
+
+def require_share(option: str, value: float | None) -> None:
+    """Raise a ConfigError unless the option's number, if it has one, is a share."""
+    if value is not None and not 0 <= value < 1:
+        raise ConfigError(f"{option} {value:g}: must lie in [0, 1), such as 0.95")
+
+
+def _limit_answers(classifier: "Classifier", arguments: argparse.Namespace) -> "Classifier":
+    """Return the classifier that leaves texts without a label as the options say."""
+    from bench.winner.selective import find_threshold, say_threshold
+
+    least = arguments.min_confidence or 0.0
+    if arguments.min_accuracy is not None:
+        threshold = find_threshold(classifier.manifest, arguments.min_accuracy)
+        print(show(say_threshold(threshold, classifier.manifest)), file=sys.stderr, flush=True)
+        least = threshold.probability
+    return dataclasses.replace(classifier, min_confidence=least)
 
 
 @contextlib.contextmanager

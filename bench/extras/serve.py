@@ -125,8 +125,9 @@ class Batcher:
 class Answer(BaseModel):
     """What one text is taken for."""
 
-    label: str
+    label: str | None
     probabilities: dict[str, float]
+    reason: str | None  # why there is no label
 
 
 class Classified(BaseModel):
@@ -169,7 +170,7 @@ def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
 
     @app.post("/classify", responses=faults)
     async def classify(request: Question) -> Classified:
-        """Return each text's label and probabilities."""
+        """Return each text's label and probabilities; no label where its probability is too low."""
         if empty := [number for number, text in enumerate(request.texts) if not text.strip()]:
             return _refuse(422, f"texts.{empty[0]}: is empty")  # type: ignore[return-value]
         try:

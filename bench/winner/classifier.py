@@ -32,6 +32,7 @@ from bench.winner import manifest as manifests
 from bench.winner.choose import find_weights
 from bench.winner.manifest import Manifest, Origin
 from bench.winner.origin import locate
+from bench.winner.selective import read_confidence
 
 BATCH_SIZE = 64
 _OF_A_RUN = ("task", "seed", "method", "lora", "model", "data", "train")  # the rest is of where it ran
@@ -41,8 +42,9 @@ _OF_A_RUN = ("task", "seed", "method", "lora", "model", "data", "train")  # the 
 class LabelPrediction:
     """What a text is taken for."""
 
-    label: str
+    label: str | None  # None: none of these
     probabilities: dict[str, float]  # by label, in the declared order
+    reason: str | None = None  # why there is no label
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Classifier:
     manifest: Manifest
     precision: str
     device: torch.device
+    min_confidence: float = 0.0  # a text whose highest probability is less has no label
 
     def predict(
         self,
@@ -71,12 +74,17 @@ class Classifier:
         """
         if not texts:
             return []
-        labels = self.manifest.labels
         scores = self.score(texts, batch_size=batch_size, advance=advance)
-        return [
-            LabelPrediction(labels[int(row.argmax())], dict(zip(labels, map(float, row), strict=True)))
-            for row in softmax(scores)
-        ]
+        return [self._decide(row) for row in softmax(scores)]
+
+    def _decide(self, row: npt.NDArray[np.float64]) -> LabelPrediction:
+        """Return the likeliest label, or why there is none. # row: (labels,)"""
+        labels, surest = self.manifest.labels, float(row.max())
+        probabilities = dict(zip(labels, map(float, row), strict=True))
+        if surest < self.min_confidence:
+            reason = f"the highest probability, {surest:.4f}, is below {self.min_confidence:g}"
+            return LabelPrediction(None, probabilities, reason)
+        return LabelPrediction(labels[int(row.argmax())], probabilities)
 
     def score(
         self,
@@ -85,7 +93,11 @@ class Classifier:
         batch_size: int = BATCH_SIZE,
         advance: Callable[[int], object] | None = None,
     ) -> npt.NDArray[np.float64]:
-        """Return numbers whose softmax is each text's probabilities. # (texts, labels)"""
+        """Return numbers whose softmax is each text's probabilities, with the run's temperature in them.
+
+        Returns:
+            # (texts, labels)
+        """
         split = self.tokenise(texts)
         rows = max(1, batch_size // self.task.sequences)
         scores = np.empty((len(texts), len(self.manifest.labels)))
@@ -96,7 +108,7 @@ class Classifier:
                 scores[numbers] = self.task.score(self.model, inputs).double().cpu().numpy()
                 if advance is not None:
                     advance(len(numbers))
-        return scores
+        return scores / self.manifest.temperature
 
     def tokenise(self, texts: Sequence[str]) -> tokens.TokenisedSplit:
         """Return the texts in token ids, cut to the run's length, in its prompt if it had one.
@@ -149,15 +161,15 @@ def rebuild(store: Store, result: Result) -> Classifier:
         MissingError: the weights were not kept, or the base is not on this machine.
     """
     path = find_weights(store, result)
-    classifier = begin(result)
+    classifier = begin(store, result)
     build.load_trained(classifier.model, path)
     return dataclasses.replace(classifier, model=classifier.model.requires_grad_(False).eval())
 
 
-def begin(result: Result) -> Classifier:
+def begin(store: Store, result: Result) -> Classifier:
     """Build the run's network as it was when training began, its trained weights marked."""
     config = read_config(result)
-    manifest = _describe(result, config)
+    manifest = dataclasses.replace(_describe(result, config), confidence=read_confidence(store, result))
     folder = locate(manifest.base)
     device = choose_device("auto")
     precision = manifest.precision

@@ -42,7 +42,7 @@ def export(store: Store, result: Result, folder: Path) -> Classifier:
 def write(store: Store, result: Result, folder: Path) -> Classifier:
     """Write the export into an empty folder, and return the run's classifier as rebuilt."""
     weights = find_weights(store, result)
-    exported = classifier.begin(result)
+    exported = classifier.begin(store, result)
     manifest = exported.manifest
     if manifest.kind == "full" and manifest.quantization != "none":
         raise ConfigError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.data.prompt import Prompt
 from bench.errors import ConfigError
+from bench.results.confidence import Confidence
 
 NAME = "bench.json"
 VERSION = 1
@@ -48,7 +49,14 @@ class Manifest:
     after: list[int] | None
     answers: list[list[int]] | None  # each label's words and the end, in token ids
     scored: list[list[int]] | None  # the part of them that labels are compared by
+    confidence: Confidence | None = None  # by the run's validation texts; None: their predictions were gone
     version: int = VERSION
+
+    @property
+    def temperature(self) -> float:
+        """What scores are divided by; 1 where no temperature is known."""
+        known = None if self.confidence is None else self.confidence.temperature
+        return 1.0 if known is None else known
 
     @property
     def prompt(self) -> Prompt | None:
@@ -81,6 +89,7 @@ def read(folder: Path) -> Manifest:
             raise ConfigError(
                 f"{path}: has the version {values['version']}, expected {VERSION}; export again"
             )
-        return Manifest(**{**values, "base": Origin(**values["base"])})
+        confidence = Confidence(**values["confidence"]) if values.get("confidence") else None
+        return Manifest(**{**values, "base": Origin(**values["base"]), "confidence": confidence})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); export the run again") from None

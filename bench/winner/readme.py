@@ -39,7 +39,7 @@ model = PeftModel.from_pretrained(base, folder)""")
 _CLASSIFY = Template("""\
 inputs = tokenizer(texts, truncation=True, max_length=$max_length, padding=True, return_tensors="pt")
 with torch.inference_mode():
-    probabilities = model(**inputs).logits.softmax(-1)
+    probabilities = $logits.softmax(-1)
 for text, row in zip(texts, probabilities):
     print(model.config.id2label[int(row.argmax())], row.tolist(), text)
 """)
@@ -54,7 +54,7 @@ for text in texts:
         with torch.inference_mode():
             logits = model(torch.tensor([read + answer[:-1]])).logits[0, len(read) - 1 :].float()
         scores.append(logits.log_softmax(-1)[range(len(answer)), answer].sum())
-    row = torch.stack(scores).softmax(-1)
+    row = $scores.softmax(-1)
     print(prompt["labels"][int(row.argmax())], row.tolist(), text)
 """)
 
@@ -65,7 +65,7 @@ def write(folder: Path, result: Result, manifest: Manifest, *, network: nn.Modul
     parts = [
         _front(manifest),
         _describe(result, manifest, network),
-        _list_numbers(result),
+        _list_numbers(result, manifest),
         more,
         _list_labels(result, manifest),
         _explain_loading(manifest, network),
@@ -92,7 +92,12 @@ def write_code(manifest: Manifest) -> str:
         )
     else:
         load = f"model = {kind}.from_pretrained(folder, dtype=torch.float32)"
-    use = (_WRITE if is_prompted else _CLASSIFY).substitute(max_length=manifest.max_length)
+    logits, scores = "model(**inputs).logits", "torch.stack(scores)"
+    if manifest.temperature != 1:
+        logits, scores = (f"({one} / {manifest.temperature!r})" for one in (logits, scores))
+    use = (_WRITE if is_prompted else _CLASSIFY).substitute(
+        max_length=manifest.max_length, logits=logits, scores=scores
+    )
     return _HEAD.substitute(imports="\n".join(imports) + "\n", load=load) + use
 
 
@@ -167,7 +172,7 @@ def _describe(result: Result, manifest: Manifest, network: nn.Module) -> str:
     return "\n".join(lines)
 
 
-def _list_numbers(result: Result) -> str:
+def _list_numbers(result: Result, manifest: Manifest) -> str:
     test, validation = result.metrics["test"], result.metrics["validation"]
     peak = next(
         (
@@ -186,6 +191,10 @@ def _list_numbers(result: Result) -> str:
         ["Train time", UNKNOWN if seconds is None else f"{seconds:.1f} s"],
         ["Peak memory in training", peak],
         ["Computed in", str(result.model["precision"])],
+        [
+            "Temperature, fitted on validation",
+            "none" if manifest.temperature == 1 else f"{manifest.temperature:.3f}",
+        ],
         ["Texts", ", ".join(f"{count} {split}" for split, count in sizes.items())],
         ["Data", escape_markdown(str(result.config["data"]["name"]))],
         ["Fingerprint of the data", str(result.data["fingerprint"])[:16]],

@@ -67,13 +67,19 @@ def read_lines(lines: Iterable[str]) -> list[str]:
     return texts
 
 
-def add_predictions(frame: pd.DataFrame, predictions: "Sequence[LabelPrediction]") -> pd.DataFrame:
+def add_predictions(
+    frame: pd.DataFrame, predictions: "Sequence[LabelPrediction]", *, has_reasons: bool = False
+) -> pd.DataFrame:
     """Add ``prediction`` and ``probability_<label>`` for each label to the rows.
+
+    With ``has_reasons`` a column ``reason`` says why a text has no label, where it has none.
 
     Raises:
         ConfigError: the rows have one of these columns already.
     """
     values: dict[str, list[Any]] = {"prediction": [prediction.label for prediction in predictions]}
+    if has_reasons:
+        values["reason"] = [prediction.reason for prediction in predictions]
     for label in predictions[0].probabilities if predictions else ():
         values[f"probability_{label}"] = [
             round(prediction.probabilities[label], 6) for prediction in predictions
