@@ -33,6 +33,7 @@ def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Op
     )
     export.add_argument("run", metavar="RUN_ID|best:METHOD", help=_RUN)
     export.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
+    export.add_argument("--seeds", action="store_true", help="all seeds of its configuration, to be averaged")
     export.set_defaults(call=partial(_export, open_store))
     merge = commands.add_parser(
         "merge", parents=[results], help="a run's adapter merged into its base, and how far that agrees"
@@ -67,6 +68,9 @@ def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Op
     latency.add_argument("source", metavar="RUN_ID|DIR", help=_SOURCE)
     latency.add_argument("--file", type=Path, metavar="F", help="texts; default: the run's test split")
     latency.add_argument("--column", default="text", metavar="NAME", help="of the file; default: text")
+    latency.add_argument(
+        "--seeds", action="store_true", help="of all seeds of the run's configuration together"
+    )
     latency.set_defaults(call=partial(_latency, open_store))
     _add_generate(commands, results, open_store)
     _add_serve(commands)
@@ -116,6 +120,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(open_store: Open, arguments: argparse.Namespace) -> int:
+    if arguments.seeds:
+        return _export_seeds(open_store, arguments)
     store, result = _find(open_store, arguments)
     from bench.winner import export
 
@@ -124,6 +130,26 @@ def _export(open_store: Open, arguments: argparse.Namespace) -> int:
         show(f"{result.run_id} ({made.manifest.method}): its {made.manifest.kind} is in {arguments.folder}")
     )
     return 0
+
+
+def _export_seeds(open_store: Open, arguments: argparse.Namespace) -> int:
+    store, results = _find_seeds(open_store, arguments.results, arguments.run)
+    from bench.winner import together
+
+    made = together.export_seeds(store, results, arguments.folder)
+    print(show(f"{arguments.run} ({made.method}): its {len(results)} seeds are in {arguments.folder}"))
+    return 0
+
+
+def _find_seeds(open_store: Open, folder: str | None, name: str) -> "tuple[Store, list[Result]]":
+    """Find all seeds of the run's configuration, with their weights, before anything heavy is imported."""
+    from bench.winner import choose
+
+    store = open_store(folder)
+    results = choose.find_seeds(store, name)
+    for result in results:
+        choose.find_weights(store, result)
+    return store, results
 
 
 def _merge(open_store: Open, arguments: argparse.Namespace) -> int:
@@ -180,7 +206,36 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _latency_of_seeds(open_store: Open, arguments: argparse.Namespace) -> int:
+    """Measure all seeds together, and keep the result in the folder of the first one's run."""
+    from bench.report.numbers.evidence import LATENCY_OF_SEEDS
+    from bench.winner import choose
+    from bench.winner.texts import read_file
+
+    if not choose.names_run(arguments.source):
+        raise ConfigError(f"--seeds: {arguments.source} is a folder; give best:METHOD or a run_id")
+    store, results = _find_seeds(open_store, arguments.results, arguments.source)
+    from bench.winner import agreement, latency, together
+
+    if arguments.file:
+        texts = read_file(arguments.file, arguments.column)[arguments.column].tolist()
+    else:
+        texts = agreement.read_test(results[0]).texts
+    with tempfile.TemporaryDirectory(prefix="bench-") as other:
+        together.write(store, results, Path(other))
+        rows, memory = latency.measure_together(Path(other), texts)
+        described = latency.describe(rows, Path(other), len(texts))
+    described |= {"run_ids": [result.run_id for result in results], "memory": memory}
+    name = f"runs/{results[0].run_id}/{LATENCY_OF_SEEDS}"
+    path = store.write_report(name, json.dumps(described, indent=1) + "\n")
+    print(latency.tabulate(rows), end="")
+    print(show(path))
+    return 0
+
+
 def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
+    if arguments.seeds:
+        return _latency_of_seeds(open_store, arguments)
     from bench.report.numbers.evidence import LATENCY
     from bench.winner import choose, manifest
     from bench.winner.texts import read_file

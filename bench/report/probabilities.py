@@ -53,14 +53,14 @@ def _tabulate(known: Sequence[tuple[str, Calibration]], text: Text) -> Table:
         temperatures = [one for one in calibration.temperatures if one is not None]
         estimates = calibration.estimates
         tempered = [
-            _say_percent(estimates["tempered_ece"], text),
-            _say_number(estimates["tempered_brier"], text),
+            say_percent(estimates["tempered_ece"], text),
+            say_number(estimates["tempered_brier"], text),
         ]
         lines.append(
             [
                 title,
-                _say_percent(estimates["ece"], text),
-                _say_number(estimates["brier"], text),
+                say_percent(estimates["ece"], text),
+                say_number(estimates["brier"], text),
                 f"{statistics.fmean(temperatures):.2f}" if temperatures else UNKNOWN,
                 *(tempered if temperatures else [UNKNOWN] * len(tempered)),
             ]
@@ -90,10 +90,12 @@ def _say_coverage(coverage: Coverage, seeds: int, text: Text) -> str:
     return text("probabilities.answered", **shares)
 
 
-def _say_percent(estimate: Estimate, text: Text) -> str:
+def say_percent(estimate: Estimate, text: Text) -> str:
+    """Write the estimate in percent, with its interval."""
     low, high = 100 * estimate.low, 100 * estimate.high
     return text("probabilities.percent", value=100 * estimate.value, low=low, high=high)
 
 
-def _say_number(estimate: Estimate, text: Text) -> str:
+def say_number(estimate: Estimate, text: Text) -> str:
+    """Write the estimate as it is, with its interval."""
     return text("probabilities.number", value=estimate.value, low=estimate.low, high=estimate.high)

@@ -57,6 +57,7 @@ from bench.report.sections import (
     render_comparisons,
 )
 from bench.report.tabulate import join_counts, render_csv, shorten, tabulate
+from bench.report.together import describe_together
 from bench.report.verdicts.answer import say_answer
 from bench.report.verdicts.claims import describe_claims
 from bench.report.verdicts.findings import describe_findings
@@ -125,6 +126,7 @@ def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict
         "budget": describe_budgets(evidence.rows, titles=titles, text=text),
         "pivots": describe_pivots(evidence.rows, titles=titles, text=text),
         "probabilities": describe_probabilities(evidence, titles=titles, text=text),
+        "together": describe_together(evidence, titles=titles, text=text),
         "latency": describe_latencies(evidence.latencies, text=text),
         "claims": describe_claims(evidence, titles=titles, text=text),
         "notes": Section(text("notes.title"), [make_bullets(notes)]),

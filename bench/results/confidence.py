@@ -27,7 +27,7 @@ THRESHOLDS = (
     *(step / 10_000 for step in range(9990, 10_000)),
 )
 STARTS = 4  # of the sequences of tests
-_SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # a probability that softmax made 0
+SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # a probability that softmax made 0
 _HALVINGS = 50
 _NO_TEMPERATURE = "no temperature from 1/20 to 20 makes the validation texts the likeliest"
 
@@ -94,6 +94,19 @@ def read_split(predictions: pd.DataFrame, labels: Sequence[str], *, split: str) 
     return Predicted(tuple(rows["id"]), *numbers, values)
 
 
+def average(predicted: Sequence[Predicted]) -> Predicted:
+    """Return the mean of several runs' probabilities, and the labels that are the likeliest by it.
+
+    Raises:
+        StoreError: they are of other texts.
+    """
+    first, *others = predicted
+    if any(one.ids != first.ids or (one.labels != first.labels).any() for one in others):
+        raise StoreError("their predictions are of other texts")
+    mean = np.mean([one.probabilities for one in predicted], axis=0)
+    return replace(first, answers=mean.argmax(axis=1), probabilities=mean)
+
+
 def temper(predicted: Predicted, temperature: float | None) -> Predicted:
     """Return the predictions after their logits are divided by the temperature; labels never change.
 
@@ -101,7 +114,7 @@ def temper(predicted: Predicted, temperature: float | None) -> Predicted:
     """
     if temperature is None:
         return predicted
-    logits = np.log(np.maximum(predicted.probabilities, _SMALLEST)) / temperature
+    logits = np.log(np.maximum(predicted.probabilities, SMALLEST)) / temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return replace(predicted, probabilities=powers / powers.sum(axis=1, keepdims=True))
 
@@ -112,7 +125,7 @@ def fit_temperature(predicted: Predicted) -> float | None:
     The loss is convex in 1 / temperature, so its slope is 0 once. None: there is no such temperature between
     1 / 20 and 20, as where every text is right and the surest probabilities would be the likeliest.
     """
-    logits = np.log(np.maximum(predicted.probabilities, _SMALLEST))  # (rows, labels)
+    logits = np.log(np.maximum(predicted.probabilities, SMALLEST))  # (rows, labels)
     true = np.take_along_axis(logits, predicted.labels[:, None], axis=1).mean()
 
     def slope(temperature: float) -> float:

@@ -5,7 +5,16 @@ import shlex
 from pathlib import Path
 
 from bench.errors import ConfigError, MissingError
-from bench.results.selection import group_by_method, read_criterion, read_value, select_best
+from bench.results.selection import (
+    configuration_key,
+    group_by_method,
+    is_stopped,
+    read_criterion,
+    read_fold,
+    read_seed,
+    read_value,
+    select_best,
+)
 from bench.results.store import Result, Store
 from bench.train import checkpoint
 from bench.train.checkpoint import BEST
@@ -42,6 +51,36 @@ def find_run(store: Store, name: str) -> Result:
             f"{name}: this run is {result.status}; only a success can be used, so train it again"
         )
     return result
+
+
+def find_seeds(store: Store, name: str) -> list[Result]:
+    """Return all seeds of the run's configuration that can answer together, by seed.
+
+    Raises:
+        ConfigError: as find_run; there is one seed; or they are no adapters on one base.
+    """
+    result = find_run(store, name)
+    asked, method, key = f"{name} --seeds", result.config["method"], configuration_key(result)
+    if method["estimator"] != "network" or method["trainable"] != "adapter":
+        raise ConfigError(
+            f"{asked}: method {method['name']} trains no adapter, so its seeds share no base and would take "
+            "a whole model each; export one of them, without --seeds"
+        )
+    if read_fold(result) is not None:
+        raise ConfigError(
+            f"{asked}: its runs are folds, which were trained on other texts; train seeds without data.folds"
+        )
+    same = [
+        one
+        for one in store.read_all()[0]
+        if one.is_success and not is_stopped(one) and configuration_key(one) == key
+    ]
+    if len(same) < 2:
+        raise ConfigError(
+            f"{asked}: its configuration has one seed; train more with sweep.final_seeds=3, or leave "
+            "out --seeds"
+        )
+    return sorted(same, key=lambda one: read_seed(one) or 0)
 
 
 def find_weights(store: Store, result: Result) -> Path:

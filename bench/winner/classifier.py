@@ -24,6 +24,7 @@ from bench.data import prompt as prompts
 from bench.data.prompt import Prompt
 from bench.errors import ConfigError, DataError, first_line
 from bench.model import build, decoder, encoder
+from bench.results.confidence import SMALLEST
 from bench.results.store import Result, Store
 from bench.run import app
 from bench.train import task as tasks
@@ -99,8 +100,23 @@ class Classifier:
             # (texts, labels)
         """
         split = self.tokenise(texts)
-        rows = max(1, batch_size // self.task.sequences)
-        scores = np.empty((len(texts), len(self.manifest.labels)))
+        rows, members = max(1, batch_size // self.task.sequences), self.manifest.members
+        if not members:
+            return self._score(split, rows, advance) / self.manifest.temperature
+        network: Any = self.model
+        parts = []
+        for place, name in enumerate(members):
+            network.set_adapter(name)
+            told = advance if place == len(members) - 1 else None
+            parts.append(softmax(self._score(split, rows, told)))  # (texts, labels)
+        mean = np.mean(parts, axis=0)
+        return np.asarray(np.log(np.maximum(mean, SMALLEST)) / self.manifest.temperature)
+
+    def _score(
+        self, split: tokens.TokenisedSplit, rows: int, advance: Callable[[int], object] | None
+    ) -> npt.NDArray[np.float64]:
+        """Return the scores of the network as it is, in batches of so many rows. # (texts, labels)"""
+        scores = np.empty((len(split), len(self.manifest.labels)))
         self.model.eval()
         with torch.inference_mode(), self.autocast():
             for numbers, batch in tokens.eval_batches(split, batch_size=rows, padding=self.padding):
@@ -108,7 +124,7 @@ class Classifier:
                 scores[numbers] = self.task.score(self.model, inputs).double().cpu().numpy()
                 if advance is not None:
                     advance(len(numbers))
-        return scores / self.manifest.temperature
+        return scores
 
     def tokenise(self, texts: Sequence[str]) -> tokens.TokenisedSplit:
         """Return the texts in token ids, cut to the run's length, in its prompt if it had one.
@@ -224,12 +240,13 @@ def load(folder: str | Path, *, quantization: str | None = None, precision: str 
     precision = precision or fitting_precision(manifest.precision, device)
     try:
         with quiet():
-            network = _load_network(folder, manifest, device=device, precision=precision)
+            folders = [folder / name for name in manifest.members or [""]]
+            network = _load_network(folders, manifest, device=device, precision=precision)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ConfigError(
             f"{folder}: its model does not load ({first_line(error)}); export it again"
         ) from None
-    tokenizer = build.load_tokenizer(folder)
+    tokenizer = build.load_tokenizer(folders[0])
     return Classifier(network.requires_grad_(False).eval(), tokenizer, manifest, precision, device)
 
 
@@ -281,7 +298,11 @@ def _describe(result: Result, config: Config) -> Manifest:
     )
 
 
-def _load_network(folder: Path, manifest: Manifest, *, device: torch.device, precision: str) -> nn.Module:
+def _load_network(
+    folders: Sequence[Path], manifest: Manifest, *, device: torch.device, precision: str
+) -> nn.Module:
+    """Load the network of a folder, or the adapters of several folders on one base."""
+    folder = folders[0]
     settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     is_adapter = manifest.kind == "adapter"
     held = build.quantization_config(manifest, build.DTYPES[precision], manifest.unquantised)
@@ -299,9 +320,17 @@ def _load_network(folder: Path, manifest: Manifest, *, device: torch.device, pre
     encoder.read_first_token_only(base)
     for name in manifest.new_modules:  # so that what was trained is not rounded when it is put there
         base.get_submodule(name).float()
-    network = peft.PeftModel.from_pretrained(base, folder) if is_adapter else base
+    network = base
+    if is_adapter:
+        network = peft.PeftModel.from_pretrained(base, folder, adapter_name=_name_adapter(folder, manifest))
+    for other in folders[1:]:
+        network.load_adapter(other, adapter_name=other.name)
     cast_products(network, build.DTYPES[precision])
     return network.to(device)
+
+
+def _name_adapter(folder: Path, manifest: Manifest) -> str:
+    return folder.name if manifest.members else "default"
 
 
 def cast_products(network: nn.Module, dtype: torch.dtype) -> None:

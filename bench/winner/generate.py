@@ -36,6 +36,11 @@ def generate(
             f"{classifier.manifest.run_id} ({classifier.manifest.method}): was trained with a head that "
             "classifies and writes nothing; use `bench classify`, or train with task=label_likelihood"
         )
+    if classifier.manifest.members:
+        raise ConfigError(
+            f"{classifier.manifest.run_id}: several seeds have a mean of probabilities, but no text that "
+            "they write together; name one of them, the folder DIR/SEED or its run_id"
+        )
     split = classifier.tokenise(texts)
     network: Any = classifier.model
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}

@@ -14,6 +14,7 @@ from bench.report.cells import to_markdown
 from bench.report.language.text import ENGLISH
 from bench.report.latency import list_forms
 from bench.run import provenance
+from bench.train.meter import Meter
 from bench.winner import classifier, export
 from bench.winner import manifest as manifests
 from bench.winner.classifier import Classifier
@@ -45,6 +46,21 @@ def measure(folder: Path, texts: Sequence[str]) -> list[Latency]:
     for form, loaded in _make_forms(folder):
         rows += measure_form(form, loaded, texts)
     return rows
+
+
+def measure_together(folder: Path, texts: Sequence[str]) -> tuple[list[Latency], dict[str, Any]]:
+    """Measure the export of several seeds, and the peak memory while it answers.
+
+    Returns:
+        The rows, and {kind: cuda|cpu_resident, peak_bytes}.
+    """
+    [(form, loaded)] = _make_forms(folder)
+    meter = Meter(loaded.device)
+    with meter.phase("eval"):
+        rows = measure_form(form, loaded, texts)
+    record = meter.memory_record()
+    peak = "peak_reserved_bytes" if record["kind"] == "cuda" else "peak_resident_bytes"
+    return rows, {"kind": record["kind"], "peak_bytes": record["eval"][peak]}
 
 
 def measure_form(form: str, loaded: Classifier, texts: Sequence[str]) -> list[Latency]:
@@ -87,6 +103,9 @@ def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
     """Yield it as it is, merged if it is an adapter, and in 4 bits, one at a time."""
     manifest = manifests.read(folder)
     held = "" if manifest.quantization == "none" else f"{manifest.quantization} "
+    if manifest.members:
+        yield f"{held}base + all adapters", classifier.load(folder)
+        return
     if manifest.kind != "adapter":
         yield "whole model", classifier.load(folder)
         yield "quantised to nf4", classifier.load(folder, quantization="nf4")

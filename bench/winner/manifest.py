@@ -50,6 +50,7 @@ class Manifest:
     answers: list[list[int]] | None  # each label's words and the end, in token ids
     scored: list[list[int]] | None  # the part of them that labels are compared by
     confidence: Confidence | None = None  # by the run's validation texts; None: their predictions were gone
+    members: list[str] | None = None  # folders of adapters on one base, whose probabilities are averaged
     version: int = VERSION
 
     @property

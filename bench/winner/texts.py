@@ -103,5 +103,6 @@ def write_file(frame: pd.DataFrame, path: Path) -> None:
 
 
 def to_json(frame: pd.DataFrame) -> list[str]:
-    """Write each row as a line of JSON."""
-    return [json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records")]
+    """Write each row as a line of JSON; what is missing is null."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [json.dumps(row, ensure_ascii=False) for row in rows]

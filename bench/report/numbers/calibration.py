@@ -68,34 +68,34 @@ class Calibration:
     estimates: Mapping[str, Estimate] = field(default_factory=dict)  # by one of MEASURES
 
 
-Run = tuple[Confidence, Predicted]  # of validation, and the predictions of test
+Run = tuple[Predicted, Predicted]  # of validation, and of test
 
 
 def read_run(predictions: pd.DataFrame, labels: Sequence[str]) -> Run:
-    """Return what a run's predictions say of validation, and of test.
+    """Return what a run predicted of validation, and of test.
 
     Raises:
         StoreError: they hold no probabilities, or not of both splits.
     """
-    validation = read_split(predictions, labels, split="validation")
-    return measure_confidence(validation), read_split(predictions, labels, split="test")
+    validation, test = (read_split(predictions, labels, split=split) for split in ("validation", "test"))
+    return validation, test
 
 
 def calibrate(runs: Sequence[Run]) -> tuple[Calibration, dict[str, Score]]:
     """Return what the probabilities of a method's runs are worth, and each of MEASURES as a score."""
-    predicted = [test for _, test in runs]
-    tempered = [temper(test, confidence.temperature) for confidence, test in runs]
+    known, predicted = [measure_confidence(validation) for validation, _ in runs], [test for _, test in runs]
+    tempered = [temper(test, one.temperature) for one, test in zip(known, predicted, strict=True)]
     scores = {}
     for prefix, same in (("", predicted), ("tempered_", tempered)):
         scores[f"{prefix}ece"] = _score_ece(same)
         scores[f"{prefix}brier"] = score_texts(np.stack([score_brier(one) for one in same]))
     described = Calibration(
         texts=len(predicted[0].labels),
-        temperatures=tuple(confidence.temperature for confidence, _ in runs),
+        temperatures=tuple(one.temperature for one in known),
         plain_ece=float(np.mean([find_plain_ece(_sum_bins(one)[0]) for one in predicted])),
         bins=_list_bins(predicted),
         tempered_bins=_list_bins(tempered),
-        coverages=tuple(_cover(runs, tempered, wished) for wished in ACCURACIES),
+        coverages=tuple(_cover(known, tempered, wished) for wished in ACCURACIES),
     )
     return described, scores
 
@@ -191,10 +191,10 @@ def _list_bins(predicted: Sequence[Predicted]) -> tuple[Bin, ...]:
     )
 
 
-def _cover(runs: Sequence[Run], tempered: Sequence[Predicted], wished: float) -> Coverage:
+def _cover(known: Sequence[Confidence], tempered: Sequence[Predicted], wished: float) -> Coverage:
     """Answer the test texts from each seed's threshold on, which its validation texts have."""
     reached, answered, right = 0, 0, 0
-    for (confidence, _), test in zip(runs, tempered, strict=True):
+    for confidence, test in zip(known, tempered, strict=True):
         threshold = choose_threshold(confidence, wished)
         if threshold is None:
             continue

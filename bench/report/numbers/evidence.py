@@ -18,6 +18,7 @@ from bench.results.selection import MethodKey
 from bench.results.store import BadRecord, Result, Store, find_imported
 
 LATENCY = "latency.json"  # in the folder of a run, from `bench latency`
+LATENCY_OF_SEEDS = "latency-seeds.json"  # the same of all seeds together, from `bench latency --seeds`
 _LATENCY_NUMBERS = ("batch_size", "p50_ms", "p95_ms", "texts_per_second")
 _DOCS = "../../docs"
 _JOULES_PER_KWH = 3.6e6
@@ -126,11 +127,13 @@ def _read_latencies(store: Store, results: Iterable[Result]) -> list[tuple[Resul
         StoreError: a file of that name is not what ``bench latency`` writes.
     """
     measured = list[tuple[Result, Latency]]()
-    for result in results:
-        path = store.run_folder(result.run_id) / LATENCY
+    places = ((result, name) for result in results for name in (LATENCY, LATENCY_OF_SEEDS))
+    for result, name in places:
+        path = store.run_folder(result.run_id) / name
         latency = read_object(path)
         if latency is not None and not _is_whole(latency):
-            raise StoreError(f"{path}: was changed; `bench latency {result.run_id}` writes it anew")
+            option = " --seeds" if name == LATENCY_OF_SEEDS else ""
+            raise StoreError(f"{path}: was changed; `bench latency {result.run_id}{option}` writes it anew")
         if latency is not None:
             measured.append((result, latency))
     return measured

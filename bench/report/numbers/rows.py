@@ -14,7 +14,7 @@ from bench.report.numbers.calibration import Calibration
 from bench.report.numbers.collapse import is_untrained
 from bench.report.numbers.edges import Edge, find_edges
 from bench.report.numbers.health import DataHealth, describe_health
-from bench.report.numbers.statistics import Summary, summarise
+from bench.report.numbers.statistics import Difference, Summary, summarise
 from bench.report.numbers.traits import DataOrigin, Traits, read_origin, read_traits
 from bench.results.selection import (
     MethodKey,
@@ -77,6 +77,18 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Together:
+    """What a method's seeds answer together: one classifier by the mean of their probabilities."""
+
+    seeds: int
+    accuracy: float
+    interval: Interval  # for other texts; what other seeds would change is unknown
+    f1_macro: float
+    gain: Difference  # its accuracy less the mean of the seeds', for other texts
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
 class Row:
     """One method on one task, measured in one kind of memory. A value is None unless every seed has it."""
 
@@ -105,6 +117,7 @@ class Row:
     texts_interval: Interval | None  # of the accuracy of these trained models, over texts alone
     f1_interval: Interval | None
     calibration: Calibration | None  # of the probabilities; from scores.bound_rows too
+    together: Together | None  # of several seeds; also from there
     trainable_parameters: float | None
     total_parameters: float | None
     seeds: tuple[int, ...]  # of each chosen run; empty: the method has no randomness, or no run succeeded
@@ -187,6 +200,7 @@ def _build_row(
         texts_interval=None,
         f1_interval=None,
         calibration=None,
+        together=None,
         trainable_parameters=max(known["trainable"], default=None),
         total_parameters=max(known["total"], default=None),
         seeds=tuple(read_seed(one) or 0 for one in chosen if {read_seed(one), read_fold(one)} != {None}),

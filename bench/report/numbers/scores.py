@@ -9,12 +9,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from bench.errors import StoreError
-from bench.report.numbers.calibration import Calibration, Estimate, calibrate, read_run
-from bench.report.numbers.rows import Interval, Row
+from bench.report.numbers.calibration import Calibration, Estimate, Run, calibrate, read_run
+from bench.report.numbers.rows import Interval, Row, Together
 from bench.report.numbers.statistics import (
     Integers,
     Score,
     Seeds,
+    bound_difference,
     bound_share,
     find_margin,
     pool_seeds,
@@ -23,6 +24,7 @@ from bench.report.numbers.statistics import (
     score_f1,
     score_resamples,
 )
+from bench.results.confidence import average
 from bench.results.selection import read_number
 
 Read = Callable[[str], pd.DataFrame]  # run_id -> its predictions; a StoreError if they cannot be read
@@ -40,6 +42,7 @@ class Scored:
     f1_macro: Score
     probabilities: Mapping[str, Score]  # by one of MEASURES; empty: unknown, as calibration says
     calibration: Calibration | str  # without intervals; or why it is unknown
+    together: Together | None  # of several seeds
 
     @property
     def rows(self) -> int:
@@ -75,25 +78,41 @@ def score_method(row: Row, read: Read) -> Scored:
     same = texts.pop()
     answers: Integers = np.stack(predictions)  # (seeds, rows)
     truth = np.array(same[1], dtype=np.int64)
-    calibration, probabilities = _calibrate(frames, results[0].labels)
+    accuracy = score_answers(answers == truth)
+    calibration: Calibration | str
+    try:
+        runs = [read_run(frame, results[0].labels) for frame in frames]
+        calibration, probabilities = calibrate(runs)
+    except StoreError as error:
+        runs, calibration, probabilities = [], str(error), {}
     return Scored(
         row=row,
         texts=same,
-        accuracy=score_answers(answers == truth),
+        accuracy=accuracy,
         f1_macro=_score_f1(answers, truth, len(classes)),
         probabilities=probabilities,
         calibration=calibration,
+        together=_join_seeds(runs, accuracy) if len(runs) > 1 and not row.folds else None,
     )
 
 
-def _calibrate(
-    frames: Sequence[pd.DataFrame], labels: Sequence[str]
-) -> tuple[Calibration | str, Mapping[str, Score]]:
-    """Return what the runs' probabilities are worth, or why that is unknown."""
+def _join_seeds(runs: Sequence[Run], accuracy: Score) -> Together | None:
+    """Score the mean of the seeds' probabilities beside the seeds alone; None: they saw other texts."""
     try:
-        return calibrate([read_run(frame, labels) for frame in frames])
-    except StoreError as error:
-        return str(error), {}
+        validation, test = (average(same) for same in zip(*runs, strict=True))
+    except StoreError:
+        return None
+    rows, classes = test.probabilities.shape
+    own, ones = score_answers(test.right[None]), np.ones((1, rows), dtype=np.float32)
+    calibration, scores = calibrate([(validation, test)])
+    return Together(
+        seeds=len(runs),
+        accuracy=own.mean,
+        interval=_bound(own.mean, rows, None, (), "texts"),
+        f1_macro=float(score_f1(ones, test.labels, test.answers, classes=classes)[0]),
+        gain=bound_difference(own, replace(accuracy, seeds=()), rows=rows),
+        calibration=_estimate(calibration, {name: (score, ()) for name, score in scores.items()}),
+    )
 
 
 def _score_f1(predictions: Integers, labels: Integers, classes: int) -> Score:
@@ -141,6 +160,7 @@ def bound_rows(rows: Sequence[Row], scored: Sequence[Scored | None]) -> list[Row
                 texts_interval=texts_interval,
                 f1_interval=f1_interval,
                 calibration=_bound_calibration(place, rows, scored),
+                together=one.together if one else None,
                 unknown=unknown,
             )
         )
@@ -154,15 +174,22 @@ def _bound_calibration(
     one = scored[place]
     if one is None or isinstance(one.calibration, str):
         return None
-    estimates = {}
+    counted = {}
     for name, score in one.probabilities.items():
         spreads = [
             other.probabilities[name].seeds if other and other.probabilities else () for other in scored
         ]
-        seeds, _ = _choose_seeds(place, rows, spreads)
+        counted[name] = score, _choose_seeds(place, rows, spreads)[0]
+    return _estimate(one.calibration, counted)
+
+
+def _estimate(calibration: Calibration, scores: Mapping[str, tuple[Score, tuple[Seeds, ...]]]) -> Calibration:
+    """Add each measure with its interval, which counts these seeds."""
+    estimates = {}
+    for name, (score, seeds) in scores.items():
         margin = find_margin(score.error, seeds, rows=None)
         estimates[name] = Estimate(score.mean, max(0.0, score.mean - margin), score.mean + margin)
-    return replace(one.calibration, estimates=estimates)
+    return replace(calibration, estimates=estimates)
 
 
 def _bound(share: float, rows: int, error: float | None, seeds: tuple[Seeds, ...], over: str) -> Interval:

@@ -44,6 +44,7 @@ _ORDER = (
         "training",
         "answers",
         "probabilities",
+        "together",
         "latency",
         "claims",
         "imported",

@@ -14,7 +14,7 @@ from bench.report.numbers.calibration import read_run, score_brier
 from bench.report.page.charts import Key
 from bench.report.page.reliability import draw_reliability
 from bench.report.tabulate import EXTRAS, PROBABILITIES, render_csv
-from bench.results.confidence import temper
+from bench.results.confidence import fit_temperature, temper
 from bench.results.store import Result
 
 ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
@@ -64,9 +64,10 @@ def test_each_row_has_its_errors_before_and_after_its_temperature(
     ]
     runs = [read_run(predictions[one.run_id], one.labels) for one in results[2:]]
     briers = [score_brier(test).mean() for _, test in runs]
-    after = [score_brier(temper(test, one.temperature)).mean() for one, test in runs]
+    temperatures = [fit_temperature(validation) for validation, _ in runs]
+    after = [score_brier(temper(test, by)).mean() for (_, test), by in zip(runs, temperatures, strict=True)]
     assert lines["LoRA"][1].startswith(f"{np.mean(briers):.3f} (")
-    assert lines["LoRA"][2] == f"{np.mean([one.temperature for one, _ in runs]):.2f}"
+    assert lines["LoRA"][2] == f"{np.mean(temperatures):.2f}"
     assert lines["LoRA"][4].startswith(f"{np.mean(after):.3f} (")
     assert np.mean(after) < np.mean(briers)
 

@@ -81,7 +81,7 @@ def test_a_measure_is_the_mean_over_the_seeds_and_counts_both() -> None:
     tests = [draw(seed, 400, sureness=2.0) for seed in (0, 1)]
     # the same texts, so that what is paired in them is
     tests = [Predicted(tests[0].ids, tests[0].labels, one.answers, one.probabilities) for one in tests]
-    runs = [(measure_confidence(draw(seed, 400, sureness=2.0)), one) for seed, one in enumerate(tests, 10)]
+    runs = [(draw(seed, 400, sureness=2.0), one) for seed, one in enumerate(tests, 10)]
     found, scores = calibrate(runs)
     assert set(scores) == {"ece", "brier", "tempered_ece", "tempered_brier"}
     briers = [score_brier(one) for one in tests]
@@ -89,9 +89,10 @@ def test_a_measure_is_the_mean_over_the_seeds_and_counts_both() -> None:
     assert scores["brier"].error == pytest.approx(np.mean(briers, axis=0).var(ddof=1) / 400)
     [seeds] = scores["brier"].seeds
     assert seeds.error == pytest.approx(np.var([one.mean() for one in briers], ddof=1) / 2)
-    after = [score_brier(temper(test, one.temperature)).mean() for one, test in runs]
+    temperatures = tuple(measure_confidence(validation).temperature for validation, _ in runs)
+    after = [score_brier(temper(one, by)).mean() for one, by in zip(tests, temperatures, strict=True)]
     assert scores["tempered_brier"].mean == pytest.approx(np.mean(after))
-    assert found.temperatures == tuple(one.temperature for one, _ in runs)
+    assert found.temperatures == temperatures
     assert sum(one.answers for one in found.bins) == 800
 
 
@@ -100,8 +101,8 @@ def test_what_is_answered_is_of_the_test_texts_and_by_validation_alone() -> None
     validation = draw(0, 400, sureness=1.0)
     sure = Predicted(validation.ids, validation.answers, validation.answers, validation.probabilities)
     wrong = Predicted(sure.ids, (sure.answers + 1) % 3, sure.answers, sure.probabilities)
-    found, _ = calibrate([(measure_confidence(sure), wrong)])
+    found, _ = calibrate([(sure, wrong)])
     assert [one.wished for one in found.coverages] == list(ACCURACIES)
     assert [(one.seeds, one.share, one.accuracy) for one in found.coverages[:2]] == [(1, 1.0, 0.0)] * 2
-    found, _ = calibrate([(measure_confidence(wrong), sure)])
+    found, _ = calibrate([(wrong, sure)])
     assert [(one.seeds, one.share, one.accuracy) for one in found.coverages] == [(0, 0.0, None)] * 3
