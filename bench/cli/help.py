@@ -59,6 +59,7 @@ bench report --results results/mine --lang zh    another folder, opening in Chin
     "export": """\
 bench export best:lora winner                    the table's choice of a method
 bench export e35d791c503e one-run                one run by its id, as runs.csv has it
+bench export best:lora all --seeds               all its seeds on one base, whose probabilities are averaged
 """,
     "merge": """\
 bench merge best:lora merged                     one model without an adapter

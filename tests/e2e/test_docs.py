@@ -30,6 +30,7 @@ ELSEWHERE = {
     "e35d791c503e": "a run of ours",
     "experiment=curve(?! method=tfidf,head)": "more than a hundred runs; its baselines run",
     "^bench audit": "needs a cross-validation; tests/integration/extras/test_audit.py",
+    "--seeds": "needs several seeds; tests/integration/winner/test_together.py",
     "--min-accuracy": "needs a run that has learnt; tests/integration/winner/test_classify.py",
     "serve": "never ends; tests/integration/extras/test_serve.py",
     "--cfg job|--help|COMMAND": "trains nothing; tests/e2e/test_commands.py",

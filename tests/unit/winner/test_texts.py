@@ -67,8 +67,8 @@ def test_a_text_without_a_label_has_a_reason_and_null_or_an_empty_cell(tmp_path:
     frame = texts.add_predictions(pd.DataFrame({"text": ["x", "y"]}), [unsure, sure], has_reasons=True)
     texts.write_file(frame, tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text().splitlines()[1:] == [
-        '"x",,"too low",0.5,0.5',
-        '"y","a",,1.0,0.0',
+        '"x","","too low",0.5,0.5',
+        '"y","a","",1.0,0.0',
     ]
     rows = [json.loads(line) for line in texts.to_json(frame)]
     assert [(row["prediction"], row["reason"]) for row in rows] == [(None, "too low"), ("a", None)]
