@@ -201,7 +201,8 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
         print(*to_json(rows), sep="\n")
     else:
         for text, prediction in zip(frame[column], predictions, strict=True):
-            label, surest = prediction.label or _NO_LABEL, max(prediction.probabilities.values())
+            label = _NO_LABEL if prediction.label is None else prediction.label
+            surest = max(prediction.probabilities.values())
             print(show(f"{label}\t{surest:.4f}\t{text}").replace("\n", " "))
     return 0
 
@@ -337,8 +338,8 @@ def require_positive(option: str, value: int) -> None:
 
 def require_share(option: str, value: float | None) -> None:
     """Raise a ConfigError unless the option's number, if it has one, is a share."""
-    if value is not None and not 0 <= value < 1:
-        raise ConfigError(f"{option} {value:g}: must lie in [0, 1), such as 0.95")
+    if value is not None and not 0 < value < 1:
+        raise ConfigError(f"{option} {value:g}: must lie in (0, 1), such as 0.95")
 
 
 def _limit_answers(classifier: "Classifier", arguments: argparse.Namespace) -> "Classifier":

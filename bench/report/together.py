@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from bench.config.cards import GIB
-from bench.report.blocks import Block, Section, Table, make_bullets
+from bench.report.blocks import Block, Bullet, Bullets, Section, Table
 from bench.report.language.text import Text
 from bench.report.naming import Titles, name_unit, place
 from bench.report.numbers.evidence import Evidence, Latency
@@ -23,7 +23,8 @@ def describe_together(evidence: Evidence, *, titles: Titles, text: Text) -> Sect
         joined = [(row, row.together) for row in same if row.together and not row.is_untrained]
         if joined:
             blocks += place(key, titles, [_tabulate(joined, measured, text)])
-    how = make_bullets([text("together.how"), text("together.cost", command=_COMMAND)])
+    cost = Bullet(text("together.cost", command=_COMMAND), command=_COMMAND)
+    how = Bullets([Bullet(text("together.how")), cost])
     return Section(text("together.title"), [*blocks, how] if blocks else [])
 
 

@@ -50,7 +50,8 @@ class Predicted:
     @property
     def right(self) -> npt.NDArray[np.bool_]:
         """Whether each text's likeliest label is true. # (rows,)"""
-        return self.answers == self.labels
+        right: npt.NDArray[np.bool_] = self.answers == self.labels
+        return right
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Threshold:
     probability: float
     coverage: float  # the share of the validation texts that are answered
     accuracy: float  # of the answered validation texts
-    bound: float  # the least accuracy of answered texts, with the confidence LEVEL
+    wished: float  # the least accuracy of all texts that are answered, with the confidence LEVEL
 
 
 def read_split(predictions: pd.DataFrame, labels: Sequence[str], *, split: str) -> Predicted:
@@ -90,8 +91,12 @@ def read_split(predictions: pd.DataFrame, labels: Sequence[str], *, split: str) 
     values = rows[names].to_numpy(dtype=np.float64)
     if rows.empty or true.isna().any() or answers.isna().any() or not np.isfinite(values).all():
         raise StoreError(f"its predictions of {split} are not whole")
-    numbers = [column.to_numpy(dtype=np.int64) for column in (true, answers)]
-    return Predicted(tuple(rows["id"]), *numbers, values)
+    return Predicted(
+        ids=tuple(rows["id"]),
+        labels=true.to_numpy(dtype=np.int64),
+        answers=answers.to_numpy(dtype=np.int64),
+        probabilities=values,
+    )
 
 
 def average(predicted: Sequence[Predicted]) -> Predicted:
@@ -166,8 +171,8 @@ def choose_threshold(confidence: Confidence, accuracy: float) -> Threshold | Non
     not end them. So a threshold is returned whose accuracy is too low in at most 1 - LEVEL of the draws of
     validation texts. None: no threshold passes.
 
-    Source: fixed sequences with several starts in "Learn then Test", Angelopoulos et al. (arXiv:2110.01052),
-    section 4; the guarantee is that of Geifman and El-Yaniv (arXiv:1705.08500).
+    Source: fixed sequences with several starts in "Learn then Test", Angelopoulos et al. (arXiv:2110.01052);
+    the guarantee is that of Geifman and El-Yaniv (arXiv:1705.08500).
     """
     answered, right = np.array(confidence.answered), np.array(confidence.right)  # (thresholds,)
     starts = _find_starts(answered, accuracy)
@@ -185,7 +190,7 @@ def choose_threshold(confidence: Confidence, accuracy: float) -> Threshold | Non
         probability=confidence.thresholds[chosen],
         coverage=float(answered[chosen] / confidence.texts),
         accuracy=float(right[chosen] / answered[chosen]),
-        bound=float(bounds[chosen]),
+        wished=accuracy,
     )
 
 

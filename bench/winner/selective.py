@@ -65,7 +65,7 @@ def say_threshold(threshold: Threshold, manifest: Manifest) -> str:
     return (
         f"texts are answered from a probability of {threshold.probability:g} on: {threshold.coverage:.1%} of "
         f"the {texts} validation texts, {threshold.accuracy:.1%} of these right; of all texts of this kind "
-        f"that are answered at least {threshold.bound:.1%} are right, with {LEVEL:.0%} confidence"
+        f"that are answered at least {100 * threshold.wished:g}% are right, with {LEVEL:.0%} confidence"
     )
 
 

@@ -35,8 +35,8 @@ def test_a_threshold_is_said_with_what_it_answers(store: Store) -> None:
     said = selective.say_threshold(threshold, manifest)
     assert said.startswith(f"texts are answered from a probability of {threshold.probability:g} on: ")
     assert f"{threshold.coverage:.1%} of the 400 validation texts" in said
-    assert threshold.bound >= 0.93
-    assert threshold.accuracy > threshold.bound
+    assert said.endswith("that are answered at least 93% are right, with 95% confidence")
+    assert threshold.accuracy > 0.93
     lower = selective.find_threshold(manifest, 0.85)
     assert lower.probability < threshold.probability
     assert lower.coverage > threshold.coverage
