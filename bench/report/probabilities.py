@@ -30,7 +30,11 @@ def describe_probabilities(evidence: Evidence, *, titles: Titles, text: Text) ->
             for row in members
             if "calibration" in row.unknown
         ]
-        tables = [_tabulate(known, text), _tabulate_coverages(known, text), make_bullets(unknown)]
+        tables: list[Block] = [
+            _tabulate(known, text),
+            _tabulate_coverages(known, text),
+            make_bullets(unknown),
+        ]
         blocks += place(key, titles, tables)
     texts = text("join.or").join(map(str, sorted(sizes)))
     notes = [

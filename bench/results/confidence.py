@@ -93,8 +93,8 @@ def read_split(predictions: pd.DataFrame, labels: Sequence[str], *, split: str) 
         raise StoreError(f"its predictions of {split} are not whole")
     return Predicted(
         ids=tuple(rows["id"]),
-        labels=true.to_numpy(dtype=np.int64),
-        answers=answers.to_numpy(dtype=np.int64),
+        labels=np.array(true, dtype=np.int64),
+        answers=np.array(answers, dtype=np.int64),
         probabilities=values,
     )
 
