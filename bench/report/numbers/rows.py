@@ -113,11 +113,9 @@ class Row:
     joules: float | None  # mean, of the GPU while training
     accuracy: Summary | None  # on the test split
     f1_macro: Summary | None  # on the test split
-    interval: Interval | None  # of the accuracy; like those below from scores.bound_rows
+    interval: Interval | None  # of the accuracy; all three from scores.bound_rows
     texts_interval: Interval | None  # of the accuracy of these trained models, over texts alone
     f1_interval: Interval | None
-    calibration: Calibration | None  # of the probabilities; from scores.bound_rows too
-    together: Together | None  # of several seeds; also from there
     trainable_parameters: float | None
     total_parameters: float | None
     seeds: tuple[int, ...]  # of each chosen run; empty: the method has no randomness, or no run succeeded
@@ -133,6 +131,8 @@ class Row:
     rank: int  # place among the task's methods
     edges: tuple[Edge, ...]  # chosen values at the edge of what was tried
     untrained: tuple[Result, ...]  # chosen runs that answer no better than the majority class
+    calibration: Calibration | None = None  # of the probabilities; from scores.bound_rows
+    together: Together | None = None  # of several seeds; from there too
 
     @property
     def is_untrained(self) -> bool:
@@ -199,8 +199,6 @@ def _build_row(
         interval=None,
         texts_interval=None,
         f1_interval=None,
-        calibration=None,
-        together=None,
         trainable_parameters=max(known["trainable"], default=None),
         total_parameters=max(known["total"], default=None),
         seeds=tuple(read_seed(one) or 0 for one in chosen if {read_seed(one), read_fold(one)} != {None}),
