@@ -326,7 +326,8 @@ def _load_network(
     for other in folders[1:]:
         network.load_adapter(other, adapter_name=other.name)
     cast_products(network, build.DTYPES[precision])
-    return network.to(device)
+    placed: nn.Module = network.to(device)
+    return placed
 
 
 def _name_adapter(folder: Path, manifest: Manifest) -> str:
