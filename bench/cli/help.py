@@ -19,7 +19,7 @@ bench run data=files data.train=my.csv           your own texts, columns text an
 bench plan experiment=rtx4090 plan.card=rtx4090  what a sweep would take of a card: memory, fit, hours
 bench report                                     one page to look at, in English and Chinese
 bench recommend --vram 12 --max-hours 3          which method to take, from your own results
-bench export best:lora winner                    take the winner out, for PEFT, transformers or bench
+bench export best:lora winner                    take the winner out, for PEFT, transformers, ONNX or bench
 bench classify best:lora "a text"                and use it
 bench doctor                                     what this machine can run
 bench COMMAND --help                             the options of a command, with examples
@@ -59,6 +59,8 @@ bench report --results results/mine --lang zh    another folder, opening in Chin
     "export": """\
 bench export best:lora winner                    the table's choice of a method
 bench export e35d791c503e one-run                one run by its id, as runs.csv has it
+bench export best:lora winner-onnx --format onnx
+                                                 for onnxruntime on a CPU; --format onnx-int8: smaller, faster
 """,
     "merge": """\
 bench merge best:lora merged                     one model without an adapter

@@ -22,31 +22,12 @@ Open = Callable[[str | None], "Store"]  # the store that --results means
 
 _SOURCE = "a folder that export or merge has made, a run_id, or best:METHOD"
 _RUN = "a run_id, or best:METHOD, which is the table's choice"
+TRAINED = "trained"  # bench export without --format
 
 
 def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Open) -> None:
     """Add them to the parser of ``bench``; ``results`` is the parser of --results."""
-    export = commands.add_parser(
-        "export", parents=[results], help="a run's adapter or weights, for PEFT, transformers or bench"
-    )
-    export.add_argument("run", metavar="RUN_ID|best:METHOD", help=_RUN)
-    export.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
-    export.set_defaults(call=partial(_export, open_store))
-    merge = commands.add_parser(
-        "merge", parents=[results], help="a run's adapter merged into its base, and how far that agrees"
-    )
-    merge.add_argument("run", metavar="RUN_ID|best:METHOD", help=_RUN)
-    merge.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
-    merge.add_argument(
-        "--into",
-        choices=["full", "4bit"],
-        help="the base as it is, or as its 4-bit weights were; default: what the adapter was trained on",
-    )
-    merge.add_argument(
-        "--tolerance", type=float, default=0.01, metavar="SHARE", help="of test predictions that may change"
-    )
-    merge.add_argument("--force", action="store_true", help="merge however many predictions change")
-    merge.set_defaults(call=partial(_merge, open_store))
+    _add_export(commands, results, open_store)
     classify = commands.add_parser(
         "classify", parents=[results], help="what texts are taken for: arguments, a file, or lines on stdin"
     )
@@ -67,6 +48,38 @@ def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Op
     latency.set_defaults(call=partial(_latency, open_store))
     _add_generate(commands, results, open_store)
     _add_serve(commands)
+
+
+def _add_export(commands: Any, results: argparse.ArgumentParser, open_store: Open) -> None:
+    export = commands.add_parser(
+        "export", parents=[results], help="what a run trained, for PEFT, transformers, ONNX or bench"
+    )
+    merge = commands.add_parser(
+        "merge", parents=[results], help="the same as export --format merged: the adapter in its base"
+    )
+    for command in (export, merge):
+        command.add_argument("run", metavar="RUN_ID|best:METHOD", help=_RUN)
+        command.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
+        command.add_argument(
+            "--into",
+            choices=["full", "4bit"],
+            help="the base as it is, or as its 4-bit weights were; default: what the adapter was trained on",
+        )
+        command.add_argument(
+            "--tolerance",
+            type=float,
+            metavar="SHARE",
+            help="of test predictions that may change; default: 0.01",
+        )
+        command.add_argument("--force", action="store_true", help="write however many predictions change")
+        command.set_defaults(call=partial(_export, open_store), format="merged")
+    export.add_argument(
+        "--format",
+        choices=[TRAINED, "merged", "onnx", "onnx-int8"],
+        default=TRAINED,
+        help="PEFT's layout for an adapter, else the weights (default); an adapter in its base; for "
+        "onnxruntime, in fp32 or int8, which needs the extra, bench[onnx]",
+    )
 
 
 def _add_generate(commands: Any, results: argparse.ArgumentParser, open_store: Open) -> None:
@@ -98,32 +111,34 @@ def _add_serve(commands: Any) -> None:
 
 
 def _export(open_store: Open, arguments: argparse.Namespace) -> int:
+    tolerance = 0.01 if arguments.tolerance is None else arguments.tolerance
+    if not 0 <= tolerance <= 1:
+        raise ConfigError(f"--tolerance {tolerance:g}: must be a share from 0 to 1, such as 0.01")
+    if arguments.format == TRAINED and (arguments.into or arguments.force or arguments.tolerance is not None):
+        raise ConfigError(
+            "--into, --tolerance and --force: are for another form than what was trained; add --format "
+            "merged, onnx or onnx-int8"
+        )
     store, result = _find(open_store, arguments)
-    from bench.winner import export
+    if arguments.format == TRAINED:
+        from bench.winner import export
 
-    made = export.export(store, result, arguments.folder)
-    print(
-        show(f"{result.run_id} ({made.manifest.method}): its {made.manifest.kind} is in {arguments.folder}")
-    )
-    return 0
+        manifest = export.export(store, result, arguments.folder).manifest
+    else:
+        from bench.winner import agreement, conversion
 
-
-def _merge(open_store: Open, arguments: argparse.Namespace) -> int:
-    if not 0 <= arguments.tolerance <= 1:
-        raise ConfigError(f"--tolerance {arguments.tolerance:g}: must be a share from 0 to 1, such as 0.01")
-    store, result = _find(open_store, arguments)
-    from bench.winner import agreement, merge
-
-    rows = merge.merge(
-        store,
-        result,
-        arguments.folder,
-        into=arguments.into,
-        tolerance=arguments.tolerance,
-        force=arguments.force,
-    )
-    print(agreement.tabulate(rows), end="")
-    print(show(f"{result.run_id}: merged into {arguments.folder}"))
+        manifest, rows = conversion.convert(
+            store,
+            result,
+            arguments.folder,
+            form=arguments.format,
+            into=arguments.into,
+            tolerance=tolerance,
+            force=arguments.force,
+        )
+        print(agreement.tabulate(rows), end="")
+    kind = {"adapter": "adapter", "full": "whole model", "onnx": "ONNX model"}[manifest.kind]
+    print(show(f"{result.run_id} ({manifest.method}): its {kind} is in {arguments.folder}"))
     return 0
 
 

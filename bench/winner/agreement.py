@@ -10,6 +10,7 @@ import numpy.typing as npt
 from bench.data import dataset as datasets
 from bench.errors import ConfigError
 from bench.report.cells import to_markdown
+from bench.report.numbers import statistics
 from bench.results.store import Result
 from bench.train import metrics
 from bench.winner.classifier import read_config, softmax
@@ -32,7 +33,10 @@ class Agreement:
     form: str
     accuracy: float
     f1_macro: float
-    changed_share: float  # of the test texts, those that it takes for another label
+    p_value: float | None  # of accuracies that are equal on texts like these; a single text gives none
+    changed: int  # test texts that it takes for another label
+    changed_share: float
+    max_probability_difference: float
     max_score_difference: float  # of logits, or of log-likelihoods
 
 
@@ -55,14 +59,26 @@ def read_test(result: Result) -> Held:
 
 def compare(form: str, scores: Scores, trained: Scores, held: Held) -> Agreement:
     """Return the form's own quality, and how far its scores are from the trained one's."""
-    score = metrics.score(softmax(scores), held.labels)
+    probabilities, labels = softmax(scores), scores.argmax(axis=1)
+    score, changed = metrics.score(probabilities, held.labels), labels != trained.argmax(axis=1)
     return Agreement(
         form=form,
         accuracy=score["accuracy"],
         f1_macro=score["f1_macro"],
-        changed_share=float((scores.argmax(axis=1) != trained.argmax(axis=1)).mean()),
+        p_value=_test(labels == held.labels, trained.argmax(axis=1) == held.labels),
+        changed=int(changed.sum()),
+        changed_share=float(changed.mean()),
+        max_probability_difference=float(np.abs(probabilities - softmax(trained)).max()),
         max_score_difference=float(np.abs(scores - trained).max()),
     )
+
+
+def _test(right: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float | None:
+    """Return the two-sided p of equal accuracy, paired by text. # both (texts,)"""
+    if len(right) < 2:
+        return None
+    difference = statistics.subtract(*(statistics.score_answers(one[None]) for one in (right, other)))
+    return statistics.find_p(*difference, rows=len(right))
 
 
 def describe(rows: Sequence[Agreement], *, texts: int, tolerance: float) -> dict[str, Any]:
@@ -72,14 +88,15 @@ def describe(rows: Sequence[Agreement], *, texts: int, tolerance: float) -> dict
 
 def tabulate(rows: Sequence[Agreement]) -> str:
     """Write the forms as a Markdown table."""
-    header = ["Form", "Accuracy", "F1 (macro)", "Changed predictions", "Largest score difference"]
+    header = ["Form", "Accuracy", "F1 (macro)", "p", "Changed predictions", "Largest change of a probability"]
     cells = [
         [
             row.form,
             f"{row.accuracy:.2%}",
             f"{row.f1_macro:.2%}",
-            f"{row.changed_share:.2%}",
-            f"{row.max_score_difference:.2g}",
+            "unknown" if row.p_value is None else f"{row.p_value:.2g}",
+            f"{row.changed} ({row.changed_share:.2%})",
+            f"{row.max_probability_difference:.2g}",
         ]
         for row in rows
     ]

@@ -29,6 +29,7 @@ from bench.run import app
 from bench.train import task as tasks
 from bench.train.device import choose_device, choose_precision
 from bench.winner import manifest as manifests
+from bench.winner import onnx
 from bench.winner.choose import find_weights
 from bench.winner.manifest import Manifest, Origin
 from bench.winner.origin import locate
@@ -116,6 +117,12 @@ class Classifier:
             split="texts",
         )
 
+    @property
+    def base(self) -> Any:
+        """The network without its adapter, if it has one."""
+        network: Any = self.model
+        return network.get_base_model() if self.manifest.kind == "adapter" else network
+
     @cached_property
     def task(self) -> tasks.Task:
         """What it makes of a batch."""
@@ -172,15 +179,14 @@ def begin(result: Result) -> Classifier:
             device=device,
             precision=precision,
         )
-    trained: Any = network.model
-    base = trained.get_base_model() if manifest.kind == "adapter" else trained
-    unquantised = sorted({*build.head_names(base), *manifest.new_modules})
+    begun = Classifier(network.model, tokenizer, manifest, precision, device)
+    unquantised = sorted({*build.head_names(begun.base), *manifest.new_modules})
     manifest = dataclasses.replace(manifest, unquantised=unquantised)
     if manifest.task == "label_likelihood":
         words = dict(zip(manifest.labels, manifest.label_words or [], strict=True))
         prompt = prompts.make(tokenizer, template=str(manifest.template), words=words)
         manifest = with_prompt(manifest, prompt)
-    return Classifier(network.model, tokenizer, manifest, precision, device)
+    return dataclasses.replace(begun, manifest=manifest)
 
 
 def with_prompt(manifest: Manifest, prompt: Prompt) -> Manifest:
@@ -195,30 +201,33 @@ def with_prompt(manifest: Manifest, prompt: Prompt) -> Manifest:
 
 
 def load(folder: str | Path, *, quantization: str | None = None, precision: str | None = None) -> Classifier:
-    """Return the classifier in a folder that ``bench export`` or ``bench merge`` has made.
+    """Return the classifier in a folder that ``bench export`` or ``bench merge`` has made; ONNX on the CPU.
 
     ``quantization`` holds its frozen weights otherwise than the folder says, none or nf4; ``precision`` is
     what is computed in, and by default what the run computed in.
 
     Raises:
         ConfigError: the folder is not such a one, or is damaged, or its base has changed since.
-        MissingError: an adapter's base is not on this machine.
+        MissingError: an adapter's base is not on this machine, or ONNX's packages are not installed.
     """
     folder = Path(folder)
     manifest = manifests.read(folder)
+    if manifest.kind == "onnx":
+        network = onnx.load(folder)
+        return Classifier(network, build.load_tokenizer(folder), manifest, "fp32", torch.device("cpu"))
     if quantization is not None:
         manifest = dataclasses.replace(manifest, quantization=quantization, double_quant=True)
     device = choose_device("auto")
     precision = precision or fitting_precision(manifest.precision, device)
     try:
         with quiet():
-            network = _load_network(folder, manifest, device=device, precision=precision)
+            model = _load_network(folder, manifest, device=device, precision=precision)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ConfigError(
             f"{folder}: its model does not load ({first_line(error)}); export it again"
         ) from None
     tokenizer = build.load_tokenizer(folder)
-    return Classifier(network.requires_grad_(False).eval(), tokenizer, manifest, precision, device)
+    return Classifier(model.requires_grad_(False).eval(), tokenizer, manifest, precision, device)
 
 
 def fitting_precision(recorded: str, device: torch.device) -> str:

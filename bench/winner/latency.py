@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bench.run import provenance
 from bench.winner import classifier, export
 from bench.winner import manifest as manifests
 from bench.winner.classifier import Classifier
+from bench.winner.conversion import name_onnx
 from bench.winner.merge import choose_base, merge_folder
 
 _SINGLES = 100  # texts that are timed one by one
@@ -65,6 +67,7 @@ def describe(rows: Sequence[Latency], folder: Path, texts: int) -> dict[str, Any
     """Return evidence.LATENCY: the rows, and on what they were measured."""
     manifest = manifests.read(folder)
     facts = provenance.describe(model_revision=manifest.base.content)
+    runtime = {"onnxruntime": metadata.version("onnxruntime")} if manifest.kind == "onnx" else {}
     return {
         "run_id": manifest.run_id,
         "kind": manifest.kind,
@@ -72,7 +75,7 @@ def describe(rows: Sequence[Latency], folder: Path, texts: int) -> dict[str, Any
         "max_length": manifest.max_length,
         "threads": torch.get_num_threads(),
         "hardware": facts["hardware"],
-        "packages": facts["packages"],
+        "packages": facts["packages"] | runtime,
         "forms": [asdict(row) for row in rows],
     }
 
@@ -87,6 +90,9 @@ def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
     """Yield it as it is, merged if it is an adapter, and in 4 bits, one at a time."""
     manifest = manifests.read(folder)
     held = "" if manifest.quantization == "none" else f"{manifest.quantization} "
+    if manifest.kind == "onnx":
+        yield name_onnx(manifest), classifier.load(folder)
+        return
     if manifest.kind != "adapter":
         yield "whole model", classifier.load(folder)
         yield "quantised to nf4", classifier.load(folder, quantization="nf4")
@@ -94,13 +100,8 @@ def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
     yield f"{held}base + adapter", classifier.load(folder)
     merged = merge_folder(folder, into=choose_base(manifest, None))
     with tempfile.TemporaryDirectory(prefix="bench-") as other:
-        network: Any = merged.model
-        with classifier.quiet():
-            network.save_pretrained(other)
-        export.free_cache(Path(other))
-        merged.tokenizer.save_pretrained(other)
-        manifests.write(merged.manifest, Path(other))
-        del merged, network
+        export.save(merged, Path(other))
+        del merged
         yield "merged", classifier.load(other)
         yield "merged, quantised to nf4", classifier.load(other, quantization="nf4")
 

@@ -29,7 +29,7 @@ class Origin:
 class Manifest:
     """How to read what is beside it, as the run ``run_id`` came to it."""
 
-    kind: str  # adapter (beside its base, which is elsewhere) | full
+    kind: str  # adapter (beside its base, which is elsewhere) | full | onnx
     run_id: str
     method: str
     task: str

@@ -1,6 +1,6 @@
 """The README.md of an exported folder: what it is, what it was measured at, and code that loads it.
 
-The code needs transformers, and PEFT for an adapter, and nothing of bench; a test runs it.
+The code needs transformers, PEFT for an adapter, onnxruntime for ONNX, and nothing of bench; a test runs it.
 """
 
 import re
@@ -43,6 +43,25 @@ with torch.inference_mode():
 for text, row in zip(texts, probabilities):
     print(model.config.id2label[int(row.argmax())], row.tolist(), text)
 """)
+_ONNX = Template("""\
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from transformers import AutoTokenizer
+
+folder = "."  # this one
+tokenizer = AutoTokenizer.from_pretrained(folder)
+labels = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["id2label"]
+session = onnxruntime.InferenceSession(f"{folder}/model.onnx", providers=["CPUExecutionProvider"])
+texts = ["put your texts here"]
+inputs = tokenizer(texts, truncation=True, max_length=$max_length, padding=True, return_tensors="np")
+(logits,) = session.run(["logits"], {name: inputs[name] for name in ("input_ids", "attention_mask")})
+powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+for text, row in zip(texts, powers / powers.sum(axis=1, keepdims=True)):
+    print(labels[str(row.argmax())], row.tolist(), text)
+""")
 _WRITE = Template("""\
 prompt = json.loads(Path(folder, "bench.json").read_text(encoding="utf-8"))  # its template in token ids
 room = $max_length - len(prompt["before"]) - len(prompt["after"]) - max(map(len, prompt["answers"])) + 1
@@ -76,6 +95,8 @@ def write(folder: Path, result: Result, manifest: Manifest, *, network: nn.Modul
 
 def write_code(manifest: Manifest) -> str:
     """Write Python that loads the folder and classifies texts, without bench."""
+    if manifest.kind == "onnx":
+        return _ONNX.substitute(max_length=manifest.max_length)
     is_adapter, is_prompted = manifest.kind == "adapter", manifest.prompt is not None
     kind = "AutoModelForCausalLM" if is_prompted else "AutoModelForSequenceClassification"
     names = ["AutoTokenizer", kind, *(["AutoConfig"] if is_adapter else [])]
@@ -129,7 +150,7 @@ def _front(manifest: Manifest) -> str:
     """Return the metadata that model hubs read."""
     values: dict[str, Any] = {
         "license": UNKNOWN,
-        "library_name": "peft" if manifest.kind == "adapter" else "transformers",
+        "library_name": {"adapter": "peft", "onnx": "onnx"}.get(manifest.kind, "transformers"),
         "pipeline_tag": "text-classification",
         "tags": [manifest.method, "bench"],
     }
@@ -212,7 +233,7 @@ def _explain_loading(manifest: Manifest, network: nn.Module) -> str:
     note = (
         "\nA decoder's head reads the last token that is not the pad token in transformers; bench goes by "
         "the attention mask, which differs for texts that end in the pad token.\n"
-        if manifest.prompt is None and decoder.is_decoder(network)
+        if manifest.kind != "onnx" and manifest.prompt is None and decoder.is_decoder(network)
         else ""
     )
     precision = (

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "--offline": "draws in a terminal",
     "track.mode=online": "needs W&B",
     "sync": "needs W&B",
+    "--format|winner-onnx": "after six steps many are near a tie; tests/integration/winner/test_onnx.py",
     "generate": "needs a run with task=label_likelihood; tests/integration/winner/test_classify.py",
     "e35d791c503e": "a run of ours",
     "experiment=curve(?! method=tfidf,head)": "more than a hundred runs; its baselines run",

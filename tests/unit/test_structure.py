@@ -48,6 +48,9 @@ OWNERS = {
     "wandb": ("bench.run.tracking",),
     "wandb_workspaces": ("bench.extras.dashboard",),
     "cleanlab": ("bench.extras.audit",),
+    "onnx": ("bench.winner.onnx",),
+    "onnxruntime": ("bench.winner.onnx",),
+    "onnxscript": ("bench.winner.onnx",),
     "omegaconf": ("bench.config.overrides", "bench.config.schema", "bench.run.app", "bench.plugins"),
 }
 HEAVY = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
