@@ -12,10 +12,12 @@ from bench.config.identity import hash_canonical
 from bench.config.reporting import ReportConfig
 from bench.config.schema import CONF_DIR, from_hydra, register_schema
 from bench.errors import StoreError
+from bench.report.across.choices import list_choices
 from bench.report.across.curve import draw_curves
 from bench.report.across.groups import part_sizes
 from bench.report.blocks import write_markdown
 from bench.report.language.text import Text
+from bench.report.numbers.columns import add_columns
 from bench.report.numbers.comparison import Known, compare_methods
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import build_rows
@@ -183,7 +185,7 @@ def make_evidence(
 
     scored: Known = {}
     every_row, comparisons, left_out = compare_methods(
-        build_rows(results), read, delta=report.delta, known=scored
+        add_columns(build_rows(results), report.columns, read), read, delta=report.delta, known=scored
     )
     rows, smaller = part_sizes(every_row)
     return Evidence(
@@ -197,6 +199,7 @@ def make_evidence(
         bad_imported=(),
         latencies=(),
         curves=draw_curves(every_row, scored),
+        choices=list_choices(results, report.columns, read),
         smaller=smaller,
     )
 

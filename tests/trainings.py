@@ -1,7 +1,9 @@
 """A training of a model that a test has built, as bench prepares it for a run alone on a CPU."""
 
+from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,6 +20,7 @@ def prepare_alone(
     task: Task | None = None,
     steps: int = 20,
     precision: str = "fp32",
+    label_counts: Sequence[int] = (1, 1),
     log: Log = lambda *_: None,
 ) -> Training:
     """Prepare a training of the model before its first step."""
@@ -25,6 +28,7 @@ def prepare_alone(
         Networks(model, [Part(partial(trained.find, model), 0, 0)], {}),
         [config],
         task=task or SequenceClassification(),
+        label_counts=[np.array(label_counts)],
         steps=steps,
         accelerator=make_accelerator(torch.device("cpu"), precision),
         logs=[log],

@@ -9,10 +9,12 @@ from bench.config.fields import TARGETS, find_faults, one_of, write
 from bench.config.identity import uses_lora
 from bench.config.pack import check_pack
 from bench.config.reporting import check_article
-from bench.config.schema import Config, MethodConfig, PlanConfig, TrainConfig, read_field
+from bench.config.schema import METRICS, Config, MethodConfig, PlanConfig, TrainConfig, read_field
 from bench.errors import ConfigError
 from bench.redaction import has_credentials, has_half_characters
 
+# What report.columns may name: scores that are not in the main table anyway, and the F1 of each label.
+COLUMNS = (*(name for name in METRICS if name not in ("accuracy", "f1_macro")), "f1_by_label")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # PEFT's options that settings of bench stand for.
@@ -103,6 +105,7 @@ def check(config: Config) -> list[str]:
         *_check_folds(config),
         *_check_texts(config),
         *check_article(config.report.article),
+        *_check_columns(config.report.columns),
         *check_pack(config),
     ]
 
@@ -112,6 +115,16 @@ def require_valid(configs: Sequence[Config]) -> None:
     faults = dict.fromkeys(fault for config in configs for fault in check(config))
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def _check_columns(columns: Sequence[str]) -> list[str]:
+    """Ask for scores that the main table has not got already."""
+    known = one_of(*COLUMNS)
+    return [
+        f"report.columns={name}: {known.expected}{known.near(name)}"
+        for name in columns
+        if not known.holds(name)
+    ]
 
 
 def _check_card(plan: PlanConfig) -> list[str]:

@@ -8,7 +8,16 @@ from typing import Any
 
 from bench.config import fields
 from bench.config.fields import list_marked, read_marks
-from bench.config.schema import AS_IT_IS, Config, DataConfig, MethodConfig, drop, read_field, to_dict
+from bench.config.schema import (
+    AS_IT_IS,
+    LOSSES,
+    Config,
+    DataConfig,
+    MethodConfig,
+    drop,
+    read_field,
+    to_dict,
+)
 
 # Sections and fields that cannot change a run's result, so they are not part of its identity.
 UNCOUNTED = list_marked(Config, fields.UNCOUNTED)
@@ -32,6 +41,7 @@ UNCOUNTED_WHEN = (
 )
 UNCOUNTED_WITHOUT_LORA = ("lora", "method.loraplus_lr_ratio")  # where nothing has a rank
 _FITTED_WITHOUT_STEPS = ("train.max_length", "train.precision")  # all that a frozen base uses of train
+REGRESSIONS = ("tfidf", "frozen_encoder")  # estimators that are a logistic regression of features
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,8 @@ def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> I
         canonical["data"]["label_words"] = config.data.label_words or None
     if config.method.estimator in ("frozen_encoder", *AS_IT_IS):
         canonical["train"] = {path.split(".")[1]: read_field(config, path) for path in _FITTED_WITHOUT_STEPS}
+    if config.method.estimator in REGRESSIONS and (loss := find_loss(config)) != LOSSES[0]:
+        canonical["train"] = {**canonical.get("train", {}), "loss": loss}
     return Identity(canonical, hash_canonical(canonical))
 
 
@@ -77,6 +89,17 @@ def uses_lora(method: MethodConfig) -> bool:
 def draws_texts(data: DataConfig) -> bool:
     """Tell whether the seed decides which train texts the run has."""
     return data.resample and data.train_size is not None
+
+
+def find_loss(config: Config) -> str:
+    """Return the loss that the run is trained by; a regression has cross-entropy, weighted or not."""
+    if config.method.estimator == "network":
+        return config.train.loss
+    return (
+        "weighted"
+        if config.method.estimator in REGRESSIONS and config.train.loss == "weighted"
+        else LOSSES[0]
+    )
 
 
 def writes_labels(config: Config) -> bool:
@@ -93,6 +116,8 @@ def describe(config: Config) -> str:
     if method.estimator == "network":
         task = "" if config.task == "sequence_classification" else f" {config.task}"
         name += f"{task} lr={config.train.lr:g} seed={config.seed}"
+    if (loss := find_loss(config)) != LOSSES[0]:
+        name += f" loss={loss}"
     if method.estimator == "few_shot":
         name += f" shots={method.shots} seed={config.seed}"
     if draws_texts(config.data):

@@ -66,6 +66,7 @@ class ReportConfig:
     equivalence_points: Annotated[
         float, must("lie in (0, 100); 1.0 is one point of accuracy", lambda value: 0 < value < 100)
     ]
+    columns: list[str]  # of the main table, after its own: further scores, of COLUMNS in checks.py
     article: ArticleConfig
 
     @property

@@ -44,8 +44,10 @@ from bench.errors import ConfigError
 
 CONF_DIR = Path(__file__).parents[2] / "conf"
 LOOKS = (3, 6, 10)  # a method's seeds at which sweep.final_seeds=auto looks whether more are needed
-CRITERIA = ("accuracy", "f1_macro")  # scores of a split that a sweep may select by; more is better
+# Scores of a split that a sweep may select by; more is better.
+CRITERIA = ("accuracy", "f1_macro", "balanced_accuracy", "mcc")
 AS_IT_IS = ("zero_shot", "few_shot")  # estimators by which the base model answers without any training
+LOSSES = ("cross_entropy", "weighted", "focal", "balanced_sampling")
 METRICS = (*CRITERIA, "loss")  # all that train/metrics.py returns, and runs.csv has
 # Statuses after which a run may be trained again.
 RETRIED = ("failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
@@ -145,6 +147,8 @@ class TrainConfig:
     warmup_steps: Annotated[int, at_least(0), SHAPELESS]
     weight_decay: Annotated[float, at_least(0), SHAPELESS]
     max_grad_norm: Annotated[float | None, positive(", or null to clip nothing"), SHAPELESS]
+    # weighted, balanced_sampling: each label counts alike; focal: texts that are easy count less
+    loss: Annotated[str, one_of(*LOSSES), Off(LOSSES[0]), OWN]
     optimizer: Annotated[str, one_of("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit")]
     # updates each weight as soon as its gradient is there, and frees that
     optimizer_in_backward: Annotated[bool, Off(False)]

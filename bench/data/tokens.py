@@ -169,12 +169,19 @@ def micro_batches_per_epoch(split: TokenisedSplit, micro_batch_size: int) -> int
     return -(-len(split) // micro_batch_size)
 
 
+class Stream(NamedTuple):
+    """The rows that a training is shown, and what decides their order."""
+
+    split: TokenisedSplit
+    seed: int
+    balanced: bool = False  # each epoch has equally many rows of each label
+
+
 def train_batches(
-    split: TokenisedSplit,
+    stream: Stream,
     *,
     micro_batch_size: int,
     micro_batches: int,
-    seed: int,
     group_by_length: bool,
     padding: Padding,
     skipped: int = 0,
@@ -182,18 +189,19 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yield so many micro-batches, over as many epochs as they need, each padded to its longest.
 
-    Every epoch shows every row once, in an order of its own that the seed decides. ``group_by_length`` puts
+    Every epoch shows every row once, in an order of its own that the seed decides; if balanced, as many rows
+    but equally many of each label, the rare ones several times. ``group_by_length`` puts
     rows of like length together, which saves padding; the batches still come in random order. The first
     ``skipped`` of them are left out, at no cost, for a training that goes on from a checkpoint; ``merged`` of
     them, one after the other, are yielded as one.
     """
     grid = _Grid(micro_batch_size, micro_batches, group_by_length, skipped, merged)
-    for rows in _merge_rows(split, seed, grid, meets=False):
-        yield _pad(split, rows, padding)
+    for rows in _merge_rows(stream, grid, meets=False):
+        yield _pad(stream.split, rows, padding)
 
 
 def train_batches_apart(
-    streams: Sequence[tuple[TokenisedSplit, int]],
+    streams: Sequence[Stream],
     *,
     micro_batch_size: int,
     micro_batches: int,
@@ -204,13 +212,13 @@ def train_batches_apart(
 ) -> Iterator[Batch]:
     """Yield the micro-batches of several trainings side by side, the rows of one after those of another.
 
-    Each stream, a split and a seed, has the batches that ``train_batches`` gives it. All are padded to one
+    Each stream has the batches that ``train_batches`` gives it. All are padded to one
     length, and to as many rows by rows whose label is FILLER. ``group_by_length`` lets batches of like length
     meet: a stream's come in a random order that is the same for all, with others or without.
     """
     grid = _Grid(micro_batch_size, micro_batches, group_by_length, skipped, merged)
-    orders = [_merge_rows(split, seed, grid, meets=True) for split, seed in streams]
-    splits = [split for split, _ in streams]
+    orders = [_merge_rows(stream, grid, meets=True) for stream in streams]
+    splits = [stream.split for stream in streams]
     for rows in zip(*orders, strict=True):
         yield _pad_together(splits, rows, padding)
 
@@ -244,14 +252,12 @@ def eval_batches_apart(
         yield rows, _pad_together(splits, taken, padding)
 
 
-def mean_padded_tokens(
-    split: TokenisedSplit, micro_batch_size: int, *, group_by_length: bool, seed: int
-) -> float:
+def mean_padded_tokens(stream: Stream, micro_batch_size: int, *, group_by_length: bool) -> float:
     """Return the tokens of an average micro-batch of the first epoch, padding included."""
     size = micro_batch_size if group_by_length else None
-    order = _order_rows(split.lengths, np.random.default_rng([seed, 0]), size)
-    return _count_padded(split.lengths[order], micro_batch_size) / micro_batches_per_epoch(
-        split, micro_batch_size
+    order = _order_rows(stream, np.random.default_rng([stream.seed, 0]), size)
+    return _count_padded(stream.split.lengths[order], micro_batch_size) / micro_batches_per_epoch(
+        stream.split, micro_batch_size
     )
 
 
@@ -305,20 +311,20 @@ class _Grid(NamedTuple):
     merged: int
 
 
-def _merge_rows(split: TokenisedSplit, seed: int, grid: _Grid, *, meets: bool) -> Iterator[Integers]:
+def _merge_rows(stream: Stream, grid: _Grid, *, meets: bool) -> Iterator[Integers]:
     """Yield the row numbers of each batch, which is so many micro-batches in one."""
-    rows = _list_rows(split, seed, grid, meets=meets)
+    rows = _list_rows(stream, grid, meets=meets)
     return (np.concatenate(group) for group in zip(*[rows] * grid.merged, strict=True))
 
 
-def _list_rows(split: TokenisedSplit, seed: int, grid: _Grid, *, meets: bool) -> Iterator[Integers]:
+def _list_rows(stream: Stream, grid: _Grid, *, meets: bool) -> Iterator[Integers]:
     """Yield the row numbers of each micro-batch; streams that meet share an order of lengths."""
-    size = grid.micro_batch_size
+    split, size = stream.split, grid.micro_batch_size
     per_epoch, given = micro_batches_per_epoch(split, size), grid.skipped
     while given < grid.micro_batches:
         epoch, place = divmod(given, per_epoch)
-        random = np.random.default_rng([seed, epoch])
-        order = _order_rows(split.lengths, random, size if grid.group_by_length else None)
+        random = np.random.default_rng([stream.seed, epoch])
+        order = _order_rows(stream, random, size if grid.group_by_length else None)
         groups = [order[start : start + size] for start in range(0, len(order), size)]
         if grid.group_by_length and meets:
             groups = _sort_like(groups, split.lengths, start=epoch * per_epoch)
@@ -339,14 +345,25 @@ def _sort_like(groups: Sequence[Integers], lengths: Integers, *, start: int) -> 
     return [groups[by_length[rank]] for rank in ranks]
 
 
-def _order_rows(lengths: Integers, random: np.random.Generator, micro_batch_size: int | None) -> Integers:
-    """Shuffle row numbers; with a size, sort each run of MEGABATCH micro-batches by length."""
-    order: Integers = random.permutation(len(lengths))
+def _order_rows(stream: Stream, random: np.random.Generator, micro_batch_size: int | None) -> Integers:
+    """Shuffle an epoch's row numbers; with a size, sort each run of MEGABATCH micro-batches by length."""
+    lengths = stream.split.lengths
+    drawn = _draw_equally(stream.split.labels, random) if stream.balanced else len(lengths)
+    order: Integers = random.permutation(drawn)
     if micro_batch_size is None:
         return order
     step = MEGABATCH * micro_batch_size
     runs = [order[start : start + step] for start in range(0, len(order), step)]
     return np.concatenate([run[np.argsort(-lengths[run], kind="stable")] for run in runs])
+
+
+def _draw_equally(labels: Integers, random: np.random.Generator) -> Integers:
+    """Draw as many rows as there are, of each label equally many and each of its rows about as often."""
+    present = np.unique(labels)
+    counts = np.full(len(present), len(labels) // len(present))
+    counts[random.permutation(len(present))[: len(labels) % len(present)]] += 1
+    shuffled = [random.permutation(np.flatnonzero(labels == label)) for label in present]
+    return np.concatenate([np.resize(rows, count) for rows, count in zip(shuffled, counts, strict=True)])
 
 
 def _pad_together(splits: Sequence[TokenisedSplit], rows: Sequence[Integers], padding: Padding) -> Batch:

@@ -25,6 +25,7 @@ from bench.data import dataset
 from bench.errors import ConfigError, MissingError, StoreError
 from bench.results.selection import (
     Selection,
+    fill_scores,
     group_by_method,
     read_criterion,
     read_fold,
@@ -95,7 +96,7 @@ def _choose(store: Store, method: str | None) -> list[Selection]:
     select_by = read_criterion(results)
     groups = {
         key: best
-        for key, members in group_by_method(results).items()
+        for key, members in group_by_method(fill_scores(results, store, select_by)).items()
         if (key.method == method if method else key.method != "majority")
         and (best := select_best(members, select_by=select_by)) is not None
     }

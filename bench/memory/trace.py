@@ -145,7 +145,13 @@ def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) ->
             hook = _hold_gradient(recorder)
             parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
         training = prepare(
-            networks, [config], task=task, steps=STEPS, accelerator=accelerator, logs=[lambda *_: None]
+            networks,
+            [config],
+            task=task,
+            label_counts=[np.ones(shapes.labels)],
+            steps=STEPS,
+            accelerator=accelerator,
+            logs=[lambda *_: None],
         )
         _take_steps(recorder, training, shapes)
         _hold_states(recorder, training.members[0].optimizer)

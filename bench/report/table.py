@@ -50,6 +50,7 @@ from bench.report.numbers.rows import OVER
 from bench.report.runs import render_runs
 from bench.report.sections import (
     describe_budgets,
+    describe_choices,
     describe_comparisons,
     describe_health,
     describe_pivots,
@@ -122,6 +123,7 @@ def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict
         "findings": describe_findings(evidence, titles=titles, text=text),
         "comparisons": describe_comparisons(evidence, titles=titles, text=text),
         "budget": describe_budgets(evidence.rows, titles=titles, text=text),
+        "choices": describe_choices(evidence, text=text),
         "pivots": describe_pivots(evidence.rows, titles=titles, text=text),
         "latency": describe_latencies(evidence.latencies, text=text),
         "claims": describe_claims(evidence, titles=titles, text=text),
@@ -200,6 +202,8 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
         figures = {"median": statistics.median(errors), "worst": max(errors), "runs": len(errors)}
         notes.append(text("notes.predicted", **figures))
     notes.append(text("notes.interval"))
+    if evidence.report.columns:
+        notes.append(text("notes.columns"))
     marked = {row.interval.over for row in rows if row.interval}
     notes += [
         text(f"notes.intervals.{over}")

@@ -61,7 +61,13 @@ def is_modules(value: Any) -> bool:
     return is_text(value) or is_texts(value)
 
 
-_SCORES: dict[str, Kind] = {"accuracy": is_share, "f1_macro": is_share, "*": is_number}
+_SCORES: dict[str, Kind] = {
+    "accuracy": is_share,
+    "f1_macro": is_share,
+    "balanced_accuracy": is_share,
+    "f1_by_label": {"*": {"*": is_share}},  # f1, low, high
+    "*": is_number,
+}
 _SPLITS: dict[str, Kind] = {"*": is_count}
 _PEAKS: dict[str, Kind] = {"*": is_amount}
 _ERROR: dict[str, Kind] = {"exit_code": is_number, "*": is_text}

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from bench.config.identity import writes_labels
+from bench.config.identity import find_loss, writes_labels
 from bench.config.schema import Config
 from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
@@ -58,7 +58,12 @@ def fit_majority(dataset: Dataset) -> FittedBaseline:
     return FittedBaseline(probabilities, 0)
 
 
-def fit_tfidf(dataset: Dataset) -> FittedBaseline:
+def choose_class_weight(config: Config) -> str | None:
+    """Return scikit-learn's class_weight for the run's loss."""
+    return "balanced" if find_loss(config) == "weighted" else None
+
+
+def fit_tfidf(dataset: Dataset, *, class_weight: str | None = None) -> FittedBaseline:
     """Fit a logistic regression to TF-IDF of the texts: what can be had without a pretrained model.
 
     Features are words and pairs of words; where the train texts are written without spaces (see
@@ -69,10 +74,12 @@ def fit_tfidf(dataset: Dataset) -> FittedBaseline:
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, **unit)
     features = {"train": vectorizer.fit_transform(texts["train"])}  # (rows, terms), sparse
     features |= {split: vectorizer.transform(texts[split]) for split in _EVALUATED}
-    return _fit_regression(features, dataset)
+    return _fit_regression(features, dataset, class_weight)
 
 
-def fit_frozen(features: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> FittedBaseline:
+def fit_frozen(
+    features: Mapping[str, npt.NDArray[Any]], dataset: Dataset, *, class_weight: str | None = None
+) -> FittedBaseline:
     """Fit a logistic regression to a frozen encoder's features: what can be had without fine-tuning.
 
     Each feature is first scaled to mean 0 and variance 1 over train, which changes no information and lets
@@ -83,7 +90,7 @@ def fit_frozen(features: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> Fi
     """
     scaler = StandardScaler().fit(features["train"].astype(np.float64))
     scaled = {split: scaler.transform(values.astype(np.float64)) for split, values in features.items()}
-    return _fit_regression(scaled, dataset)
+    return _fit_regression(scaled, dataset, class_weight)
 
 
 def compare_words(
@@ -129,14 +136,18 @@ def uses_characters(texts: list[str]) -> bool:
     return not any(_WORD.search(text) for text in texts)
 
 
-def _fit_regression(features: Mapping[str, Any], dataset: Dataset) -> FittedBaseline:
+def _fit_regression(
+    features: Mapping[str, Any], dataset: Dataset, class_weight: str | None
+) -> FittedBaseline:
     """Fit a multinomial logistic regression to convergence, its L2 penalty chosen by accuracy on validation.
 
     A baseline whose penalty nobody chose would flatter what it is compared with.
     """
     labels = {split: frame["label"].to_numpy() for split, frame in dataset.splits.items()}
     models = [
-        LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS).fit(features["train"], labels["train"])
+        LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS, class_weight=class_weight).fit(
+            features["train"], labels["train"]
+        )
         for inverse_penalty in INVERSE_PENALTIES
     ]
     best = max(models, key=lambda model: model.score(features["validation"], labels["validation"]))
@@ -213,7 +224,8 @@ def compare(
 
     if config.method.estimator == "frozen_encoder":
         with meter.phase("train"):
-            return fit_frozen({name: embed(value) for name, value in texts.splits.items()}, dataset)
+            features = {name: embed(value) for name, value in texts.splits.items()}
+            return fit_frozen(features, dataset, class_weight=choose_class_weight(config))
     names = name_labels(dataset.labels, config.data).values()
     words = [phrase.format(name) for phrase in PHRASES for name in names]
     read = tokens.tokenise_texts(

@@ -85,7 +85,8 @@ def fit(
         return alone
     if config.method.estimator in ("frozen_encoder", *AS_IT_IS):
         return _fit_on_base(config, dataset, model_folder=model_folder, meter=meter)
-    fit_baseline = {"tfidf": baselines.fit_tfidf, "majority": baselines.fit_majority}
+    fit_tfidf = partial(baselines.fit_tfidf, class_weight=baselines.choose_class_weight(config))
+    fit_baseline = {"tfidf": fit_tfidf, "majority": baselines.fit_majority}
     with meter.phase("train"):
         fitted = fit_baseline[config.method.estimator](dataset)
     return _describe_baseline(config, fitted, total=fitted.parameters)
@@ -93,14 +94,15 @@ def fit(
 
 def score_all(
     probabilities: Mapping[str, Probabilities], dataset: Dataset
-) -> dict[str, dict[str, float] | None]:
-    """Compute the block ``metrics`` of a record: accuracy, f1_macro and loss of each split that was read."""
-    return {
-        split: metrics.score(probabilities[split], dataset.splits[split]["label"].to_numpy())
-        if split in probabilities
-        else None
-        for split in EVALUATED
-    }
+) -> dict[str, dict[str, Any] | None]:
+    """Compute the block ``metrics`` of a record: METRICS of each split that was read, and F1 by label."""
+
+    def score(split: str) -> dict[str, Any]:
+        found, labels = probabilities[split], dataset.splits[split]["label"].to_numpy()
+        by_label = metrics.score_each_label(found, labels, dataset.labels)
+        return {**metrics.score(found, labels), "f1_by_label": by_label}
+
+    return {split: score(split) if split in probabilities else None for split in EVALUATED}
 
 
 def fit_together(
@@ -190,7 +192,18 @@ def _load(
     if rank := accelerator.process_index:  # the same weights as the first process, but dropout of its own
         torch.manual_seed(config.seed + (rank << 32))
     steps = count_steps(settings, rows=len(texts[0].splits["train"]))
-    training = prepare(networks, configs, task=texts[0].task, steps=steps, accelerator=accelerator, logs=logs)
+    counts = [
+        np.bincount(dataset.splits["train"]["label"], minlength=len(dataset.labels)) for dataset in datasets
+    ]
+    training = prepare(
+        networks,
+        configs,
+        task=texts[0].task,
+        label_counts=counts,
+        steps=steps,
+        accelerator=accelerator,
+        logs=logs,
+    )
     return training, texts, networks.choices
 
 
@@ -270,10 +283,13 @@ def _make_batches(
         "skipped": training.step * settings.gradient_accumulation_steps,
         "merged": training.merged,
     }
+    streams = [
+        tokens.Stream(train, seed, balanced)
+        for train, (seed, *_, balanced) in zip(trains, list_streams(configs), strict=True)
+    ]
     if training.streams == 1:
-        return tokens.train_batches(trains[0], seed=configs[0].seed, **grid)
-    seeds = [seed for seed, *_ in list_streams(configs)]
-    return tokens.train_batches_apart(list(zip(trains, seeds, strict=True)), **grid)
+        return tokens.train_batches(streams[0], **grid)
+    return tokens.train_batches_apart(streams, **grid)
 
 
 def _predict(training: Training, texts: Sequence[tasks.Texts], split: str) -> list[Probabilities]:

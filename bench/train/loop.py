@@ -122,7 +122,7 @@ def add_gradients(training: Training, micro_batches: Sequence[Batch]) -> torch.T
         inputs = _hand_out(batch, training, streams=training.streams)
         labels = inputs.pop("labels")
         with parallel.synchronised(model, accelerator, now=number == len(part)):
-            of_rows = task.losses(model, inputs, labels.clamp(min=0))
+            of_rows = training.weigh(task.losses(model, inputs, labels.clamp(min=0)), labels.clamp(min=0))
             if training.streams > 1:
                 of_rows = of_rows * (labels != FILLER)
             losses = of_rows.view(members, -1).sum(1) / predictions

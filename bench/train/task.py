@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
+import numpy.typing as npt
 import peft
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from transformers.cache_utils import Cache, DummyLayer, DynamicLayer, DynamicSli
 from bench.data import tokens
 from bench.data.prompt import Prompt
 
+GAMMA = 2.0  # of the focal loss, the value of its paper
 _NOTHING = -100  # in place of a token where an answer is over; what cross_entropy ignores
 _KEPT = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)  # layers of a cache that hold nothing else
 _UNLIKE = ("dory", "moshi")  # one reads its cache by itself, the other's window is of its cache alone
@@ -25,6 +27,7 @@ _BOTH_WAYS = ("chatglm",)  # whose tokens of a prompt see what follows them
 _STEMS = 8  # that take about the memory of a sequence read whole, where their prompt is read once
 
 Inputs = Mapping[str, torch.Tensor]  # input_ids, attention_mask: (rows, length)
+Weigh = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # losses and labels of rows -> losses: (rows,)
 
 
 class Task(Protocol):
@@ -174,6 +177,24 @@ class LabelLikelihood:
     @cached_property
     def _stems(self) -> list[tuple[int, ...]]:
         return list(dict.fromkeys(answer[:-1] for answer in self.prompt.scored))
+
+
+def choose_weights(loss: str, counts: npt.NDArray[Any], device: torch.device) -> Weigh | None:
+    """Return how each row's loss counts, or None where all rows count alike.
+
+    weighted: in inverse proportion to its label's rows in train, so that each label counts as much as any
+    other; the mean over train's rows is 1. focal: by (1 - p)^GAMMA, where p is the probability of the true
+    label, or that the model writes it (Lin et al., "Focal Loss", arXiv:1708.02002, equation 4).
+
+    Args:
+        counts: rows of each label in train. # (labels,)
+    """
+    if loss == "weighted":
+        inverse = torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32, device=device)
+        return lambda losses, labels: losses * inverse[labels]
+    if loss == "focal":  # a row's loss is -log p
+        return lambda losses, _: losses * (-torch.expm1(-losses)) ** GAMMA
+    return None
 
 
 class Texts(NamedTuple):

@@ -5,7 +5,13 @@ import shlex
 from pathlib import Path
 
 from bench.errors import ConfigError, MissingError
-from bench.results.selection import group_by_method, read_criterion, read_value, select_best
+from bench.results.selection import (
+    fill_scores,
+    group_by_method,
+    read_criterion,
+    read_value,
+    select_best,
+)
 from bench.results.store import Result, Store
 from bench.train import checkpoint
 from bench.train.checkpoint import BEST
@@ -95,7 +101,9 @@ def _find_best(store: Store, name: str) -> Result:
             f"{name}: {store.folder} holds this method on {len(groups)} pairs of texts and base model; "
             "give the run_id of one, as table.md and runs.csv list them"
         )
-    selection = select_best(next(iter(groups.values())), select_by=read_criterion(results))
+    select_by = read_criterion(results)
+    [members] = (fill_scores(runs, store, select_by) for runs in groups.values())
+    selection = select_best(members, select_by=select_by)
     if selection is None:
         raise ConfigError(f"{name}: none of its runs is a success; `bench status` counts them")
     return selection.candidates[0]

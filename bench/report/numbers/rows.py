@@ -2,12 +2,12 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from bench.config.schema import AS_IT_IS
+from bench.config.schema import AS_IT_IS, LOSSES
 from bench.report.cells import clean, flatten
 from bench.report.numbers.budget import Budget, count_budget
 from bench.report.numbers.collapse import is_untrained
@@ -76,6 +76,14 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A score on the test split, the mean over seeds, and where it lies."""
+
+    mean: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
 class Row:
     """One method on one task, measured in one kind of memory. A value is None unless every seed has it."""
 
@@ -118,6 +126,7 @@ class Row:
     rank: int  # place among the task's methods
     edges: tuple[Edge, ...]  # chosen values at the edge of what was tried
     untrained: tuple[Result, ...]  # chosen runs that answer no better than the majority class
+    columns: Mapping[str, Measured] = field(default_factory=dict)  # that report.columns asks for, by name
 
     @property
     def is_untrained(self) -> bool:
@@ -133,21 +142,27 @@ def build_rows(results: Iterable[Result]) -> list[Row]:
     counted with the other runs of its method, or of its task, if those have one kind.
     """
     results = list(results)
-    groups = group_by_method(results)
     select_by = read_criterion(results)
-    tasks = _describe_tasks(groups)
-    rows = []
-    for key, members in groups.items():
-        task = tasks[key[:2]]
-        same_task = [one for other, some in groups.items() if other[:2] == key[:2] for one in some]
-        for kind, same_kind in _split_by_kind(members, fallback=_only_kind(same_task)).items():
-            rows.append(_build_row(task, key, kind, same_kind, select_by))
+    rows = [build_row(*group, select_by) for group in list_groups(results)]
     return _tell_apart(sorted(rows, key=order_row))
 
 
-def _build_row(
+def list_groups(
+    results: Sequence[Result],
+) -> Iterator[tuple[ReportTask, MethodKey, str | None, Sequence[Result]]]:
+    """Yield the runs of each row: its task, its method, its kind of memory, and they themselves."""
+    groups = group_by_method(results)
+    tasks = _describe_tasks(groups)
+    for key, members in groups.items():
+        same_task = [one for other, some in groups.items() if other[:2] == key[:2] for one in some]
+        for kind, same_kind in _split_by_kind(members, fallback=_only_kind(same_task)).items():
+            yield tasks[key[:2]], key, kind, same_kind
+
+
+def build_row(
     task: ReportTask, key: MethodKey, kind: str | None, results: Sequence[Result], select_by: str
 ) -> Row:
+    """Build the row of one method's runs on one task in one kind of memory."""
     selection = select_best(results, select_by=select_by)
     statuses = Counter(result.status for result in results)
     chosen = selection.results if selection else ()
@@ -314,6 +329,9 @@ def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result])
     if len(alike) < len(leaves):
         settings.setdefault("task", "sequence_classification")  # which a run_id leaves out
         varied.add("task")
+    if any(other.get("train.loss") for other in leaves) and settings.get("train.lr"):
+        settings.setdefault("train.loss", LOSSES[0])  # which a run_id leaves out too
+        varied.add("train.loss")
     usual = ("auto", read_value(chosen[0], "config.model.target_modules"))
     if settings.get("lora.target_modules", "auto") not in usual:
         varied.add("lora.target_modules")

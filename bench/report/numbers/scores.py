@@ -18,9 +18,9 @@ from bench.report.numbers.statistics import (
     pool_seeds,
     resample,
     score_answers,
-    score_f1,
     score_resamples,
 )
+from bench.results import tally
 from bench.results.selection import read_number
 
 Read = Callable[[str], pd.DataFrame]  # run_id -> its predictions; a StoreError if they cannot be read
@@ -43,8 +43,22 @@ class Scored:
         return len(self.accuracy.spread)
 
 
-def score_method(row: Row, read: Read) -> Scored:
-    """Score the method's chosen runs, from their predictions.
+@dataclass(frozen=True)
+class Answers:
+    """What a method's chosen runs answered to the test texts."""
+
+    texts: tuple[Any, ...]  # ids, true labels, all classes; equal for methods that can be compared
+    predicted: Integers  # (seeds, rows)
+    truth: Integers  # (rows,)
+
+    @property
+    def classes(self) -> int:
+        """How many labels there are."""
+        return len(self.texts[2])
+
+
+def read_answers(row: Row, read: Read) -> Answers:
+    """Read what the method's chosen runs predicted.
 
     Raises:
         StoreError: their predictions cannot be read, are not of one test split, or are not those that were
@@ -69,22 +83,33 @@ def score_method(row: Row, read: Read) -> Scored:
     if len(texts) > 1:
         raise StoreError("its seeds have other test texts")
     same = texts.pop()
-    answers: Integers = np.stack(predictions)  # (seeds, rows)
-    truth = np.array(same[1], dtype=np.int64)
-    return Scored(row, same, score_answers(answers == truth), _score_f1(answers, truth, len(classes)))
+    return Answers(same, np.stack(predictions), np.array(same[1], dtype=np.int64))
 
 
-def _score_f1(predictions: Integers, labels: Integers, classes: int) -> Score:
-    """Score macro F1 by seed, on the texts and on resamples of them. # predictions: (seeds, rows)"""
-    rows = len(labels)
+def score_method(row: Row, read: Read) -> Scored:
+    """Score the method's chosen runs, from their predictions.
 
-    def score(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        return np.stack(
-            [score_f1(weights, labels, prediction, classes=classes) for prediction in predictions]
+    Raises:
+        StoreError: as read_answers.
+    """
+    answers = read_answers(row, read)
+    accuracy = score_answers(answers.predicted == answers.truth)
+    return Scored(row, answers.texts, accuracy, measure(answers, tally.score_f1))
+
+
+def measure(answers: Answers, score: Callable[[tally.Tally], npt.NDArray[np.float64]]) -> Score:
+    """Measure a score by seed, on the texts and on resamples of them."""
+    rows = len(answers.truth)
+
+    def measure_each(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        counted = (
+            tally.count(answers.truth, one, classes=answers.classes, weights=weights)
+            for one in answers.predicted
         )
+        return np.stack([score(one) for one in counted])  # (seeds, samples)
 
-    resampled = np.concatenate([score(weights) for weights in resample(rows)], axis=1)  # (seeds, samples)
-    whole = score(np.ones((1, rows), dtype=np.float32))[:, 0]  # (seeds,)
+    resampled = np.concatenate([measure_each(weights) for weights in resample(rows)], axis=1)
+    whole = measure_each(np.ones((1, rows), dtype=np.float32))[:, 0]  # (seeds,)
     return score_resamples(whole, resampled, rows=rows)
 
 
@@ -104,10 +129,10 @@ def bound_rows(rows: Sequence[Row], scored: Sequence[Scored | None]) -> list[Row
         interval = texts_interval = f1_interval = None
         if row.accuracy and size and 0 <= row.accuracy.mean <= 1:
             share, error = row.accuracy.mean, one.accuracy.error if one and several else None
-            interval = _bound(share, size, error, *_choose_seeds(place, rows, accuracies))
+            interval = _bound(share, size, error, *choose_seeds(place, rows, accuracies))
             texts_interval = _bound(share, size, error, (), "texts")
         if one:
-            f1_macro, chosen = one.f1_macro, _choose_seeds(place, rows, f1_macros)
+            f1_macro, chosen = one.f1_macro, choose_seeds(place, rows, f1_macros)
             f1_interval = _bound(f1_macro.mean, one.rows, f1_macro.error, *chosen)
         bounded.append(
             replace(row, interval=interval, texts_interval=texts_interval, f1_interval=f1_interval)
@@ -119,7 +144,7 @@ def _bound(share: float, rows: int, error: float | None, seeds: tuple[Seeds, ...
     return Interval(*bound_share(share, rows=rows, texts=error, seeds=seeds), over=over)
 
 
-def _choose_seeds(
+def choose_seeds(
     place: int, rows: Sequence[Row], seeds: Sequence[tuple[Seeds, ...]]
 ) -> tuple[tuple[Seeds, ...], str]:
     """Return the seeds that the interval of the row at this place counts, and what it then covers."""

@@ -359,24 +359,6 @@ def resample(rows: int) -> Iterator[npt.NDArray[np.float32]]:
         yield counts.reshape(size, rows).astype(np.float32)  # (samples, rows)
 
 
-def score_f1(
-    weights: npt.NDArray[np.float32], labels: Integers, predicted: Integers, *, classes: int
-) -> Floats:
-    """Return the macro F1 of weighted rows, once for each set of weights; an absent class counts as 0.
-
-    Args:
-        weights: whole numbers, exact in 32 bits. # (samples, rows)
-        labels, predicted: class numbers. # (rows,)
-    """
-    one_hot = np.eye(classes, dtype=np.float32)
-    hits = np.where((labels == predicted)[:, None], one_hot[labels], 0)  # (rows, classes)
-    right = (weights @ hits).astype(np.float64)  # (samples, classes)
-    either = (weights @ (one_hot[labels] + one_hot[predicted])).astype(np.float64)
-    each: Floats = np.divide(2 * right, either, out=np.zeros_like(right), where=either > 0)
-    mean: Floats = each.mean(axis=1)
-    return mean
-
-
 def expect_best(scores: Sequence[float], draws: int) -> float | None:
     """Return the expected best score of ``draws`` of the configurations tried; None if fewer were tried.
 

@@ -100,6 +100,8 @@ def test_a_base_that_answers_as_it_is_takes_what_was_predicted(
         ("train.max_grad_norm=null",),
         ("+method.adapter.use_dora=true",),
         ("lora.dropout=0",),
+        ("train.loss=weighted",),
+        ("train.loss=focal",),
     ],
 )
 def test_and_with_other_settings(compose: Compose, lines: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -237,6 +238,36 @@ def test_members_of_other_folds_are_the_runs_alone(
         assert count_tokens(one) == pytest.approx(count_tokens(alone))
     counts = {split: [count_answers(one, split) for one in packed] for split in fit.EVALUATED}
     assert counts == {"validation": [21, 21, 20], "test": [18, 18, 18]}
+
+
+LOSSES = tuple({"train.loss": loss} for loss in ("weighted", "cross_entropy", "focal", "balanced_sampling"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "overrides"),
+    [
+        ("bert", ["method=lora", "train.gradient_accumulation_steps=2"]),
+        ("llama", ["method=lora", "task=label_likelihood"]),
+    ],
+)
+def test_members_of_other_losses_are_the_runs_alone(
+    compose_tiny: Compose,
+    compose_decoder: Compose,
+    texts: Path,
+    tmp_path: Path,
+    architecture: str,
+    overrides: list[str],
+) -> None:
+    compose = compose_tiny if architecture == "bert" else lambda *o: compose_decoder(architecture, *o)
+    rare = pd.read_csv(texts).groupby("label").head(40).iloc[:96]  # 40, 40 and 16 of the labels
+    rare.to_csv(tmp_path / "rare.csv", index=False)
+    lines = ("train.lr=1e-2", "train.group_by_length=false", f"data.train={tmp_path}/rare.csv")
+    configs = members_of(compose(*FIFTY, *lines, *overrides), LOSSES)
+    packed = train_packed(configs, tmp_path)
+    for one, alone in zip(packed, train_alone(configs, tmp_path), strict=True):
+        require_same(one, alone)
+        assert count_tokens(one) == pytest.approx(count_tokens(alone))
+    assert len({tuple(one.values("loss")) for one in packed}) == 4
 
 
 def test_a_fold_that_diverges_leaves_the_others(compose_tiny: Compose, tmp_path: Path) -> None:

@@ -139,6 +139,24 @@ def test_a_saving_of_memory_counts_once_it_is_chosen(compose: Compose, line: str
     assert run_id(compose(line)) != run_id(compose())
 
 
+LOSSES = ("cross_entropy", "weighted", "focal", "balanced_sampling")
+
+
+@pytest.mark.parametrize(
+    ("method", "distinct"),
+    [("full", 4), ("lora", 4), ("tfidf", 2), ("head", 2), ("zero_shot", 1), ("majority", 1)],
+)
+def test_a_loss_counts_where_a_run_is_trained_by_it(compose: Compose, method: str, distinct: int) -> None:
+    """A regression knows weights of labels alone, and what trains nothing has no loss."""
+    configs = [compose(f"method={method}", f"train.loss={loss}") for loss in LOSSES]
+    assert len({run_id(config) for config in configs}) == distinct
+    assert run_id(configs[0]) == run_id(compose(f"method={method}"))
+    named = [
+        loss for loss, config in zip(LOSSES, configs, strict=True) if f" loss={loss}" in describe(config)
+    ]
+    assert named == [*LOSSES[1:distinct]]
+
+
 def test_how_processes_train_together_counts_once_there_are_several(compose: Compose) -> None:
     alone = identify(compose(), data_fingerprint="", model_revision="").canonical["train"]
     assert not {"distributed", "processes"} & set(alone)

@@ -463,3 +463,22 @@ def test_reading_data_never_loads_torch() -> None:
     code = "import sys, bench.data.dataset, bench.train.metrics; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"torch", "transformers", "datasets"} & set(done.stdout.split()) == set()
+
+
+def test_labels_with_few_rows_are_said_before_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts = {"a": 60, "b": 34, "c": 13, "d": 12}  # of b 23 are in train and 5 in test
+    texts = [f"{label} number {row}" for label, count in counts.items() for row in range(count)]
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    pd.DataFrame({"text": texts, "label": labels}).to_csv(tmp_path / "rows.csv", index=False)
+    config = dataclasses.replace(BASE, train=str(tmp_path / "rows.csv"), test_size=0.15, validation_size=0.15)
+    with caplog.at_level(logging.WARNING):
+        dataset = datasets.load(config)
+    sizes = {split: np.bincount(dataset.splits[split]["label"]).tolist() for split in ("train", "test")}
+    assert sizes["train"][2] < 10 > sizes["test"][2]
+    [message] = [record.getMessage() for record in caplog.records]
+    assert "fewer than 10 to learn from or 5 to be tested on" in message
+    assert f"'c' ({sizes['train'][2]} in train, {sizes['test'][2]} in test), 'd'" in message
+    assert "'a'" not in message
+    assert "'b'" not in message

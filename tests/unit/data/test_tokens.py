@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bench.data import tokens
 from bench.data.dataset import Dataset
-from bench.data.tokens import Padding, TokenisedSplit
+from bench.data.tokens import Padding, Stream, TokenisedSplit
 from bench.errors import ConfigError, DataError
 
 START, END = 1, 2
@@ -67,13 +67,12 @@ def rows_of(batch: tokens.Batch) -> list[int]:
 
 
 def take(split: TokenisedSplit, count: int, **changed: Any) -> list[tokens.Batch]:
-    settings = {"micro_batch_size": 4, "seed": 0, "group_by_length": False, "padding": Padding(0, "right")}
-    return list(tokens.train_batches(split, micro_batches=count, **{**settings, **changed}))
+    settings = {"micro_batch_size": 4, "group_by_length": False, "padding": Padding(0, "right")}
+    stream = Stream(split, changed.pop("seed", 0), changed.pop("balanced", False))
+    return list(tokens.train_batches(stream, micro_batches=count, **{**settings, **changed}))
 
 
-def take_apart(
-    streams: list[tuple[TokenisedSplit, int]], count: int, **changed: Any
-) -> list[list[tokens.Batch]]:
+def take_apart(streams: list[Stream], count: int, **changed: Any) -> list[list[tokens.Batch]]:
     """The micro-batches of each stream, without the rows that fill them up."""
     settings = {"micro_batch_size": 4, "group_by_length": False, "padding": Padding(0, "right")}
     taken: list[list[tokens.Batch]] = [[] for _ in streams]
@@ -293,16 +292,20 @@ def test_grouping_by_length_saves_padding_and_still_mixes() -> None:
     assert abs(np.corrcoef(np.arange(100), widths)[0, 1]) < 0.3
 
 
-def draw_streams() -> list[tuple[TokenisedSplit, int]]:
-    """Three trainings of other seeds, the last on half as many texts."""
+def draw_streams() -> list[Stream]:
+    """Three trainings of other seeds, one balanced and the last on half as many texts."""
     lengths = np.random.default_rng(1).integers(3, 60, 303).tolist()
-    return [(make_split(lengths), 0), (make_split(lengths), 1), (make_split(lengths[:150]), 2)]
+    return [
+        Stream(make_split(lengths), 0),
+        Stream(make_split(lengths), 1, balanced=True),
+        Stream(make_split(lengths[:150]), 2),
+    ]
 
 
 def test_trainings_side_by_side_have_the_batches_that_each_has_alone() -> None:
     streams = draw_streams()
-    for (split, seed), taken in zip(streams, take_apart(streams, 100, skipped=20), strict=True):
-        alone = take(split, 100, seed=seed, skipped=20)
+    for stream, taken in zip(streams, take_apart(streams, 100, skipped=20), strict=True):
+        alone = take(stream.split, 100, seed=stream.seed, balanced=stream.balanced, skipped=20)
         assert [rows_of(batch) for batch in taken] == [rows_of(batch) for batch in alone]
         assert [batch["labels"].tolist() for batch in taken] == [one["labels"].tolist() for one in alone]
 
@@ -310,23 +313,52 @@ def test_trainings_side_by_side_have_the_batches_that_each_has_alone() -> None:
 def test_trainings_side_by_side_meet_in_batches_of_like_length() -> None:
     streams = draw_streams()
     together = take_apart(streams, 152, group_by_length=True)
-    for (split, seed), taken in zip(streams, together, strict=True):
-        rows = [rows_of(batch) for batch in taken]
+    for stream, taken in zip(streams, together, strict=True):
+        split, rows = stream.split, [rows_of(batch) for batch in taken]
         epoch = rows[: tokens.micro_batches_per_epoch(split, 4)]
-        assert sorted(row for batch in epoch for row in batch) == list(range(len(split)))
-        assert rows == [rows_of(batch) for batch in take_apart([(split, seed)], 152, group_by_length=True)[0]]
+        assert sorted({row for batch in epoch for row in batch}) == list(range(len(split)))
+        assert rows == [rows_of(batch) for batch in take_apart([stream], 152, group_by_length=True)[0]]
         lengths = [max(split.lengths[batch]) for batch in epoch]
         assert abs(np.corrcoef(lengths[:-1], lengths[1:])[0, 1]) < 0.3  # in no order of length
     padded, needed = (
         sum(batch["input_ids"].numel() for taken in all_taken for batch in taken)
         for all_taken in (
             together,
-            [take(split, 152, seed=seed, group_by_length=True) for split, seed in streams],
+            [take(one.split, 152, seed=one.seed, group_by_length=True) for one in streams],
         )
     )
     assert padded < 1.05 * needed
     skipped = take_apart(streams, 152, group_by_length=True, skipped=100)
     assert [rows_of(one) for one in skipped[2]] == [rows_of(one) for one in together[2][100:]]
+
+
+def draw_imbalanced() -> TokenisedSplit:
+    """100 rows: 80 of one label, 16 of another, 4 of a third."""
+    labels = np.repeat([0, 1, 2], [80, 16, 4])
+    return dataclasses.replace(make_split([3 + row % 5 for row in range(100)]), labels=labels)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_balanced_epoch_has_every_label_as_often_and_every_row_of_it_about_as_often(grouped: bool) -> None:
+    split = draw_imbalanced()
+    batches = take(split, 100, balanced=True, group_by_length=grouped)
+    for epoch in range(4):
+        shown = [row for batch in batches[25 * epoch : 25 * (epoch + 1)] for row in rows_of(batch)]
+        counts = np.bincount(shown, minlength=100)
+        of_labels = [counts[split.labels == label] for label in range(3)]
+        assert sorted(map(sum, of_labels)) == [33, 33, 34]
+        assert all(counts.max() - counts.min() <= 1 for counts in of_labels)
+    labels = [label for batch in batches for label in batch["labels"].tolist()]
+    assert abs(np.corrcoef(labels[:-1], labels[1:])[0, 1]) < 0.2  # mixed, not one after the other
+
+
+def test_a_balanced_order_is_the_seeds_and_the_same_after_a_resume() -> None:
+    split = draw_imbalanced()
+    orders = [[rows_of(one) for one in take(split, 60, seed=seed, balanced=True)] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert [rows_of(one) for one in take(split, 60, balanced=True, skipped=37)] == orders[0][37:]
+    common = [rows[0] for rows in orders[0][:25] + orders[0][25:50]]
+    assert len({row for row in common if row < 80}) > 20  # another epoch has other rows of a frequent label
 
 
 def test_micro_batches_that_are_merged_have_the_rows_of_each() -> None:

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from bench.config.schema import DataConfig
 from bench.data import dataset as datasets
@@ -125,6 +127,23 @@ def test_frozen_features_are_separated_whatever_their_scale(scale: float) -> Non
     assert score(fitted, dataset)["accuracy"] == 1.0
     assert fitted.parameters == 3 * 40 + 3
     assert set(fitted.probabilities) == {"validation", "test"}
+
+
+def test_a_weighted_regression_is_scikit_learns_of_balanced_classes() -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [100, 15, 5])
+    features = dict.fromkeys(("train", "validation", "test"), random.normal(size=(120, 4)) + labels[:, None])
+    dataset = make_dataset(["x"] * 120, labels.tolist())
+    fitted = baselines.fit_frozen(features, dataset, class_weight="balanced")
+    scaled = StandardScaler().fit_transform(features["train"])
+    rivals = [
+        LogisticRegression(C=inverse, max_iter=10_000, class_weight="balanced").fit(scaled, labels)
+        for inverse in baselines.INVERSE_PENALTIES
+    ]
+    expected = max(rivals, key=lambda one: one.score(scaled, labels)).predict_proba(scaled)
+    np.testing.assert_allclose(fitted.probabilities["test"], expected, atol=1e-6)
+    plain = baselines.fit_frozen(features, dataset).probabilities["test"]
+    assert (fitted.probabilities["test"].argmax(1) == 2).sum() > (plain.argmax(1) == 2).sum()
 
 
 def test_train_is_learnt_from_and_validation_only_chooses_the_penalty() -> None:

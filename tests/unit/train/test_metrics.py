@@ -31,6 +31,8 @@ def test_scores_of_a_split_counted_by_hand() -> None:
     assert scores == {
         "accuracy": 0.75,
         "f1_macro": pytest.approx((2 / 3 + 4 / 5 + 0) / 3),  # the third label counts, with 0
+        "balanced_accuracy": pytest.approx((1 + 2 / 3) / 2),  # and here does not, as no text has it
+        "mcc": pytest.approx((3 * 4 - (1 * 2 + 3 * 2)) / math.sqrt((16 - 8) * (16 - 10))),
         "loss": pytest.approx(-(math.log(0.7) + math.log(0.3) + math.log(0.8) + math.log(0.6)) / 4),
     }
     assert {type(value) for value in scores.values()} == {float}
@@ -51,7 +53,16 @@ def test_scores_follow_their_definitions(weights: np.ndarray, labels: list[int])
 
 def test_a_certain_wrong_answer_has_a_finite_loss() -> None:
     scores = metrics.score(np.array([[1.0, 0.0]], dtype=np.float16), np.array([1]))
-    assert scores == {"accuracy": 0.0, "f1_macro": 0.0, "loss": pytest.approx(34.5, abs=0.1)}
+    nothing = dict.fromkeys(("accuracy", "f1_macro", "balanced_accuracy", "mcc"), 0.0)
+    assert scores == {**nothing, "loss": pytest.approx(34.5, abs=0.1)}
+
+
+def test_each_label_has_its_f1_between_the_ends_of_its_interval() -> None:
+    probabilities = np.eye(3)[[0] * 7 + [1] * 3]
+    found = metrics.score_each_label(probabilities, np.array([0] * 6 + [1] * 4), ["x", "y", "z"])
+    assert [one["f1"] for one in found.values()] == pytest.approx([12 / 13, 6 / 7, 0.0])
+    assert found["x"]["low"] < 12 / 13 < found["x"]["high"] < 1
+    assert found["z"] == {"f1": 0.0, "low": 0.0, "high": 1.0}  # of a label that no text has nothing is known
 
 
 @pytest.mark.parametrize(
