@@ -54,6 +54,9 @@ def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Op
     classify.add_argument("texts", nargs="*", metavar="TEXT")
     classify.add_argument("--file", type=Path, metavar="F", help="as data.train: .csv, .jsonl, .xlsx, ...")
     classify.add_argument("--column", default="text", metavar="NAME", help="of the file; default: text")
+    classify.add_argument(
+        "--pair-column", metavar="NAME", help="of the second texts, for a run that reads pairs; default: pair"
+    )
     classify.add_argument("--out", type=Path, metavar="F", help=".csv or .jsonl, with every probability")
     classify.add_argument("--json", action="store_true", help="JSON lines with every probability")
     classify.add_argument("--batch-size", type=int, default=64, metavar="N", help="texts at a time")
@@ -130,7 +133,17 @@ def _merge(open_store: Open, arguments: argparse.Namespace) -> int:
 def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
     import pandas as pd
 
-    from bench.winner.texts import add_predictions, read_file, read_lines, require_kind, to_json, write_file
+    from bench.data.sources import list_texts
+    from bench.winner.texts import (
+        add_predictions,
+        read_file,
+        read_lines,
+        read_pairs,
+        require_kind,
+        take_texts,
+        to_json,
+        write_file,
+    )
 
     if arguments.texts and arguments.file:
         raise ConfigError(f"--file {arguments.file}: give texts or a file, not both")
@@ -138,15 +151,21 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
     if arguments.out:
         require_kind(arguments.out, "--out")
     if arguments.file:
-        frame, column = read_file(arguments.file, arguments.column), arguments.column
+        frame = read_file(arguments.file, arguments.column)
     else:
-        texts = arguments.texts or ([] if sys.stdin.isatty() else sys.stdin)
-        frame, column = pd.DataFrame({"text": read_lines(texts)}), "text"
+        lines = read_lines(arguments.texts or ([] if sys.stdin.isatty() else sys.stdin))
     classifier = _open_classifier(open_store, arguments)
-    with _progress(len(frame)) as advance:
-        predictions = classifier.predict(
-            frame[column].tolist(), batch_size=arguments.batch_size, advance=advance
-        )
+    manifest = classifier.manifest
+    if arguments.file:
+        columns = {"column": arguments.column, "pair_column": arguments.pair_column}
+        texts = take_texts(frame, manifest, arguments.file, **columns)
+    elif manifest.pairs:
+        frame = read_pairs(lines, from_lines=not arguments.texts)
+        texts = list_texts(frame)
+    else:
+        frame, texts = pd.DataFrame({"text": lines}), [*lines]
+    with _progress(len(texts)) as advance:
+        predictions = classifier.predict(texts, batch_size=arguments.batch_size, advance=advance)
     rows = add_predictions(frame, predictions)
     if arguments.out:
         write_file(rows, arguments.out)
@@ -154,9 +173,10 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
     elif arguments.json:
         print(*to_json(rows), sep="\n")
     else:
-        for text, prediction in zip(frame[column], predictions, strict=True):
+        for text, prediction in zip(texts, predictions, strict=True):
+            said = text if isinstance(text, str) else "\t".join(text)
             print(
-                show(f"{prediction.label}\t{prediction.probabilities[prediction.label]:.4f}\t{text}").replace(
+                show(f"{prediction.label}\t{prediction.probabilities[prediction.label]:.4f}\t{said}").replace(
                     "\n", " "
                 )
             )
@@ -166,11 +186,12 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
 def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
     from bench.report.numbers.evidence import LATENCY
     from bench.winner import choose, manifest
-    from bench.winner.texts import read_file
+    from bench.winner.texts import read_file, take_column
 
     texts = None
     if arguments.file:
-        texts = read_file(arguments.file, arguments.column)[arguments.column].tolist()
+        frame = read_file(arguments.file, arguments.column)
+        texts = take_column(frame, arguments.column, arguments.file)
     is_run = choose.names_run(arguments.source)
     store, result = None, None
     if is_run or texts is None:
@@ -202,7 +223,8 @@ def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
 
 
 def _generate(open_store: Open, arguments: argparse.Namespace) -> int:
-    from bench.winner.texts import read_lines
+    from bench.data.sources import list_texts
+    from bench.winner.texts import read_lines, read_pairs
 
     require_positive("--max-new-tokens", arguments.max_new_tokens)
     require_positive("--batch-size", arguments.batch_size)
@@ -210,8 +232,11 @@ def _generate(open_store: Open, arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--temperature {arguments.temperature:g}: must be 0 or more")
     if not 0 < arguments.top_p <= 1:
         raise ConfigError(f"--top-p {arguments.top_p:g}: must lie in (0, 1]")
-    texts = read_lines(arguments.texts or ([] if sys.stdin.isatty() else sys.stdin))
+    lines = read_lines(arguments.texts or ([] if sys.stdin.isatty() else sys.stdin))
     classifier = _open_classifier(open_store, arguments)
+    texts = (
+        list_texts(read_pairs(lines, from_lines=not arguments.texts)) if classifier.manifest.pairs else lines
+    )
     from bench.winner.generate import generate
 
     for line in generate(

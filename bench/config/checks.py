@@ -6,10 +6,11 @@ from typing import Any
 
 from bench.config.cards import read_cards
 from bench.config.fields import TARGETS, find_faults, one_of, write
-from bench.config.identity import uses_lora
+from bench.config.identity import uses_lora, writes_labels
 from bench.config.pack import check_pack
 from bench.config.reporting import check_article
 from bench.config.schema import METRICS, Config, MethodConfig, PlanConfig, TrainConfig, read_field
+from bench.config.template import list_columns
 from bench.errors import ConfigError
 from bench.redaction import has_credentials, has_half_characters
 
@@ -103,6 +104,7 @@ def check(config: Config) -> list[str]:
         *_check_needs(config),
         *_check_processes(config.train),
         *_check_folds(config),
+        *_check_columns_of_texts(config),
         *_check_texts(config),
         *check_article(config.report.article),
         *_check_columns(config.report.columns),
@@ -252,6 +254,29 @@ def _check_folds(config: Config) -> list[str]:
         f"data.fold={write(fold)} with data.folds={folds}: must be the fold that validates, 0 to "
         f"{folds - 1}; a sweep over all of them sets data.fold={every}"
     ]
+
+
+def _check_columns_of_texts(config: Config) -> list[str]:
+    """Ask for columns where there are any, and for a template that can be filled in."""
+    data, faults = config.data, list[str]()
+    for name in ("text_pair_column", "text_template"):
+        given = getattr(data, name)
+        if given is not None and data.source not in ("files", "hub"):
+            faults.append(
+                f"data.{name}={write(given)} with data.source={data.source}: its texts have no columns; set "
+                "null, or use data=files or data=hub"
+            )
+    try:
+        if data.text_template is not None:
+            list_columns(data.text_template)
+    except ConfigError as error:
+        faults.append(str(error))
+    if data.text_pair_column is None and writes_labels(config) and "{pair}" in config.model.template:
+        faults.append(
+            f"model.template={write(config.model.template)}: {{pair}} stands for a second text, and there is "
+            "none; name its column in data.text_pair_column, or leave {pair} out"
+        )
+    return faults
 
 
 def _check_commits(config: Config) -> list[str]:

@@ -93,9 +93,17 @@ class ModelConfig:
     hub_id: Annotated[str | None, HUB_ID, SHAPELESS]
     # a commit, so that the weights stay the same; null: pinned at first use
     revision: Annotated[str | None, SHAPELESS]
-    # label_likelihood: the prompt, {text} standing for the text; the label's words follow it
+    # label_likelihood: the prompt, {text} standing for the text; the label's words follow it. {pair} stands
+    # for the second text of data.text_pair_column, and without it that follows on a line of its own
     template: Annotated[
-        str, must("hold {text} once, where the text goes", lambda value: value.count("{text}") == 1)
+        str,
+        must(
+            "hold {text} once, where the text goes, and {pair} at most once, after it",
+            lambda value: (
+                value.count("{text}") == 1
+                and value.partition("{text}")[2].count("{pair}") == value.count("{pair}") <= 1
+            ),
+        ),
     ]
     # random: weights of the true architecture, so that memory and time are real and scores are not
     weights: Annotated[str, one_of("saved", "random")]
@@ -112,6 +120,9 @@ class DataConfig:
     source: Annotated[str, one_of("bbc_headlines", "bbc_news", "files", "hub", "finance8_synthetic")]
     text_column: str
     label_column: str
+    text_pair_column: str | None  # files, hub: a second text, read with the first: entailment, duplicates
+    # files, hub: the text made of columns, "{title}: {body}", in place of text_column
+    text_template: str | None
     train: str | None  # files: a path; hub: a split's name
     validation: str | None
     test: str | None

@@ -35,7 +35,7 @@ class Dataset:
     """Texts and labels by split, the same on every machine for the same fingerprint, fold and draw."""
 
     # train, validation, test: id (row number in the split, or with folds in train and validation together),
-    # text, label (index into labels)
+    # text, pair (if texts have a second one), label (index into labels)
     splits: Frames
     labels: tuple[str, ...]  # in the declared order, which is the order of a model's outputs
     fingerprint: str  # with the fold the name of the splits; all folds have one
@@ -287,10 +287,11 @@ def _deal_folds(
     Raises:
         DataError: a fold has no row of some label.
     """
-    texts, count = rows.drop_duplicates("text"), config.folds or 1
+    joined, count = sources.join_texts(rows), config.folds or 1
+    texts = rows.assign(text=joined).drop_duplicates("text")
     shuffled = texts.iloc[random.permutation(len(texts))].sort_values("label", kind="stable")
     fold_of = pd.Series(np.arange(len(texts)) % count, index=shuffled["text"])
-    folds: npt.NDArray[np.int64] = rows["text"].map(fold_of).to_numpy(dtype=np.int64)
+    folds: npt.NDArray[np.int64] = joined.map(fold_of).to_numpy(dtype=np.int64)
     held = rows["label"].groupby(folds).agg(set)
     if scarce := [
         f"{label!r}" for number, label in enumerate(labels) if any(number not in one for one in held)
@@ -373,22 +374,22 @@ def _allot(counts: npt.NDArray[np.int64], size: int, *, spare: int) -> npt.NDArr
 
 def _number_rows(frame: pd.DataFrame) -> pd.DataFrame:
     ids = frame.get("id", range(len(frame)))
-    columns = {"id": ids, "text": frame["text"], "label": frame["label"]}
+    columns = {"id": ids, **{name: frame[name] for name in ("text", "pair", "label") if name in frame}}
     return pd.DataFrame(columns).reset_index(drop=True).astype({"id": np.int64, "label": np.int64})
 
 
 def _count_duplicates(splits: Frames) -> int:
-    texts = {split: set(frame["text"]) for split, frame in splits.items()}
+    texts = {split: set(sources.list_texts(frame)) for split, frame in splits.items()}
     count = 0
     for split in ("validation", "test"):
         others = set().union(*(texts[other] for other in SPLITS if other != split))
-        count += sum(text in others for text in splits[split]["text"])
+        count += sum(text in others for text in sources.list_texts(splits[split]))
     return count
 
 
 def _count_conflicts(splits: Frames) -> int:
     """Count the rows whose exact text has another label too, in whatever split."""
-    rows = pd.concat([splits[split][["text", "label"]] for split in SPLITS])
+    rows = pd.concat([splits[split].assign(text=sources.join_texts(splits[split])) for split in SPLITS])
     labels = rows.groupby("text", sort=False)["label"].nunique()
     return int(rows["text"].isin(labels.index[labels > 1]).sum())
 

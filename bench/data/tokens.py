@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,17 +15,18 @@ import safetensors.numpy
 import torch
 
 from bench.data.dataset import Dataset
-from bench.data.prompt import Prompt
+from bench.data.prompt import Prompt, encode_texts
+from bench.data.sources import Text, list_texts
 from bench.errors import ConfigError, DataError
 from bench.files import replace_file
 
 CACHE_VERSION = 1  # raise it when the files' layout changes
 FILLER = -100  # the label of a row that only fills a batch up
 MEGABATCH = 50  # micro-batches sorted together by length: long enough to save padding, short enough to mix
-_ARRAYS = ("ids", "offsets", "labels", "full_lengths")
+_ARRAYS = ("ids", "offsets", "labels", "full_lengths", "types")
 _logger = logging.getLogger(__name__)
 
-Batch = dict[str, torch.Tensor]  # input_ids, attention_mask: (rows, longest); labels: (rows,)
+Batch = dict[str, torch.Tensor]  # input_ids, attention_mask, token_type_ids: (rows, longest); labels: (rows,)
 Integers = npt.NDArray[Any]
 
 
@@ -35,8 +36,8 @@ class Tokenizer(Protocol):
     truncation_side: str
     is_fast: bool
 
-    def __call__(self, text: list[str], **options: Any) -> Any:
-        """Return ``input_ids`` of each text."""
+    def __call__(self, text: list[str], *second: list[str], **options: Any) -> Any:
+        """Return ``input_ids`` of each text, or of each pair."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class TokenisedSplit:
     offsets: Integers  # row i is ids[offsets[i]:offsets[i + 1]]: (rows + 1,)
     labels: Integers  # (rows,)
     full_lengths: Integers  # tokens before texts were cut: (rows,)
+    # 0 for tokens of a first text, 1 for those of its second; empty where the model does not ask
+    types: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -96,10 +99,12 @@ def tokenise(
     max_length: int,
     cache_dir: str | Path,
     prompt: Prompt | None = None,
+    types: bool = False,
 ) -> dict[str, TokenisedSplit]:
     """Return the splits as token ids, from disk where the same texts met the same tokenizer before.
 
-    With a prompt each row is that, up to where the answer begins; together they keep to the limit.
+    With a prompt each row is that, up to where the answer begins; together they keep to the limit. With
+    ``types`` each token of a pair says which of both it is of.
 
     A damaged file is made anew, and a folder that cannot be written is done without, each with a warning.
     Any number of processes may do this at once.
@@ -114,12 +119,14 @@ def tokenise(
     if dataset.draw is not None:
         facts += [f"draw {dataset.draw}"]
     if prompt is not None:
-        facts += [prompt.before, prompt.after, prompt.room]
+        facts += [prompt.before, prompt.after, prompt.room, *([prompt.between] if prompt.between else [])]
         if prompt.room >= max_length:
             raise ConfigError(
                 f"train.max_length={max_length}: the template and the longest label's words take "
                 f"{prompt.room} tokens, so none is left for the text; raise it"
             )
+    if types:
+        facts += ["types"]
     path = (
         Path(cache_dir) / "tokens" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.safetensors"
     )
@@ -127,12 +134,13 @@ def tokenise(
         return cached
     splits = {
         split: tokenise_texts(
-            frame["text"].tolist(),
+            list_texts(frame),
             frame["label"].to_numpy(),
             tokenizer,
             max_length=max_length,
             prompt=prompt,
             split=split,
+            types=types,
         )
         for split, frame in dataset.splits.items()
     }
@@ -273,32 +281,56 @@ def _count_padded(lengths: Integers, batch_size: int) -> int:
 
 
 def tokenise_texts(
-    texts: list[str],
+    texts: Sequence[Text],
     labels: Integers,
     tokenizer: Tokenizer,
     *,
     max_length: int,
     prompt: Prompt | None,
     split: str,
+    types: bool = False,
 ) -> TokenisedSplit:
     """Tokenise each text twice, whole and cut, as a cut text does not say how long it was."""
-    before, after, room = ((), (), 0) if prompt is None else (prompt.before, prompt.after, prompt.room)
-    options = {"add_special_tokens": prompt is None, "verbose": False}
-    whole: Sequence[list[int]] = tokenizer(texts, truncation=False, **options)["input_ids"]
-    cut: Sequence[list[int]] = tokenizer(texts, truncation=True, max_length=max_length - room, **options)[
-        "input_ids"
-    ]
+    around, kinds = 0, list[list[int]]()
+    if prompt is None:
+        sides = _list_sides(texts, tokenizer)
+        whole: Sequence[list[int]] = tokenizer(*sides, truncation=False, verbose=False)["input_ids"]
+        asked = {"return_token_type_ids": True} if types else {}
+        encoded = tokenizer(*sides, truncation=True, max_length=max_length, verbose=False, **asked)
+        cut: Sequence[list[int]] = encoded["input_ids"]
+        kinds = encoded["token_type_ids"] if types else kinds
+    else:
+        around = len(prompt.before) + len(prompt.after)
+        whole = encode_texts(tokenizer, texts, None, prompt.between)
+        cut = encode_texts(tokenizer, texts, max_length - prompt.room, prompt.between)
     if empty := [row for row, ids in enumerate(cut) if not ids]:
         row = empty[0]
-        raise DataError(f"{split}, id {row}: the tokenizer finds no token in {texts[row][:40]!r}; remove it")
-    rows = [(*before, *ids, *after) for ids in cut]
+        raise DataError(
+            f"{split}, id {row}: the tokenizer finds no token in {str(texts[row])[:40]!r}; remove it"
+        )
+    rows = cut if prompt is None else [(*prompt.before, *ids, *prompt.after) for ids in cut]
     lengths = np.array([len(ids) for ids in rows], dtype=np.int64)  # (rows,)
+    count = int(lengths.sum())
     return TokenisedSplit(
-        ids=np.fromiter((token for ids in rows for token in ids), dtype=np.int32, count=int(lengths.sum())),
+        ids=np.fromiter((token for ids in rows for token in ids), dtype=np.int32, count=count),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         labels=labels.astype(np.int64),
-        full_lengths=np.array([len(ids) for ids in whole], dtype=np.int64) + len(before) + len(after),
+        full_lengths=np.array([len(ids) for ids in whole], dtype=np.int64) + around,
+        types=np.fromiter((kind for row in kinds for kind in row), dtype=np.int8),
     )
+
+
+def _list_sides(texts: Sequence[Text], tokenizer: Tokenizer) -> list[list[str]]:
+    """List the texts, and apart from them their second ones if the tokenizer has a token to part them.
+
+    Else, as decoders' have none, a second one stands on the line below the first.
+    """
+    pairs = [text for text in texts if isinstance(text, tuple)]
+    if not pairs:
+        return [[str(text) for text in texts]]
+    if getattr(tokenizer, "sep_token", None) is None:
+        return [["\n".join(pair) for pair in pairs]]
+    return [[first for first, _ in pairs], [second for _, second in pairs]]
 
 
 class _Grid(NamedTuple):
@@ -386,16 +418,20 @@ def _pad(
     labels[given:] = FILLER
     ids = np.full((len(rows), longest), padding.token_id, dtype=np.int64)
     mask = np.zeros_like(ids)
+    types = np.zeros_like(ids)
     for place, index in enumerate(rows):
         tokens = split.row(index)
         part = slice(longest - len(tokens), None) if padding.side == "left" else slice(len(tokens))
         ids[place, part] = tokens
         mask[place, part] = 1
-    return {
-        "input_ids": torch.from_numpy(ids),
-        "attention_mask": torch.from_numpy(mask),
-        "labels": torch.from_numpy(labels),
+        if len(split.types):
+            types[place, part] = split.types[split.offsets[index] : split.offsets[index + 1]]
+    batch = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        **({"token_type_ids": types} if len(split.types) else {}),
     }
+    return {name: torch.from_numpy(array) for name, array in {**batch, "labels": labels}.items()}
 
 
 def _read_cache(path: Path, dataset: Dataset) -> dict[str, TokenisedSplit] | None:
@@ -412,13 +448,20 @@ def _read_cache(path: Path, dataset: Dataset) -> dict[str, TokenisedSplit] | Non
         if digest != _hash_arrays(arrays):
             raise ValueError("its checksum does not match")
         splits = {
-            split: TokenisedSplit(*(arrays[f"{split}.{name}"] for name in _ARRAYS))
+            split: TokenisedSplit(
+                **{name: arrays[key] for name in _ARRAYS if (key := f"{split}.{name}") in arrays}
+            )
             for split in dataset.splits
         }
         for split, frame in dataset.splits.items():
             if not np.array_equal(splits[split].labels, frame["label"]):
                 raise ValueError(f"its labels of {split} are of other data")
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+    ) as error:  # TypeError: an array lacks
         _logger.warning("%s: damaged (%s); the texts are tokenised again", path, error)
         return None
     return splits
@@ -426,7 +469,12 @@ def _read_cache(path: Path, dataset: Dataset) -> dict[str, TokenisedSplit] | Non
 
 def _write_cache(path: Path, splits: dict[str, TokenisedSplit]) -> None:
     """Keep the token ids for the next run; warn where the folder cannot be written."""
-    arrays = {f"{split}.{name}": getattr(data, name) for split, data in splits.items() for name in _ARRAYS}
+    arrays = {
+        f"{split}.{name}": getattr(data, name)
+        for split, data in splits.items()
+        for name in _ARRAYS
+        if name != "types" or len(data.types)
+    }
     content = safetensors.numpy.save(arrays, metadata={"sha256": _hash_arrays(arrays)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

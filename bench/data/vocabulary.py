@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.config.schema import Config
 from bench.data.dataset import Dataset
+from bench.data.sources import join_texts
 from bench.errors import DataError
 from bench.redaction import show
 
@@ -53,7 +54,7 @@ def require_readable(dataset: Dataset, config: Config, folder: Path | None) -> f
     """
     if folder is None or not reads_tokens(config):
         return None
-    texts = dataset.splits["train"]["text"].tolist()
+    texts = join_texts(dataset.splits["train"]).tolist()
     share = measure_unknown(texts, folder)
     if share is None or share <= WARNED_SHARE:
         return share

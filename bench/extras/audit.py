@@ -22,6 +22,7 @@ from bench.config.overrides import list_overrides
 from bench.config.schema import Config, from_record
 from bench.csv_text import to_csv
 from bench.data import dataset
+from bench.data.sources import join_texts
 from bench.errors import ConfigError, MissingError, StoreError
 from bench.results.selection import (
     Selection,
@@ -243,12 +244,12 @@ def find_issues(found: OutOfFold, noise: Noise) -> npt.NDArray[np.bool_]:
 
 def render(found: OutOfFold, noise: Noise, issues: npt.NDArray[np.bool_]) -> str:
     """Write every text outside test, those whose labels are most likely wrong first."""
-    names, texts = found.labels, found.texts
+    names, texts, joined = found.labels, found.texts, join_texts(found.texts)
     rows: list[list[Any]] = [
         [
             rank,
             int(texts["id"].iloc[place]),
-            texts["text"].iloc[place],
+            joined.iloc[place],
             names[texts["label"].iloc[place]],
             names[noise.likely[place].argmax()],
             f"{noise.wrong[place]:.6g}",

@@ -94,6 +94,7 @@ def _make(
         eval_rows=eval_rows,
         labels=len(dataset.labels),
         pad_token_id=padding.token_id,
+        types=len(splits["train"].types) > 0,
     )
     recording = trace(config, shapes, task=task, folder=folder)
     peaks = _count_peaks(recording, device_type)

@@ -162,6 +162,7 @@ def make_key(config: Config, *, device_type: str, fingerprint: str, revision: st
         del shape["lora"]
     shape |= {
         "words": config.data.label_words,
+        **({"pairs": True} if config.data.text_pair_column else {}),
         "drops": config.lora.dropout > 0,
         "clips": config.train.max_grad_norm is not None,
     }

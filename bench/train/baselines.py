@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
+from scipy.sparse import hstack
 from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -67,13 +68,18 @@ def fit_tfidf(dataset: Dataset, *, class_weight: str | None = None) -> FittedBas
     """Fit a logistic regression to TF-IDF of the texts: what can be had without a pretrained model.
 
     Features are words and pairs of words; where the train texts are written without spaces (see
-    :func:`uses_characters`), single characters and pairs of characters.
+    :func:`uses_characters`), single characters and pairs of characters. A second text's are features of their
+    own, by the same vocabulary.
     """
-    texts = {split: frame["text"].tolist() for split, frame in dataset.splits.items()}
-    unit = {"analyzer": "char"} if uses_characters(texts["train"]) else {"analyzer": "word"}
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, **unit)
-    features = {"train": vectorizer.fit_transform(texts["train"])}  # (rows, terms), sparse
-    features |= {split: vectorizer.transform(texts[split]) for split in _EVALUATED}
+    train = dataset.splits["train"]
+    sides = [name for name in ("text", "pair") if name in train]
+    read = [text for side in sides for text in train[side]]
+    unit = {"analyzer": "char"} if uses_characters(read) else {"analyzer": "word"}
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, **unit).fit(read)
+    features = {
+        split: hstack([vectorizer.transform(frame[side].tolist()) for side in sides], format="csr")
+        for split, frame in dataset.splits.items()
+    }  # (rows, terms), sparse
     return _fit_regression(features, dataset, class_weight)
 
 

@@ -19,7 +19,7 @@ from bench.data import prompt as prompts
 from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
 from bench.errors import ConfigError, RunError
-from bench.model import build, positions, trained, weights
+from bench.model import build, encoder, positions, trained, weights
 from bench.train import baselines, loop, metrics, optimizers, parallel, resumption
 from bench.train import task as tasks
 from bench.train.checkpoint import BEST
@@ -341,6 +341,10 @@ def _describe(
 def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> tasks.Texts:
     """Turn the splits into the model's token ids; a prompt goes around each text where the task has one."""
     prompt, tokenizer = None, build.find_tokenizer(config.model, model_folder)
+    pairs, architecture = (
+        config.data.text_pair_column is not None,
+        build.load_settings(config.model, model_folder),
+    )
     length = build.fit_length(config.train.max_length, config.model, model_folder)
     if length < config.train.max_length:
         _logger.warning("%s", _explain_length(config.train.max_length, length))
@@ -352,6 +356,7 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
             words=name_labels(dataset.labels, config.data),
             examples=prompts.draw_examples(dataset, shots=shots, seed=config.seed) if shots else (),
             max_length=length,
+            pairs=pairs,
         )
         if prompt.examples:
             _require_positions(config, len(prompt.examples) + length, model_folder)
@@ -361,13 +366,14 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
         max_length=length,
         cache_dir=config.cache_dir,
         prompt=prompt,
+        types=pairs and prompt is None and encoder.takes_types(architecture),
     )
     if model_folder is not None:
         _require_known(splits, model_folder)
     padding = tokens.Padding.of(tokenizer)
     if prompt is not None:  # answers follow it
         padding = dataclasses.replace(padding, side="left")
-    task = tasks.make(prompt, build.load_settings(config.model, model_folder))
+    task = tasks.make(prompt, architecture)
     for reason in _explain_readings(task).values():
         _logger.warning("%s", reason)
     return tasks.Texts(splits, padding, task)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.data import dataset as datasets
+from bench.data.sources import Text, list_texts
 from bench.errors import ConfigError
 from bench.report.cells import to_markdown
 from bench.results.store import Result
@@ -21,7 +22,7 @@ Scores = npt.NDArray[np.float64]  # (texts, labels)
 class Held:
     """The test split that a run was scored on."""
 
-    texts: list[str]
+    texts: list[Text]
     labels: npt.NDArray[np.int64]  # (texts,)
 
 
@@ -50,7 +51,7 @@ def read_test(result: Result) -> Held:
             "them; bring them back as they were, or train again"
         )
     split = dataset.splits["test"]
-    return Held(split["text"].tolist(), split["label"].to_numpy())
+    return Held(list_texts(split), split["label"].to_numpy())
 
 
 def compare(form: str, scores: Scores, trained: Scores, held: Held) -> Agreement:

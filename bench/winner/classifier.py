@@ -22,6 +22,7 @@ from bench.config.schema import Config
 from bench.data import dataset, tokens
 from bench.data import prompt as prompts
 from bench.data.prompt import Prompt
+from bench.data.sources import Text
 from bench.errors import ConfigError, DataError, first_line
 from bench.model import build, decoder, encoder
 from bench.results.store import Result, Store
@@ -57,12 +58,12 @@ class Classifier:
 
     def predict(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         *,
         batch_size: int = BATCH_SIZE,
         advance: Callable[[int], object] | None = None,
     ) -> list[LabelPrediction]:
-        """Return each text's label and probabilities, in the order of the texts.
+        """Return each text's label and probabilities, in the order of the texts; a pair is a tuple of two.
 
         ``advance`` is told of every batch how many texts it held.
 
@@ -80,7 +81,7 @@ class Classifier:
 
     def score(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         *,
         batch_size: int = BATCH_SIZE,
         advance: Callable[[int], object] | None = None,
@@ -98,22 +99,28 @@ class Classifier:
                     advance(len(numbers))
         return scores
 
-    def tokenise(self, texts: Sequence[str]) -> tokens.TokenisedSplit:
+    def tokenise(self, texts: Sequence[Text]) -> tokens.TokenisedSplit:
         """Return the texts in token ids, cut to the run's length, in its prompt if it had one.
 
         Raises:
-            DataError: a text is empty, or the tokenizer finds nothing in it.
+            DataError: a text is empty or lacks its second one, or the tokenizer finds nothing in it.
         """
         for number, text in enumerate(texts):
-            if not text.strip():
+            if isinstance(text, str) == self.manifest.pairs:
+                wanted = "two texts at a time, as a pair" if self.manifest.pairs else "one text at a time"
+                raise DataError(f"text {number + 1} of {len(texts)}: {self.manifest.run_id} reads {wanted}")
+            if not all(part.strip() for part in ([text] if isinstance(text, str) else text)):
                 raise DataError(f"text {number + 1} of {len(texts)} is empty; remove it")
+        network: Any = self.model
+        prompt, pairs = self.manifest.prompt, self.manifest.pairs
         return tokens.tokenise_texts(
             list(texts),
             np.zeros(len(texts), dtype=np.int64),
             self.tokenizer,
             max_length=self.manifest.max_length,
-            prompt=self.manifest.prompt,
+            prompt=prompt,
             split="texts",
+            types=pairs and prompt is None and encoder.takes_types(network.config),
         )
 
     @cached_property
@@ -178,7 +185,7 @@ def begin(result: Result) -> Classifier:
     manifest = dataclasses.replace(manifest, unquantised=unquantised)
     if manifest.task == "label_likelihood":
         words = dict(zip(manifest.labels, manifest.label_words or [], strict=True))
-        prompt = prompts.make(tokenizer, template=str(manifest.template), words=words)
+        prompt = prompts.make(tokenizer, template=str(manifest.template), words=words, pairs=manifest.pairs)
         manifest = with_prompt(manifest, prompt)
     return Classifier(network.model, tokenizer, manifest, precision, device)
 
@@ -188,6 +195,7 @@ def with_prompt(manifest: Manifest, prompt: Prompt) -> Manifest:
     return dataclasses.replace(
         manifest,
         before=list(prompt.before),
+        between=None if prompt.between is None else list(prompt.between),
         after=list(prompt.after),
         answers=[list(answer) for answer in prompt.answers],
         scored=[list(one) for one in prompt.scored],
@@ -266,6 +274,8 @@ def _describe(result: Result, config: Config) -> Manifest:
         after=None,
         answers=None,
         scored=None,
+        pairs=config.data.text_pair_column is not None,
+        text_template=config.data.text_template,
     )
 
 

@@ -7,13 +7,14 @@ import torch
 from transformers import set_seed
 
 from bench.data import tokens
+from bench.data.sources import Text
 from bench.errors import ConfigError
 from bench.winner.classifier import Classifier
 
 
 def generate(
     classifier: Classifier,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     *,
     max_new_tokens: int,
     temperature: float,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.data.sources import Text
 from bench.report.cells import to_markdown
 from bench.report.language.text import ENGLISH
 from bench.report.latency import list_forms
@@ -35,7 +36,7 @@ class Latency:
     texts_per_second: float
 
 
-def measure(folder: Path, texts: Sequence[str]) -> list[Latency]:
+def measure(folder: Path, texts: Sequence[Text]) -> list[Latency]:
     """Measure each form of the exported classifier, at batch 1 and at its fastest batch size.
 
     Raises:
@@ -47,7 +48,7 @@ def measure(folder: Path, texts: Sequence[str]) -> list[Latency]:
     return rows
 
 
-def measure_form(form: str, loaded: Classifier, texts: Sequence[str]) -> list[Latency]:
+def measure_form(form: str, loaded: Classifier, texts: Sequence[Text]) -> list[Latency]:
     """Measure the form at batch 1, and at the best of some batch sizes.
 
     Texts are taken in their order, so a batch is as mixed in length as they are.
@@ -105,7 +106,7 @@ def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
         yield "merged, quantised to nf4", classifier.load(other, quantization="nf4")
 
 
-def _time(form: str, loaded: Classifier, texts: Sequence[str], size: int) -> Latency:
+def _time(form: str, loaded: Classifier, texts: Sequence[Text], size: int) -> Latency:
     """Return the seconds of each batch, by a monotonic clock, without a smaller last one."""
     seconds = []
     for start in range(0, len(texts) - size + 1, size):

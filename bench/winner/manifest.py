@@ -49,13 +49,18 @@ class Manifest:
     answers: list[list[int]] | None  # each label's words and the end, in token ids
     scored: list[list[int]] | None  # the part of them that labels are compared by
     version: int = VERSION
+    # What folders of earlier versions do not say.
+    pairs: bool = False  # each text comes with a second one
+    between: list[int] | None = None  # token ids between the two, where a prompt stands around them
+    text_template: str | None = None  # a text is made of a file's columns, "{title}: {body}"
 
     @property
     def prompt(self) -> Prompt | None:
         """What stands around a text, or None where a head reads it as it is."""
         if self.before is None or self.after is None or self.answers is None:
             return None
-        return Prompt(tuple(self.before), tuple(self.after), tuple(map(tuple, self.answers)))
+        between = None if self.between is None else tuple(self.between)
+        return Prompt(tuple(self.before), tuple(self.after), tuple(map(tuple, self.answers)), between=between)
 
 
 def write(manifest: Manifest, folder: Path) -> None:

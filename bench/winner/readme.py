@@ -19,6 +19,7 @@ from bench.winner.origin import locate
 
 NAME = "README.md"
 UNKNOWN = "unknown"
+_SHOWN = ('"a text"', '"a text" "its second one"')
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 _HEAD = Template("""\
@@ -57,6 +58,24 @@ for text in texts:
     row = torch.stack(scores).softmax(-1)
     print(prompt["labels"][int(row.argmax())], row.tolist(), text)
 """)
+# What the code above says for one text, and for two.
+_FOR_PAIRS = (
+    ('["put your texts here"]', '[("put a text here", "and its second one here")]'),
+    (
+        "inputs = tokenizer(texts,",
+        "# a tokenizer without a token to part them gets the second below the first\n"
+        'sides = zip(*texts) if tokenizer.sep_token else [["\\n".join(text) for text in texts]]\n'
+        "inputs = tokenizer(*map(list, sides),",
+    ),
+    (' - len(prompt["after"])', ' - len(prompt["between"]) - len(prompt["after"])'),
+    (
+        "    ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=room)"
+        '["input_ids"]\n',
+        '    first, second = (tokenizer(one, add_special_tokens=False)["input_ids"] for one in text)\n'
+        "    first = first[: max(room - len(second), room - room // 2)]  # the longer one is cut first\n"
+        '    ids = first + prompt["between"] + second[: room - len(first)]\n',
+    ),
+)
 
 
 def write(folder: Path, result: Result, manifest: Manifest, *, network: nn.Module, more: str = "") -> None:
@@ -93,7 +112,10 @@ def write_code(manifest: Manifest) -> str:
     else:
         load = f"model = {kind}.from_pretrained(folder, dtype=torch.float32)"
     use = (_WRITE if is_prompted else _CLASSIFY).substitute(max_length=manifest.max_length)
-    return _HEAD.substitute(imports="\n".join(imports) + "\n", load=load) + use
+    code = _HEAD.substitute(imports="\n".join(imports) + "\n", load=load) + use
+    for one, two in _FOR_PAIRS * manifest.pairs:
+        code = code.replace(one, two)
+    return code
 
 
 def find_license(base: Origin) -> str:
@@ -221,7 +243,8 @@ def _explain_loading(manifest: Manifest, network: nn.Module) -> str:
         else f"\nThe run computed in {manifest.precision}; in fp32, as here, probabilities differ slightly.\n"
     )
     return (
-        '## Use\n\nWith bench: `bench classify DIR "a text"`, or `bench.load(DIR).predict(texts)` in Python. '
+        f"## Use\n\nWith bench: `bench classify DIR {_SHOWN[manifest.pairs]}`, or "
+        "`bench.load(DIR).predict(texts)` in Python. "
         f"Without it:\n\n{_block(write_code(manifest), 'python')}{note}{precision}"
     )
 

@@ -240,6 +240,28 @@ def test_members_of_other_folds_are_the_runs_alone(
     assert counts == {"validation": [21, 21, 20], "test": [18, 18, 18]}
 
 
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """120 pairs of which the first says nothing: which of two words comes first decides the label."""
+    rows = [(f"das {number}", f"a b {number}" if number % 2 else f"b a {number}") for number in range(120)]
+    frame = pd.DataFrame(rows, columns=["one", "two"]).assign(label=["x", "y"] * 60)
+    frame.to_csv(tmp_path / "pairs.csv", index=False)
+    return tmp_path / "pairs.csv"
+
+
+@pytest.mark.parametrize("overrides", [["method=lora"], ["method=lora", "task=label_likelihood"]])
+def test_pairs_are_read_alike_in_a_pack_and_alone(
+    compose_tiny: Compose, compose_decoder: Compose, pairs: Path, tmp_path: Path, overrides: list[str]
+) -> None:
+    compose = compose_tiny if len(overrides) == 1 else lambda *o: compose_decoder("llama", *o)
+    columns = ("data.text_column=one", "data.text_pair_column=two", f"data.train={pairs}")
+    configs = members_of(compose(*FIFTY, *columns, *overrides), MEMBERS[:2])
+    packed = train_packed(configs, tmp_path)
+    for one, alone in zip(packed, train_alone(configs, tmp_path), strict=True):
+        assert max(alone.values("loss")) - min(alone.values("loss")) > 0.1
+        require_same(one, alone)
+
+
 LOSSES = tuple({"train.loss": loss} for loss in ("weighted", "cross_entropy", "focal", "balanced_sampling"))
 
 

@@ -20,7 +20,19 @@ from bench.data import synthetic
 from bench.errors import ConfigError, DataError
 
 NOTHING = dict.fromkeys(
-    ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map", "label_words"]
+    [
+        "train",
+        "validation",
+        "test",
+        "hub_id",
+        "subset",
+        "revision",
+        "labels",
+        "label_map",
+        "label_words",
+        "text_pair_column",
+        "text_template",
+    ]
 )
 SIZES = {
     "train_size": None,
@@ -482,3 +494,26 @@ def test_labels_with_few_rows_are_said_before_training(
     assert f"'c' ({sizes['train'][2]} in train, {sizes['test'][2]} in test), 'd'" in message
     assert "'a'" not in message
     assert "'b'" not in message
+
+
+def test_pairs_are_equal_if_both_texts_are(tmp_path: Path) -> None:
+    """In folds, for duplicates across splits and for conflicting labels."""
+    rows = [(f"text {number // 2}", f"pair {number % 2}", "ab"[number % 2]) for number in range(80)]
+    rows += [rows[0], ("text 0", "pair 0", "b")]
+    frame = pd.DataFrame(rows, columns=["text", "pair", "label"])
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    config = dataclasses.replace(BASE, train=str(tmp_path / "rows.csv"), text_pair_column="pair")
+    dataset = datasets.load(config)
+    assert datasets.describe(dataset)["conflicting_labels"] == 3
+    assert dataset.duplicate_rows_across_splits < 3
+    assert sorted(dataset.splits["train"]) == ["id", "label", "pair", "text"]
+    folds = dataclasses.replace(config, folds=4, fold=0)
+    held = [
+        {*zip(one["text"], one["pair"], strict=True)}
+        for fold in range(4)
+        for one in [datasets.load(dataclasses.replace(folds, fold=fold)).splits["validation"]]
+    ]
+    assert all(not one & other for place, one in enumerate(held) for other in held[:place])
+    assert datasets.fingerprint(config) != datasets.fingerprint(
+        dataclasses.replace(config, text_pair_column=None)
+    )

@@ -423,3 +423,55 @@ def test_padding_is_the_tokenizers_own() -> None:
 
 if __name__ == "__main__":
     tokenise_often(sys.argv[1])
+
+
+class PairTokenizer(CharacterTokenizer):
+    """A tokenizer that parts two texts by a token and says of which each token is, as BERT's."""
+
+    sep_token = "[SEP]"
+
+    def __call__(self, text: list[str], *second: list[str], truncation: bool, **options: Any) -> Any:
+        if not second:
+            return super().__call__(text, truncation=truncation, **options)
+        self.calls += 1
+        keep = options.get("max_length", 10**9) - 3 if truncation else 10**9
+        rows, types = [], []
+        for one, other in zip(text, *second, strict=True):
+            first, last = [ord(letter) for letter in one], [ord(letter) for letter in other]
+            first = first[: max(keep - len(last), keep - keep // 2)]
+            last = last[: keep - len(first)]
+            rows.append([START, *first, END, *last, END])
+            types.append([0] * (len(first) + 2) + [1] * (len(last) + 1))
+        return {"input_ids": rows, "token_type_ids": types}
+
+
+def make_pairs() -> Dataset:
+    columns = {"id": range(2), "text": ["abc", "abcdefgh"], "pair": ["x", "yz"], "label": [0, 1]}
+    frame = pd.DataFrame(columns)
+    return Dataset(dict.fromkeys(("train", "validation", "test"), frame), ("x", "y"), "pairs", 0)
+
+
+def test_a_pair_is_the_tokenizers_own_with_the_types_of_its_tokens(tmp_path: Path) -> None:
+    for _ in range(2):  # made, and read from disk
+        made = tokens.tokenise(make_pairs(), PairTokenizer(), max_length=8, cache_dir=tmp_path, types=True)
+    split = made["train"]
+    assert split.row(0).tolist() == [START, 97, 98, 99, END, 120, END]
+    assert split.row(1).tolist() == [START, 97, 98, 99, END, 121, 122, END]
+    assert split.full_lengths.tolist() == [7, 13]
+    batches = list(
+        tokens.train_batches(
+            Stream(split, 0),
+            micro_batch_size=2,
+            micro_batches=1,
+            group_by_length=True,
+            padding=Padding(0, "right"),
+        )
+    )
+    assert batches[0]["token_type_ids"].tolist() == [[0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1, 0]]
+    assert "token_type_ids" not in take(make_split([3, 4]), 1)[0]
+
+
+def test_without_a_token_to_part_them_the_second_text_is_on_the_next_line(tmp_path: Path) -> None:
+    split = tokens.tokenise(make_pairs(), CharacterTokenizer(), max_length=20, cache_dir=tmp_path)["train"]
+    assert split.row(0).tolist() == [START, *map(ord, "abc\nx"), END]
+    assert len(split.types) == 0

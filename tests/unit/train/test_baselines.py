@@ -14,7 +14,19 @@ from bench.data.dataset import Dataset
 from bench.train import baselines, metrics
 
 NOTHING = dict.fromkeys(
-    ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map", "label_words"]
+    [
+        "train",
+        "validation",
+        "test",
+        "hub_id",
+        "subset",
+        "revision",
+        "labels",
+        "label_map",
+        "label_words",
+        "text_pair_column",
+        "text_template",
+    ]
 )
 HEADLINES = DataConfig(
     **NOTHING,
@@ -161,3 +173,14 @@ def test_train_is_learnt_from_and_validation_only_chooses_the_penalty() -> None:
     same = baselines.fit_frozen(other, dataset).probabilities["validation"]
     np.testing.assert_array_equal(same, strict.probabilities["validation"])
     assert strict.parameters == 31  # two labels need one set of coefficients
+
+
+def test_tfidf_reads_both_texts_and_tells_them_apart() -> None:
+    """The same words with the other one first have another label."""
+    firsts, seconds = ["rain", "sun"] * 20, ["sun", "rain"] * 20
+    dataset = make_dataset(firsts, [0, 1] * 20)
+    for frame in dataset.splits.values():
+        frame["pair"] = seconds
+    fitted = baselines.fit_tfidf(dataset)
+    assert score(fitted, dataset)["accuracy"] == 1.0
+    assert fitted.parameters == 2 * 2 + 1
