@@ -9,7 +9,7 @@ from bench.config.fields import TARGETS, find_faults, one_of, write
 from bench.config.identity import uses_lora, writes_labels
 from bench.config.pack import check_pack
 from bench.config.reporting import check_article
-from bench.config.schema import METRICS, Config, MethodConfig, PlanConfig, TrainConfig, read_field
+from bench.config.schema import LONG_TEXTS, METRICS, Config, MethodConfig, PlanConfig, TrainConfig, read_field
 from bench.config.template import list_columns
 from bench.errors import ConfigError
 from bench.redaction import has_credentials, has_half_characters
@@ -88,6 +88,16 @@ _NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
         "data.resample",
         (False,),
         "it makes as many texts as data.train_size says, and none to choose from; set false",
+    ),
+    *(
+        (
+            "data.long_texts",
+            way,
+            "data.text_pair_column",
+            (None,),
+            "a pair has two texts to cut; set truncate",
+        )
+        for way in LONG_TEXTS[1:]
     ),
     *((*way, *rule) for way in _TOGETHER for rule in _ALONE),
     *((*way, *rule) for way in _TOGETHER[1:] for rule in _UNSHARDED),

@@ -10,6 +10,7 @@ from bench.config import fields
 from bench.config.fields import list_marked, read_marks
 from bench.config.schema import (
     AS_IT_IS,
+    LONG_TEXTS,
     LOSSES,
     Config,
     DataConfig,
@@ -34,8 +35,12 @@ UNCOUNTED_WHEN = (
     ("method.quantization", "none", ("method.double_quant",)),
     ("method.quantization", "int8", ("method.double_quant",)),
     ("task", "sequence_classification", ("model.template", "data.label_words")),
-    ("method.estimator", "majority", ("seed", "model", "train", "task", "data.label_words")),
-    ("method.estimator", "tfidf", ("seed", "model", "train", "task", "data.label_words")),
+    (
+        "method.estimator",
+        "majority",
+        ("seed", "model", "train", "task", "data.label_words", "data.long_texts"),
+    ),
+    ("method.estimator", "tfidf", ("seed", "model", "train", "task", "data.label_words", "data.long_texts")),
     ("method.estimator", "frozen_encoder", ("seed", "task", "model.template", "data.label_words")),
     ("method.estimator", "zero_shot", ("seed",)),
 )
@@ -57,6 +62,7 @@ def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> I
     canonical = to_dict(config, without=UNCOUNTED)
     canonical["method"]["adapter"] = _whole(config.method.adapter)
     canonical["data"] = {"fingerprint": data_fingerprint, "label_words": config.data.label_words or None}
+    canonical["data"]["long_texts"] = config.data.long_texts  # of the model's inputs, and not of the texts
     if None not in (config.data.folds, config.data.fold):  # folds of one data set have one fingerprint
         canonical["data"]["fold"] = config.data.fold
     canonical["model"] = {"revision": model_revision, "template": config.model.template}
@@ -116,6 +122,8 @@ def describe(config: Config) -> str:
     if method.estimator == "network":
         task = "" if config.task == "sequence_classification" else f" {config.task}"
         name += f"{task} lr={config.train.lr:g} seed={config.seed}"
+    if config.data.long_texts != LONG_TEXTS[0] and config.method.estimator not in ("tfidf", "majority"):
+        name += f" long_texts={config.data.long_texts}"
     if (loss := find_loss(config)) != LOSSES[0]:
         name += f" loss={loss}"
     if method.estimator == "few_shot":

@@ -48,6 +48,7 @@ LOOKS = (3, 6, 10)  # a method's seeds at which sweep.final_seeds=auto looks whe
 CRITERIA = ("accuracy", "f1_macro", "balanced_accuracy", "mcc")
 AS_IT_IS = ("zero_shot", "few_shot")  # estimators by which the base model answers without any training
 LOSSES = ("cross_entropy", "weighted", "focal", "balanced_sampling")
+LONG_TEXTS = ("truncate", "head_tail", "windows")
 METRICS = (*CRITERIA, "loss")  # all that train/metrics.py returns, and runs.csv has
 # Statuses after which a run may be trained again.
 RETRIED = ("failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
@@ -123,6 +124,8 @@ class DataConfig:
     text_pair_column: str | None  # files, hub: a second text, read with the first: entailment, duplicates
     # files, hub: the text made of columns, "{title}: {body}", in place of text_column
     text_template: str | None
+    # longer than train.max_length or the model's positions: cut at the end, kept at both ends, or in windows
+    long_texts: Annotated[str, one_of(*LONG_TEXTS), Off(LONG_TEXTS[0])]
     train: str | None  # files: a path; hub: a split's name
     validation: str | None
     test: str | None

@@ -98,7 +98,8 @@ def make(
         )
     answers = [(*_encode(tokenizer, word), int(tokenizer.eos_token_id)) for word in words.values()]
     _require_distinct(answers, words, name)
-    first, last = _find_specials(tokenizer, next(iter(words.values())))
+    first, last = find_specials(tokenizer, next(iter(words.values())))
+    last = last[:-1] if last[-1:] == [tokenizer.eos_token_id] else last
     if pairs and _SECOND not in template:
         template = template.replace(_PLACE, f"{_PLACE}\n{_SECOND}")
     before, *between, after = (_encode(tokenizer, part) for part in _PLACES.split(template))
@@ -163,8 +164,12 @@ def _require_distinct(answers: Sequence[tuple[int, ...]], words: Mapping[str, st
             )
 
 
-def _find_specials(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
-    """Return the tokens that the tokenizer adds before and after a text, without a last eos."""
+def find_specials(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
+    """Return the tokens that the tokenizer adds before and after a text.
+
+    Raises:
+        ConfigError: they change the text's own tokens.
+    """
     bare, whole = _encode(tokenizer, text), tokenizer(text)["input_ids"]
     starts = [start for start in range(len(whole)) if whole[start : start + len(bare)] == bare]
     if not starts:
@@ -172,5 +177,4 @@ def _find_specials(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
             f"{type(tokenizer).__name__}: the tokens of {text!r} differ with and without special tokens, so "
             "a prompt cannot be made; use task=sequence_classification"
         )
-    first, last = whole[: starts[0]], whole[starts[0] + len(bare) :]
-    return first, last[:-1] if last[-1:] == [tokenizer.eos_token_id] else last
+    return whole[: starts[0]], whole[starts[0] + len(bare) :]

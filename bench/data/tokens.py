@@ -2,32 +2,27 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 import torch
 
+from bench.config.schema import LONG_TEXTS
+from bench.data import windows
 from bench.data.dataset import Dataset
-from bench.data.prompt import Prompt, encode_texts
+from bench.data.prompt import Prompt, encode_texts, find_specials
 from bench.data.sources import Text, list_texts
+from bench.data.tokenised import Integers, TokenisedSplit, read_cache, write_cache
 from bench.errors import ConfigError, DataError
-from bench.files import replace_file
 
 CACHE_VERSION = 1  # raise it when the files' layout changes
 FILLER = -100  # the label of a row that only fills a batch up
 MEGABATCH = 50  # micro-batches sorted together by length: long enough to save padding, short enough to mix
-_ARRAYS = ("ids", "offsets", "labels", "full_lengths", "types")
-_logger = logging.getLogger(__name__)
 
 Batch = dict[str, torch.Tensor]  # input_ids, attention_mask, token_type_ids: (rows, longest); labels: (rows,)
-Integers = npt.NDArray[Any]
 
 
 class Tokenizer(Protocol):
@@ -62,36 +57,6 @@ class Padding:
         return cls(tokenizer.pad_token_id, tokenizer.padding_side)
 
 
-@dataclass(frozen=True)
-class TokenisedSplit:
-    """The token ids of a split's texts, in the order of its rows."""
-
-    ids: Integers  # of all rows, one after the other: int32
-    offsets: Integers  # row i is ids[offsets[i]:offsets[i + 1]]: (rows + 1,)
-    labels: Integers  # (rows,)
-    full_lengths: Integers  # tokens before texts were cut: (rows,)
-    # 0 for tokens of a first text, 1 for those of its second; empty where the model does not ask
-    types: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.labels)
-
-    def row(self, index: int) -> Integers:
-        """Return the token ids of one row, with the tokenizer's special tokens. # (length,)"""
-        return self.ids[self.offsets[index] : self.offsets[index + 1]]
-
-    @property
-    def lengths(self) -> Integers:
-        """Tokens of each row. # (rows,)"""
-        return np.diff(self.offsets)
-
-    @property
-    def truncated_share(self) -> float:
-        """The share of texts that were longer than the limit and were cut."""
-        return float((self.full_lengths > self.lengths).mean())
-
-
 def tokenise(
     dataset: Dataset,
     tokenizer: Tokenizer,
@@ -100,6 +65,7 @@ def tokenise(
     cache_dir: str | Path,
     prompt: Prompt | None = None,
     types: bool = False,
+    long_texts: str = LONG_TEXTS[0],
 ) -> dict[str, TokenisedSplit]:
     """Return the splits as token ids, from disk where the same texts met the same tokenizer before.
 
@@ -125,12 +91,11 @@ def tokenise(
                 f"train.max_length={max_length}: the template and the longest label's words take "
                 f"{prompt.room} tokens, so none is left for the text; raise it"
             )
-    if types:
-        facts += ["types"]
+    facts += ["types"] * types + [long_texts] * (long_texts != LONG_TEXTS[0])
     path = (
         Path(cache_dir) / "tokens" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.safetensors"
     )
-    if (cached := _read_cache(path, dataset)) is not None:
+    if (cached := read_cache(path, dataset)) is not None:
         return cached
     splits = {
         split: tokenise_texts(
@@ -141,10 +106,11 @@ def tokenise(
             prompt=prompt,
             split=split,
             types=types,
+            long_texts=long_texts,
         )
         for split, frame in dataset.splits.items()
     }
-    _write_cache(path, splits)
+    write_cache(path, splits)
     return splits
 
 
@@ -289,8 +255,13 @@ def tokenise_texts(
     prompt: Prompt | None,
     split: str,
     types: bool = False,
+    long_texts: str = LONG_TEXTS[0],
 ) -> TokenisedSplit:
     """Tokenise each text twice, whole and cut, as a cut text does not say how long it was."""
+    if long_texts != LONG_TEXTS[0]:
+        return _tokenise_long(
+            texts, labels, tokenizer, max_length=max_length, prompt=prompt, split=split, way=long_texts
+        )
     around, kinds = 0, list[list[int]]()
     if prompt is None:
         sides = _list_sides(texts, tokenizer)
@@ -303,20 +274,61 @@ def tokenise_texts(
         around = len(prompt.before) + len(prompt.after)
         whole = encode_texts(tokenizer, texts, None, prompt.between)
         cut = encode_texts(tokenizer, texts, max_length - prompt.room, prompt.between)
-    if empty := [row for row, ids in enumerate(cut) if not ids]:
+    _require_tokens(cut, texts, split)
+    rows = cut if prompt is None else [(*prompt.before, *ids, *prompt.after) for ids in cut]
+    return TokenisedSplit(
+        *_join_rows(rows),
+        labels=labels.astype(np.int64),
+        full_lengths=np.array([len(ids) for ids in whole], dtype=np.int64) + around,
+        types=np.fromiter((kind for row in kinds for kind in row), dtype=np.int8),
+    )
+
+
+def _tokenise_long(
+    texts: Sequence[Text],
+    labels: Integers,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    prompt: Prompt | None,
+    split: str,
+    way: str,
+) -> TokenisedSplit:
+    """Tokenise each text whole, and put the same tokens around each part of it that is read."""
+    if prompt is None:
+        before, after = find_specials(tokenizer, str(texts[0]))
+        room = max_length - len(before) - len(after)
+    else:
+        before, after, room = [*prompt.before], [*prompt.after], max_length - prompt.room
+    whole = encode_texts(tokenizer, texts, None, None)
+    _require_tokens(whole, texts, split)
+    parts = [windows.cut(ids, room, way) for ids in whole]
+    counts = np.array([len(some) for some in parts])  # (texts,)
+    lengths = np.array([len(ids) for ids in whole], dtype=np.int64) + len(before) + len(after)
+    owners = np.repeat(np.arange(len(texts)), counts)
+    return TokenisedSplit(
+        *_join_rows([(*before, *part, *after) for some in parts for part in some]),
+        labels=np.repeat(labels.astype(np.int64), counts),
+        full_lengths=np.repeat(lengths, counts),
+        owners=owners if len(owners) > len(texts) else owners[:0],
+    )
+
+
+def _require_tokens(rows: Sequence[Sequence[int]], texts: Sequence[Text], split: str) -> None:
+    """Raise a DataError that names the first text without any token."""
+    if empty := [row for row, ids in enumerate(rows) if not ids]:
         row = empty[0]
         raise DataError(
             f"{split}, id {row}: the tokenizer finds no token in {str(texts[row])[:40]!r}; remove it"
         )
-    rows = cut if prompt is None else [(*prompt.before, *ids, *prompt.after) for ids in cut]
+
+
+def _join_rows(rows: Sequence[Sequence[int]]) -> tuple[Integers, Integers]:
+    """Return the rows one after the other, and where each begins."""
     lengths = np.array([len(ids) for ids in rows], dtype=np.int64)  # (rows,)
-    count = int(lengths.sum())
-    return TokenisedSplit(
-        ids=np.fromiter((token for ids in rows for token in ids), dtype=np.int32, count=count),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        labels=labels.astype(np.int64),
-        full_lengths=np.array([len(ids) for ids in whole], dtype=np.int64) + around,
-        types=np.fromiter((kind for row in kinds for kind in row), dtype=np.int8),
+    ids = (token for row in rows for token in row)
+    return np.fromiter(ids, dtype=np.int32, count=int(lengths.sum())), np.concatenate(
+        [[0], np.cumsum(lengths)]
     )
 
 
@@ -432,64 +444,3 @@ def _pad(
         **({"token_type_ids": types} if len(split.types) else {}),
     }
     return {name: torch.from_numpy(array) for name, array in {**batch, "labels": labels}.items()}
-
-
-def _read_cache(path: Path, dataset: Dataset) -> dict[str, TokenisedSplit] | None:
-    """Return the splits in the file, None where it is not whole or not of this data set."""
-    try:
-        with path.open("rb"):
-            pass
-    except OSError:  # what keeps it from being read keeps it from being written, which says so
-        return None
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            digest = (file.metadata() or {}).get("sha256")
-        if digest != _hash_arrays(arrays):
-            raise ValueError("its checksum does not match")
-        splits = {
-            split: TokenisedSplit(
-                **{name: arrays[key] for name in _ARRAYS if (key := f"{split}.{name}") in arrays}
-            )
-            for split in dataset.splits
-        }
-        for split, frame in dataset.splits.items():
-            if not np.array_equal(splits[split].labels, frame["label"]):
-                raise ValueError(f"its labels of {split} are of other data")
-    except (
-        safetensors.SafetensorError,
-        OSError,
-        ValueError,
-        TypeError,
-    ) as error:  # TypeError: an array lacks
-        _logger.warning("%s: damaged (%s); the texts are tokenised again", path, error)
-        return None
-    return splits
-
-
-def _write_cache(path: Path, splits: dict[str, TokenisedSplit]) -> None:
-    """Keep the token ids for the next run; warn where the folder cannot be written."""
-    arrays = {
-        f"{split}.{name}": getattr(data, name)
-        for split, data in splits.items()
-        for name in _ARRAYS
-        if name != "types" or len(data.types)
-    }
-    content = safetensors.numpy.save(arrays, metadata={"sha256": _hash_arrays(arrays)})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, content, durable=False)
-    except OSError as error:
-        _logger.warning(
-            "cache_dir %s: cannot be written (%s); texts are tokenised anew in each run",
-            path.parent.parent,
-            error.strerror,
-        )
-
-
-def _hash_arrays(arrays: dict[str, Integers]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    return digest.hexdigest()

@@ -216,6 +216,8 @@ def _list_health(health: DataHealth, text: Text) -> Iterator[str]:
         yield text("notes.imbalance", ratio=health.imbalance)
     if health.truncated is not None:
         yield text("notes.truncated", share=100 * health.truncated)
+    if health.windowed is not None:
+        yield text("notes.windowed", share=100 * health.windowed)
 
 
 def render_comparisons(comparisons: Sequence[Comparison]) -> str:

@@ -98,6 +98,7 @@ _BLOCKS: dict[str, Kind] = {
         "sizes": _SPLITS,
         "label_counts": {"*": _SPLITS},
         "truncated_share": is_share,
+        "long_share": is_share,
         "duplicate_rows_across_splits": is_count,
         "conflicting_labels": is_count,
     },

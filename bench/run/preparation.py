@@ -14,7 +14,7 @@ from bench.config.pack import unpack
 from bench.config.schema import Config
 from bench.data import dataset as datasets
 from bench.data.dataset import Dataset
-from bench.data.vocabulary import require_readable
+from bench.data.vocabulary import require_readable, tell_long
 from bench.model import weights
 from bench.results.store import Result
 
@@ -66,6 +66,7 @@ def prepare(config: Config) -> Prepared:
         if (name := repr((one.data, one.seed if draws_texts(one.data) else None))) not in loaded:
             dataset = datasets.load(one.data, seed=one.seed)
             loaded[name] = dataset, require_readable(dataset, one, folder)
+            tell_long(dataset, one, folder)
         dataset, unknown_share = loaded[name]
         identity = identify(one, data_fingerprint=dataset.fingerprint, model_revision=revision)
         members.append(PreparedRun(one, identity, dataset, unknown_share))

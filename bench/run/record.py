@@ -173,7 +173,11 @@ def finish_record(
         parameters=fitted.parameters,
         throughput=measured.pop("throughput", fitted.throughput),
         model=fitted.model,
-        data={**started.data, "truncated_share": fitted.truncated_share},
+        data={
+            **started.data,
+            "truncated_share": fitted.truncated_share,
+            "long_share": fitted.long_share,
+        },
         reasons=reasons | fitted.reasons,
         **measured,
     )

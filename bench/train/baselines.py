@@ -21,6 +21,7 @@ from bench.config.identity import find_loss, writes_labels
 from bench.config.schema import Config
 from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
+from bench.data.windows import pool
 from bench.model import build, positions
 from bench.train import loop
 from bench.train.meter import Meter
@@ -195,8 +196,9 @@ def ask(
     rows, answers = count_rows(config, texts), {}
     with meter.phase("eval"):
         for split in _EVALUATED:
-            batches = tokens.eval_batches(texts.splits[split], batch_size=rows, padding=texts.padding)
-            answers[split] = loop.ask(base, batches, task=task, accelerator=accelerator)
+            own = texts.splits[split]
+            batches = tokens.eval_batches(own, batch_size=rows, padding=texts.padding)
+            answers[split] = loop.ask(base, batches, task=task, accelerator=accelerator, owners=own.owners)
     return FittedBaseline(answers, 0)
 
 
@@ -226,7 +228,7 @@ def compare(
     def embed(split: tokens.TokenisedSplit) -> Any:
         rows = config.train.eval_batch_size
         batches = tokens.eval_batches(split, batch_size=rows, padding=texts.padding)
-        return loop.embed(base, batches, accelerator=accelerator)
+        return pool(loop.embed(base, batches, accelerator=accelerator), split.owners)
 
     if config.method.estimator == "frozen_encoder":
         with meter.phase("train"):

@@ -51,7 +51,8 @@ class Fitted:
     parameters: dict[str, int | None]  # {trainable, total}
     model: dict[str, Any] = field(default_factory=dict)
     throughput: dict[str, float | None] = field(default_factory=dict)
-    truncated_share: float | None = None
+    truncated_share: float | None = None  # of train's texts, of which something was not read
+    long_share: float | None = None  # that were longer than the limit
     reasons: dict[str, str] = field(default_factory=dict)
 
 
@@ -192,9 +193,9 @@ def _load(
     if rank := accelerator.process_index:  # the same weights as the first process, but dropout of its own
         torch.manual_seed(config.seed + (rank << 32))
     steps = count_steps(settings, rows=len(texts[0].splits["train"]))
-    counts = [
-        np.bincount(dataset.splits["train"]["label"], minlength=len(dataset.labels)) for dataset in datasets
-    ]
+    streams, labels = list_streams(configs), len(datasets[0].labels)
+    trains = [texts[streams.index(find_stream(config))].splits["train"] for config in configs]
+    counts = [np.bincount(train.labels, minlength=labels) for train in trains]
     training = prepare(
         networks,
         configs,
@@ -240,7 +241,7 @@ def _train_to_stop(
         meter=meter,
         predict=lambda: _predict(training, texts, "validation"),
         score=lambda member, probabilities: metrics.score(
-            probabilities, texts[member.stream].splits["validation"].labels
+            probabilities, texts[member.stream].splits["validation"].text_labels
         ),
         select_by=config.sweep.select_by,
         save_best=lambda member: trained.write(
@@ -294,15 +295,16 @@ def _make_batches(
 
 def _predict(training: Training, texts: Sequence[tasks.Texts], split: str) -> list[Probabilities]:
     """Predict each member's split with as many rows at once as a run alone has, or a step."""
-    settings, [first, *others] = training.settings, [one.splits[split] for one in texts]
+    settings, splits = training.settings, [one.splits[split] for one in texts]
+    first, *others = splits
     rows = settings.eval_batch_size
     rows = max(rows // len(training.running), min(rows, settings.micro_batch_size)) // training.task.sequences
     rows, padding = max(1, rows), texts[0].padding
     if all(np.array_equal(one.ids, first.ids) for one in others):
-        batches = tokens.eval_batches(first, batch_size=rows, padding=padding)
+        batches, splits = tokens.eval_batches(first, batch_size=rows, padding=padding), [first]
     else:
-        batches = tokens.eval_batches_apart([first, *others], batch_size=rows, padding=padding)
-    return loop.predict(training, batches)
+        batches = tokens.eval_batches_apart(splits, batch_size=rows, padding=padding)
+    return loop.predict(training, batches, owners=[one.owners for one in splits])
 
 
 def _describe(
@@ -334,6 +336,7 @@ def _describe(
         model={**choices, **steps, **_describe_prompts(training.task), "processes": processes},
         throughput=progress.rates(meter.seconds["train"]),
         truncated_share=split.truncated_share,
+        long_share=split.long_share,
         reasons=reasons,
     )
 
@@ -367,6 +370,7 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
         cache_dir=config.cache_dir,
         prompt=prompt,
         types=pairs and prompt is None and encoder.takes_types(architecture),
+        long_texts=config.data.long_texts,
     )
     if model_folder is not None:
         _require_known(splits, model_folder)
@@ -478,6 +482,7 @@ def _fit_on_base(config: Config, dataset: Dataset, *, model_folder: Path | None,
             **_describe_prompts(texts.task),
         },
         truncated_share=texts.splits["train"].truncated_share,
+        long_share=texts.splits["train"].long_share,
         reasons=described.reasons | _explain_cut(length, settings) | _explain_readings(texts.task),
     )
 

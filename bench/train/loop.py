@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
+from scipy.special import softmax
 from torch import nn
 from torch.nn import functional
 
 from bench.data.tokens import FILLER
+from bench.data.windows import pool
 from bench.errors import RunError
 from bench.train import optimizers, parallel
 from bench.train.meter import Meter
@@ -190,15 +192,19 @@ def _evaluate(
                 save_best(member)
 
 
-def predict(training: Training, batches: EvalBatches) -> list[Probabilities]:
-    """Predict the probabilities of each running member, in its split's order. # (rows, labels) each
+def predict(
+    training: Training, batches: EvalBatches, *, owners: Sequence[npt.NDArray[Any]] = ()
+) -> list[Probabilities]:
+    """Predict the probabilities of each running member, in its split's order. # (texts, labels) each
 
     Processes share the batches out, and each gets all the probabilities.
 
     Args:
         batches: of one split for all members, or of one for each stream, as tokens.eval_batches_apart
+        owners: of each split, if rows are windows of texts, whose scores are averaged. # (rows,) each
     """
     accelerator, members = training.accelerator, len(training.running)
+    pooled = any(map(len, owners))
     parts = []
     training.model.eval()
     with torch.inference_mode(), accelerator.autocast():
@@ -206,15 +212,25 @@ def predict(training: Training, batches: EvalBatches) -> list[Probabilities]:
             rows = np.atleast_2d(rows)  # (splits, rows)
             texts = {name: tensor for name, tensor in batch.items() if name != "labels"}
             inputs = _hand_out(texts, training, streams=len(rows))
-            probabilities = functional.softmax(training.task.score(training.model, inputs).double(), dim=-1)
-            parts.append((rows, probabilities.view(members, rows.shape[1], -1).cpu().numpy()))
+            scores = training.task.score(training.model, inputs).double()
+            scores = scores if pooled else functional.softmax(scores, dim=-1)
+            parts.append((rows, scores.view(members, rows.shape[1], -1).cpu().numpy()))
     parts = parallel.collect(parts)
     rows = np.concatenate([rows for rows, _ in parts], axis=1)
-    found = np.concatenate([probabilities for _, probabilities in parts], axis=1)
-    return [
+    found = np.concatenate([scores for _, scores in parts], axis=1)
+    own = [
         _sort(rows[member.stream % len(rows)], own)
         for member, own in zip(training.running, found, strict=True)
     ]
+    if not pooled:
+        return own
+    places = [member.stream % len(owners) for member in training.running]
+    return [settle(scores, owners[place]) for place, scores in zip(places, own, strict=True)]
+
+
+def settle(scores: npt.NDArray[np.float64], owners: npt.NDArray[Any]) -> Probabilities:
+    """Average the scores of each text's windows, and return the texts' probabilities. # (texts, labels)"""
+    return np.asarray(softmax(pool(scores, owners), axis=1))
 
 
 def _sort(rows: npt.NDArray[Any], probabilities: Probabilities) -> Probabilities:
@@ -276,15 +292,27 @@ def embed(encoder: nn.Module, batches: EvalBatches, *, accelerator: Accelerator)
 
 
 def ask(
-    model: nn.Module, batches: EvalBatches, *, task: Task, accelerator: Accelerator
+    model: nn.Module,
+    batches: EvalBatches,
+    *,
+    task: Task,
+    accelerator: Accelerator,
+    owners: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Return each label's probability by a model as it is, in the split's order. # (rows, labels)"""
+    """Return each label's probability by a model as it is, in the split's order. # (texts, labels)
+
+    Args:
+        owners: as of predict
+    """
+    pooled = owners is not None and len(owners) > 0
 
     def answer(inputs: Inputs) -> torch.Tensor:
         with accelerator.autocast():
-            return functional.softmax(task.score(model, inputs).double(), dim=-1)
+            scores = task.score(model, inputs).double()
+            return scores if pooled else functional.softmax(scores, dim=-1)
 
-    return _read(model, batches, answer, device=accelerator.device)
+    found = _read(model, batches, answer, device=accelerator.device)
+    return settle(found, owners) if owners is not None and pooled else found
 
 
 def _read(

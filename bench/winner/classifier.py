@@ -23,6 +23,7 @@ from bench.data import dataset, tokens
 from bench.data import prompt as prompts
 from bench.data.prompt import Prompt
 from bench.data.sources import Text
+from bench.data.windows import pool
 from bench.errors import ConfigError, DataError, first_line
 from bench.model import build, decoder, encoder
 from bench.results.store import Result, Store
@@ -86,18 +87,24 @@ class Classifier:
         batch_size: int = BATCH_SIZE,
         advance: Callable[[int], object] | None = None,
     ) -> npt.NDArray[np.float64]:
-        """Return numbers whose softmax is each text's probabilities. # (texts, labels)"""
+        """Return numbers whose softmax is each text's probabilities. # (texts, labels)
+
+        Those of a text that is read in windows are the mean of these.
+        """
         split = self.tokenise(texts)
         rows = max(1, batch_size // self.task.sequences)
-        scores = np.empty((len(texts), len(self.manifest.labels)))
+        scores = np.empty((len(split), len(self.manifest.labels)))
+        ends = (
+            np.diff(split.owners, append=len(texts)) > 0 if len(split.owners) else np.ones(len(texts), bool)
+        )
         self.model.eval()
         with torch.inference_mode(), self.autocast():
             for numbers, batch in tokens.eval_batches(split, batch_size=rows, padding=self.padding):
                 inputs = {name: value.to(self.device) for name, value in batch.items() if name != "labels"}
                 scores[numbers] = self.task.score(self.model, inputs).double().cpu().numpy()
                 if advance is not None:
-                    advance(len(numbers))
-        return scores
+                    advance(int(ends[numbers].sum()))
+        return pool(scores, split.owners)
 
     def tokenise(self, texts: Sequence[Text]) -> tokens.TokenisedSplit:
         """Return the texts in token ids, cut to the run's length, in its prompt if it had one.
@@ -121,6 +128,7 @@ class Classifier:
             prompt=prompt,
             split="texts",
             types=pairs and prompt is None and encoder.takes_types(network.config),
+            long_texts=self.manifest.long_texts,
         )
 
     @cached_property
@@ -276,6 +284,7 @@ def _describe(result: Result, config: Config) -> Manifest:
         scored=None,
         pairs=config.data.text_pair_column is not None,
         text_template=config.data.text_template,
+        long_texts=config.data.long_texts,
     )
 
 

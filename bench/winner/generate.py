@@ -37,6 +37,11 @@ def generate(
             f"{classifier.manifest.run_id} ({classifier.manifest.method}): was trained with a head that "
             "classifies and writes nothing; use `bench classify`, or train with task=label_likelihood"
         )
+    if classifier.manifest.long_texts == "windows":
+        raise ConfigError(
+            f"{classifier.manifest.run_id}: reads long texts in windows (data.long_texts=windows); scores "
+            "can be averaged, and what is written cannot; use `bench classify`"
+        )
     split = classifier.tokenise(texts)
     network: Any = classifier.model
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}

@@ -52,6 +52,7 @@ class Manifest:
     # What folders of earlier versions do not say.
     pairs: bool = False  # each text comes with a second one
     between: list[int] | None = None  # token ids between the two, where a prompt stands around them
+    long_texts: str = "truncate"  # one of schema.LONG_TEXTS
     text_template: str | None = None  # a text is made of a file's columns, "{title}: {body}"
 
     @property

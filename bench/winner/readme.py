@@ -237,6 +237,12 @@ def _explain_loading(manifest: Manifest, network: nn.Module) -> str:
         if manifest.prompt is None and decoder.is_decoder(network)
         else ""
     )
+    long_texts = (
+        ""
+        if manifest.long_texts == "truncate"
+        else f"\nThe run read texts of more than {manifest.max_length} tokens by data.long_texts="
+        f"{manifest.long_texts}, as bench does; the code above cuts them at their end.\n"
+    )
     precision = (
         ""
         if manifest.precision == "fp32"
@@ -245,7 +251,7 @@ def _explain_loading(manifest: Manifest, network: nn.Module) -> str:
     return (
         f"## Use\n\nWith bench: `bench classify DIR {_SHOWN[manifest.pairs]}`, or "
         "`bench.load(DIR).predict(texts)` in Python. "
-        f"Without it:\n\n{_block(write_code(manifest), 'python')}{note}{precision}"
+        f"Without it:\n\n{_block(write_code(manifest), 'python')}{note}{long_texts}{precision}"
     )
 
 

@@ -12,7 +12,7 @@ from bench.report.numbers.scores import Read, Scored, bound_rows, score_method
 from bench.results.selection import read_criterion, read_value
 from bench.results.store import Result
 
-AXES = ("train.loss",)
+AXES = ("train.loss", "data.long_texts")
 SCORES = ("balanced_accuracy", "mcc")  # shown beside accuracy and F1
 
 

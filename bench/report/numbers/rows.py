@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from bench.config.schema import AS_IT_IS, LOSSES
+from bench.config.schema import AS_IT_IS, LONG_TEXTS, LOSSES
 from bench.report.cells import clean, flatten
 from bench.report.numbers.budget import Budget, count_budget
 from bench.report.numbers.collapse import is_untrained
@@ -329,9 +329,10 @@ def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result])
     if len(alike) < len(leaves):
         settings.setdefault("task", "sequence_classification")  # which a run_id leaves out
         varied.add("task")
-    if any(other.get("train.loss") for other in leaves) and settings.get("train.lr"):
-        settings.setdefault("train.loss", LOSSES[0])  # which a run_id leaves out too
-        varied.add("train.loss")
+    for path, off in (("train.loss", LOSSES[0]), ("data.long_texts", LONG_TEXTS[0])):
+        if any(path in other for other in leaves):
+            settings.setdefault(path, off)  # which a run_id leaves out too
+            varied.add(path)
     usual = ("auto", read_value(chosen[0], "config.model.target_modules"))
     if settings.get("lora.target_modules", "auto") not in usual:
         varied.add("lora.target_modules")

@@ -262,6 +262,39 @@ def test_pairs_are_read_alike_in_a_pack_and_alone(
         require_same(one, alone)
 
 
+@pytest.mark.parametrize("way", ["head_tail", "windows"])
+@pytest.mark.parametrize("overrides", [["method=lora"], ["method=lora", "task=label_likelihood"]])
+def test_long_texts_are_read_alike_in_a_pack_and_alone(
+    compose_tiny: Compose,
+    compose_decoder: Compose,
+    texts: Path,
+    tmp_path: Path,
+    overrides: list[str],
+    way: str,
+) -> None:
+    """The members of other seeds draw other texts, of which other ones are long."""
+    frame = pd.read_csv(texts)
+    frame["text"] = [f"第 {'期 ' * (number % 30)}{text}" for number, text in enumerate(frame["text"])]
+    frame.to_csv(tmp_path / "long.csv", index=False)
+    compose = compose_tiny if len(overrides) == 1 else lambda *o: compose_decoder("llama", *o)
+    lines = (
+        "train.max_length=16",
+        f"data.long_texts={way}",
+        f"data.train={tmp_path}/long.csv",
+        "train.lr=1e-2",
+    )
+    drawn = ("data.train_size=50", "data.resample=true", "train.group_by_length=false")
+    template = "model.template='{text}?'"
+    configs = members_of(compose(*FIFTY, *lines, *drawn, template, *overrides), ({"seed": 0}, {"seed": 1}))
+    packed = train_packed(configs, tmp_path)
+    for one, alone in zip(packed, train_alone(configs, tmp_path), strict=True):
+        require_same(one, alone)
+        assert isinstance(one.fitted, fit.Fitted)
+        assert (one.fitted.truncated_share == 0) is (way == "windows")
+        assert (one.fitted.long_share or 0) > 0.3
+        assert [count_answers(one, split) for split in fit.EVALUATED] == [18, 18]
+
+
 LOSSES = tuple({"train.loss": loss} for loss in ("weighted", "cross_entropy", "focal", "balanced_sampling"))
 
 

@@ -25,6 +25,7 @@ CHOICES = {
     "model.source": "package, local, hub",
     "model.weights": "saved, random",
     "data.source": "bbc_headlines, bbc_news, files, hub, finance8_synthetic",
+    "data.long_texts": "truncate, head_tail, windows",
     "train.loss": "cross_entropy, weighted, focal, balanced_sampling",
     "train.optimizer": "adamw, adamw_8bit, paged_adamw, paged_adamw_8bit",
     "train.weights": "fp32, bf16",

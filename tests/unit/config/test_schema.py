@@ -157,6 +157,17 @@ def test_a_loss_counts_where_a_run_is_trained_by_it(compose: Compose, method: st
     assert named == [*LOSSES[1:distinct]]
 
 
+@pytest.mark.parametrize(("method", "distinct"), [("lora", 3), ("head", 3), ("tfidf", 1), ("majority", 1)])
+def test_how_long_texts_are_read_counts_for_what_reads_tokens(
+    compose: Compose, method: str, distinct: int
+) -> None:
+    ways = ("truncate", "head_tail", "windows")
+    configs = [compose(f"method={method}", f"data.long_texts={way}") for way in ways]
+    assert len({run_id(config) for config in configs}) == distinct
+    assert run_id(configs[0]) == run_id(compose(f"method={method}"))
+    assert (" long_texts=windows" in describe(configs[2])) is (distinct == 3)
+
+
 def test_how_processes_train_together_counts_once_there_are_several(compose: Compose) -> None:
     alone = identify(compose(), data_fingerprint="", model_revision="").canonical["train"]
     assert not {"distributed", "processes"} & set(alone)

@@ -475,3 +475,39 @@ def test_without_a_token_to_part_them_the_second_text_is_on_the_next_line(tmp_pa
     split = tokens.tokenise(make_pairs(), CharacterTokenizer(), max_length=20, cache_dir=tmp_path)["train"]
     assert split.row(0).tolist() == [START, *map(ord, "abc\nx"), END]
     assert len(split.types) == 0
+
+
+@pytest.mark.parametrize("way", ["head_tail", "windows"])
+def test_a_long_text_is_read_at_both_ends_or_in_windows(tmp_path: Path, way: str) -> None:
+    """With the special tokens around each part; texts that fit are as they were."""
+    dataset = make_dataset()
+    for _ in range(2):  # made, and read from disk
+        made = tokens.tokenise(dataset, ListTokenizer(), max_length=6, cache_dir=tmp_path, long_texts=way)[
+            "train"
+        ]
+    rows = ["".join(map(chr, made.row(row)[1:-1])) for row in range(len(made))]
+    assert {(int(made.row(row)[0]), int(made.row(row)[-1])) for row in range(len(made))} == {(START, END)}
+    assert made.long_share == pytest.approx(1 / 3)
+    assert made.text_labels.tolist() == [0, 1, 1]
+    if way == "head_tail":
+        assert rows == ["abc", "央行", "abgh"]
+        assert (made.truncated_share, len(made.owners)) == (pytest.approx(1 / 3), 0)
+    else:
+        assert rows == ["abc", "央行", "abcd", "defg", "efgh"]
+        assert (made.truncated_share, made.owners.tolist()) == (0, [0, 1, 2, 2, 2])
+        assert made.labels.tolist() == [0, 1, 1, 1, 1]
+    plain = tokens.tokenise(dataset, ListTokenizer(), max_length=6, cache_dir=tmp_path)["train"]
+    assert "".join(map(chr, plain.row(2)[1:-1])) == "abcd"
+
+
+class ListTokenizer(CharacterTokenizer):
+    """A tokenizer that also takes one text, and leaves its special tokens out if asked to."""
+
+    def __call__(
+        self, text: Any, *, truncation: bool = False, add_special_tokens: bool = True, **more: Any
+    ) -> Any:
+        if isinstance(text, str):
+            one = self([text], truncation=truncation, add_special_tokens=add_special_tokens, **more)
+            return {"input_ids": one["input_ids"][0]}
+        rows = super().__call__(text, truncation=truncation, **more)["input_ids"]
+        return {"input_ids": rows if add_special_tokens else [row[1:-1] for row in rows]}
