@@ -15,6 +15,7 @@ from bench.errors import ConfigError, MissingError, StoreError
 from bench.redaction import show
 
 if TYPE_CHECKING:
+    from bench.data.sources import Text
     from bench.results.store import Result, Store
     from bench.winner.classifier import Classifier
 
@@ -188,10 +189,10 @@ def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
     from bench.winner import choose, manifest
     from bench.winner.texts import read_file, take_column
 
-    texts = None
+    texts: list[Text] | None = None
     if arguments.file:
         frame = read_file(arguments.file, arguments.column)
-        texts = take_column(frame, arguments.column, arguments.file)
+        texts = [*take_column(frame, arguments.column, arguments.file)]
     is_run = choose.names_run(arguments.source)
     store, result = None, None
     if is_run or texts is None:

@@ -94,8 +94,7 @@ class ModelConfig:
     hub_id: Annotated[str | None, HUB_ID, SHAPELESS]
     # a commit, so that the weights stay the same; null: pinned at first use
     revision: Annotated[str | None, SHAPELESS]
-    # label_likelihood: the prompt, {text} standing for the text; the label's words follow it. {pair} stands
-    # for the second text of data.text_pair_column, and without it that follows on a line of its own
+    # label_likelihood: the prompt, {text} and {pair} standing for a text and its second one, if it has one
     template: Annotated[
         str,
         must(
@@ -124,7 +123,7 @@ class DataConfig:
     text_pair_column: str | None  # files, hub: a second text, read with the first: entailment, duplicates
     # files, hub: the text made of columns, "{title}: {body}", in place of text_column
     text_template: str | None
-    # longer than train.max_length or the model's positions: cut at the end, kept at both ends, or in windows
+    # those longer than train.max_length or the model's positions: cut, kept at both ends, read in windows
     long_texts: Annotated[str, one_of(*LONG_TEXTS), Off(LONG_TEXTS[0])]
     train: str | None  # files: a path; hub: a split's name
     validation: str | None
@@ -161,7 +160,7 @@ class TrainConfig:
     warmup_steps: Annotated[int, at_least(0), SHAPELESS]
     weight_decay: Annotated[float, at_least(0), SHAPELESS]
     max_grad_norm: Annotated[float | None, positive(", or null to clip nothing"), SHAPELESS]
-    # weighted, balanced_sampling: each label counts alike; focal: texts that are easy count less
+    # weighted, balanced_sampling: each label counts alike; focal: texts that are sure count less
     loss: Annotated[str, one_of(*LOSSES), Off(LOSSES[0]), OWN]
     optimizer: Annotated[str, one_of("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit")]
     # updates each weight as soon as its gradient is there, and frees that

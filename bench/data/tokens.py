@@ -266,7 +266,7 @@ def tokenise_texts(
     if prompt is None:
         sides = _list_sides(texts, tokenizer)
         whole: Sequence[list[int]] = tokenizer(*sides, truncation=False, verbose=False)["input_ids"]
-        asked = {"return_token_type_ids": True} if types else {}
+        asked: dict[str, Any] = {"return_token_type_ids": True} if types else {}
         encoded = tokenizer(*sides, truncation=True, max_length=max_length, verbose=False, **asked)
         cut: Sequence[list[int]] = encoded["input_ids"]
         kinds = encoded["token_type_ids"] if types else kinds

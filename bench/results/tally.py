@@ -71,7 +71,7 @@ def score_mcc(tally: Tally) -> Floats:
     covariance = tally.right.sum(axis=-1) * total - (tally.true * tally.answered).sum(axis=-1)
     squares = [total**2 - np.square(part).sum(axis=-1) for part in (tally.true, tally.answered)]
     spread = np.sqrt(squares[0] * squares[1])
-    return np.divide(covariance, spread, out=np.zeros_like(spread), where=spread > 0)
+    return np.asarray(np.divide(covariance, spread, out=np.zeros_like(spread), where=spread > 0))
 
 
 # Those that a tally is enough for, by the names of schema.METRICS.

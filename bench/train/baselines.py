@@ -21,6 +21,7 @@ from bench.config.identity import find_loss, writes_labels
 from bench.config.schema import Config
 from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
+from bench.data.tokenised import TokenisedSplit
 from bench.data.windows import pool
 from bench.model import build, positions
 from bench.train import loop
@@ -225,7 +226,7 @@ def compare(
 ) -> FittedBaseline:
     """Compare the base's states of texts with those of train, or without an example of the labels' words."""
 
-    def embed(split: tokens.TokenisedSplit) -> Any:
+    def embed(split: TokenisedSplit) -> Any:
         rows = config.train.eval_batch_size
         batches = tokens.eval_batches(split, batch_size=rows, padding=texts.padding)
         return pool(loop.embed(base, batches, accelerator=accelerator), split.owners)

@@ -18,6 +18,7 @@ from bench.config.schema import AS_IT_IS, Config, TrainConfig
 from bench.data import prompt as prompts
 from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
+from bench.data.tokenised import TokenisedSplit
 from bench.errors import ConfigError, RunError
 from bench.model import build, encoder, positions, trained, weights
 from bench.train import baselines, loop, metrics, optimizers, parallel, resumption
@@ -87,6 +88,7 @@ def fit(
     if config.method.estimator in ("frozen_encoder", *AS_IT_IS):
         return _fit_on_base(config, dataset, model_folder=model_folder, meter=meter)
     fit_tfidf = partial(baselines.fit_tfidf, class_weight=baselines.choose_class_weight(config))
+    fit_baseline: Mapping[str, Callable[[Dataset], baselines.FittedBaseline]]
     fit_baseline = {"tfidf": fit_tfidf, "majority": baselines.fit_majority}
     with meter.phase("train"):
         fitted = fit_baseline[config.method.estimator](dataset)
@@ -313,7 +315,7 @@ def _describe(
     tested: Probabilities | None,
     choices: Mapping[str, Any],
     *,
-    split: tokens.TokenisedSplit,
+    split: TokenisedSplit,
     meter: Meter,
 ) -> Fitted:
     """Describe what training a run led to; with ``resumed_from_step`` its times are less exact."""
@@ -420,7 +422,7 @@ def _explain_length(wanted: int, length: int) -> str:
     return f"train.max_length={wanted}: the model has positions for {length} tokens, so texts are cut there"
 
 
-def _require_known(splits: Mapping[str, tokens.TokenisedSplit], folder: Path) -> None:
+def _require_known(splits: Mapping[str, TokenisedSplit], folder: Path) -> None:
     """Raise a ConfigError where texts hold words that were added to the tokenizer alone, not to the model."""
     words = weights.count_words(folder)
     highest = max(int(split.ids.max()) for split in splits.values())

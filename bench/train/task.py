@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DummyLayer, DynamicLayer, DynamicSli
 
 from bench.data import tokens
 from bench.data.prompt import Prompt
+from bench.data.tokenised import TokenisedSplit
 
 GAMMA = 2.0  # of the focal loss, the value of its paper
 _NOTHING = -100  # in place of a token where an answer is over; what cross_entropy ignores
@@ -200,7 +201,7 @@ def choose_weights(loss: str, counts: npt.NDArray[Any], device: torch.device) ->
 class Texts(NamedTuple):
     """A data set as a model's token ids, how its batches are padded, and what the model makes of them."""
 
-    splits: dict[str, tokens.TokenisedSplit]
+    splits: dict[str, TokenisedSplit]
     padding: tokens.Padding
     task: Task
 

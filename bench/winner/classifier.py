@@ -23,6 +23,7 @@ from bench.data import dataset, tokens
 from bench.data import prompt as prompts
 from bench.data.prompt import Prompt
 from bench.data.sources import Text
+from bench.data.tokenised import TokenisedSplit
 from bench.data.windows import pool
 from bench.errors import ConfigError, DataError, first_line
 from bench.model import build, decoder, encoder
@@ -106,7 +107,7 @@ class Classifier:
                     advance(int(ends[numbers].sum()))
         return pool(scores, split.owners)
 
-    def tokenise(self, texts: Sequence[Text]) -> tokens.TokenisedSplit:
+    def tokenise(self, texts: Sequence[Text]) -> TokenisedSplit:
         """Return the texts in token ids, cut to the run's length, in its prompt if it had one.
 
         Raises:

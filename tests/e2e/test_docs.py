@@ -56,6 +56,11 @@ def place(tiny_bert: Path, shared_bench: Bench) -> Bench:
     for name in ("a.csv", "b.csv"):
         renamed = [(f"{name} {text}", label) for text, label in rows]
         pd.DataFrame(renamed, columns=["title", "topic"]).to_csv(folder / name, index=False)
+    of_two = pd.DataFrame(
+        [(f"title {one}", *row) for one, row in enumerate(rows)], columns=["a", "b", "label"]
+    )
+    of_two.rename(columns={"a": "premise", "b": "hypothesis"}).to_csv(folder / "pairs.csv", index=False)
+    of_two.rename(columns={"a": "title", "b": "body"}).to_csv(folder / "articles.csv", index=False)
     raw = [(f"{word} {number}", word) for number in range(40) for word in ("tennis", "golf", "tax")]
     pd.DataFrame(raw, columns=["text", "label"]).to_csv(folder / "raw.csv", index=False)
     shutil.copytree(tiny_bert, folder / "my-model")

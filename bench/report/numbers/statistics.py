@@ -258,7 +258,7 @@ def bound_difference(score: Score, other: Score, *, rows: int) -> Difference:
 
 
 def bound_share(
-    share: float, *, rows: int, texts: float | None = None, seeds: Sequence[Seeds] = ()
+    share: float, *, rows: float, texts: float | None = None, seeds: Sequence[Seeds] = ()
 ) -> tuple[float, float]:
     """Return the interval for the share of all texts that all seeds would have right, within 0 to 1.
 

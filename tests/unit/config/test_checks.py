@@ -34,7 +34,7 @@ CHOICES = {
     "train.precision": "auto, fp32, bf16, fp16",
     "train.keep": "auto, best, chosen, none, all",
     "track.mode": "auto, online, offline, disabled",
-    "sweep.select_by": "accuracy, f1_macro",
+    "sweep.select_by": "accuracy, f1_macro, balanced_accuracy, mcc",
     "sweep.strategy": "grid, halving",
 }
 DEVICES = "must be auto, cpu, cuda, cpu*N (N runs at once) or the numbers of GPUs, 0,1"
@@ -104,7 +104,7 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
     "model.template": (
         ["", "Topic: ", "{text} {text}", "{TEXT}"],
         ["{text}", "> {text}\nTopic: "],
-        "must hold {text} once, where the text goes",
+        "must hold {text} once, where the text goes, and {pair} at most once, after it",
     ),
     "train.oom_retries": ([-1], [0], "must be 0 or more"),
     "oom_halvings": ([-1], [0], "must be 0 or more"),

@@ -44,7 +44,7 @@ SIZES = {
     "fold": None,
     "resample": False,
 }
-COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto"}
+COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto", "long_texts": "truncate"}
 BASE = DataConfig(name="mine", source="files", **COLUMNS, **NOTHING, **SIZES)
 HEADLINES = dataclasses.replace(BASE, source="bbc_headlines", validation_size=400, test_size=400)
 FINANCE = dataclasses.replace(

@@ -40,7 +40,7 @@ SIZES = {
     "fold": None,
     "resample": False,
 }
-COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto"}
+COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto", "long_texts": "truncate"}
 
 
 def configure(source: str, **changed: object) -> DataConfig:

@@ -35,6 +35,7 @@ HEADLINES = DataConfig(
     text_column="text",
     label_column="label",
     encoding="auto",
+    long_texts="truncate",
     train_size=None,
     validation_size=400,
     test_size=400,
