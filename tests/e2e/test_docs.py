@@ -56,6 +56,8 @@ def place(tiny_bert: Path, shared_bench: Bench) -> Bench:
     for name in ("a.csv", "b.csv"):
         renamed = [(f"{name} {text}", label) for text, label in rows]
         pd.DataFrame(renamed, columns=["title", "topic"]).to_csv(folder / name, index=False)
+    for split in ("train", "validation", "test"):
+        shutil.copy(folder / "my.csv", folder / f"rare-{split}.csv")
     of_two = pd.DataFrame(
         [(f"title {one}", *row) for one, row in enumerate(rows)], columns=["a", "b", "label"]
     )
