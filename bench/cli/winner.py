@@ -137,6 +137,7 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
     from bench.data.sources import list_texts
     from bench.winner.texts import (
         add_predictions,
+        join_labels,
         read_file,
         read_lines,
         read_pairs,
@@ -169,18 +170,17 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
         predictions = classifier.predict(texts, batch_size=arguments.batch_size, advance=advance)
     rows = add_predictions(frame, predictions)
     if arguments.out:
-        write_file(rows, arguments.out)
+        write_file(rows, arguments.out, separator=manifest.label_separator)
         print(show(f"{len(rows)} texts classified into {arguments.out}"))
     elif arguments.json:
         print(*to_json(rows), sep="\n")
     else:
         for text, prediction in zip(texts, predictions, strict=True):
             said = text if isinstance(text, str) else "\t".join(text)
-            print(
-                show(f"{prediction.label}\t{prediction.probabilities[prediction.label]:.4f}\t{said}").replace(
-                    "\n", " "
-                )
-            )
+            label = join_labels(prediction.label, manifest.label_separator)
+            answered = [prediction.label] if isinstance(prediction.label, str) else prediction.label
+            likely = " ".join(f"{prediction.probabilities[one]:.4f}" for one in answered)
+            print(show(f"{label}\t{likely}\t{said}").replace("\n", " "))
     return 0
 
 

@@ -9,7 +9,19 @@ from bench.config.fields import TARGETS, find_faults, one_of, write
 from bench.config.identity import uses_lora, writes_labels
 from bench.config.pack import check_pack
 from bench.config.reporting import check_article
-from bench.config.schema import LONG_TEXTS, METRICS, Config, MethodConfig, PlanConfig, TrainConfig, read_field
+from bench.config.schema import (
+    CRITERIA,
+    LONG_TEXTS,
+    LOSSES,
+    METRICS,
+    MULTI_LABEL,
+    SINGLE_LABEL,
+    Config,
+    MethodConfig,
+    PlanConfig,
+    TrainConfig,
+    read_field,
+)
 from bench.config.template import list_columns
 from bench.errors import ConfigError
 from bench.redaction import has_credentials, has_half_characters
@@ -41,6 +53,28 @@ _UNSHARDED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
         "method.quantization",
         ("none",),
         "4-bit and 8-bit weights have constants that cannot be cut up; use ddp",
+    ),
+)
+_SEVERAL = ("data.multi_label", True)
+_MULTI_LABEL: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("data.source", ("files", "hub"), "its texts have one label each; set false, or use data=files"),
+    (
+        "method.estimator",
+        ("network", "frozen_encoder", "tfidf", "majority"),
+        "it gives a text exactly one label; use another method, for example method=head",
+    ),
+    (
+        "task",
+        ("sequence_classification",),
+        "a decoder's answers exclude each other; set sequence_classification",
+    ),
+    ("train.loss", LOSSES[:1], "it weighs a text by its one label; set cross_entropy"),
+    ("data.folds", (None,), "folds are dealt label by label, and a text is in one of them; set null"),
+    ("sweep.strategy", ("grid",), "halving compares the losses of one label a text; set grid"),
+    (
+        "sweep.select_by",
+        tuple(name for name in CRITERIA if name not in SINGLE_LABEL),
+        "it is not defined where a text has several labels; set f1_macro",
     ),
 )
 # With the setting at the value the field must be one of these, or this is why not and what to do.
@@ -98,6 +132,21 @@ _NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
             "a pair has two texts to cut; set truncate",
         )
         for way in LONG_TEXTS[1:]
+    ),
+    *((*_SEVERAL, *rule) for rule in _MULTI_LABEL),
+    (
+        "data.multi_label",
+        False,
+        "data.label_columns",
+        (None,),
+        "a text then has one label, in data.label_column; set null, or data.multi_label=true",
+    ),
+    (
+        "data.multi_label",
+        False,
+        "sweep.select_by",
+        tuple(name for name in CRITERIA if name not in MULTI_LABEL),
+        "it is of texts with several labels; set accuracy or f1_macro",
     ),
     *((*way, *rule) for way in _TOGETHER for rule in _ALONE),
     *((*way, *rule) for way in _TOGETHER[1:] for rule in _UNSHARDED),

@@ -26,6 +26,7 @@ from bench.config.fields import (
     RUN_ID,
     SEED,
     SEEDS,
+    SEPARATOR,
     SHAPELESS,
     TARGETS,
     UNCOUNTED,
@@ -44,12 +45,15 @@ from bench.errors import ConfigError
 
 CONF_DIR = Path(__file__).parents[2] / "conf"
 LOOKS = (3, 6, 10)  # a method's seeds at which sweep.final_seeds=auto looks whether more are needed
+# Scores that mean nothing where a text has several labels, and those that are for such texts alone.
+SINGLE_LABEL = ("balanced_accuracy", "mcc")
+MULTI_LABEL = ("f1_micro", "f1_samples", "mean_average_precision")
 # Scores of a split that a sweep may select by; more is better.
-CRITERIA = ("accuracy", "f1_macro", "balanced_accuracy", "mcc")
+CRITERIA = ("accuracy", "f1_macro", *SINGLE_LABEL, *MULTI_LABEL)
 AS_IT_IS = ("zero_shot", "few_shot")  # estimators by which the base model answers without any training
 LOSSES = ("cross_entropy", "weighted", "focal", "balanced_sampling")
 LONG_TEXTS = ("truncate", "head_tail", "windows")
-METRICS = (*CRITERIA, "loss")  # all that train/metrics.py returns, and runs.csv has
+METRICS = (*CRITERIA, "loss")  # what train/metrics.py returns, as far as it means something, and runs.csv has
 # Statuses after which a run may be trained again.
 RETRIED = ("failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
 
@@ -120,6 +124,13 @@ class DataConfig:
     source: Annotated[str, one_of("bbc_headlines", "bbc_news", "files", "hub", "finance8_synthetic")]
     text_column: str
     label_column: str
+    # files, hub: a text has any number of labels, as a list, as names between separators, or in label_columns
+    multi_label: Annotated[bool, Off(False)]
+    label_separator: Annotated[
+        str, SEPARATOR, Off("|")
+    ]  # between the labels of a text, here and in predictions.csv
+    # multi_label: columns of 0 and 1, each named as its label, in place of label_column
+    label_columns: Annotated[list[str] | None, Off(None)]
     text_pair_column: str | None  # files, hub: a second text, read with the first: entailment, duplicates
     # files, hub: the text made of columns, "{title}: {body}", in place of text_column
     text_template: str | None

@@ -5,16 +5,19 @@ import shlex
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence, Set
 from difflib import get_close_matches
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bench.config.overrides import override_line
 from bench.config.schema import DataConfig
 from bench.config.template import fill, list_columns
 from bench.errors import DataError
 
 _FIELDS = ("text_column", "text_pair_column", "label_column")
+_FLAGS = {"0": False, "1": True, "False": False, "True": True, "false": False, "true": True}
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)  # what an override may hold without quotes
 _SHORT = 3  # characters: a text with fewer hardly is one
 _LOOKED_AT = 1000  # rows, for what a column holds
@@ -23,6 +26,8 @@ _LOOKED_AT = 1000  # rows, for what a column holds
 def to_texts(frame: pd.DataFrame, *, where: str, config: DataConfig) -> pd.DataFrame:
     """Return the text, the second text, if there is one, and the label of each row as text.
 
+    With data.multi_label the label is a tuple of all that the row has.
+
     Raises:
         DataError: a column that is not there, no rows, or a row without a text or a label.
     """
@@ -30,13 +35,18 @@ def to_texts(frame: pd.DataFrame, *, where: str, config: DataConfig) -> pd.DataF
     if frame.empty:
         raise DataError(f"{where}: there are no rows; give some")
     read = {column: _convert(picked[column], where, "text") for column in list_read(config)}
-    labels = [label.strip() for label in _convert(picked[config.label_column], where, "label")]
-    _require_content({**read, config.label_column: labels}, where)
+    if config.multi_label:
+        labels: Sequence[Any] = _read_label_sets(picked, where, config)
+        _require_content(read, where)
+    else:
+        labels = [label.strip() for label in _convert(picked[config.label_column], where, "label")]
+        _require_content({**read, config.label_column: labels}, where)
     template = config.text_template
     columns = {"text": read[config.text_column] if template is None else fill(template, read)}
     if config.text_pair_column is not None:
         columns["pair"] = read[config.text_pair_column]
-    return pd.DataFrame({**columns, "label": labels}, dtype=str)
+    kind = object if config.multi_label else str
+    return pd.DataFrame(columns, dtype=str).assign(label=pd.Series(labels, dtype=kind))
 
 
 def list_read(config: DataConfig) -> list[str]:
@@ -44,6 +54,11 @@ def list_read(config: DataConfig) -> list[str]:
     template, pair = config.text_template, config.text_pair_column
     columns = [config.text_column] if template is None else list_columns(template)
     return list(dict.fromkeys([*columns, *([] if pair is None else [pair])]))
+
+
+def list_labelled(config: DataConfig) -> list[str]:
+    """List the columns that labels are read from."""
+    return config.label_columns or [config.label_column]
 
 
 def find_doubts(frame: pd.DataFrame, texts: Sequence[str], config: DataConfig) -> list[str]:
@@ -67,6 +82,9 @@ def _pick_columns(frame: pd.DataFrame, where: str, config: DataConfig) -> dict[s
     """
     template = config.text_template
     wanted = {field: str(name) for field in _FIELDS if (name := getattr(config, field)) is not None}
+    if config.label_columns:
+        wanted.pop("label_column")
+        _require_label_columns(frame, where, config.label_columns)
     if template is not None:
         wanted.pop("text_column")
         absent = [name for name in list_columns(template) if _pick(frame, name) is None]
@@ -83,7 +101,21 @@ def _pick_columns(frame: pd.DataFrame, where: str, config: DataConfig) -> dict[s
             f"{given}: {where} has no such column; it has {', '.join(names) or 'none'}"
             f"{_guess_columns(missing, names) or _explain_missing(missing, frame)}"
         )
-    return {name: _pick(frame, name) or [] for name in (*list_read(config), config.label_column)}
+    return {name: _pick(frame, name) or [] for name in (*list_read(config), *list_labelled(config))}
+
+
+def _require_label_columns(frame: pd.DataFrame, where: str, columns: Sequence[str]) -> None:
+    """Raise a DataError that names the columns of labels that are not there, and those that were meant."""
+    if not (absent := [name for name in columns if _pick(frame, name) is None]):
+        return
+    names = list(_name_all(frame))
+    near = [(_find_near(name, names) or [name])[0] if name in absent else name for name in columns]
+    given, mended = (override_line("data.label_columns", [*some]) for some in (columns, near))
+    guess = f"; did you mean {shlex.quote(mended)}?" if near != [*columns] else ""
+    raise DataError(
+        f"{given}: {where} has no column {', '.join(map(repr, absent))}; it has "
+        f"{', '.join(names) or 'none'}{guess}"
+    )
 
 
 def _guess_template(template: str, absent: Sequence[str], frame: pd.DataFrame) -> str:
@@ -164,8 +196,9 @@ def _explain_missing(missing: Mapping[str, str], frame: pd.DataFrame) -> str:
     ]
     if "label_column" in missing and len(flags) > 1:
         return (
-            f"; {', '.join(flags)} hold 0 and 1, as where a text has several labels, and bench gives it one: "
-            f"choose one with {_write_override('label_column', flags[0])}"
+            f"; {', '.join(flags)} hold 0 and 1: for texts with several labels set data.multi_label=true "
+            f"{shlex.quote(override_line('data.label_columns', flags))}, for one of them "
+            f"{_write_override('label_column', flags[0])}"
         )
     if {"text_column", "label_column"} <= set(missing):
         return (
@@ -175,8 +208,47 @@ def _explain_missing(missing: Mapping[str, str], frame: pd.DataFrame) -> str:
     return f"; name it with data.{next(iter(missing))}=NAME"
 
 
-def _convert(column: Sequence[Any], where: str, what: str) -> list[str]:
-    """Return the values as texts; whole numbers without a point, so that 1 and 1.0 are one label."""
+def _read_label_sets(
+    picked: Mapping[str, Sequence[Any]], where: str, config: DataConfig
+) -> list[tuple[str, ...]]:
+    """Return the labels of each row, each once: of a list, between separators, or of columns of 0 and 1."""
+    if config.label_columns:
+        flags = [_read_flags(picked[name], where, name) for name in config.label_columns]
+        rows = zip(*flags, strict=True)
+        return [tuple(compress(config.label_columns, row)) for row in rows]
+    cells = picked[config.label_column]
+    split = [
+        _convert(_to_parts(cell, config.label_separator), where, "label", row)
+        for row, cell in enumerate(cells, 1)
+    ]
+    return [tuple(dict.fromkeys(part for one in parts if (part := one.strip()))) for parts in split]
+
+
+def _to_parts(cell: Any, separator: str) -> Sequence[Any]:
+    """Return the labels in a cell, which is a list of them or a text."""
+    if isinstance(cell, list | tuple | np.ndarray):
+        return list(cell)
+    return cell.split(separator) if isinstance(cell, str) else [cell]
+
+
+def _read_flags(column: Sequence[Any], where: str, name: str) -> list[bool]:
+    """Return whether each row has the label, of which the column says 0 or 1."""
+    values = [value.strip() for value in _convert(column, where, "label")]
+    for row, value in enumerate(values, start=1):
+        if value not in _FLAGS:
+            raise DataError(
+                f"{where}: row {row} has {value[:40]!r} in {name}, which data.label_columns names; it must "
+                "hold 0 or 1"
+            )
+    return [_FLAGS[value] for value in values]
+
+
+def _convert(column: Sequence[Any], where: str, what: str, first: int | None = None) -> list[str]:
+    """Return the values as texts; whole numbers without a point, so that 1 and 1.0 are one label.
+
+    Args:
+        first: the row that all values are of; None: each is of the next.
+    """
     texts = []
     for row, value in enumerate(column, start=1):
         try:
@@ -184,9 +256,9 @@ def _convert(column: Sequence[Any], where: str, what: str) -> list[str]:
             text.encode()
         except (TypeError, UnicodeEncodeError):
             is_list = what == "label" and isinstance(value, list | tuple | np.ndarray)
-            remedy = "; bench gives a text one label, so write one there" if is_list else ""
+            remedy = "; for texts with several labels set data.multi_label=true" if is_list else ""
             raise DataError(
-                f"{where}: row {row} has {str(value)[:40]!r}, which is not text{remedy}"
+                f"{where}: row {first or row} has {str(value)[:40]!r}, which is not text{remedy}"
             ) from None
         texts.append(text)
     return texts
@@ -256,7 +328,7 @@ def _doubt_others(frame: pd.DataFrame, texts: Sequence[str], config: DataConfig)
     read = list_read(config)
     for column in frame.columns:
         values = [one for one in frame[column].head(_LOOKED_AT) if isinstance(one, str)]
-        if str(column) in (*read, config.label_column) or len(values) < 2:
+        if str(column) in (*read, *list_labelled(config)) or len(values) < 2:
             continue
         words = np.mean([len(value.split()) > 2 or not value.isascii() for value in values])
         is_text = words > 0.5 and len(set(values)) > len(values) / 2

@@ -19,7 +19,7 @@ import pandas as pd
 from bench.config.pins import WITHOUT_HUB
 from bench.config.schema import DataConfig
 from bench.data import synthetic, tables
-from bench.data.columns import find_doubts, list_read, to_texts
+from bench.data.columns import find_doubts, list_labelled, list_read, to_texts
 from bench.errors import ConfigError, DataError, MissingError
 from bench.redaction import show
 
@@ -193,7 +193,10 @@ def _stand_for(content: bytes, name: str, encoding: str) -> list[str]:
 def _name_columns(config: DataConfig) -> list[Any]:
     """Name what decides the texts of a table, for a hash."""
     text = config.text_column if config.text_template is None else {"template": config.text_template}
-    return [text, config.label_column, *([config.text_pair_column] if config.text_pair_column else [])]
+    label: Any = config.label_column
+    if config.multi_label:
+        label = {"labels": config.label_columns or config.label_column, "separator": config.label_separator}
+    return [text, label, *([config.text_pair_column] if config.text_pair_column else [])]
 
 
 def _read_files(config: DataConfig) -> Frames:
@@ -218,7 +221,7 @@ def _read_file(split: str, value: str, config: DataConfig) -> pd.DataFrame:
         value,
         where=where,
         encoding=config.encoding,
-        wanted=(*list_read(config), config.label_column),
+        wanted=(*list_read(config), *list_labelled(config)),
     )
     rows = to_texts(table.frame, where=value, config=config)
     doubts = find_doubts(table.frame, rows["text"].tolist(), config) if split == "train" else []
@@ -253,8 +256,16 @@ def _read_hub(config: DataConfig) -> Frames:
             )
         rows = splits[str(name)]
         frame = rows.to_pandas()
-        names = getattr(rows.features.get(config.label_column), "names", None)
-        if names is not None:  # numbers that stand for names; -1 where the label is kept secret
+        feature = rows.features.get(config.label_column)
+        of_each, names = (
+            getattr(getattr(feature, "feature", None), "names", None),
+            getattr(feature, "names", None),
+        )
+        if of_each is not None:  # a list of numbers that stand for names
+            frame[config.label_column] = [
+                [of_each[index] for index in some] for some in frame[config.label_column]
+            ]
+        elif names is not None:  # numbers that stand for names; -1 where the label is kept secret
             frame[config.label_column] = [
                 names[int(index)] if index >= 0 else None for index in frame[config.label_column].fillna(-1)
             ]

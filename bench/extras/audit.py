@@ -24,6 +24,7 @@ from bench.csv_text import to_csv
 from bench.data import dataset
 from bench.data.sources import join_texts
 from bench.errors import ConfigError, MissingError, StoreError
+from bench.results.marks import find_separator
 from bench.results.selection import (
     Selection,
     fill_scores,
@@ -94,6 +95,11 @@ def gather(store: Store, method: str | None, defaults: Config) -> OutOfFold:
 def _choose(store: Store, method: str | None) -> list[Selection]:
     """Choose the cross-validations to read, one of each method."""
     results, _ = store.read_all()
+    if any(find_separator(result.config) is not None for result in results):
+        raise ConfigError(
+            f"{store.folder}: holds runs on texts with several labels, and an audit is of one label a text; "
+            "name a folder of such runs with --results"
+        )
     select_by = read_criterion(results)
     groups = {
         key: best

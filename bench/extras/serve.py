@@ -127,7 +127,7 @@ class Batcher:
 class Answer(BaseModel):
     """What one text is taken for."""
 
-    label: str
+    label: str | list[str]  # a list where texts may have several, or none
     probabilities: dict[str, float]
 
 

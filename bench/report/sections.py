@@ -204,12 +204,13 @@ def describe_pivots(rows: Sequence[Row], *, titles: Titles, text: Text) -> Secti
 
 def describe_health(task: ReportTask, text: Text) -> str:
     """Describe the task's data as its records do; return nothing if they say nothing."""
-    parts = list(_list_health(task.health, text))
+    parts = list(_list_health(task.health, text, multi_label=task.multi_label))
     return text("notes.health", data=task.data, parts=text("join.semicolon").join(parts)) if parts else ""
 
 
-def _list_health(health: DataHealth, text: Text) -> Iterator[str]:
-    for name, count in (("leaked", health.leaked), ("conflicting", health.conflicting)):
+def _list_health(health: DataHealth, text: Text, *, multi_label: bool) -> Iterator[str]:
+    conflicting = "conflicting_sets" if multi_label else "conflicting"
+    for name, count in (("leaked", health.leaked), (conflicting, health.conflicting)):
         if count is not None:
             yield text(f"notes.{name}.some", count=count) if count else text(f"notes.{name}.none")
     if health.imbalance is not None:

@@ -149,7 +149,7 @@ def describe_tables(
     def show(
         group: Group | Split, heading: str, answer: str, tabulated: tuple[Table, Bullets]
     ) -> list[Block]:
-        titles[group] = f"{heading}, {name_columns(group[1], text)['memory']}"
+        titles[group] = f"{heading}, {name_columns(group[1], text, multi_label=False)['memory']}"
         figures = Figures([figure for figure in drawn.get(group, ()) if figure.kind in MAIN_FIGURES])
         table, notes = tabulated
         if isinstance(group[0], str):  # which is wider
@@ -202,6 +202,8 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
         figures = {"median": statistics.median(errors), "worst": max(errors), "runs": len(errors)}
         notes.append(text("notes.predicted", **figures))
     notes.append(text("notes.interval"))
+    if any(row.task.multi_label for row in rows):
+        notes.append(text("notes.exact_match"))
     if evidence.report.columns:
         notes.append(text("notes.columns"))
     marked = {row.interval.over for row in rows if row.interval}

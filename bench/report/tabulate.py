@@ -56,7 +56,7 @@ def tabulate(
             which stand below the tables of each model.
     """
     notes = list[Bullet]()
-    header = name_columns(rows[0].memory_kind, text)
+    header = name_columns(rows[0].memory_kind, text, multi_label=rows[0].task.multi_label)
     cells = [_to_cells(row, evidence, text=text, notes=None if more else notes) for row in rows]
     columns, left = [*_list_columns(rows, evidence.report)], [*_LEFT]
     header |= {name: name_score(name, text) for name in columns if name not in header}

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from bench.config.schema import CRITERIA
 from bench.errors import StoreError
+from bench.results.marks import find_separator
 from bench.results.store import Result, Store
 from bench.results.tally import SCORES, score_predictions
 
@@ -112,7 +113,11 @@ def _fill_score(result: Result, store: Store) -> Result:
         rows = store.read_predictions(result.run_id).query("split == 'validation'")
     except StoreError:
         return result
-    known = {**score_predictions(rows, result.labels), **(result.metrics.get("validation") or {})}
+    separator = find_separator(result.config)
+    known = {
+        **score_predictions(rows, result.labels, separator),
+        **(result.metrics.get("validation") or {}),
+    }
     return replace(result, metrics={**result.metrics, "validation": known})
 
 

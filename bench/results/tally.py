@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
+from bench.config.schema import MULTI_LABEL, SINGLE_LABEL
+from bench.results.marks import Marks, read_marks
+
 Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[Any]
 
 _LEVEL = 0.95  # of the interval of a label's F1
 
@@ -23,24 +25,17 @@ class Tally(NamedTuple):
     answered: Floats
 
 
-def count(
-    labels: Integers, answers: Integers, *, classes: int, weights: npt.NDArray[np.float32] | None = None
-) -> Tally:
-    """Count each label over the rows; with weights once for each set of these.
+def count(truth: Marks, answers: Marks, *, weights: npt.NDArray[np.float32] | None = None) -> Tally:
+    """Count each label over rows that have one or several; with weights once for each set of these.
 
     Args:
-        labels, answers: label numbers. # (rows,)
+        truth, answers: whether a row has a label. # (rows, labels)
         weights: whole numbers, exact in 32 bits. # (samples, rows)
     """
+    parts = (truth & answers, truth, answers)
     if weights is None:
-        parts = (labels[labels == answers], labels, answers)
-        return Tally(*(np.bincount(part, minlength=classes).astype(np.float64) for part in parts))
-    one_hot = np.eye(classes, dtype=np.float32)
-    hits = np.where((labels == answers)[:, None], one_hot[labels], 0)  # (rows, classes)
-    right, true, answered = (
-        (weights @ part).astype(np.float64) for part in (hits, one_hot[labels], one_hot[answers])
-    )
-    return Tally(right, true, answered)
+        return Tally(*(part.sum(axis=0).astype(np.float64) for part in parts))
+    return Tally(*((weights @ part.astype(np.float32)).astype(np.float64) for part in parts))
 
 
 def score_labels(tally: Tally) -> Floats:
@@ -52,6 +47,12 @@ def score_labels(tally: Tally) -> Floats:
 def score_f1(tally: Tally) -> Floats:
     """Return macro F1, the mean over all labels. # (...,)"""
     return np.asarray(score_labels(tally).mean(axis=-1))
+
+
+def score_f1_micro(tally: Tally) -> Floats:
+    """Return micro F1, of all labels counted together; of one label a text it is the accuracy. # (...,)"""
+    right, either = tally.right.sum(axis=-1), (tally.true + tally.answered).sum(axis=-1)
+    return np.asarray(np.divide(2 * right, either, out=np.zeros_like(right), where=either > 0))
 
 
 def score_balanced_accuracy(tally: Tally) -> Floats:
@@ -79,7 +80,14 @@ SCORES: dict[str, Callable[[Tally], Floats]] = {
     "f1_macro": score_f1,
     "balanced_accuracy": score_balanced_accuracy,
     "mcc": score_mcc,
+    "f1_micro": score_f1_micro,
 }
+
+
+def list_scores(*, multi_label: bool) -> dict[str, Callable[[Tally], Floats]]:
+    """Return those of SCORES that mean something where a text has one label, or several."""
+    meaningless = SINGLE_LABEL if multi_label else MULTI_LABEL
+    return {name: score for name, score in SCORES.items() if name not in meaningless}
 
 
 def bound_labels(tally: Tally) -> tuple[Floats, Floats]:
@@ -98,16 +106,20 @@ def bound_labels(tally: Tally) -> tuple[Floats, Floats]:
     return 2 * low / (1 + low), 2 * high / (1 + high)
 
 
-def score_predictions(rows: pd.DataFrame, labels: Sequence[str]) -> dict[str, float]:
+def score_predictions(
+    rows: pd.DataFrame, labels: Sequence[str], separator: str | None = None
+) -> dict[str, float]:
     """Return SCORES of a split's rows of predictions.csv; none where they hold another label.
 
     Args:
         labels: all of them, in the declared order.
+        separator: as of marks.find_separator
     """
-    numbers = {label: number for number, label in enumerate(labels)}
-    true, answers = (rows[name].map(numbers) for name in ("label", "prediction"))
-    if true.isna().any() or answers.isna().any() or rows.empty:
+    truth, answers = (read_marks(rows[name], labels, separator) for name in ("label", "prediction"))
+    if truth is None or answers is None or rows.empty:
         return {}
-    counted = count(true.to_numpy(dtype=np.int64), answers.to_numpy(dtype=np.int64), classes=len(labels))
-    found = {name: float(score(counted)) for name, score in SCORES.items()}
+    counted = count(truth, answers)
+    found = {
+        name: float(score(counted)) for name, score in list_scores(multi_label=separator is not None).items()
+    }
     return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -65,6 +65,9 @@ _SCORES: dict[str, Kind] = {
     "accuracy": is_share,
     "f1_macro": is_share,
     "balanced_accuracy": is_share,
+    "f1_micro": is_share,
+    "f1_samples": is_share,
+    "mean_average_precision": is_share,
     "f1_by_label": {"*": {"*": is_share}},  # f1, low, high
     "*": is_number,
 }
@@ -101,6 +104,7 @@ _BLOCKS: dict[str, Kind] = {
         "long_share": is_share,
         "duplicate_rows_across_splits": is_count,
         "conflicting_labels": is_count,
+        "label_sets": {"*": {"*": is_amount}},
     },
     "model": {
         "target_modules": is_modules,
@@ -110,6 +114,7 @@ _BLOCKS: dict[str, Kind] = {
         "skipped_steps": is_count,
         "processes": is_count,
         "prompt_readings": is_count,
+        "thresholds": {"*": is_share},
         "resumed_from_step": is_count,
         "precision": is_name,
         "attention": is_name,

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import set_seed
 
 from bench.config.identity import writes_labels
-from bench.config.schema import AS_IT_IS, Config, TrainConfig
+from bench.config.schema import AS_IT_IS, SINGLE_LABEL, Config, TrainConfig
 from bench.data import prompt as prompts
 from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
@@ -99,11 +100,13 @@ def score_all(
     probabilities: Mapping[str, Probabilities], dataset: Dataset
 ) -> dict[str, dict[str, Any] | None]:
     """Compute the block ``metrics`` of a record: METRICS of each split that was read, and F1 by label."""
+    thresholds = metrics.find_thresholds(probabilities, dataset)
+    unknown = {} if thresholds is None else dict.fromkeys(SINGLE_LABEL)
 
     def score(split: str) -> dict[str, Any]:
-        found, labels = probabilities[split], dataset.splits[split]["label"].to_numpy()
-        by_label = metrics.score_each_label(found, labels, dataset.labels)
-        return {**metrics.score(found, labels), "f1_by_label": by_label}
+        found, labels = probabilities[split], dataset.read_truth(split)
+        by_label = metrics.score_each_label(found, labels, dataset.labels, thresholds)
+        return {**metrics.score(found, labels, thresholds), **unknown, "f1_by_label": by_label}
 
     return {split: score(split) if split in probabilities else None for split in EVALUATED}
 
@@ -243,7 +246,7 @@ def _train_to_stop(
         meter=meter,
         predict=lambda: _predict(training, texts, "validation"),
         score=lambda member, probabilities: metrics.score(
-            probabilities, texts[member.stream].splits["validation"].text_labels
+            probabilities, _read_truth(texts[member.stream], "validation")
         ),
         select_by=config.sweep.select_by,
         save_best=lambda member: trained.write(
@@ -251,6 +254,13 @@ def _train_to_stop(
         ),
         save_checkpoints=save_checkpoints,
     )
+
+
+def _read_truth(texts: tasks.Texts, split: str) -> npt.NDArray[Any]:
+    """Return each text's label, or of several which it has. # (texts,), or (texts, labels)"""
+    labels = texts.splits[split].text_labels
+    sets = texts.task.sets if isinstance(texts.task, tasks.SequenceClassification) else None
+    return labels if sets is None else sets[labels]
 
 
 def _test(
@@ -379,7 +389,7 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
     padding = tokens.Padding.of(tokenizer)
     if prompt is not None:  # answers follow it
         padding = dataclasses.replace(padding, side="left")
-    task = tasks.make(prompt, architecture)
+    task = tasks.make(prompt, architecture, dataset.sets)
     for reason in _explain_readings(task).values():
         _logger.warning("%s", reason)
     return tasks.Texts(splits, padding, task)

@@ -8,9 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
-from scipy.special import softmax
 from torch import nn
-from torch.nn import functional
 
 from bench.data.tokens import FILLER
 from bench.data.windows import pool
@@ -213,7 +211,7 @@ def predict(
             texts = {name: tensor for name, tensor in batch.items() if name != "labels"}
             inputs = _hand_out(texts, training, streams=len(rows))
             scores = training.task.score(training.model, inputs).double()
-            scores = scores if pooled else functional.softmax(scores, dim=-1)
+            scores = scores if pooled else training.task.normalise(scores)
             parts.append((rows, scores.view(members, rows.shape[1], -1).cpu().numpy()))
     parts = parallel.collect(parts)
     rows = np.concatenate([rows for rows, _ in parts], axis=1)
@@ -225,12 +223,12 @@ def predict(
     if not pooled:
         return own
     places = [member.stream % len(owners) for member in training.running]
-    return [settle(scores, owners[place]) for place, scores in zip(places, own, strict=True)]
+    return [settle(scores, owners[place], training.task) for place, scores in zip(places, own, strict=True)]
 
 
-def settle(scores: npt.NDArray[np.float64], owners: npt.NDArray[Any]) -> Probabilities:
+def settle(scores: npt.NDArray[np.float64], owners: npt.NDArray[Any], task: Task) -> Probabilities:
     """Average the scores of each text's windows, and return the texts' probabilities. # (texts, labels)"""
-    return np.asarray(softmax(pool(scores, owners), axis=1))
+    return np.asarray(task.normalise(torch.from_numpy(pool(scores, owners))).numpy())
 
 
 def _sort(rows: npt.NDArray[Any], probabilities: Probabilities) -> Probabilities:
@@ -309,10 +307,10 @@ def ask(
     def answer(inputs: Inputs) -> torch.Tensor:
         with accelerator.autocast():
             scores = task.score(model, inputs).double()
-            return scores if pooled else functional.softmax(scores, dim=-1)
+            return scores if pooled else task.normalise(scores)
 
     found = _read(model, batches, answer, device=accelerator.device)
-    return settle(found, owners) if owners is not None and pooled else found
+    return settle(found, owners, task) if owners is not None and pooled else found
 
 
 def _read(

@@ -13,7 +13,7 @@ from bench.errors import ConfigError
 from bench.report.cells import to_markdown
 from bench.results.store import Result
 from bench.train import metrics
-from bench.winner.classifier import read_config, softmax
+from bench.winner.classifier import normalise, read_config
 
 Scores = npt.NDArray[np.float64]  # (texts, labels)
 
@@ -23,7 +23,8 @@ class Held:
     """The test split that a run was scored on."""
 
     texts: list[Text]
-    labels: npt.NDArray[np.int64]  # (texts,)
+    labels: npt.NDArray[Any]  # each text's, or of several which it has: (texts,), or (texts, labels)
+    thresholds: Scores | None = None  # of several: (labels,)
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Agreement:
     form: str
     accuracy: float
     f1_macro: float
-    changed_share: float  # of the test texts, those that it takes for another label
+    changed_share: float  # of the test texts, those that it takes for another label, or other labels
     max_score_difference: float  # of logits, or of log-likelihoods
 
 
@@ -50,18 +51,24 @@ def read_test(result: Result) -> Held:
             f"{result.run_id}: its texts have changed since it was trained, so nothing can be compared on "
             "them; bring them back as they were, or train again"
         )
-    split = dataset.splits["test"]
-    return Held(list_texts(split), split["label"].to_numpy())
+    thresholds = result.model.get("thresholds")
+    return Held(
+        list_texts(dataset.splits["test"]),
+        dataset.read_truth("test"),
+        None if thresholds is None else np.array([thresholds[label] for label in result.labels]),
+    )
 
 
 def compare(form: str, scores: Scores, trained: Scores, held: Held) -> Agreement:
     """Return the form's own quality, and how far its scores are from the trained one's."""
-    score = metrics.score(softmax(scores), held.labels)
+    probabilities = [normalise(one, held.thresholds) for one in (scores, trained)]
+    answers, before = (metrics.decide(one, held.thresholds) for one in probabilities)
+    score = metrics.score(probabilities[0], held.labels, held.thresholds)
     return Agreement(
         form=form,
         accuracy=score["accuracy"],
         f1_macro=score["f1_macro"],
-        changed_share=float((scores.argmax(axis=1) != trained.argmax(axis=1)).mean()),
+        changed_share=float((answers != before).any(axis=1).mean()),
         max_score_difference=float(np.abs(scores - trained).max()),
     )
 

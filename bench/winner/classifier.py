@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import peft
 import torch
 from safetensors import SafetensorError
+from scipy.special import expit
 from torch import nn
 from transformers import AutoConfig, set_seed
 
@@ -31,6 +33,7 @@ from bench.results.store import Result, Store
 from bench.run import app
 from bench.train import task as tasks
 from bench.train.device import choose_device, choose_precision
+from bench.train.metrics import decide
 from bench.winner import manifest as manifests
 from bench.winner.choose import find_weights
 from bench.winner.manifest import Manifest, Origin
@@ -44,7 +47,7 @@ _OF_A_RUN = ("task", "seed", "method", "lora", "model", "data", "train")  # the 
 class LabelPrediction:
     """What a text is taken for."""
 
-    label: str
+    label: str | list[str]  # a list where texts may have several, or none
     probabilities: dict[str, float]  # by label, in the declared order
 
 
@@ -74,11 +77,14 @@ class Classifier:
         """
         if not texts:
             return []
-        labels = self.manifest.labels
-        scores = self.score(texts, batch_size=batch_size, advance=advance)
+        labels, thresholds = self.manifest.labels, self.manifest.thresholds
+        probabilities = normalise(self.score(texts, batch_size=batch_size, advance=advance), thresholds)
+        answers: list[list[str]] = [[*compress(labels, row)] for row in decide(probabilities, thresholds)]
         return [
-            LabelPrediction(labels[int(row.argmax())], dict(zip(labels, map(float, row), strict=True)))
-            for row in softmax(scores)
+            LabelPrediction(
+                answer[0] if thresholds is None else answer, dict(zip(labels, map(float, row), strict=True))
+            )
+            for answer, row in zip(answers, probabilities, strict=True)
         ]
 
     def score(
@@ -88,7 +94,7 @@ class Classifier:
         batch_size: int = BATCH_SIZE,
         advance: Callable[[int], object] | None = None,
     ) -> npt.NDArray[np.float64]:
-        """Return numbers whose softmax is each text's probabilities. # (texts, labels)
+        """Return numbers that ``normalise`` makes probabilities of. # (texts, labels)
 
         Those of a text that is read in windows are the mean of these.
         """
@@ -151,8 +157,10 @@ class Classifier:
         )
 
 
-def softmax(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the probabilities of scores. # (rows, labels)"""
+def normalise(scores: npt.NDArray[np.float64], thresholds: npt.ArrayLike | None) -> npt.NDArray[np.float64]:
+    """Return the probabilities of scores, each label's own where several have thresholds. # (rows, labels)"""
+    if thresholds is not None:
+        return np.asarray(expit(scores))
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
@@ -190,6 +198,8 @@ def begin(result: Result) -> Classifier:
         )
     trained: Any = network.model
     base = trained.get_base_model() if manifest.kind == "adapter" else trained
+    if manifest.thresholds is not None:  # so that others read its outputs by sigmoid too
+        base.config.problem_type = "multi_label_classification"
     unquantised = sorted({*build.head_names(base), *manifest.new_modules})
     manifest = dataclasses.replace(manifest, unquantised=unquantised)
     if manifest.task == "label_likelihood":
@@ -286,6 +296,10 @@ def _describe(result: Result, config: Config) -> Manifest:
         pairs=config.data.text_pair_column is not None,
         text_template=config.data.text_template,
         long_texts=config.data.long_texts,
+        thresholds=[result.model["thresholds"][label] for label in result.labels]
+        if config.data.multi_label
+        else None,
+        label_separator=config.data.label_separator,
     )
 
 

@@ -54,6 +54,9 @@ class Manifest:
     between: list[int] | None = None  # token ids between the two, where a prompt stands around them
     long_texts: str = "truncate"  # one of schema.LONG_TEXTS
     text_template: str | None = None  # a text is made of a file's columns, "{title}: {body}"
+    # of a run whose texts have several labels: from which probability on each is answered; None: one label
+    thresholds: list[float] | None = None
+    label_separator: str = "|"  # between several labels in a CSV file
 
     @property
     def prompt(self) -> Prompt | None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from bench.model import decoder
 from bench.report.cells import escape_markdown, format_count, format_gib, to_markdown
+from bench.results.marks import find_separator
 from bench.results.store import Result
 from bench.winner.manifest import Manifest, Origin
 from bench.winner.origin import locate
@@ -43,6 +44,15 @@ with torch.inference_mode():
     probabilities = model(**inputs).logits.softmax(-1)
 for text, row in zip(texts, probabilities):
     print(model.config.id2label[int(row.argmax())], row.tolist(), text)
+""")
+_CLASSIFY_SEVERAL = Template("""\
+thresholds = torch.tensor($thresholds)
+inputs = tokenizer(texts, truncation=True, max_length=$max_length, padding=True, return_tensors="pt")
+with torch.inference_mode():
+    probabilities = model(**inputs).logits.sigmoid()
+for text, row in zip(texts, probabilities):
+    labels = [model.config.id2label[place] for place in torch.nonzero(row >= thresholds).flatten().tolist()]
+    print(labels, row.tolist(), text)
 """)
 _WRITE = Template("""\
 prompt = json.loads(Path(folder, "bench.json").read_text(encoding="utf-8"))  # its template in token ids
@@ -111,7 +121,10 @@ def write_code(manifest: Manifest) -> str:
         )
     else:
         load = f"model = {kind}.from_pretrained(folder, dtype=torch.float32)"
-    use = (_WRITE if is_prompted else _CLASSIFY).substitute(max_length=manifest.max_length)
+    template = _CLASSIFY if manifest.thresholds is None else _CLASSIFY_SEVERAL
+    use = (_WRITE if is_prompted else template).substitute(
+        max_length=manifest.max_length, thresholds=manifest.thresholds
+    )
     code = _HEAD.substitute(imports="\n".join(imports) + "\n", load=load) + use
     for one, two in _FOR_PAIRS * manifest.pairs:
         code = code.replace(one, two)
@@ -199,11 +212,12 @@ def _list_numbers(result: Result) -> str:
         ),
         UNKNOWN,
     )
+    accuracy = "Accuracy" if find_separator(result.config) is None else "Exact match"
     seconds, sizes = result.time.get("train_seconds"), result.data["sizes"]
     rows = [
-        ["Accuracy, test", UNKNOWN if test is None else f"{test['accuracy']:.2%}"],
+        [f"{accuracy}, test", UNKNOWN if test is None else f"{test['accuracy']:.2%}"],
         ["F1 (macro), test", UNKNOWN if test is None else f"{test['f1_macro']:.2%}"],
-        ["Accuracy, validation", f"{validation['accuracy']:.2%}"],
+        [f"{accuracy}, validation", f"{validation['accuracy']:.2%}"],
         ["Trainable parameters", format_count(result.parameters["trainable"])],
         ["Train time", UNKNOWN if seconds is None else f"{seconds:.1f} s"],
         ["Peak memory in training", peak],
@@ -218,13 +232,19 @@ def _list_numbers(result: Result) -> str:
 def _list_labels(result: Result, manifest: Manifest) -> str:
     counts = result.data["label_counts"]["train"]
     words = manifest.label_words
+    thresholds = None if manifest.thresholds is None else [f"{one:.4f}" for one in manifest.thresholds]
+    more = words or thresholds
     rows = [
         [str(number), escape_markdown(label), str(counts[label])]
-        + ([escape_markdown(words[number])] if words else [])
+        + ([escape_markdown(more[number])] if more else [])
         for number, label in enumerate(manifest.labels)
     ]
-    header = ["Output", "Label", "Texts in train", *(["Words"] if words else [])]
+    header = ["Output", "Label", "Texts in train", *(["Words" if words else "Threshold"] if more else [])]
     text = "## Labels\n\n" + to_markdown(header, rows, left={1, 3})
+    if thresholds is not None:
+        text += (
+            "\nA text has every label whose probability, the sigmoid of its output, reaches its threshold.\n"
+        )
     if manifest.template is None:
         return text
     return f"{text}\nThe model writes a label's words after this prompt:\n\n{_block(manifest.template)}"

@@ -120,7 +120,7 @@ def read_pairs(texts: Sequence[str], *, from_lines: bool) -> pd.DataFrame:
 
 
 def add_predictions(frame: pd.DataFrame, predictions: "Sequence[LabelPrediction]") -> pd.DataFrame:
-    """Add ``prediction`` and ``probability_<label>`` for each label to the rows.
+    """Add ``prediction``, a list where texts may have several, and ``probability_<label>`` for each label.
 
     Raises:
         ConfigError: the rows have one of these columns already.
@@ -135,15 +135,24 @@ def add_predictions(frame: pd.DataFrame, predictions: "Sequence[LabelPrediction]
     return frame.assign(**values)
 
 
-def write_file(frame: pd.DataFrame, path: Path) -> None:
-    """Write the rows as the file's name says.
+def join_labels(label: str | list[str], separator: str) -> str:
+    """Write the label of a text in one cell, or all that it has."""
+    return label if isinstance(label, str) else separator.join(label)
+
+
+def write_file(frame: pd.DataFrame, path: Path, *, separator: str = "|") -> None:
+    """Write the rows as the file's name says, in CSV with the separator between several labels of a text.
 
     Raises:
         StoreError: the disk refused it.
     """
     try:
-        lines = "".join(f"{line}\n" for line in to_json(frame))
-        path.write_text(to_exact_csv(frame) if path.suffix == ".csv" else lines, encoding="utf-8")
+        if path.suffix == ".csv":
+            joined = [join_labels(label, separator) for label in frame["prediction"]]
+            text = to_exact_csv(frame.assign(prediction=joined))
+        else:
+            text = "".join(f"{line}\n" for line in to_json(frame))
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"--out {path}: {error.strerror or error}") from None
 

@@ -39,6 +39,7 @@ MORE = {
     "sweep": [*SHORT, "results_dir=results/tried"],
     "merge": ["--tolerance", "0.1"],  # after six steps many texts are near a tie
 }
+_TWO = (("pos",), ("neg",), ("pos", "new"))  # the labels of texts that have several
 MAY_END_WITH = {"recommend": (0, 1), "doctor": (0, 1)}
 COMMANDS = [
     command
@@ -65,6 +66,8 @@ def place(tiny_bert: Path, shared_bench: Bench) -> Bench:
     of_two.rename(columns={"a": "title", "b": "body"}).to_csv(folder / "articles.csv", index=False)
     raw = [(f"{word} {number}", word) for number in range(40) for word in ("tennis", "golf", "tax")]
     pd.DataFrame(raw, columns=["text", "label"]).to_csv(folder / "raw.csv", index=False)
+    two = [{"text": f"{one} {number}", "label": [one, *more]} for number in range(40) for one, *more in _TWO]
+    (folder / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in two))
     shutil.copytree(tiny_bert, folder / "my-model")
     save_decoder("qwen3", folder / "my-decoder", [text for text, _ in rows])
     for name in ("others.csv", "FILE"):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.config.schema import MULTI_LABEL, SINGLE_LABEL
 from bench.errors import StoreError
 from bench.report.numbers.rows import Interval, Measured, Row
 from bench.report.numbers.scores import Answers, Read, choose_seeds, measure, read_answers
@@ -81,8 +82,11 @@ def _share_scores(row: Row, names: Sequence[str], read: Read) -> Iterator[tuple[
         answers = read_answers(row, read)
     except StoreError:  # the comparisons say that they cannot be read
         return
-    counts = np.bincount(answers.truth, minlength=answers.classes)
+    counts = answers.truth.sum(axis=0)
     texts = np.count_nonzero(counts) ** 2 / (1 / counts[counts > 0]).sum()  # as if labels were as frequent
+    names = [name for name in names if name not in (SINGLE_LABEL if answers.multi_label else MULTI_LABEL)]
+    if "f1_micro" in names:
+        yield "f1_micro", _Share(measure(answers, tally.score_f1_micro), len(answers.truth), float)
     if "balanced_accuracy" in names:
         yield "balanced_accuracy", _Share(measure(answers, tally.score_balanced_accuracy), texts, float)
     if "mcc" in names:
@@ -103,7 +107,7 @@ def _share_label(answers: Answers, label: int) -> _Share:
         either = count(of)
         return np.divide(of.right[..., label], either, out=np.zeros_like(either), where=either > 0)
 
-    wholes = [tally.count(answers.truth, one, classes=answers.classes) for one in answers.predicted]
+    wholes = [tally.count(answers.truth, one) for one in answers.predicted]
     texts = max(1.0, float(np.mean([count(one) for one in wholes])))
     return _Share(measure(answers, score), texts, lambda share: 2 * share / (1 + share), is_count=True)
 

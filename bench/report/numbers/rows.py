@@ -15,6 +15,7 @@ from bench.report.numbers.edges import Edge, find_edges
 from bench.report.numbers.health import DataHealth, describe_health
 from bench.report.numbers.statistics import Summary, summarise
 from bench.report.numbers.traits import DataOrigin, Traits, read_origin, read_traits
+from bench.results.marks import find_separator
 from bench.results.selection import (
     MethodKey,
     Selection,
@@ -64,6 +65,7 @@ class ReportTask:
     health: DataHealth
     traits: Traits  # what tells it from a task whose data and model have the same names
     origin: DataOrigin
+    multi_label: bool = False  # whether texts have several labels, so that accuracy is exact match
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,7 @@ def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[
             health=describe_health(results),
             traits=read_traits(results),
             origin=read_origin(results),
+            multi_label=any(find_separator(result.config) is not None for result in results),
         )
     return tasks
 

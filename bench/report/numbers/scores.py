@@ -11,7 +11,6 @@ import pandas as pd
 from bench.errors import StoreError
 from bench.report.numbers.rows import Interval, Row
 from bench.report.numbers.statistics import (
-    Integers,
     Score,
     Seeds,
     bound_share,
@@ -21,6 +20,7 @@ from bench.report.numbers.statistics import (
     score_resamples,
 )
 from bench.results import tally
+from bench.results.marks import Marks, find_separator, read_marks
 from bench.results.selection import read_number
 
 Read = Callable[[str], pd.DataFrame]  # run_id -> its predictions; a StoreError if they cannot be read
@@ -48,13 +48,14 @@ class Answers:
     """What a method's chosen runs answered to the test texts."""
 
     texts: tuple[Any, ...]  # ids, true labels, all classes; equal for methods that can be compared
-    predicted: Integers  # (seeds, rows)
-    truth: Integers  # (rows,)
+    predicted: npt.NDArray[np.bool_]  # whether a text got a label: (seeds, rows, labels)
+    truth: Marks  # whether it has it: (rows, labels)
+    multi_label: bool  # whether a text may have several
 
     @property
-    def classes(self) -> int:
-        """How many labels there are."""
-        return len(self.texts[2])
+    def is_right(self) -> npt.NDArray[np.bool_]:
+        """Whether a text got all its labels and no other. # (seeds, rows)"""
+        return np.asarray((self.predicted == self.truth).all(axis=-1))
 
 
 def read_answers(row: Row, read: Read) -> Answers:
@@ -65,25 +66,26 @@ def read_answers(row: Row, read: Read) -> Answers:
             scored.
     """
     results = row.selection.results if row.selection else ()
-    classes = {label: index for index, label in enumerate(results[0].labels)}
-    texts, predictions = set(), []
+    classes, separator = results[0].labels, find_separator(results[0].config)
+    texts, predictions = dict[tuple[Any, ...], Marks](), []
     for result in results:
         test = read(result.run_id).query("split == 'test'").sort_values("id", kind="stable")
-        labels, predicted = (test[name].map(classes) for name in ("label", "prediction"))
-        if labels.isna().any() or predicted.isna().any():
+        truth, predicted = (read_marks(test[name], classes, separator) for name in ("label", "prediction"))
+        if truth is None or predicted is None:
             raise StoreError(f"run {result.run_id}: its predictions hold a label that its record does not")
-        share, recorded = float((labels == predicted).mean()), read_number(result, "metrics.test.accuracy")
+        share = float((truth == predicted).all(axis=1).mean())
+        recorded = read_number(result, "metrics.test.accuracy")
         if recorded is None or not abs(share - recorded) < _ROUNDING:
             raise StoreError(
                 f"run {result.run_id}: its predictions have an accuracy of {share:.6g}, "
                 f"its record says {recorded}"
             )
-        texts.add((tuple(test["id"]), tuple(labels), tuple(classes)))
-        predictions.append(predicted.to_numpy(dtype=np.int64))
+        texts[tuple(test["id"]), tuple(test["label"]), tuple(classes)] = truth
+        predictions.append(predicted)
     if len(texts) > 1:
         raise StoreError("its seeds have other test texts")
-    same = texts.pop()
-    return Answers(same, np.stack(predictions), np.array(same[1], dtype=np.int64))
+    [(same, truth)] = texts.items()
+    return Answers(same, np.stack(predictions), truth, multi_label=separator is not None)
 
 
 def score_method(row: Row, read: Read) -> Scored:
@@ -93,7 +95,7 @@ def score_method(row: Row, read: Read) -> Scored:
         StoreError: as read_answers.
     """
     answers = read_answers(row, read)
-    accuracy = score_answers(answers.predicted == answers.truth)
+    accuracy = score_answers(answers.is_right)
     return Scored(row, answers.texts, accuracy, measure(answers, tally.score_f1))
 
 
@@ -102,10 +104,7 @@ def measure(answers: Answers, score: Callable[[tally.Tally], npt.NDArray[np.floa
     rows = len(answers.truth)
 
     def measure_each(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        counted = (
-            tally.count(answers.truth, one, classes=answers.classes, weights=weights)
-            for one in answers.predicted
-        )
+        counted = (tally.count(answers.truth, one, weights=weights) for one in answers.predicted)
         return np.stack([score(one) for one in counted])  # (seeds, samples)
 
     resampled = np.concatenate([measure_each(weights) for weights in resample(rows)], axis=1)

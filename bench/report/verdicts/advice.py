@@ -167,8 +167,10 @@ def _say_numbers(row: Row, text: Text) -> str:
 def _tabulate(group: Place, advice: Recommendation, text: Text) -> Table:
     """Tabulate every method: the recommended one, those that fit, those that do not and why."""
     names = ("method", "hyperparameters", "memory", "train_time", "accuracy")
-    header = name_columns(group[1], text)
-    if any(map(is_predicted, advice.fitting)) or any(is_predicted(row) for row, _ in advice.rejected):
+    rows = [*advice.fitting, *(row for row, _ in advice.rejected)]
+    several = any(row.task.multi_label for row in rows)
+    header = name_columns(group[1], text, multi_label=several)
+    if any(map(is_predicted, rows)):
         header["memory"] = text("advice.predicted_memory")
     ordered = sorted(advice.fitting, key=lambda row: row is not advice.chosen)
     verdicts = [

@@ -108,6 +108,13 @@ def test_and_with_other_settings(compose: Compose, lines: tuple[str, ...]) -> No
     assert_equal(compose(*DECODER, "method=lora", "train.eval_batch_size=8", *lines), "fp32")
 
 
+def test_and_where_texts_have_several_labels(compose: Compose) -> None:
+    task = tasks.SequenceClassification(
+        sets=np.eye(5, dtype=bool)[[0, 0, 3]] | np.eye(5, dtype=bool)[[1, 2, 4]]
+    )
+    assert_equal(compose(*DECODER, "method=lora", "train.eval_batch_size=8"), "fp32", task)
+
+
 def assert_equal(config: Config, precision: str, task: tasks.Task | None = None) -> None:
     """The trace's peaks of training and evaluating are within 3 % of what torch's CPU allocator counted."""
     folder, task = weights.locate(config.model), task or tasks.SequenceClassification()

@@ -453,3 +453,29 @@ def test_dropout_keeps_each_adapters_mean(compose_tiny: Compose) -> None:
         assert float(spread.max()) == 0 if rate == 0 else float(spread.min()) > 0
         error = (drawn[:, member].mean(0) - exact[member]).abs()
         assert float((error - 6 * spread / 20).max()) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.gradient_accumulation_steps=2"],
+        ["method=qlora", "merged_micro_batches=2", "train.gradient_accumulation_steps=2"],
+    ],
+)
+def test_several_labels_are_learned_alike_in_a_pack_and_alone(
+    compose_tiny: Compose, texts: Path, tmp_path: Path, overrides: list[str]
+) -> None:
+    """Each text is two, with the labels of both; members of other seeds read them in another order."""
+    frame = pd.read_csv(texts)
+    joined = frame["text"] + " " + frame["text"].sample(frac=1, random_state=0).to_numpy()
+    labels = frame["label"] + "|" + frame["label"].sample(frac=1, random_state=0).to_numpy()
+    path = tmp_path / "two.csv"
+    pd.DataFrame({"text": joined, "label": labels}).to_csv(path, index=False)
+    lines = ("data.multi_label=true", f"data.train={path}", "train.lr=1e-2", "train.group_by_length=false")
+    configs = members_of(compose_tiny(*FIFTY, *lines, *overrides), ({"seed": 0}, {"seed": 1, "lora.r": 4}))
+    packed = train_packed(configs, tmp_path)
+    for one, alone in zip(packed, train_alone(configs, tmp_path), strict=True):
+        assert alone.values("loss")[0] == pytest.approx(0.69, abs=0.3)  # log 2, of each label
+        assert alone.values("loss")[-1] < 0.45
+        assert alone.values("validation_mean_average_precision")[-1] > 0.8
+        require_same(one, alone)

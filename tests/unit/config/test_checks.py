@@ -34,7 +34,8 @@ CHOICES = {
     "train.precision": "auto, fp32, bf16, fp16",
     "train.keep": "auto, best, chosen, none, all",
     "track.mode": "auto, online, offline, disabled",
-    "sweep.select_by": "accuracy, f1_macro, balanced_accuracy, mcc",
+    "sweep.select_by": "accuracy, f1_macro, balanced_accuracy, mcc, f1_micro, f1_samples, "
+    "mean_average_precision",
     "sweep.strategy": "grid, halving",
 }
 DEVICES = "must be auto, cpu, cuda, cpu*N (N runs at once) or the numbers of GPUs, 0,1"
@@ -484,3 +485,56 @@ def test_every_override_that_a_message_names_can_be_pasted(compose: Compose) -> 
     assert len(lines) > 8
     for line in lines:
         assert compose(quote_text(line.strip("`()")))
+
+
+SEVERAL = {"data.source": "files", "data.train": "a.csv", "data.multi_label": True}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"method.estimator": "zero_shot"},
+            "method.estimator=zero_shot with data.multi_label=true: it gives a",
+        ),
+        (
+            {"task": "label_likelihood"},
+            "task=label_likelihood with data.multi_label=true: a decoder's answers",
+        ),
+        ({"train.loss": "focal"}, "train.loss=focal with data.multi_label=true: it weighs a text by its one"),
+        (
+            {"data.folds": 5, "data.fold": 0},
+            "data.folds=5 with data.multi_label=true: folds are dealt label by",
+        ),
+        (
+            {"sweep.strategy": "halving"},
+            "sweep.strategy=halving with data.multi_label=true: halving compares",
+        ),
+        (
+            {"sweep.select_by": "mcc"},
+            "sweep.select_by=mcc with data.multi_label=true: it is not defined where",
+        ),
+        ({"data.source": "bbc_news"}, "data.source=bbc_news with data.multi_label=true: its texts have one"),
+        (
+            {"data.multi_label": False, "sweep.select_by": "f1_micro"},
+            "sweep.select_by=f1_micro with data.multi_label=false: it is of texts with several labels; set",
+        ),
+        (
+            {"data.multi_label": False, "data.label_columns": ["a", "b"]},
+            "data.label_columns=['a', 'b'] with data.multi_label=false: a text then has one label, in data.",
+        ),
+        ({"data.label_separator": " |"}, "data.label_separator= |: must be printable, without blanks at its"),
+    ],
+)
+def test_what_several_labels_a_text_cannot_go_with(
+    compose: Compose, values: dict[str, Any], message: str
+) -> None:
+    (fault,) = check(replace_values(compose(), SEVERAL | values))
+    assert fault.startswith(message)
+
+
+@pytest.mark.parametrize(
+    "select_by", ["accuracy", "f1_macro", "f1_micro", "f1_samples", "mean_average_precision"]
+)
+def test_several_labels_a_text_are_selected_by_their_own_scores(compose: Compose, select_by: str) -> None:
+    assert check(replace_values(compose(), SEVERAL | {"sweep.select_by": select_by})) == []

@@ -39,6 +39,9 @@ SIZES = {
     "folds": None,
     "fold": None,
     "resample": False,
+    "multi_label": False,
+    "label_separator": "|",
+    "label_columns": None,
 }
 COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto", "long_texts": "truncate"}
 

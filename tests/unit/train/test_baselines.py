@@ -44,6 +44,9 @@ HEADLINES = DataConfig(
     fold=None,
     resample=False,
     noise=None,
+    multi_label=False,
+    label_separator="|",
+    label_columns=None,
 )
 FINANCE = dataclasses.replace(
     HEADLINES, source="finance8_synthetic", train_size=400, validation_size=80, test_size=400, noise=0.0
@@ -185,3 +188,42 @@ def test_tfidf_reads_both_texts_and_tells_them_apart() -> None:
     fitted = baselines.fit_tfidf(dataset)
     assert score(fitted, dataset)["accuracy"] == 1.0
     assert fitted.parameters == 2 * 2 + 1
+
+
+def make_several(texts: list[str], sets: list[list[int]], numbers: list[int]) -> Dataset:
+    frame = pd.DataFrame({"id": range(len(texts)), "text": texts, "label": numbers})
+    names = tuple("abcdefgh"[: len(sets[0])])
+    splits = dict.fromkeys(("train", "validation", "test"), frame)
+    return Dataset(splits, names, "f", 0, sets=np.array(sets, dtype=bool))
+
+
+def test_majority_of_several_labels_is_each_ones_share() -> None:
+    dataset = make_several(["w", "x", "y", "z"], [[0, 0, 1], [1, 1, 1], [0, 0, 0]], [0, 0, 1, 2])
+    fitted = baselines.fit_majority(dataset)
+    assert fitted.probabilities["test"].tolist() == [[0.25, 0.25, 0.75]] * 4
+
+
+def test_several_labels_have_a_regression_each() -> None:
+    """And a label that all train texts have is always answered."""
+    random = np.random.default_rng(0)
+    features = random.normal(size=(90, 5))
+    truth = np.column_stack([features[:, 0] > 0, features[:, 1] + features[:, 2] > 0.5, np.ones(90)]).astype(
+        bool
+    )
+    sets, numbers = np.unique(truth, axis=0, return_inverse=True)
+    dataset = make_several(["x"] * 90, sets.tolist(), numbers.ravel().tolist())
+    fitted = baselines.fit_frozen(dict.fromkeys(dataset.splits, features), dataset)
+    scaled = StandardScaler().fit_transform(features)
+    alone = [
+        np.column_stack(
+            [
+                LogisticRegression(C=c, max_iter=10_000).fit(scaled, has).predict_proba(scaled)[:, 1]
+                for has in truth.T[:2]
+            ]
+            + [np.ones(90)]
+        )
+        for c in baselines.INVERSE_PENALTIES
+    ]
+    best = max(alone, key=lambda one: metrics.score(one, truth)["accuracy"])
+    np.testing.assert_allclose(fitted.probabilities["test"], best)
+    assert fitted.parameters == 2 * (5 + 1)

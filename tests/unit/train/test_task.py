@@ -147,3 +147,26 @@ def test_a_prompt_decides_the_task() -> None:
     llama = LlamaConfig(num_hidden_layers=1)
     assert isinstance(tasks.make(None, llama), SequenceClassification)
     assert tasks.make(Prompt((), (), ((1, END),)), llama) == of((1,))
+
+
+class Head(torch.nn.Module):
+    """A classifier whose outputs are its inputs."""
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        return SimpleNamespace(logits=input_ids)
+
+
+def test_the_loss_of_several_labels_is_their_mean_binary_cross_entropy() -> None:
+    sets = np.array([[False, False, False], [True, False, True], [False, True, True]])
+    outputs, labels = torch.tensor([[0.5, -1.0, 2.0], [3.0, 0.0, -0.5]]), torch.tensor([2, 0])
+    task = tasks.make(None, LlamaConfig(), sets)
+    targets = sets[labels.numpy()].astype(float)
+    p = 1 / (1 + np.exp(-outputs.numpy()))
+    expected = -(targets * np.log(p) + (1 - targets) * np.log(1 - p)).mean(axis=1)
+    assert task.losses(Head(), {"input_ids": outputs}, labels).tolist() == pytest.approx(
+        expected.tolist(), abs=1e-6
+    )
+    assert task.normalise(outputs).numpy() == pytest.approx(p, abs=1e-6)
+    assert task.count(labels) == 2
+    one = tasks.make(None, LlamaConfig())
+    assert one.normalise(outputs).sum(-1).tolist() == pytest.approx([1.0, 1.0])
