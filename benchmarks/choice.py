@@ -139,10 +139,10 @@ def _make_texts(title: str, change: tuple[str, Change], folder: Path, *, steps: 
     return Texts(title, ["data=files", *files], 64, steps)
 
 
-def change_texts(change: tuple[str, Change]) -> tuple[dict[str, Frame], list[str]]:
+def change_texts(change: tuple[str, Change], *overrides: str) -> tuple[dict[str, Frame], list[str]]:
     """The splits of one kind, with labels by name, and the labels."""
     source, edit = change
-    found = dataset.load(compose(f"data={source}").data)
+    found = dataset.load(compose(f"data={source}", *overrides).data)
     random, frames = np.random.default_rng(0), dict[str, Frame]()
     for split, frame in found.splits.items():
         named = frame.assign(label=[found.labels[label] for label in frame["label"]])[["text", "label"]]

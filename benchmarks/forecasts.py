@@ -1,7 +1,9 @@
-"""What a learning curve forecasts, beside what was then measured: curves of real texts, cut off."""
+"""What a learning curve forecasts, beside what was then measured: curves that are cut off."""
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,86 +17,159 @@ from benchmarks.choice import KINDS, Frame, change_texts
 from benchmarks.settings import compose, table
 
 SEEDS = range(3)  # draws of the train texts
-TIMES = (2, 4)  # the largest size is so many times the largest that the forecast knows
+TIMES = (2, 4, 8)  # the largest size is so many times the largest that the forecast knows
 FEWEST_TEXTS = 4  # of a label, about, at the smallest size
 _ROWS = 64
+_LARGE = ("data.train_size=1600", "data.validation_size=400", "data.test_size=4000")
 
-Accuracies = Mapping[int, float]  # by size
-Case = tuple[Sequence[Reading], int]  # a curve, and how many test texts it has
+
+def _keep(frame: Frame, _: np.random.Generator, __: str) -> Frame:
+    return frame
+
+
+# Generated texts can be as many as one likes: 4,000 of them leave a third of the noise of 400.
+GENERATED: Mapping[str, str] = {
+    "generated, 8 topics": "data.noise=0.0",
+    "generated, 8 topics, a tenth of the labels wrong": "data.noise=0.1",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """The answers of one method to the test texts of one kind, by the number of train texts."""
+
+    kind: str
+    method: str
+    sizes: Sequence[int]  # ascending
+    right: np.ndarray  # share of the draws that are right about a text. # (sizes, texts)
+    draws: int
+
+    @property
+    def is_generated(self) -> bool:
+        return self.kind in GENERATED
 
 
 def report(*, short: bool) -> str:
     """The section: how far forecasts are from what was measured, and how often intervals hold it."""
-    kinds = dict(list(KINDS.items())[:2]) if short else KINDS
-    found = [one for title in kinds for one in _draw_curves(title)]
-    cases: dict[str, list[Case]] = {
-        "one draw": [
-            ([Reading(size, accuracy, 1) for size, accuracy in sorted(one.items())], texts)
-            for curves, texts in found
-            for one in curves
-        ],
-        f"mean of {len(SEEDS)} draws": [(_average(curves), texts) for curves, texts in found],
-    }
-    rows = [[name, str(times), *_judge(curves, times)] for name, curves in cases.items() for times in TIMES]
+    kinds = [*KINDS][:2] if short else [*KINDS, *GENERATED]
+    cases = [case for kind in kinds for case in draw_cases(kind)]
+    rows = []
+    for generated in (False, True):
+        for draws in (1, len(SEEDS)):
+            same = [case for case in cases if (case.is_generated, case.draws) == (generated, draws)]
+            rows += [row for times in TIMES if (row := _judge(same, times))]
     head = [
+        "test texts",
         "curves",
         "times the labels",
         "cases",
         "mean absolute error",
+        "if the law were true",
+        "by noise alone",
         "without a forecast",
         "in the interval",
     ]
     return "\n\n".join(
         [
             "## Forecasts of a learning curve",
-            f"TF-IDF and the frozen encoder on {len(kinds)} kinds of texts, as under the choice, at sizes "
-            f"that double; {len(SEEDS)} draws of the train texts. The law knows the sizes up to a half or a "
-            "quarter of all, and forecasts the test accuracy with all. The interval is of "
-            f"{LEVEL:.0%}; without a forecast: the error of the last accuracy that is known. In points.",
+            f"TF-IDF and the frozen encoder on {len(kinds)} kinds of texts, of the choice and generated, at "
+            f"sizes that double; {len(SEEDS)} draws of the train texts. The law knows the sizes up to a "
+            "half, a quarter or an eighth of all, and forecasts the test accuracy with all. The interval "
+            f"is of {LEVEL:.0%}. If the law were true: the error with curves drawn from the law that is "
+            "fitted to all sizes, with the noise of these texts. By noise alone: the error of who knows "
+            "the true accuracy at every size, and has only to guess what these test texts make of it at "
+            "the largest from what they did at the known. Without a forecast: the error of the last "
+            "accuracy that is known. In points.",
             table(head, rows),
         ]
     )
 
 
-def _average(curves: Sequence[Accuracies]) -> list[Reading]:
-    """The mean accuracy at each size; sizes of different draws are equal in their order."""
-    ordered = [sorted(one.items()) for one in curves]
-    return [
-        Reading(same[0][0], statistics.fmean(accuracy for _, accuracy in same), len(same))
-        for same in zip(*ordered, strict=True)
-    ]
-
-
 def _judge(cases: Sequence[Case], times: int) -> list[str]:
-    """Cases, mean absolute error, that of no forecast, and the share in the interval."""
-    errors, still, held = list[float](), list[float](), list[bool]()
-    for curve, texts in cases:
-        last = curve[-1]
-        known = [one for one in curve if one.size * times <= 1.1 * last.size]
+    """A row of the table; empty if no case is long enough."""
+    errors, imagined, noises, still, held = (list[float]() for _ in range(5))
+    random = np.random.default_rng(0)
+    for case in cases:
+        (known, last), texts = cut(read(case), times), case.right.shape[1]
         if (law := fit(known, texts=texts)) is None:
             continue
         found = law.forecast(last.size)
         errors.append(abs(found.estimate - last.accuracy))
-        still.append(abs(known[-1].accuracy - last.accuracy))
         held.append(found.low <= last.accuracy <= found.high)
-    shares = [f"{100 * statistics.fmean(some):.1f}" for some in (errors, still)]
-    return [str(len(errors)), *shares, f"{statistics.fmean(held):.0%}"]
+        imagined.append(_forecast_imagined(case, times, random))
+        noises.append(find_noise(case, len(known)))
+        still.append(abs(known[-1].accuracy - last.accuracy))
+    if not errors:
+        return []
+    texts = sorted({case.right.shape[1] for case in cases})
+    draws = "one draw" if cases[0].draws == 1 else f"mean of {cases[0].draws} draws"
+    said = f"{texts[0]} to {texts[-1]}" if len(texts) > 1 else str(texts[0])
+    shares = [f"{100 * statistics.fmean(some):.1f}" for some in (errors, imagined, noises, still)]
+    return [said, draws, str(times), str(len(errors)), *shares, f"{statistics.fmean(held):.0%}"]
 
 
-def _draw_curves(title: str) -> Iterator[tuple[list[Accuracies], int]]:
-    """A curve by draw of each method on one kind of texts, and how many test texts there are."""
-    frames, labels = change_texts(KINDS[title])
+def read(case: Case) -> list[Reading]:
+    """The accuracy at each size."""
+    shares = case.right.mean(axis=1)
+    return [Reading(size, float(share), case.draws) for size, share in zip(case.sizes, shares, strict=True)]
+
+
+def cut(curve: Sequence[Reading], times: int) -> tuple[list[Reading], Reading]:
+    """The accuracies up to the largest size divided by so many, and that of the largest."""
+    return [one for one in curve if one.size * times <= 1.1 * curve[-1].size], curve[-1]
+
+
+def _forecast_imagined(case: Case, times: int, random: np.random.Generator) -> float:
+    """The error of the forecast of a curve that follows the law exactly, but for the noise of its texts."""
+    curve, texts = read(case), case.right.shape[1]
+    law = fit(curve, texts=texts)
+    assert law is not None
+    noise = random.multivariate_normal(np.zeros(len(curve)), np.cov(case.right) / texts)
+    drawn = [
+        replace(one, accuracy=float(np.clip(law.expect(one.size) + more, 0, 1)))
+        for one, more in zip(curve, noise, strict=True)
+    ]
+    known, last = cut(drawn, times)
+    law = fit(known, texts=texts)
+    assert law is not None
+    return abs(law.forecast(last.size).estimate - last.accuracy)
+
+
+def find_noise(case: Case, known: int) -> float:
+    """The mean absolute error of the best guess at the last accuracy, where the true ones are all known.
+
+    What the test texts add to the true accuracies is normal, with the covariance that texts have: the guess
+    is its mean at the last size, given what it is at so many first ones.
+    """
+    covariance = np.cov(case.right) / case.right.shape[1]
+    rest, own = covariance[-1, :known], covariance[-1, -1]
+    variance = own - rest @ np.linalg.pinv(covariance[:known, :known]) @ rest
+    return math.sqrt(max(0.0, variance) * 2 / math.pi)
+
+
+def draw_cases(kind: str) -> Iterator[Case]:
+    """The curves of each method on one kind of texts: of each draw, and of their mean."""
+    if kind in GENERATED:
+        frames, labels = change_texts(("finance8_synthetic", _keep), *_LARGE, GENERATED[kind])
+    else:
+        frames, labels = change_texts(KINDS[kind])
     numbered = {
         split: frame.assign(label=frame["label"].map({label: place for place, label in enumerate(labels)}))
         for split, frame in frames.items()
     }
-    features = {split: _embed(frame["text"].tolist()) for split, frame in frames.items()}
-    draws = [list(_draw_sizes(numbered["train"], seed, len(labels))) for seed in SEEDS]
-    for method in ("tfidf", "frozen"):
-        curves = [
-            {len(rows): _score(method, numbered, features, rows, labels) for rows in draw} for draw in draws
-        ]
-        yield curves, len(numbered["test"])
+    features = (
+        {}
+        if kind in GENERATED
+        else {split: _embed(frame["text"].tolist()) for split, frame in frames.items()}
+    )
+    for method in ("tfidf",) if kind in GENERATED else ("tfidf", "frozen"):  # the encoder reads no Chinese
+        draws = []
+        for seed in SEEDS:
+            rows = list(_draw_sizes(numbered["train"], seed, len(labels)))[::-1]
+            draws.append(np.stack([_answer(method, numbered, features, some, labels) for some in rows]))
+            sizes = [len(some) for some in rows]
+            yield Case(kind, method, sizes, draws[-1].astype(float), 1)
+        yield Case(kind, method, sizes, np.mean(draws, axis=0), len(draws))
 
 
 def _draw_sizes(train: Frame, seed: int, labels: int) -> Iterator[np.ndarray]:
@@ -108,21 +183,21 @@ def _draw_sizes(train: Frame, seed: int, labels: int) -> Iterator[np.ndarray]:
         share /= 2
 
 
-def _score(
+def _answer(
     method: str,
     frames: Mapping[str, Frame],
     features: Mapping[str, np.ndarray],
     rows: np.ndarray,
     labels: Sequence[str],
-) -> float:
-    """The test accuracy of the method on these rows of the train split."""
+) -> np.ndarray:
+    """Which test texts the method is right about, from these rows of the train split. # (texts,)"""
     data = Dataset({**frames, "train": frames["train"].loc[rows]}, tuple(labels), "", 0)
     if method == "tfidf":
         fitted = baselines.fit_tfidf(data)
     else:
         fitted = baselines.fit_frozen({**features, "train": features["train"][rows]}, data)
-    right = fitted.probabilities["test"].argmax(axis=1) == frames["test"]["label"].to_numpy()
-    return float(right.mean())
+    right: np.ndarray = fitted.probabilities["test"].argmax(axis=1) == frames["test"]["label"].to_numpy()
+    return right
 
 
 def _embed(texts: Sequence[str]) -> np.ndarray:

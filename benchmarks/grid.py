@@ -232,10 +232,9 @@ def _bound(texts: Texts, naive: Side, folder: Path) -> str:
         config, dataset.load(config.data), model_folder=weights.locate(config.model)
     )
     trained = tokens.train_batches(
-        splits["train"],
+        tokens.Stream(splits["train"], config.seed),
         micro_batch_size=train.micro_batch_size,
         micro_batches=texts.steps,
-        seed=config.seed,
         group_by_length=train.group_by_length,
         padding=padding,
     )

@@ -245,6 +245,7 @@ def _prepare(configs: Sequence[Config], steps: int, build_networks: Callable[...
         networks,
         configs,
         task=SequenceClassification(),
+        label_counts=[np.ones(len(LABELS))] * len(configs),
         steps=steps,
         accelerator=make_accelerator(device, precision),
         logs=[lambda *_: None] * len(configs),
@@ -261,10 +262,9 @@ def make_batches(case: Case, steps: int) -> Iterator[tokens.Batch]:
         full_lengths=np.full(rows, case.length),
     )
     return tokens.train_batches(
-        split,
+        tokens.Stream(split, seed=0),
         micro_batch_size=case.batch,
         micro_batches=steps,
-        seed=0,
         group_by_length=True,
         padding=tokens.Padding(0, "right"),
     )

@@ -86,7 +86,7 @@ def tell_counting(section: str, name: str, marks: Mapping[str, Sequence[Any]]) -
     """Say whether a setting is part of the run_id, as far as its own declaration decides it."""
     if fields.UNCOUNTED in (*marks.get(section.rstrip("."), ()), *marks[section + name]):
         return "no"
-    if section in ("model.", "data.") and name not in ("template", "label_words"):
+    if section in ("model.", "data.") and name not in ("template", "label_words", "long_texts"):
         return "by content"
     off = [one.value for one in marks[section + name] if isinstance(one, fields.Off)]
     return f"unless `{fields.write(off[0])}`" if off else "yes"

@@ -10,12 +10,14 @@ from hydra import compose, initialize_config_dir
 
 from bench.config.identity import hash_canonical
 from bench.config.reporting import ReportConfig
-from bench.config.schema import CONF_DIR, from_hydra, register_schema
+from bench.config.schema import CONF_DIR, TRAINED, from_hydra, register_schema
 from bench.errors import StoreError
+from bench.report.across.choices import list_choices
 from bench.report.across.curve import draw_curves
 from bench.report.across.groups import part_sizes
 from bench.report.blocks import write_markdown
 from bench.report.language.text import Text
+from bench.report.numbers.columns import add_columns
 from bench.report.numbers.comparison import Known, compare_methods
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import build_rows
@@ -31,6 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "few_shot": {"title": "Few-shot", "estimator": "few_shot", "trainable": "head"},
     "tfidf": {"title": "TF-IDF", "estimator": "tfidf", "trainable": "head"},
     "head": {"title": "Frozen encoder", "estimator": "frozen_encoder", "trainable": "head"},
+    "setfit": {"title": "SetFit", "estimator": "setfit", "trainable": "all"},
     "full": {"title": "Full fine-tuning", "trainable": "all"},
     "lora": {"title": "LoRA"},
     "qlora": {"title": "QLoRA", "quantization": "nf4"},
@@ -80,7 +83,7 @@ def make_run(
     train = {"lr": lr, "max_steps": 300, "max_length": max_length}
     counted = {name: full[name] for name in ("estimator", "trainable", "quantization")}
     canonical: dict[str, Any] = {"method": counted, "data": {"fingerprint": data}}
-    varied = {"network": {"train": train, "seed": seed}, "few_shot": {"seed": seed}}
+    varied = {name: {"train": train, "seed": seed} for name in TRAINED} | {"few_shot": {"seed": seed}}
     canonical |= varied.get(full["estimator"], {})
     if full["trainable"] == "adapter":
         counted["adapter"] = full["adapter"]
@@ -149,6 +152,28 @@ def make_predictions(result: Result, *, rows: int = TEST_SIZE) -> pd.DataFrame:
     )
 
 
+def make_probabilities(result: Result, *, rows: int = TEST_SIZE, sureness: float = 1.0) -> pd.DataFrame:
+    """Predictions of validation and test with probabilities, as accurate as the record says on both.
+
+    Right answers are surer than wrong ones, and all the more with a higher sureness.
+    """
+    frames = []
+    for number, split in enumerate(("validation", "test")):
+        frame = make_predictions(result, rows=rows).assign(split=split)
+        random = np.random.default_rng([number, int(result.run_id, 16)])
+        right = (frame["label"] == frame["prediction"]).to_numpy()
+        logits = random.normal(size=(rows, len(result.labels)))
+        places = frame["prediction"].map({label: place for place, label in enumerate(result.labels)})
+        logits[np.arange(rows), places] = logits.max(axis=1) + 3 * random.random(rows) * np.where(
+            right, 1.5, 0.5
+        )
+        powers = np.exp(sureness * logits)
+        names = [f"probability_{label}" for label in result.labels]
+        values = pd.DataFrame(powers / powers.sum(axis=1, keepdims=True), columns=names)
+        frames.append(frame.join(values))
+    return pd.concat(frames, ignore_index=True)
+
+
 def write_runs(store: Store, count: int) -> None:
     """So many records of three methods, some of them without a success, and the predictions of the best."""
     for number in range(count):
@@ -183,7 +208,7 @@ def make_evidence(
 
     scored: Known = {}
     every_row, comparisons, left_out = compare_methods(
-        build_rows(results), read, delta=report.delta, known=scored
+        add_columns(build_rows(results), report.columns, read), read, delta=report.delta, known=scored
     )
     rows, smaller = part_sizes(every_row)
     return Evidence(
@@ -197,6 +222,7 @@ def make_evidence(
         bad_imported=(),
         latencies=(),
         curves=draw_curves(every_row, scored),
+        choices=list_choices(results, report.columns, read),
         smaller=smaller,
     )
 

@@ -19,7 +19,7 @@ bench run data=files data.train=my.csv           your own texts, columns text an
 bench plan experiment=rtx4090 plan.card=rtx4090  what a sweep would take of a card: memory, fit, hours
 bench report                                     one page to look at, in English and Chinese
 bench recommend --vram 12 --max-hours 3          which method to take, from your own results
-bench export best:lora winner                    take the winner out, for PEFT, transformers or bench
+bench export best:lora winner                    take the winner out, for PEFT, transformers, ONNX or bench
 bench classify best:lora "a text"                and use it
 bench doctor                                     what this machine can run
 bench COMMAND --help                             the options of a command, with examples
@@ -59,6 +59,9 @@ bench report --results results/mine --lang zh    another folder, opening in Chin
     "export": """\
 bench export best:lora winner                    the table's choice of a method
 bench export e35d791c503e one-run                one run by its id, as runs.csv has it
+bench export best:lora all --seeds               all its seeds on one base, whose probabilities are averaged
+bench export best:lora winner-onnx --format onnx
+                                                 for onnxruntime on a CPU; --format onnx-int8: smaller, faster
 """,
     "merge": """\
 bench merge best:lora merged                     one model without an adapter
@@ -68,6 +71,10 @@ bench merge best:qlora merged-full --into full --force
     "classify": """\
 bench classify best:lora "Shares fall again"     texts as arguments, or lines on standard input
 bench classify best:lora --file my.csv --out found.csv
+bench classify best:lora --file my.csv --min-confidence 0.8
+                                                 no label where it is less sure
+bench classify best:lora --file my.csv --min-accuracy 0.95
+                                                 no label where needed for 95 % right answers
 """,
     "latency": "bench latency best:lora --file my.csv           with texts of your own\n",
     "generate": 'bench generate best:lora "Shares fall again"    what the model writes after its prompt\n',
@@ -80,6 +87,8 @@ bench dashboard --offline                        wandb's own view of offline run
 bench recommend --vram 12                        the best of what fits 12 GiB
 bench recommend --vram 24 --max-hours 3 --min-accuracy 0.9
 bench recommend --card rtx4090                   for a card that you do not have: memory is predicted
+bench recommend --labels 200 --label-cost 0.1 --results results/curve
+                                                 with so many labels, and whether to label more
 """,
     "audit": """\
 bench audit                                      by all methods that have a whole cross-validation

@@ -59,13 +59,17 @@ def _add_advice(commands: Any, results: help.Parser) -> None:
     recommend = commands.add_parser(
         "recommend", parents=[results], help="which method and settings, from your own results"
     )
-    memory = recommend.add_mutually_exclusive_group(required=True)
+    memory = recommend.add_mutually_exclusive_group()
     memory.add_argument("--vram", type=float, metavar="GIB", help="memory that there is")
     memory.add_argument(
         "--card",
         metavar="CARD",
         help="a card that there is not yet, for example rtx4090: memory is predicted",
     )
+    recommend.add_argument(
+        "--labels", type=int, metavar="N", help="labelled texts that there are to train on"
+    )
+    recommend.add_argument("--label-cost", type=float, metavar="C", help="of one more, in any currency")
     recommend.add_argument("--max-hours", type=float, metavar="H", help="of one training")
     recommend.add_argument("--min-accuracy", type=float, metavar="A", help="a share, such as 0.9")
     recommend.add_argument("--lang", choices=_LANGUAGES, default="en", help="language of the advice")
@@ -187,16 +191,12 @@ def _recommend(arguments: argparse.Namespace) -> int:
     from bench.report.language.text import read_language
     from bench.report.numbers.evidence import gather
     from bench.report.verdicts.advice import describe_advice
+    from bench.report.verdicts.labels import LabelBudget
     from bench.report.verdicts.recommend import TrainingLimits, move_to_card
     from bench.results.store import Store
 
-    hours, accuracy = arguments.max_hours, arguments.min_accuracy
-    if arguments.vram is not None and not 0 < arguments.vram < math.inf:
-        raise ConfigError(f"--vram {arguments.vram:g}: must be a positive number of GiB")
-    if hours is not None and not 0 < hours < math.inf:
-        raise ConfigError(f"--max-hours {hours:g}: must be a positive number of hours")
-    if accuracy is not None and not 0 <= accuracy <= 1:
-        raise ConfigError(f"--min-accuracy {accuracy:g}: must be a share from 0 to 1, such as 0.9")
+    _check_limits(arguments)
+    labels = arguments.labels
     card = None if arguments.card is None else find_card(arguments.card)
     report = _read_section([], "report").report
     store = Store(find_results(arguments.results))
@@ -207,11 +207,45 @@ def _recommend(arguments: argparse.Namespace) -> int:
         evidence = gather(
             store, report, move=lambda results: move_to_card(results, predict_peaks(results, card.name))
         )
-    limits = TrainingLimits(vram, None if hours is None else 3600 * hours, accuracy)
+    if labels is not None and not evidence.curves:
+        raise ConfigError(
+            f"--labels {labels}: {store.folder} holds no learning curve, so what labels bring is unknown; "
+            "make one: `bench sweep experiment=curve`, for your own texts with data=files data.train=FILE; "
+            f"then `bench recommend --labels {labels} --results results/curve`"
+        )
+    seconds = None if arguments.max_hours is None else 3600 * arguments.max_hours
+    limits = TrainingLimits(vram, seconds, arguments.min_accuracy)
     text, device = read_language(arguments.lang), None if card is None else card.device
-    advice, fits = describe_advice(evidence, store.read_predictions, limits=limits, text=text, card=device)
+    budget = None if labels is None else LabelBudget(labels, arguments.label_cost)
+    advice, fits = describe_advice(
+        evidence, store.read_predictions, limits=limits, text=text, card=device, labels=budget
+    )
     _print_blocks(advice)
     return 0 if fits else 1
+
+
+def _check_limits(arguments: argparse.Namespace) -> None:
+    """Check the numbers that `bench recommend` was given.
+
+    Raises:
+        ConfigError: one is out of range, or none says what to look for.
+    """
+    hours, accuracy = arguments.max_hours, arguments.min_accuracy
+    labels, cost = arguments.labels, arguments.label_cost
+    if arguments.vram is arguments.card is labels is None:
+        raise ConfigError("recommend: give --vram GIB, --card CARD or --labels N, or several of them")
+    if labels is not None and labels < 1:
+        raise ConfigError(f"--labels {labels}: must be a positive number of labelled texts")
+    if cost is not None and labels is None:
+        raise ConfigError(f"--label-cost {cost:g}: needs --labels N, the labelled texts that there are")
+    if cost is not None and not 0 < cost < math.inf:
+        raise ConfigError(f"--label-cost {cost:g}: must be a positive amount")
+    if arguments.vram is not None and not 0 < arguments.vram < math.inf:
+        raise ConfigError(f"--vram {arguments.vram:g}: must be a positive number of GiB")
+    if hours is not None and not 0 < hours < math.inf:
+        raise ConfigError(f"--max-hours {hours:g}: must be a positive number of hours")
+    if accuracy is not None and not 0 <= accuracy <= 1:
+        raise ConfigError(f"--min-accuracy {accuracy:g}: must be a share from 0 to 1, such as 0.9")
 
 
 def _audit(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import math
 import sys
@@ -15,38 +16,21 @@ from bench.errors import ConfigError, MissingError, StoreError
 from bench.redaction import show
 
 if TYPE_CHECKING:
+    from bench.data.sources import Text
     from bench.results.store import Result, Store
-    from bench.winner.classifier import Classifier
+    from bench.winner.classifier import Classifier, LabelPrediction
 
 Open = Callable[[str | None], "Store"]  # the store that --results means
 
 _SOURCE = "a folder that export or merge has made, a run_id, or best:METHOD"
+_NO_LABEL = "none of these"
 _RUN = "a run_id, or best:METHOD, which is the table's choice"
+TRAINED = "trained"  # bench export without --format
 
 
 def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Open) -> None:
     """Add them to the parser of ``bench``; ``results`` is the parser of --results."""
-    export = commands.add_parser(
-        "export", parents=[results], help="a run's adapter or weights, for PEFT, transformers or bench"
-    )
-    export.add_argument("run", metavar="RUN_ID|best:METHOD", help=_RUN)
-    export.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
-    export.set_defaults(call=partial(_export, open_store))
-    merge = commands.add_parser(
-        "merge", parents=[results], help="a run's adapter merged into its base, and how far that agrees"
-    )
-    merge.add_argument("run", metavar="RUN_ID|best:METHOD", help=_RUN)
-    merge.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
-    merge.add_argument(
-        "--into",
-        choices=["full", "4bit"],
-        help="the base as it is, or as its 4-bit weights were; default: what the adapter was trained on",
-    )
-    merge.add_argument(
-        "--tolerance", type=float, default=0.01, metavar="SHARE", help="of test predictions that may change"
-    )
-    merge.add_argument("--force", action="store_true", help="merge however many predictions change")
-    merge.set_defaults(call=partial(_merge, open_store))
+    _add_export(commands, results, open_store)
     classify = commands.add_parser(
         "classify", parents=[results], help="what texts are taken for: arguments, a file, or lines on stdin"
     )
@@ -54,9 +38,13 @@ def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Op
     classify.add_argument("texts", nargs="*", metavar="TEXT")
     classify.add_argument("--file", type=Path, metavar="F", help="as data.train: .csv, .jsonl, .xlsx, ...")
     classify.add_argument("--column", default="text", metavar="NAME", help="of the file; default: text")
+    classify.add_argument(
+        "--pair-column", metavar="NAME", help="of the second texts, for a run that reads pairs; default: pair"
+    )
     classify.add_argument("--out", type=Path, metavar="F", help=".csv or .jsonl, with every probability")
     classify.add_argument("--json", action="store_true", help="JSON lines with every probability")
     classify.add_argument("--batch-size", type=int, default=64, metavar="N", help="texts at a time")
+    _add_limits(classify)
     classify.set_defaults(call=partial(_classify, open_store))
     latency = commands.add_parser(
         "latency", parents=[results], help="milliseconds per text: with adapter, merged, quantised"
@@ -64,9 +52,45 @@ def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Op
     latency.add_argument("source", metavar="RUN_ID|DIR", help=_SOURCE)
     latency.add_argument("--file", type=Path, metavar="F", help="texts; default: the run's test split")
     latency.add_argument("--column", default="text", metavar="NAME", help="of the file; default: text")
+    latency.add_argument(
+        "--seeds", action="store_true", help="of all seeds of the run's configuration together"
+    )
     latency.set_defaults(call=partial(_latency, open_store))
     _add_generate(commands, results, open_store)
     _add_serve(commands)
+
+
+def _add_export(commands: Any, results: argparse.ArgumentParser, open_store: Open) -> None:
+    export = commands.add_parser(
+        "export", parents=[results], help="what a run trained, for PEFT, transformers, ONNX or bench"
+    )
+    merge = commands.add_parser(
+        "merge", parents=[results], help="the same as export --format merged: the adapter in its base"
+    )
+    for command in (export, merge):
+        command.add_argument("run", metavar="RUN_ID|best:METHOD", help=_RUN)
+        command.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
+        command.add_argument(
+            "--into",
+            choices=["full", "4bit"],
+            help="the base as it is, or as its 4-bit weights were; default: what the adapter was trained on",
+        )
+        command.add_argument(
+            "--tolerance",
+            type=float,
+            metavar="SHARE",
+            help="of test predictions that may change; default: 0.01",
+        )
+        command.add_argument("--force", action="store_true", help="write however many predictions change")
+        command.set_defaults(call=partial(_export, open_store), format="merged", seeds=False)
+    export.add_argument("--seeds", action="store_true", help="all seeds of its configuration, to be averaged")
+    export.add_argument(
+        "--format",
+        choices=[TRAINED, "merged", "onnx", "onnx-int8"],
+        default=TRAINED,
+        help="PEFT's layout for an adapter, else the weights (default); an adapter in its base; for "
+        "onnxruntime, in fp32 or int8, which needs the extra, bench[onnx]",
+    )
 
 
 def _add_generate(commands: Any, results: argparse.ArgumentParser, open_store: Open) -> None:
@@ -94,43 +118,94 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument("--max-characters", type=int, default=10_000, metavar="N", help="in a text")
     serve.add_argument("--max-waiting", type=int, default=1024, metavar="N", help="texts; more: 503")
     serve.add_argument("--batch-size", type=int, default=64, metavar="N", help="texts at a time")
+    _add_limits(serve)
     serve.set_defaults(call=_serve)
 
 
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the options by which texts are left without a label."""
+    limits = parser.add_mutually_exclusive_group()
+    limits.add_argument(
+        "--min-confidence", type=float, metavar="P", help="no label where the highest probability is less"
+    )
+    limits.add_argument(
+        "--min-accuracy",
+        type=float,
+        metavar="A",
+        help="no label where needed for answers of this accuracy, by the run's validation texts",
+    )
+
+
 def _export(open_store: Open, arguments: argparse.Namespace) -> int:
+    if arguments.seeds:
+        return _export_seeds(open_store, arguments)
+    tolerance = 0.01 if arguments.tolerance is None else arguments.tolerance
+    if not 0 <= tolerance <= 1:
+        raise ConfigError(f"--tolerance {tolerance:g}: must be a share from 0 to 1, such as 0.01")
+    if arguments.format == TRAINED and (arguments.into or arguments.force or arguments.tolerance is not None):
+        raise ConfigError(
+            "--into, --tolerance and --force: are for another form than what was trained; add --format "
+            "merged, onnx or onnx-int8"
+        )
     store, result = _find(open_store, arguments)
-    from bench.winner import export
+    if arguments.format == TRAINED:
+        from bench.winner import export
 
-    made = export.export(store, result, arguments.folder)
-    print(
-        show(f"{result.run_id} ({made.manifest.method}): its {made.manifest.kind} is in {arguments.folder}")
-    )
+        manifest = export.export(store, result, arguments.folder).manifest
+    else:
+        from bench.winner import agreement, conversion
+
+        manifest, rows = conversion.convert(
+            store,
+            result,
+            arguments.folder,
+            form=arguments.format,
+            into=arguments.into,
+            tolerance=tolerance,
+            force=arguments.force,
+        )
+        print(agreement.tabulate(rows), end="")
+    kind = {"adapter": "adapter", "full": "whole model", "onnx": "ONNX model"}[manifest.kind]
+    print(show(f"{result.run_id} ({manifest.method}): its {kind} is in {arguments.folder}"))
     return 0
 
 
-def _merge(open_store: Open, arguments: argparse.Namespace) -> int:
-    if not 0 <= arguments.tolerance <= 1:
-        raise ConfigError(f"--tolerance {arguments.tolerance:g}: must be a share from 0 to 1, such as 0.01")
-    store, result = _find(open_store, arguments)
-    from bench.winner import agreement, merge
+def _export_seeds(open_store: Open, arguments: argparse.Namespace) -> int:
+    if arguments.format != TRAINED:
+        raise ConfigError("--seeds: is for what was trained; leave --format out")
+    store, results = _find_seeds(open_store, arguments.results, arguments.run)
+    from bench.winner import together
 
-    rows = merge.merge(
-        store,
-        result,
-        arguments.folder,
-        into=arguments.into,
-        tolerance=arguments.tolerance,
-        force=arguments.force,
-    )
-    print(agreement.tabulate(rows), end="")
-    print(show(f"{result.run_id}: merged into {arguments.folder}"))
+    made = together.export_seeds(store, results, arguments.folder)
+    print(show(f"{arguments.run} ({made.method}): its {len(results)} seeds are in {arguments.folder}"))
     return 0
+
+
+def _find_seeds(open_store: Open, folder: str | None, name: str) -> "tuple[Store, list[Result]]":
+    """Find all seeds of the run's configuration, with their weights, before anything heavy is imported."""
+    from bench.winner import choose
+
+    store = open_store(folder)
+    results = choose.find_seeds(store, name)
+    for result in results:
+        choose.find_weights(store, result)
+    return store, results
 
 
 def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
     import pandas as pd
 
-    from bench.winner.texts import add_predictions, read_file, read_lines, require_kind, to_json, write_file
+    from bench.data.sources import list_texts
+    from bench.winner.texts import (
+        add_predictions,
+        read_file,
+        read_lines,
+        read_pairs,
+        require_kind,
+        take_texts,
+        to_json,
+        write_file,
+    )
 
     if arguments.texts and arguments.file:
         raise ConfigError(f"--file {arguments.file}: give texts or a file, not both")
@@ -138,39 +213,88 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
     if arguments.out:
         require_kind(arguments.out, "--out")
     if arguments.file:
-        frame, column = read_file(arguments.file, arguments.column), arguments.column
+        frame = read_file(arguments.file, arguments.column)
     else:
-        texts = arguments.texts or ([] if sys.stdin.isatty() else sys.stdin)
-        frame, column = pd.DataFrame({"text": read_lines(texts)}), "text"
-    classifier = _open_classifier(open_store, arguments)
-    with _progress(len(frame)) as advance:
-        predictions = classifier.predict(
-            frame[column].tolist(), batch_size=arguments.batch_size, advance=advance
-        )
-    rows = add_predictions(frame, predictions)
+        lines = read_lines(arguments.texts or ([] if sys.stdin.isatty() else sys.stdin))
+    require_share("--min-confidence", arguments.min_confidence)
+    require_share("--min-accuracy", arguments.min_accuracy)
+    classifier = _limit_answers(_open_classifier(open_store, arguments), arguments)
+    manifest = classifier.manifest
+    if arguments.file:
+        columns = {"column": arguments.column, "pair_column": arguments.pair_column}
+        texts = take_texts(frame, manifest, arguments.file, **columns)
+    elif manifest.pairs:
+        frame = read_pairs(lines, from_lines=not arguments.texts)
+        texts = list_texts(frame)
+    else:
+        frame, texts = pd.DataFrame({"text": lines}), [*lines]
+    with _progress(len(texts)) as advance:
+        predictions = classifier.predict(texts, batch_size=arguments.batch_size, advance=advance)
+    rows = add_predictions(frame, predictions, has_reasons=classifier.min_confidence > 0)
     if arguments.out:
-        write_file(rows, arguments.out)
+        write_file(rows, arguments.out, separator=manifest.label_separator)
         print(show(f"{len(rows)} texts classified into {arguments.out}"))
     elif arguments.json:
         print(*to_json(rows), sep="\n")
     else:
-        for text, prediction in zip(frame[column], predictions, strict=True):
-            print(
-                show(f"{prediction.label}\t{prediction.probabilities[prediction.label]:.4f}\t{text}").replace(
-                    "\n", " "
-                )
-            )
+        for text, prediction in zip(texts, predictions, strict=True):
+            label, likely = _say_answer(prediction, manifest.label_separator)
+            said = text if isinstance(text, str) else "\t".join(text)
+            print(show(f"{label}\t{likely}\t{said}").replace("\n", " "))
+    return 0
+
+
+def _say_answer(prediction: "LabelPrediction", separator: str) -> tuple[str, str]:
+    """Say the label and its probability; of a text that gets none the highest."""
+    from bench.winner.texts import join_labels
+
+    if prediction.label is None:
+        return _NO_LABEL, f"{max(prediction.probabilities.values()):.4f}"
+    answered = [prediction.label] if isinstance(prediction.label, str) else prediction.label
+    likely = " ".join(f"{prediction.probabilities[one]:.4f}" for one in answered)
+    return join_labels(prediction.label, separator), likely
+
+
+def _latency_of_seeds(open_store: Open, arguments: argparse.Namespace) -> int:
+    """Measure all seeds together, and keep the result in the folder of the first one's run."""
+    from bench.report.numbers.evidence import LATENCY_OF_SEEDS
+    from bench.winner import choose
+    from bench.winner.texts import read_file, take_column
+
+    if not choose.names_run(arguments.source):
+        raise ConfigError(f"--seeds: {arguments.source} is a folder; give best:METHOD or a run_id")
+    store, results = _find_seeds(open_store, arguments.results, arguments.source)
+    from bench.winner import agreement, latency, together
+
+    texts: list[Text]
+    if arguments.file:
+        frame = read_file(arguments.file, arguments.column)
+        texts = [*take_column(frame, arguments.column, arguments.file)]
+    else:
+        texts = [*agreement.read_test(results[0]).texts]
+    with tempfile.TemporaryDirectory(prefix="bench-") as other:
+        together.write(store, results, Path(other))
+        rows, memory = latency.measure_together(Path(other), texts)
+        described = latency.describe(rows, Path(other), len(texts))
+    described |= {"run_ids": [result.run_id for result in results], "memory": memory}
+    name = f"runs/{results[0].run_id}/{LATENCY_OF_SEEDS}"
+    path = store.write_report(name, json.dumps(described, indent=1) + "\n")
+    print(latency.tabulate(rows), end="")
+    print(show(path))
     return 0
 
 
 def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
+    if arguments.seeds:
+        return _latency_of_seeds(open_store, arguments)
     from bench.report.numbers.evidence import LATENCY
     from bench.winner import choose, manifest
-    from bench.winner.texts import read_file
+    from bench.winner.texts import read_file, take_column
 
-    texts = None
+    texts: list[Text] | None = None
     if arguments.file:
-        texts = read_file(arguments.file, arguments.column)[arguments.column].tolist()
+        frame = read_file(arguments.file, arguments.column)
+        texts = [*take_column(frame, arguments.column, arguments.file)]
     is_run = choose.names_run(arguments.source)
     store, result = None, None
     if is_run or texts is None:
@@ -202,7 +326,8 @@ def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
 
 
 def _generate(open_store: Open, arguments: argparse.Namespace) -> int:
-    from bench.winner.texts import read_lines
+    from bench.data.sources import list_texts
+    from bench.winner.texts import read_lines, read_pairs
 
     require_positive("--max-new-tokens", arguments.max_new_tokens)
     require_positive("--batch-size", arguments.batch_size)
@@ -210,8 +335,11 @@ def _generate(open_store: Open, arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--temperature {arguments.temperature:g}: must be 0 or more")
     if not 0 < arguments.top_p <= 1:
         raise ConfigError(f"--top-p {arguments.top_p:g}: must lie in (0, 1]")
-    texts = read_lines(arguments.texts or ([] if sys.stdin.isatty() else sys.stdin))
+    lines = read_lines(arguments.texts or ([] if sys.stdin.isatty() else sys.stdin))
     classifier = _open_classifier(open_store, arguments)
+    texts = (
+        list_texts(read_pairs(lines, from_lines=not arguments.texts)) if classifier.manifest.pairs else lines
+    )
     from bench.winner.generate import generate
 
     for line in generate(
@@ -234,6 +362,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         require_positive(f"--{name.replace('_', '-')}", getattr(arguments, name))
     if not 0 <= arguments.port < 2**16:
         raise ConfigError(f"--port {arguments.port}: must lie in [0, 65536)")
+    require_share("--min-confidence", arguments.min_confidence)
+    require_share("--min-accuracy", arguments.min_accuracy)
     manifest.read(arguments.folder)
     try:
         from bench.extras import serve
@@ -250,7 +380,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         waiting=arguments.max_waiting,
         batch=arguments.batch_size,
     )
-    app = serve.make_app(classifier.load(arguments.folder), limits)
+    served = _limit_answers(classifier.load(arguments.folder), arguments)
+    app = serve.make_app(served, limits)
     return serve.run(app, host=arguments.host, port=arguments.port)
 
 
@@ -258,6 +389,29 @@ def require_positive(option: str, value: int) -> None:
     """Raise a ConfigError unless the option's number is at least 1."""
     if value < 1:
         raise ConfigError(f"{option} {value}: must be at least 1")
+
+
+def require_share(option: str, value: float | None) -> None:
+    """Raise a ConfigError unless the option's number, if it has one, is a share."""
+    if value is not None and not 0 < value < 1:
+        raise ConfigError(f"{option} {value:g}: must lie in (0, 1), such as 0.95")
+
+
+def _limit_answers(classifier: "Classifier", arguments: argparse.Namespace) -> "Classifier":
+    """Return the classifier that leaves texts without a label as the options say."""
+    from bench.winner.selective import find_threshold, say_threshold
+
+    least = arguments.min_confidence or 0.0
+    if (least or arguments.min_accuracy) and classifier.manifest.thresholds is not None:
+        raise ConfigError(
+            "--min-confidence and --min-accuracy: its texts may have several labels, each with its own "
+            "threshold, or none; leave the option out"
+        )
+    if arguments.min_accuracy is not None:
+        threshold = find_threshold(classifier.manifest, arguments.min_accuracy)
+        print(show(say_threshold(threshold, classifier.manifest)), file=sys.stderr, flush=True)
+        least = threshold.probability
+    return dataclasses.replace(classifier, min_confidence=least)
 
 
 @contextlib.contextmanager

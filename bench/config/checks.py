@@ -1,18 +1,33 @@
 """Rules between fields, collected with the ranges of single fields before anything runs."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from bench.config.cards import read_cards
 from bench.config.fields import TARGETS, find_faults, one_of, write
-from bench.config.identity import uses_lora
+from bench.config.identity import uses_lora, writes_labels
 from bench.config.pack import check_pack
 from bench.config.reporting import check_article
-from bench.config.schema import Config, MethodConfig, PlanConfig, TrainConfig, read_field
+from bench.config.schema import (
+    CRITERIA,
+    LONG_TEXTS,
+    LOSSES,
+    METRICS,
+    MULTI_LABEL,
+    SINGLE_LABEL,
+    Config,
+    MethodConfig,
+    PlanConfig,
+    TrainConfig,
+    read_field,
+)
+from bench.config.template import list_columns
 from bench.errors import ConfigError
 from bench.redaction import has_credentials, has_half_characters
 
+# What report.columns may name: scores that are not in the main table anyway, and the F1 of each label.
+COLUMNS = (*(name for name in METRICS if name not in ("accuracy", "f1_macro")), "f1_by_label")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # PEFT's options that settings of bench stand for.
@@ -40,6 +55,28 @@ _UNSHARDED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
         "4-bit and 8-bit weights have constants that cannot be cut up; use ddp",
     ),
 )
+_SEVERAL = ("data.multi_label", True)
+_MULTI_LABEL: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("data.source", ("files", "hub"), "its texts have one label each; set false, or use data=files"),
+    (
+        "method.estimator",
+        ("network", "frozen_encoder", "tfidf", "majority"),
+        "it gives a text exactly one label; use another method, for example method=head",
+    ),
+    (
+        "task",
+        ("sequence_classification",),
+        "a decoder's answers exclude each other; set sequence_classification",
+    ),
+    ("train.loss", LOSSES[:1], "it weighs a text by its one label; set cross_entropy"),
+    ("data.folds", (None,), "folds are dealt label by label, and a text is in one of them; set null"),
+    ("sweep.strategy", ("grid",), "halving compares the losses of one label a text; set grid"),
+    (
+        "sweep.select_by",
+        tuple(name for name in CRITERIA if name not in SINGLE_LABEL),
+        "it is not defined where a text has several labels; set f1_macro",
+    ),
+)
 # With the setting at the value the field must be one of these, or this is why not and what to do.
 _NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
     ("train.weights", "bf16", "train.precision", ("bf16",), "bf16 is what is computed in then; set bf16"),
@@ -57,6 +94,15 @@ _NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
     (*_IN_BACKWARD, "train.oom_retries", (0,), _NO_HALVING),
     (*_IN_BACKWARD, "oom_halvings", (0,), _NO_HALVING),
     ("train.distributed", "none", "train.processes", (1,), "say how they train together; set ddp or fsdp2"),
+    ("method.estimator", "setfit", "method.trainable", ("all",), "it fine-tunes the whole encoder; set all"),
+    ("method.estimator", "setfit", "data.text_pair_column", (None,), "it makes pairs of its own; set null"),
+    (
+        "method.estimator",
+        "setfit",
+        "data.long_texts",
+        tuple(way for way in LONG_TEXTS if way != "windows"),
+        "it reads a text as a whole; set truncate or head_tail",
+    ),
     (
         "sweep.strategy",
         "halving",
@@ -86,6 +132,31 @@ _NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
         (False,),
         "it makes as many texts as data.train_size says, and none to choose from; set false",
     ),
+    *(
+        (
+            "data.long_texts",
+            way,
+            "data.text_pair_column",
+            (None,),
+            "a pair has two texts to cut; set truncate",
+        )
+        for way in LONG_TEXTS[1:]
+    ),
+    *((*_SEVERAL, *rule) for rule in _MULTI_LABEL),
+    (
+        "data.multi_label",
+        False,
+        "data.label_columns",
+        (None,),
+        "a text then has one label, in data.label_column; set null, or data.multi_label=true",
+    ),
+    (
+        "data.multi_label",
+        False,
+        "sweep.select_by",
+        tuple(name for name in CRITERIA if name not in MULTI_LABEL),
+        "it is of texts with several labels; set accuracy or f1_macro",
+    ),
     *((*way, *rule) for way in _TOGETHER for rule in _ALONE),
     *((*way, *rule) for way in _TOGETHER[1:] for rule in _UNSHARDED),
 )
@@ -93,16 +164,19 @@ _NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
 
 def check(config: Config) -> list[str]:
     """Name every range and every rule between fields that the configuration breaks, a message each."""
+    outside = list(find_faults(config, hidden=_holds_credentials))
     return [
-        *find_faults(config, hidden=_holds_credentials),
+        *outside,
         *_check_card(config.plan),
         *_check_method(config),
         *_check_rules(config),
-        *_check_needs(config),
+        *_check_needs(config, outside={fault.partition("=")[0] for fault in outside}),
         *_check_processes(config.train),
         *_check_folds(config),
+        *_check_columns_of_texts(config),
         *_check_texts(config),
         *check_article(config.report.article),
+        *_check_columns(config.report.columns),
         *check_pack(config),
     ]
 
@@ -112,6 +186,16 @@ def require_valid(configs: Sequence[Config]) -> None:
     faults = dict.fromkeys(fault for config in configs for fault in check(config))
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def _check_columns(columns: Sequence[str]) -> list[str]:
+    """Ask for scores that the main table has not got already."""
+    known = one_of(*COLUMNS)
+    return [
+        f"report.columns={name}: {known.expected}{known.near(name)}"
+        for name in columns
+        if not known.holds(name)
+    ]
 
 
 def _check_card(plan: PlanConfig) -> list[str]:
@@ -198,12 +282,17 @@ def _check_rules(config: Config) -> list[str]:
     return [*faults, *_check_commits(config)]
 
 
-def _check_needs(config: Config) -> list[str]:
-    """Name every pair of settings that cannot go together, with the reason and the way out."""
+def _check_needs(config: Config, *, outside: Collection[str]) -> list[str]:
+    """Name every pair of settings that cannot go together, with the reason and the way out.
+
+    Args:
+        outside: settings whose values are out of range, of which no more need be said.
+    """
     return [
         f"{path}={write(given)} with {setting}={write(value)}: {reason}"
         for setting, value, path, allowed, reason in _NEEDS
         if read_field(config, setting) == value and (given := read_field(config, path)) not in allowed
+        if path not in outside
     ]
 
 
@@ -239,6 +328,29 @@ def _check_folds(config: Config) -> list[str]:
         f"data.fold={write(fold)} with data.folds={folds}: must be the fold that validates, 0 to "
         f"{folds - 1}; a sweep over all of them sets data.fold={every}"
     ]
+
+
+def _check_columns_of_texts(config: Config) -> list[str]:
+    """Ask for columns where there are any, and for a template that can be filled in."""
+    data, faults = config.data, list[str]()
+    for name in ("text_pair_column", "text_template"):
+        given = getattr(data, name)
+        if given is not None and data.source not in ("files", "hub"):
+            faults.append(
+                f"data.{name}={write(given)} with data.source={data.source}: its texts have no columns; set "
+                "null, or use data=files or data=hub"
+            )
+    try:
+        if data.text_template is not None:
+            list_columns(data.text_template)
+    except ConfigError as error:
+        faults.append(str(error))
+    if data.text_pair_column is None and writes_labels(config) and "{pair}" in config.model.template:
+        faults.append(
+            f"model.template={write(config.model.template)}: {{pair}} stands for a second text, and there is "
+            "none; name its column in data.text_pair_column, or leave {pair} out"
+        )
+    return faults
 
 
 def _check_commits(config: Config) -> list[str]:

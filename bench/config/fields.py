@@ -171,6 +171,10 @@ HOURS = must(
     "be more than 0 hours, as 1.5, 1.5h or 90m, or null for no budget",
     lambda value: (seconds := read_seconds(value)) is not None and 0 < seconds < math.inf,
 )
+SEPARATOR = must(
+    "be printable, without blanks at its ends, for example | or ,",
+    lambda value: value != "" and value.strip() == value and value.isprintable(),
+)
 TARGETS = must(
     "be auto, all-linear or a list of module names, [query,value]",
     lambda value: (

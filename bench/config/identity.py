@@ -8,7 +8,18 @@ from typing import Any
 
 from bench.config import fields
 from bench.config.fields import list_marked, read_marks
-from bench.config.schema import AS_IT_IS, Config, DataConfig, MethodConfig, drop, read_field, to_dict
+from bench.config.schema import (
+    AS_IT_IS,
+    LONG_TEXTS,
+    LOSSES,
+    TRAINED,
+    Config,
+    DataConfig,
+    MethodConfig,
+    drop,
+    read_field,
+    to_dict,
+)
 
 # Sections and fields that cannot change a run's result, so they are not part of its identity.
 UNCOUNTED = list_marked(Config, fields.UNCOUNTED)
@@ -25,13 +36,23 @@ UNCOUNTED_WHEN = (
     ("method.quantization", "none", ("method.double_quant",)),
     ("method.quantization", "int8", ("method.double_quant",)),
     ("task", "sequence_classification", ("model.template", "data.label_words")),
-    ("method.estimator", "majority", ("seed", "model", "train", "task", "data.label_words")),
-    ("method.estimator", "tfidf", ("seed", "model", "train", "task", "data.label_words")),
+    (
+        "method.estimator",
+        "majority",
+        ("seed", "model", "train", "task", "data.label_words", "data.long_texts"),
+    ),
+    ("method.estimator", "tfidf", ("seed", "model", "train", "task", "data.label_words", "data.long_texts")),
+    ("method.estimator", "setfit", ("task", "model.template", "data.label_words")),
     ("method.estimator", "frozen_encoder", ("seed", "task", "model.template", "data.label_words")),
     ("method.estimator", "zero_shot", ("seed",)),
 )
 UNCOUNTED_WITHOUT_LORA = ("lora", "method.loraplus_lr_ratio")  # where nothing has a rank
 _FITTED_WITHOUT_STEPS = ("train.max_length", "train.precision")  # all that a frozen base uses of train
+_FITTED_ON_PAIRS = (  # all that the library setfit uses of train
+    *("lr", "max_steps", "epochs", "micro_batch_size", "gradient_accumulation_steps", "warmup_steps"),
+    *("weight_decay", "max_grad_norm", "max_length", "precision"),
+)
+REGRESSIONS = ("tfidf", "frozen_encoder")  # estimators that are a logistic regression of features
 
 
 @dataclass(frozen=True)
@@ -47,6 +68,7 @@ def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> I
     canonical = to_dict(config, without=UNCOUNTED)
     canonical["method"]["adapter"] = _whole(config.method.adapter)
     canonical["data"] = {"fingerprint": data_fingerprint, "label_words": config.data.label_words or None}
+    canonical["data"]["long_texts"] = config.data.long_texts  # of the model's inputs, and not of the texts
     if None not in (config.data.folds, config.data.fold):  # folds of one data set have one fingerprint
         canonical["data"]["fold"] = config.data.fold
     canonical["model"] = {"revision": model_revision, "template": config.model.template}
@@ -65,6 +87,11 @@ def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> I
         canonical["data"]["label_words"] = config.data.label_words or None
     if config.method.estimator in ("frozen_encoder", *AS_IT_IS):
         canonical["train"] = {path.split(".")[1]: read_field(config, path) for path in _FITTED_WITHOUT_STEPS}
+    if config.method.estimator == "setfit":
+        train = canonical["train"]
+        canonical["train"] = {name: train[name] for name in _FITTED_ON_PAIRS if name in train}
+    if config.method.estimator in REGRESSIONS and (loss := find_loss(config)) != LOSSES[0]:
+        canonical["train"] = {**canonical.get("train", {}), "loss": loss}
     return Identity(canonical, hash_canonical(canonical))
 
 
@@ -79,6 +106,17 @@ def draws_texts(data: DataConfig) -> bool:
     return data.resample and data.train_size is not None
 
 
+def find_loss(config: Config) -> str:
+    """Return the loss that the run is trained by; a regression has cross-entropy, weighted or not."""
+    if config.method.estimator == "network":
+        return config.train.loss
+    return (
+        "weighted"
+        if config.method.estimator in REGRESSIONS and config.train.loss == "weighted"
+        else LOSSES[0]
+    )
+
+
 def writes_labels(config: Config) -> bool:
     """Tell whether the method reads prompts, after which labels are more or less likely."""
     return config.method.estimator in ("network", *AS_IT_IS) and config.task == "label_likelihood"
@@ -90,9 +128,13 @@ def describe(config: Config) -> str:
     if uses_lora(method):
         lora = config.lora
         name += f" r={lora.r} alpha={lora.alpha:g} dropout={lora.dropout:g}"
-    if method.estimator == "network":
-        task = "" if config.task == "sequence_classification" else f" {config.task}"
+    if method.estimator in TRAINED:
+        task = f" {config.task}" if writes_labels(config) else ""
         name += f"{task} lr={config.train.lr:g} seed={config.seed}"
+    if config.data.long_texts != LONG_TEXTS[0] and config.method.estimator not in ("tfidf", "majority"):
+        name += f" long_texts={config.data.long_texts}"
+    if (loss := find_loss(config)) != LOSSES[0]:
+        name += f" loss={loss}"
     if method.estimator == "few_shot":
         name += f" shots={method.shots} seed={config.seed}"
     if draws_texts(config.data):

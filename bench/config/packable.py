@@ -4,7 +4,7 @@ import json
 
 from bench.config import fields
 from bench.config.fields import list_marked
-from bench.config.identity import UNCOUNTED, uses_lora
+from bench.config.identity import UNCOUNTED, draws_texts, uses_lora
 from bench.config.schema import Config, read_field, to_dict
 
 OWN = list_marked(Config, fields.OWN)  # what each member of a pack has for itself
@@ -38,11 +38,13 @@ def list_own(config: Config) -> list[str]:
     """List the fields in which runs like this one may differ in a pack: OWN, except where one decides more.
 
     A seed decides base weights that are random. The number of texts decides the steps of epochs, and folds
-    may differ by a text; of the generated texts it also decides which ones are evaluated.
+    may differ by a text, drawn texts by their windows; of the generated texts it also decides which ones are
+    evaluated.
     """
     counts = config.train.epochs is not None
+    windows = counts and config.data.long_texts == "windows" and draws_texts(config.data)
     shared = {
-        "seed": config.model.weights == "random",
+        "seed": config.model.weights == "random" or windows,
         "data.train_size": counts or config.data.source == "finance8_synthetic",
         "data.fold": counts,
     }

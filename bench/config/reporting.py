@@ -66,6 +66,8 @@ class ReportConfig:
     equivalence_points: Annotated[
         float, must("lie in (0, 100); 1.0 is one point of accuracy", lambda value: 0 < value < 100)
     ]
+    # of the main table, after its own: further scores (balanced_accuracy, mcc, loss, f1_by_label)
+    columns: list[str]
     article: ArticleConfig
 
     @property

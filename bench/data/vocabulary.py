@@ -8,10 +8,12 @@ from typing import Any
 
 from bench.config.schema import Config
 from bench.data.dataset import Dataset
+from bench.data.sources import join_texts
 from bench.errors import DataError
 from bench.redaction import show
 
 WARNED_SHARE, REFUSED_SHARE = 0.05, 0.5  # of a text's tokens that are unknown
+LONG_SHARE = 0.01  # of the texts, from which on it is said that they are long
 _LOOKED_AT = 2000  # texts, spread evenly
 _BERT_KINDS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")  # that read a vocab.txt alike
 _SHOWN = 30  # characters of a text
@@ -35,6 +37,57 @@ def measure_unknown(texts: Sequence[str], folder: Path) -> float | None:
     return ids.count(unknown) / len(ids) if ids else None
 
 
+def measure_long(texts: Sequence[str], folder: Path, limit: int) -> float | None:
+    """Return the share of the texts that have more tokens than the limit, special ones included.
+
+    None where the tokenizer is of a kind that only its own library reads.
+    """
+    if (loaded := _load(folder)) is None:
+        return None
+    some = texts[:: max(1, len(texts) // _LOOKED_AT)]
+    lengths = [len(loaded[0].encode(text).ids) for text in some]
+    return sum(length > limit for length in lengths) / len(lengths)
+
+
+def tell_long(dataset: Dataset, config: Config, folder: Path | None) -> None:
+    """Say before training which share of the texts is longer than the model reads, and what becomes of it."""
+    if folder is None or not reads_tokens(config):
+        return
+    limit, positions = config.train.max_length, _count_positions(folder)
+    what = f"train.max_length={limit}"
+    if positions is not None and positions < limit:
+        limit, what = positions, f"the model's {positions} positions"
+    share = measure_long(join_texts(dataset.splits["train"]).tolist(), folder, limit)
+    if share is None or share < LONG_SHARE:
+        return
+    remedy = (
+        "raise train.max_length" if limit == config.train.max_length else "use a model with more positions"
+    )
+    if config.data.text_pair_column is None:
+        remedy += ", or try data.long_texts=truncate,head_tail,windows"
+    becomes = {"truncate": "cut there", "head_tail": "cut in the middle", "windows": "read in windows"}
+    _logger.warning(
+        "data %s: %.1f %% of the train texts are longer than %s and are %s; %s",
+        show(config.data.name),
+        100 * share,
+        what,
+        becomes[config.data.long_texts],
+        remedy,
+    )
+
+
+def _count_positions(folder: Path) -> int | None:
+    """Return the positions that the model declares, None where it has no limit or does not say."""
+    path = folder / "config.json"
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    declared = settings.get("max_position_embeddings")
+    if not isinstance(declared, int):
+        return None
+    return (
+        declared - 2 if "roberta" in str(settings.get("model_type")) else declared
+    )  # see model/positions.py
+
+
 def reads_tokens(config: Config) -> bool:
     """Return whether the method reads texts by the model's tokenizer."""
     return config.method.estimator not in ("tfidf", "majority")
@@ -53,7 +106,7 @@ def require_readable(dataset: Dataset, config: Config, folder: Path | None) -> f
     """
     if folder is None or not reads_tokens(config):
         return None
-    texts = dataset.splits["train"]["text"].tolist()
+    texts = join_texts(dataset.splits["train"]).tolist()
     share = measure_unknown(texts, folder)
     if share is None or share <= WARNED_SHARE:
         return share

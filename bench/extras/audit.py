@@ -22,9 +22,12 @@ from bench.config.overrides import list_overrides
 from bench.config.schema import Config, from_record
 from bench.csv_text import to_csv
 from bench.data import dataset
+from bench.data.sources import join_texts
 from bench.errors import ConfigError, MissingError, StoreError
+from bench.results.marks import find_separator
 from bench.results.selection import (
     Selection,
+    fill_scores,
     group_by_method,
     read_criterion,
     read_fold,
@@ -92,10 +95,15 @@ def gather(store: Store, method: str | None, defaults: Config) -> OutOfFold:
 def _choose(store: Store, method: str | None) -> list[Selection]:
     """Choose the cross-validations to read, one of each method."""
     results, _ = store.read_all()
+    if any(find_separator(result.config) is not None for result in results):
+        raise ConfigError(
+            f"{store.folder}: holds runs on texts with several labels, and an audit is of one label a text; "
+            "name a folder of such runs with --results"
+        )
     select_by = read_criterion(results)
     groups = {
         key: best
-        for key, members in group_by_method(results).items()
+        for key, members in group_by_method(fill_scores(results, store, select_by)).items()
         if (key.method == method if method else key.method != "majority")
         and (best := select_best(members, select_by=select_by)) is not None
     }
@@ -242,12 +250,12 @@ def find_issues(found: OutOfFold, noise: Noise) -> npt.NDArray[np.bool_]:
 
 def render(found: OutOfFold, noise: Noise, issues: npt.NDArray[np.bool_]) -> str:
     """Write every text outside test, those whose labels are most likely wrong first."""
-    names, texts = found.labels, found.texts
+    names, texts, joined = found.labels, found.texts, join_texts(found.texts)
     rows: list[list[Any]] = [
         [
             rank,
             int(texts["id"].iloc[place]),
-            texts["text"].iloc[place],
+            joined.iloc[place],
             names[texts["label"].iloc[place]],
             names[noise.likely[place].argmax()],
             f"{noise.wrong[place]:.6g}",

@@ -33,6 +33,7 @@ NF4_ERROR = 0.12  # of normal weights, relative, root mean square; the code's ow
 _EXTRAS = {
     "datasets": "data=hub",
     "cleanlab": "bench audit",
+    "setfit": "method=setfit",
     "sentencepiece": "ChatGLM's tokenizer",
     "deepspeed": "train=deepspeed_zero2",
     "submitit": "hydra/launcher=submitit_slurm",

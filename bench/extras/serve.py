@@ -18,11 +18,13 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from bench import __version__
+from bench.data.sources import Text
 from bench.errors import DataError, MissingError
 from bench.winner.classifier import Classifier, LabelPrediction
+from bench.winner.manifest import Manifest
 
-Predict = Callable[[Sequence[str]], list[LabelPrediction]]
-Job = tuple[list[str], Future[list[LabelPrediction]]]
+Predict = Callable[[Sequence[Text]], list[LabelPrediction]]
+Job = tuple[list[Text], Future[list[LabelPrediction]]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Batcher:
         self._queue: queue.SimpleQueue[Job] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="classify", daemon=True).start()
 
-    async def classify(self, texts: list[str]) -> list[LabelPrediction] | None:
+    async def classify(self, texts: list[Text]) -> list[LabelPrediction] | None:
         """Return the texts' predictions, or None if too many wait already."""
         if self.waiting + len(texts) > self._limits.waiting:
             return None
@@ -125,8 +127,9 @@ class Batcher:
 class Answer(BaseModel):
     """What one text is taken for."""
 
-    label: str
+    label: str | list[str] | None  # a list where texts may have several
     probabilities: dict[str, float]
+    reason: str | None  # why there is no label
 
 
 class Classified(BaseModel):
@@ -155,25 +158,34 @@ def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
     counts, manifest = Counts(), classifier.manifest
     batcher = Batcher(lambda texts: classifier.predict(texts, batch_size=limits.batch), limits, counts)
     text = Annotated[str, StringConstraints(min_length=1, max_length=limits.characters)]
+    second_texts: Any = list[text] | None if manifest.pairs else None  # so that the description is true
 
     class Question(BaseModel):
         """Texts to classify."""
 
         model_config = ConfigDict(extra="forbid")
         texts: Annotated[list[text], Field(min_length=1, max_length=limits.texts)]
+        pairs: second_texts = None  # the second text of each, for a run that reads pairs
 
     app = FastAPI(title="bench", version=__version__, docs_url=None, redoc_url=None)
-    app.middleware("http")(_count(counts, limits))
+    app.middleware("http")(_count(counts, limits, sides=1 + manifest.pairs))
     app.exception_handler(RequestValidationError)(_explain)
     faults: dict[int | str, dict[str, Any]] = {code: {"model": Fault} for code in (400, 411, 413, 422, 503)}
 
     @app.post("/classify", responses=faults)
     async def classify(request: Question) -> Classified:
-        """Return each text's label and probabilities."""
-        if empty := [number for number, text in enumerate(request.texts) if not text.strip()]:
-            return _refuse(422, f"texts.{empty[0]}: is empty")  # type: ignore[return-value]
+        """Return each text's label and probabilities; no label where its probability is too low."""
+        second = request.pairs
+        for name, given in (("texts", request.texts), ("pairs", second or [])):
+            if empty := [number for number, text in enumerate(given) if not text.strip()]:
+                return _refuse(422, f"{name}.{empty[0]}: is empty")  # type: ignore[return-value]
+        if fault := _find_unpaired(request.texts, second, manifest):
+            return _refuse(422, fault)  # type: ignore[return-value]
+        texts: list[Text] = (
+            [*request.texts] if second is None else list(zip(request.texts, second, strict=True))
+        )
         try:
-            answers = await batcher.classify(list(request.texts))
+            answers = await batcher.classify(texts)
         except DataError as error:
             return _refuse(422, str(error))  # type: ignore[return-value]
         if answers is None:
@@ -193,6 +205,15 @@ def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
         return counts.lines(batcher.waiting)
 
     return app
+
+
+def _find_unpaired(texts: Sequence[str], second: Sequence[str] | None, manifest: Manifest) -> str | None:
+    """Say what is wrong with the second texts of a request, or return None."""
+    if manifest.pairs and second is None:
+        return "pairs: is missing; this classifier reads two texts, so give the second of each there"
+    if second is not None and len(second) != len(texts):
+        return f"pairs: has {len(second)} texts for the {len(texts)} in texts"
+    return None
 
 
 def run(app: FastAPI, *, host: str, port: int) -> int:
@@ -215,11 +236,10 @@ def run(app: FastAPI, *, host: str, port: int) -> int:
     return 0
 
 
-def _count(counts: Counts, limits: RequestLimits) -> Any:
+def _count(counts: Counts, limits: RequestLimits, *, sides: int) -> Any:
     """Refuse bodies larger than the largest request in order, unread, and count every answer."""
-    largest = 1024 + limits.texts * (
-        12 * limits.characters + 8
-    )  # a character may be written as \\ud83d\\ude00
+    # A character may be written as \\ud83d\\ude00.
+    largest = 1024 + sides * limits.texts * (12 * limits.characters + 8)
 
     async def handle(request: Request, go_on: Any) -> Response:
         length = request.headers.get("content-length", "")

@@ -10,7 +10,7 @@ from bench.config.cards import Card, recognise
 from bench.config.schema import Config, replace_values
 from bench.data.dataset import Dataset
 from bench.memory import predict
-from bench.memory.prediction import can_predict, count_cost
+from bench.memory.prediction import can_predict, count_cost, explain_unpredicted
 from bench.results.store import Result
 from bench.train.device import choose_precision
 from bench.train.meter import Meter
@@ -19,9 +19,8 @@ from bench.train.meter import Meter
 def compare(result: Result, config: Config, dataset: Dataset, *, folder: Path | None, meter: Meter) -> Result:
     """Add to the record the peak memory that shapes predict, beside the measured peak."""
     if not can_predict(config):
-        return dataclasses.replace(
-            result, reasons=result.reasons | {"prediction": "a baseline is fitted without training steps"}
-        )
+        reasons = result.reasons | {"prediction": explain_unpredicted(config)}
+        return dataclasses.replace(result, reasons=reasons)
     device = meter.device
     if device.type == "cuda":  # as a plan names it, which cannot ask the device
         precision = choose_precision(config.train.precision, device)

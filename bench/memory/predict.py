@@ -23,6 +23,7 @@ from bench.model import weights
 from bench.train import baselines, fit
 from bench.train.device import choose_precision
 from bench.train.task import Texts
+from bench.train.training import is_balanced
 
 _logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def _make(
         eval_rows=eval_rows,
         labels=len(dataset.labels),
         pad_token_id=padding.token_id,
+        types=len(splits["train"].types) > 0,
     )
     recording = trace(config, shapes, task=task, folder=folder)
     peaks = _count_peaks(recording, device_type)
@@ -112,7 +114,9 @@ def _make(
         train_rows=len(splits["train"]),
         batch_tokens=train.micro_batch_size * shapes.length,
         mean_batch_tokens=tokens.mean_padded_tokens(
-            splits["train"], train.micro_batch_size, group_by_length=train.group_by_length, seed=config.seed
+            tokens.Stream(splits["train"], config.seed, is_balanced(config)),
+            train.micro_batch_size,
+            group_by_length=train.group_by_length,
         ),
         eval_batch_tokens=eval_rows * (shapes.eval_length + task.answer_tokens),
         eval_tokens={

@@ -20,7 +20,7 @@ from typing import Any
 from bench.config.cards import LAUNCH_SECONDS, Card
 from bench.config.fields import SHAPELESS, list_marked
 from bench.config.identity import writes_labels
-from bench.config.schema import AS_IT_IS, Config, replace_values, to_dict
+from bench.config.schema import AS_IT_IS, LONG_TEXTS, Config, replace_values, to_dict
 from bench.files import replace_file
 from bench.model import weights
 
@@ -110,6 +110,13 @@ def can_predict(config: Config) -> bool:
     return config.method.estimator == "network" or writes_labels(config)
 
 
+def explain_unpredicted(config: Config) -> str:
+    """Say why a run that cannot be traced has no prediction."""
+    if config.method.estimator == "setfit":
+        return "the library setfit trains, and what it does is not traced"
+    return "a baseline is fitted without training steps"
+
+
 def settle(config: Config, card: Card | None) -> Config:
     """Return the configuration as it can be traced for a CUDA device, or for a CPU if no card is given.
 
@@ -162,6 +169,8 @@ def make_key(config: Config, *, device_type: str, fingerprint: str, revision: st
         del shape["lora"]
     shape |= {
         "words": config.data.label_words,
+        **({"pairs": True} if config.data.text_pair_column else {}),
+        **({} if config.data.long_texts == LONG_TEXTS[0] else {"long_texts": config.data.long_texts}),
         "drops": config.lora.dropout > 0,
         "clips": config.train.max_grad_norm is not None,
     }

@@ -42,6 +42,7 @@ class Shapes:
     eval_rows: int  # of a batch that is evaluated
     labels: int
     pad_token_id: int | None
+    types: bool = False  # whether each token says of which of two texts it is
 
 
 class UntraceableError(Exception):
@@ -145,13 +146,19 @@ def trace(config: Config, shapes: Shapes, *, task: Task, folder: Path | None) ->
             hook = _hold_gradient(recorder)
             parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
         training = prepare(
-            networks, [config], task=task, steps=STEPS, accelerator=accelerator, logs=[lambda *_: None]
+            networks,
+            [config],
+            task=task,
+            label_counts=[np.ones(shapes.labels)],
+            steps=STEPS,
+            accelerator=accelerator,
+            logs=[lambda *_: None],
         )
         _take_steps(recorder, training, shapes)
         _hold_states(recorder, training.members[0].optimizer)
         recorder.phase = "eval"
         rows = shapes.eval_rows
-        loop.predict(training, [(np.arange(rows), make_batch(rows, shapes.eval_length))])
+        loop.predict(training, [(np.arange(rows), make_batch(rows, shapes.eval_length, types=shapes.types))])
     return recorder.recording
 
 
@@ -214,15 +221,16 @@ def _take_steps(recorder: Recorder, training: Training, shapes: Shapes) -> None:
     for _ in range(STEPS):
         recorder.phase = "forward"
         batches = [
-            make_batch(settings.micro_batch_size, shapes.length)
+            make_batch(settings.micro_batch_size, shapes.length, types=shapes.types)
             for _ in range(min(settings.gradient_accumulation_steps, MICRO_BATCHES))
         ]
         loop.take_step(training, batches)
 
 
-def make_batch(rows: int, length: int) -> dict[str, torch.Tensor]:
+def make_batch(rows: int, length: int, *, types: bool = False) -> dict[str, torch.Tensor]:
     """Make a batch like the run's longest, on the CPU as there."""
     return {
+        **({"token_type_ids": torch.zeros(rows, length, dtype=torch.int64)} if types else {}),
         "input_ids": torch.zeros(rows, length, dtype=torch.int64),
         "attention_mask": torch.ones(rows, length, dtype=torch.int64),
         "labels": torch.zeros(rows, dtype=torch.int64),

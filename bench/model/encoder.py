@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 # Families of modeling_bert.py's layers whose classification head reads the first token alone.
 FAMILIES = (
@@ -21,6 +21,11 @@ FAMILIES = (
     "xlm-roberta",
     "xlm-roberta-xl",
 )
+
+
+def takes_types(architecture: PreTrainedConfig) -> bool:
+    """Return whether the model is told of which of two texts each token is."""
+    return int(getattr(architecture, "type_vocab_size", None) or 0) > 1
 
 
 def read_first_token_only(model: PreTrainedModel) -> None:

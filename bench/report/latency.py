@@ -13,7 +13,10 @@ def describe_latencies(latencies: Sequence[tuple[Result, Latency]], *, text: Tex
     """Tabulate every form of every run that was measured, in the order of the runs."""
     lines, notes = list[list[str]](), list[str]()
     for result, found in latencies:
-        name = f"{result.config['method']['title']} ({result.run_id})"
+        title, seeds = result.config["method"]["title"], found.get("run_ids")
+        if seeds:
+            title = text("together.row", title=title, count=len(seeds))
+        name = f"{title} ({result.run_id})"
         lines += [[name, *cells] for cells in list_forms(found["forms"], text)]
         hardware = found.get("hardware") or {}
         machine = hardware.get("gpu") or hardware.get("cpu") or text("unknown")

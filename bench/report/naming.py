@@ -34,6 +34,7 @@ def title_tasks(tasks: Sequence[ReportTask], text: Text) -> dict[ReportTask, str
         for task, *words in zip(same, models, data, tell_apart(traits, text, TRAINING), strict=True):
             said, size = text("join.comma").join(filter(None, words)), task.test_size
             named = text("heading.apart", heading=title, words=said) if said else title
+            named = text("heading.exact_match", heading=named) if task.multi_label else named
             titles[task] = named if size is None else text("heading.test_size", heading=named, size=size)
     return titles
 
@@ -134,9 +135,13 @@ def place(group: Group | Split, titles: Titles, blocks: Sequence[Block]) -> Sequ
     return [Section(titles[group], blocks)] if len(titles) > 1 else blocks
 
 
-def name_columns(kind: str | None, text: Text) -> dict[str, str]:
-    """Return the headers of table.md by column: a peak is never shown without its kind."""
+def name_columns(kind: str | None, text: Text, *, multi_label: bool) -> dict[str, str]:
+    """Return the headers of table.md by column: a peak is never shown without its kind.
+
+    Nor an accuracy that is exact match, as texts have several labels, under another name.
+    """
     header = {**text.under("columns"), "cost": text("csv_columns.cost")}
+    header |= text.under("exact_match") if multi_label else {}
     header["memory"] = text.under("memory_columns").get(kind or "", header["memory"])
     return header
 

@@ -4,16 +4,19 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from bench.report.across.choices import SCORES
 from bench.report.across.models import judge, list_panels
 from bench.report.blocks import Bar, Block, Cell, Paragraph, Section, Table, make_bullets
 from bench.report.cells import UNKNOWN, format_known, format_number, round_six, to_csv
 from bench.report.language.text import Text
 from bench.report.naming import Titles, name_models, name_row, place, say_needs
+from bench.report.numbers.columns import list_scores
 from bench.report.numbers.comparison import FEWEST_DISCORDANT, Comparison, count_looks
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.health import DataHealth
 from bench.report.numbers.rows import ReportTask, Row
 from bench.report.numbers.statistics import Difference, expect_best
+from bench.report.tabulate import name_score, say_interval, say_score
 
 _MOST_PAIRS = 15  # all of five methods and a baseline; the rest is in comparisons.csv
 _MARKS = {"difference": "disc", "one_seed": "diamond", "equal": "square", "undecided": "ring"}
@@ -149,6 +152,32 @@ def _count(row: Row, *, draws: Sequence[int], stopped: bool, untried: bool, text
     ]
 
 
+def describe_choices(evidence: Evidence, *, text: Text) -> Section:
+    """Tabulate what each value of a setting brings a method: its best on validation, and that one's test."""
+    blocks = list[Block]()
+    for choice in evidence.choices:
+        names = list_scores(choice.rows, list(dict.fromkeys([*SCORES, *evidence.report.columns])))
+        columns = text.under("choices.columns")
+        columns["validation"] = text("choices.columns.validation", metric=_name_metric(choice.rows, text))
+        header = [*columns.values(), *(name_score(name, text) for name in names)]
+        lines = [
+            [
+                value,
+                f"{row.runs}/{row.failed_runs}",
+                str(len(row.seeds) or UNKNOWN),
+                format_known(row.validation, text.format_percent),
+                format_known(row.accuracy.mean if row.accuracy else None, text.format_percent),
+                say_interval(row, text) or UNKNOWN,
+                format_known(row.f1_macro.mean if row.f1_macro else None, text.format_percent),
+                *(say_score(row, name, text) for name in names),
+            ]
+            for value, row in zip(choice.values, choice.rows, strict=True)
+        ]
+        said = text("choices.method", title=choice.title, data=choice.rows[0].task.data, setting=choice.axis)
+        blocks += [Paragraph(said), Table(header, lines, left=[0])]
+    return Section(text("choices.title"), [Paragraph(text("choices.how")), *blocks] if blocks else [])
+
+
 def describe_pivots(rows: Sequence[Row], *, titles: Titles, text: Text) -> Section:
     """Tabulate the best validation score of each r and alpha, for each method that varied them."""
     blocks = list[Block]()
@@ -175,18 +204,21 @@ def describe_pivots(rows: Sequence[Row], *, titles: Titles, text: Text) -> Secti
 
 def describe_health(task: ReportTask, text: Text) -> str:
     """Describe the task's data as its records do; return nothing if they say nothing."""
-    parts = list(_list_health(task.health, text))
+    parts = list(_list_health(task.health, text, multi_label=task.multi_label))
     return text("notes.health", data=task.data, parts=text("join.semicolon").join(parts)) if parts else ""
 
 
-def _list_health(health: DataHealth, text: Text) -> Iterator[str]:
-    for name, count in (("leaked", health.leaked), ("conflicting", health.conflicting)):
+def _list_health(health: DataHealth, text: Text, *, multi_label: bool) -> Iterator[str]:
+    conflicting = "conflicting_sets" if multi_label else "conflicting"
+    for name, count in (("leaked", health.leaked), (conflicting, health.conflicting)):
         if count is not None:
             yield text(f"notes.{name}.some", count=count) if count else text(f"notes.{name}.none")
     if health.imbalance is not None:
         yield text("notes.imbalance", ratio=health.imbalance)
     if health.truncated is not None:
         yield text("notes.truncated", share=100 * health.truncated)
+    if health.windowed is not None:
+        yield text("notes.windowed", share=100 * health.windowed)
 
 
 def render_comparisons(comparisons: Sequence[Comparison]) -> str:

@@ -47,15 +47,18 @@ from bench.report.naming import (
 from bench.report.numbers.contrast import Group
 from bench.report.numbers.evidence import Evidence, gather
 from bench.report.numbers.rows import OVER
+from bench.report.probabilities import describe_probabilities
 from bench.report.runs import render_runs
 from bench.report.sections import (
     describe_budgets,
+    describe_choices,
     describe_comparisons,
     describe_health,
     describe_pivots,
     render_comparisons,
 )
 from bench.report.tabulate import join_counts, render_csv, shorten, tabulate
+from bench.report.together import describe_together
 from bench.report.verdicts.answer import say_answer
 from bench.report.verdicts.claims import describe_claims
 from bench.report.verdicts.findings import describe_findings
@@ -122,7 +125,10 @@ def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict
         "findings": describe_findings(evidence, titles=titles, text=text),
         "comparisons": describe_comparisons(evidence, titles=titles, text=text),
         "budget": describe_budgets(evidence.rows, titles=titles, text=text),
+        "choices": describe_choices(evidence, text=text),
         "pivots": describe_pivots(evidence.rows, titles=titles, text=text),
+        "probabilities": describe_probabilities(evidence, titles=titles, text=text),
+        "together": describe_together(evidence, titles=titles, text=text),
         "latency": describe_latencies(evidence.latencies, text=text),
         "claims": describe_claims(evidence, titles=titles, text=text),
         "notes": Section(text("notes.title"), [make_bullets(notes)]),
@@ -147,7 +153,7 @@ def describe_tables(
     def show(
         group: Group | Split, heading: str, answer: str, tabulated: tuple[Table, Bullets]
     ) -> list[Block]:
-        titles[group] = f"{heading}, {name_columns(group[1], text)['memory']}"
+        titles[group] = f"{heading}, {name_columns(group[1], text, multi_label=False)['memory']}"
         figures = Figures([figure for figure in drawn.get(group, ()) if figure.kind in MAIN_FIGURES])
         table, notes = tabulated
         if isinstance(group[0], str):  # which is wider
@@ -200,6 +206,10 @@ def _explain(evidence: Evidence, text: Text) -> list[str]:
         figures = {"median": statistics.median(errors), "worst": max(errors), "runs": len(errors)}
         notes.append(text("notes.predicted", **figures))
     notes.append(text("notes.interval"))
+    if any(row.task.multi_label for row in rows):
+        notes.append(text("notes.exact_match"))
+    if evidence.report.columns:
+        notes.append(text("notes.columns"))
     marked = {row.interval.over for row in rows if row.interval}
     notes += [
         text(f"notes.intervals.{over}")

@@ -19,6 +19,8 @@ from bench.report.cells import (
 )
 from bench.report.language.text import Text
 from bench.report.naming import join_hyperparameters, name_columns, name_unit, say_edges, say_untrained
+from bench.report.numbers.calibration import Reliability
+from bench.report.numbers.columns import list_scores
 from bench.report.numbers.evidence import Evidence, price_training
 from bench.report.numbers.rows import Row, order_row
 from bench.results.store import STARTED, STATUSES
@@ -33,9 +35,17 @@ EXTRAS = (  # of table.csv alone
     *("f1_macro_low", "f1_macro_high", "f1_macro_sd", "total", "weights", "run_ids"),
     *("edges", "untrained"),
 )
+PROBABILITIES = (  # of table.csv alone, where the predictions of some method hold probabilities
+    *("ece", "ece_low", "ece_high", "plain_ece", "brier", "brier_low", "brier_high", "temperatures"),
+    *("tempered_ece", "tempered_ece_low", "tempered_ece_high"),
+    *("tempered_brier", "tempered_brier_low", "tempered_brier_high"),
+    *("answered_90", "answered_90_accuracy", "answered_95", "answered_95_accuracy"),
+    *("answered_99", "answered_99_accuracy"),
+)
 # On the page, where width is dear: what stands below what.
 _BELOW = {"method": "hyperparameters", "memory": "unit", "accuracy": "interval", "seeds": "runs"}
 _LEFT = (COLUMNS.index("method"), COLUMNS.index("hyperparameters"))  # the other columns are numbers
+_NO_SHARES = ("mcc", "loss")  # scores that are no percentage
 _LONGEST_ERROR = 200  # characters of a message; the record has all of it
 
 
@@ -54,9 +64,10 @@ def tabulate(
             which stand below the tables of each model.
     """
     notes = list[Bullet]()
-    header = name_columns(rows[0].memory_kind, text)
+    header = name_columns(rows[0].memory_kind, text, multi_label=rows[0].task.multi_label)
     cells = [_to_cells(row, evidence, text=text, notes=None if more else notes) for row in rows]
-    columns, left = [*_list_columns(evidence.report)], [*_LEFT]
+    columns, left = [*_list_columns(rows, evidence.report)], [*_LEFT]
+    header |= {name: name_score(name, text) for name in columns if name not in header}
     if more:
         names = [*more[0]]
         header |= dict(zip(names, names, strict=True))
@@ -69,7 +80,7 @@ def tabulate(
         ]
     )
     if not is_page:
-        lines = [[line[name] for name in columns] for line in cells]
+        lines = [[line.get(name, UNKNOWN) for name in columns] for line in cells]
         return Table([header[name] for name in columns], lines, left=left), marked
     kept = [name for name in columns if name not in _BELOW.values()]
     header |= {"memory": text("page.memory"), "unit": name_unit(rows[0].memory_kind, text)}
@@ -77,7 +88,8 @@ def tabulate(
 
     def stack(line: Mapping[str, str]) -> list[Cell]:
         return [
-            Stack(line[name], line.get(_BELOW[name], "")) if name in _BELOW else line[name] for name in kept
+            Stack(line[name], line.get(_BELOW[name], "")) if name in _BELOW else line.get(name, UNKNOWN)
+            for name in kept
         ]
 
     left = [place for place, name in enumerate(kept) if name == "method" or (more and name in more[0])]
@@ -86,18 +98,63 @@ def tabulate(
 
 def render_csv(evidence: Evidence, *, text: Text) -> str:
     """Write table.csv: the columns of table.md and then EXTRAS, a row per method; unknown is empty."""
-    names = [*COLUMNS, *EXTRAS, *_list_columns(evidence.report)[len(COLUMNS) :]]
     rows = sorted((*evidence.rows, *evidence.smaller), key=order_row)
+    scores = list_scores(rows, evidence.report.columns)
+    names = [*COLUMNS, *EXTRAS, *_list_cost(evidence.report)]
     if any(row.paged_bytes for row in rows):
         names.append("paged")
+    if any(row.calibration for row in rows):
+        names += PROBABILITIES
     header = text.under("columns") | text.under("csv_columns")
-    values = [_to_values(row, report=evidence.report, text=text) for row in rows]
+    for name in scores:
+        title = name_score(name, text)
+        header |= {name: title, f"{name} low": text("scores.low", score=title)}
+        header |= {f"{name} high": text("scores.high", score=title)}
+        names += [name, f"{name} low", f"{name} high"]
+    values = [_to_values(row, report=evidence.report, text=text) | _bound_scores(row, scores) for row in rows]
     return to_csv([header[name] for name in names], [[row[name] for name in names] for row in values])
 
 
-def _list_columns(report: ReportConfig) -> tuple[str, ...]:
-    """Return the columns of table.md: the cost of a training is one of them where there is a price."""
-    return COLUMNS if report.price_per_hour is report.price_per_kwh is None else (*COLUMNS, "cost")
+def _list_columns(rows: Sequence[Row], report: ReportConfig) -> tuple[str, ...]:
+    """Return the columns of table.md: also the cost of a training where there is a price, and more scores."""
+    return (*COLUMNS, *_list_cost(report), *list_scores(rows, report.columns))
+
+
+def _list_cost(report: ReportConfig) -> list[str]:
+    return ["cost"] * ((report.price_per_hour, report.price_per_kwh) != (None, None))
+
+
+def name_score(name: str, text: Text) -> str:
+    """Return the header of a further score, a metric's own name where the language has no word for it."""
+    kind, _, label = name.partition(".")
+    return (
+        text("scores.of_label", label=clean(label)) if label else text.under("scores.names").get(kind, kind)
+    )
+
+
+def _bound_scores(row: Row, names: Sequence[str]) -> dict[str, float | None]:
+    """Return the further scores and the ends of their intervals, for table.csv."""
+    values = dict[str, float | None]()
+    for name in names:
+        found = row.columns.get(name)
+        interval = found.interval if found else None
+        values[name] = round_six(found.mean if found else None)
+        values[f"{name} low"] = round_six(interval.low if interval else None)
+        values[f"{name} high"] = round_six(interval.high if interval else None)
+    return values
+
+
+def say_score(row: Row, name: str, text: Text) -> str:
+    """Write a further score with its interval."""
+    if (found := row.columns.get(name)) is None:
+        return UNKNOWN
+    is_share = name.partition(".")[0] not in _NO_SHARES
+    score = text.format_percent(found.mean) if is_share else f"{found.mean:.3f}"
+    if found.interval is None:
+        return score
+    ends = (found.interval.low, found.interval.high)
+    low, high = (f"{100 * end:.1f}" if is_share else f"{end:.3f}" for end in ends)
+    return text("scores.bounded", score=score, low=low, high=high)
 
 
 def _to_cells(row: Row, evidence: Evidence, *, text: Text, notes: list[Bullet] | None) -> dict[str, str]:
@@ -111,10 +168,11 @@ def _to_cells(row: Row, evidence: Evidence, *, text: Text, notes: list[Bullet] |
         "f1_macro": format_known(row.f1_macro.mean if row.f1_macro else None, text.format_percent),
         "trainable": format_known(row.trainable_parameters, format_count),
         "seeds": _count_seeds(row, text) if row.selection else UNKNOWN,
-        "interval": _say_interval(row, text) or UNKNOWN,
+        "interval": say_interval(row, text) or UNKNOWN,
         "hyperparameters": join_hyperparameters(row, text) if row.selection else UNKNOWN,
         "runs": f"{row.runs}/{row.failed_runs}",
         "cost": format_known(price_training(row, evidence.report), lambda cost: f"{cost:.2g}"),
+        **{name: say_score(row, name, text) for name in list_scores([row], evidence.report.columns)},
     }
 
     def mark(column: str, note: str | Bullet) -> None:
@@ -165,7 +223,7 @@ def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
         "f1_macro": round_six(f1_macro.mean if f1_macro else None),
         "trainable": row.trainable_parameters,
         "seeds": (len(row.seeds) or text("table.any_seed")) if row.selection else None,
-        "interval": _say_interval(row, text),
+        "interval": say_interval(row, text),
         "hyperparameters": join_hyperparameters(row, text) if row.selection else None,
         # in words: a spreadsheet reads 12/1 as a date
         "runs": text("table.tried", tried=row.runs, failed=row.failed_runs),
@@ -193,7 +251,25 @@ def _to_values(row: Row, *, report: ReportConfig, text: Text) -> dict[str, Any]:
         "untrained": tuple(result.run_id for result in row.untrained),
         "cost": round_six(price_training(row, report)),
         "paged": round_six(None if row.paged_bytes is None else row.paged_bytes / GIB),
+        **_list_probabilities(row.calibration),
     }
+
+
+def _list_probabilities(calibration: Reliability | None) -> dict[str, Any]:
+    """Return the cells of PROBABILITIES: numbers as numbers."""
+    if calibration is None:
+        return dict.fromkeys(PROBABILITIES)
+    cells: dict[str, Any] = {
+        "plain_ece": round_six(calibration.plain_ece),
+        "temperatures": tuple("-" if one is None else f"{one:.6g}" for one in calibration.temperatures),
+    }
+    for name, estimate in calibration.estimates.items():
+        ends = {"": estimate.value, "_low": estimate.low, "_high": estimate.high}
+        cells |= {f"{name}{end}": round_six(value) for end, value in ends.items()}
+    for one in calibration.coverages:
+        name = f"answered_{100 * one.wished:.0f}"
+        cells |= {name: round_six(one.share), f"{name}_accuracy": round_six(one.accuracy)}
+    return cells
 
 
 def join_counts(statuses: Mapping[str, int], text: Text) -> str:
@@ -203,7 +279,7 @@ def join_counts(statuses: Mapping[str, int], text: Text) -> str:
     return text("join.comma").join(counted)
 
 
-def _say_interval(row: Row, text: Text) -> str | None:
+def say_interval(row: Row, text: Text) -> str | None:
     if row.interval is None:
         return None
     return text(

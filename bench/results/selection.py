@@ -9,7 +9,7 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,7 +18,9 @@ import numpy.typing as npt
 
 from bench.config.schema import CRITERIA
 from bench.errors import StoreError
+from bench.results.marks import find_separator
 from bench.results.store import Result, Store
+from bench.results.tally import SCORES, score_predictions
 
 _SMALLEST = 1e-15  # probability: keeps a loss finite where a wrong answer was certain, as in the metrics
 
@@ -84,13 +86,39 @@ def read_number(result: Result, path: str) -> int | float | None:
 def read_score(result: Result, name: str) -> int | float | None:
     """Return the validation score that the run competes with, its first success's, or None without one."""
     earlier = [
-        attempt
+        attempt["validation"].get(name)
         for attempt in result.attempts
         if attempt.get("status") == "success" and attempt.get("validation")
     ]
-    return (
-        earlier[0]["validation"].get(name) if earlier else read_number(result, f"metrics.validation.{name}")
-    )
+    known = [score for score in earlier[:1] if score is not None]
+    return known[0] if known else read_number(result, f"metrics.validation.{name}")
+
+
+def fill_scores(results: Iterable[Result], store: Store, select_by: str) -> list[Result]:
+    """Return the results with the validation score that they are selected by.
+
+    Records from before that score was kept get it from their predictions; where these cannot be read, they
+    stay without it.
+    """
+    return [
+        _fill_score(one, store)
+        if one.is_success and select_by in SCORES and read_score(one, select_by) is None
+        else one
+        for one in results
+    ]
+
+
+def _fill_score(result: Result, store: Store) -> Result:
+    try:
+        rows = store.read_predictions(result.run_id).query("split == 'validation'")
+    except StoreError:
+        return result
+    separator = find_separator(result.config)
+    known = {
+        **score_predictions(rows, result.labels, separator),
+        **(result.metrics.get("validation") or {}),
+    }
+    return replace(result, metrics={**result.metrics, "validation": known})
 
 
 def read_losses(store: Store, run_ids: Sequence[str]) -> npt.NDArray[np.float64]:

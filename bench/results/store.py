@@ -51,7 +51,7 @@ class Result:
     config: dict[str, Any]
     canonical_config: dict[str, Any]
     labels: list[str] = field(default_factory=list)  # in the declared order
-    metrics: dict[str, Any] = field(default_factory=dict)  # {validation, test: {accuracy, f1_macro, loss}}
+    metrics: dict[str, Any] = field(default_factory=dict)  # {validation, test: METRICS and f1_by_label}
     memory: dict[str, Any] = field(default_factory=dict)  # {kind, baseline_bytes, load, train, eval}
     time: dict[str, Any] = field(default_factory=dict)  # {load_, train_, eval_, total_seconds}
     parameters: dict[str, Any] = field(default_factory=dict)  # {trainable, total}

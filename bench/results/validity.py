@@ -61,7 +61,16 @@ def is_modules(value: Any) -> bool:
     return is_text(value) or is_texts(value)
 
 
-_SCORES: dict[str, Kind] = {"accuracy": is_share, "f1_macro": is_share, "*": is_number}
+_SCORES: dict[str, Kind] = {
+    "accuracy": is_share,
+    "f1_macro": is_share,
+    "balanced_accuracy": is_share,
+    "f1_micro": is_share,
+    "f1_samples": is_share,
+    "mean_average_precision": is_share,
+    "f1_by_label": {"*": {"*": is_share}},  # f1, low, high
+    "*": is_number,
+}
 _SPLITS: dict[str, Kind] = {"*": is_count}
 _PEAKS: dict[str, Kind] = {"*": is_amount}
 _ERROR: dict[str, Kind] = {"exit_code": is_number, "*": is_text}
@@ -92,8 +101,10 @@ _BLOCKS: dict[str, Kind] = {
         "sizes": _SPLITS,
         "label_counts": {"*": _SPLITS},
         "truncated_share": is_share,
+        "long_share": is_share,
         "duplicate_rows_across_splits": is_count,
         "conflicting_labels": is_count,
+        "label_sets": {"*": {"*": is_amount}},
     },
     "model": {
         "target_modules": is_modules,
@@ -103,6 +114,7 @@ _BLOCKS: dict[str, Kind] = {
         "skipped_steps": is_count,
         "processes": is_count,
         "prompt_readings": is_count,
+        "thresholds": {"*": is_share},
         "resumed_from_step": is_count,
         "precision": is_name,
         "attention": is_name,

@@ -46,6 +46,7 @@ def flatten(result: Result) -> dict[str, object]:
             f"{split}_{name}": value
             for split, scores in result.metrics.items()
             for name, value in (scores or {}).items()  # a training that was stopped has no test scores
+            if name != "f1_by_label"
         },
         **{f"{name}_parameters": value for name, value in result.parameters.items()},
         **result.throughput,

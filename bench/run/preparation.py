@@ -1,6 +1,7 @@
 """The needs of a run, checked before anything is written: configuration, texts, model, identity."""
 
 import dataclasses
+import importlib.util
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from bench.config.pack import unpack
 from bench.config.schema import Config
 from bench.data import dataset as datasets
 from bench.data.dataset import Dataset
-from bench.data.vocabulary import require_readable
+from bench.data.vocabulary import require_readable, tell_long
+from bench.errors import MissingError
 from bench.model import weights
 from bench.results.store import Result
 
@@ -58,6 +60,8 @@ def prepare(config: Config) -> Prepared:
     require_valid([config])
     configs = unpack(pins.pin(config))
     require_valid(configs)
+    for one in configs:
+        require_packages(one)
     folder = weights.locate(configs[0].model)
     revision = weights.revision(configs[0].model)
     loaded: dict[str, tuple[Dataset, float | None]] = {}  # runs of one draw and fold share their texts
@@ -66,10 +70,24 @@ def prepare(config: Config) -> Prepared:
         if (name := repr((one.data, one.seed if draws_texts(one.data) else None))) not in loaded:
             dataset = datasets.load(one.data, seed=one.seed)
             loaded[name] = dataset, require_readable(dataset, one, folder)
+            tell_long(dataset, one, folder)
         dataset, unknown_share = loaded[name]
         identity = identify(one, data_fingerprint=dataset.fingerprint, model_revision=revision)
         members.append(PreparedRun(one, identity, dataset, unknown_share))
     return Prepared(tuple(members), folder, revision)
+
+
+def require_packages(config: Config) -> None:
+    """Require the optional package that the method needs, without importing it.
+
+    Raises:
+        MissingError: it is not installed.
+    """
+    if config.method.estimator == "setfit" and importlib.util.find_spec("setfit") is None:
+        raise MissingError(
+            "setfit: the package behind method=setfit is not installed; run pip install 'bench[setfit]', or "
+            "name the methods to train without it, for example method=tfidf,head,full,lora"
+        )
 
 
 def adapt(config: Config) -> tuple[Config, str | None]:

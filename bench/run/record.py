@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from bench.config.pack import count_together, describe_pack
-from bench.config.schema import Config
+from bench.config.schema import SINGLE_LABEL, Config
 from bench.data.dataset import Dataset
 from bench.errors import ConfigError, DataError, RunError, StoreError
 from bench.memory import comparison
@@ -103,7 +103,9 @@ def _record(journal: Journal, end: Fitted | BaseException, prepared: Prepared, s
         if isinstance(end, BaseException):
             raise end
         with meter.phase("save"):
-            predictions = metrics.predictions_frame(end.probabilities, journal.dataset)
+            predictions = metrics.predictions_frame(
+                end.probabilities, journal.dataset, journal.config.data.label_separator
+            )
             store.write_predictions(run_id, predictions)
             take_from_aside(folder)
         fitted, phase = end, meter.current
@@ -166,17 +168,39 @@ def finish_record(
             reasons=reasons,
             **measured,
         )
+    thresholds, said = _describe_thresholds(fitted, dataset)
     return dataclasses.replace(
         started,
         status="success",
         metrics=score_all(fitted.probabilities, dataset),
         parameters=fitted.parameters,
         throughput=measured.pop("throughput", fitted.throughput),
-        model=fitted.model,
-        data={**started.data, "truncated_share": fitted.truncated_share},
-        reasons=reasons | fitted.reasons,
+        model={**fitted.model, **thresholds},
+        data={
+            **started.data,
+            "truncated_share": fitted.truncated_share,
+            "long_share": fitted.long_share,
+        },
+        reasons=reasons | fitted.reasons | said,
         **measured,
     )
+
+
+def _describe_thresholds(fitted: Fitted, dataset: Dataset) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return each label's threshold for the record, and why scores of several labels leave something out."""
+    thresholds = metrics.find_thresholds(fitted.probabilities, dataset)
+    if thresholds is None:
+        return {}, {}
+    reasons = dict.fromkeys(
+        (f"metrics.*.{name}" for name in SINGLE_LABEL), "not defined where a text has several labels"
+    )
+    for split in fitted.probabilities:
+        counts = zip(dataset.labels, dataset.count_labels(split), strict=True)
+        if absent := [label for label, count in counts if not count]:
+            reasons[f"metrics.{split}.mean_average_precision"] = (
+                f"the mean over the other labels, as no text has {', '.join(map(repr, absent))}"
+            )
+    return {"thresholds": dict(zip(dataset.labels, map(float, thresholds), strict=True))}, reasons
 
 
 def measure_pack(meter: Meter, size: int, config: Config) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def remove_losers(store: Store, planned: Mapping[str, Point], chosen: Sequence[S
     are the runs that this sweep chose, and those that the table and best:METHOD choose in the whole folder.
     """
     results, _ = store.read_all()
-    groups, select_by = selection.group_by_method(results), selection.read_criterion(results)
+    select_by = selection.read_criterion(results)
+    groups = selection.group_by_method(selection.fill_scores(results, store, select_by))
     freed = 0
     for best in chosen:
         rivals = groups.get(selection.method_key(best.results[0]), [])

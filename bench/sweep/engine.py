@@ -304,8 +304,8 @@ class Sweep:
         record = self.store.read(run.run_id)
         if record is None or not record.is_success:
             return None
-        score: float | None = record.metrics["validation"][name]
-        return score
+        [record] = selection.fill_scores([record], self.store, name)
+        return selection.read_number(record, f"metrics.validation.{name}")
 
     def _launch_new(self, points: Iterable[Point], packs: Mapping[str, int] | None = None) -> bool:
         """Launch each point that is new and has no success; return False if the sweep has to end here.
@@ -499,6 +499,7 @@ class Sweep:
     def _select(self, planned: Iterable[str]) -> list[selection.Selection]:
         """Return the best configuration of each method (and task) among this plan's successes."""
         results = [result for run_id in planned if (result := self.store.read(run_id)) is not None]
-        groups = selection.group_by_method(results).values()
-        chosen = (selection.select_best(group, select_by=self.base.sweep.select_by) for group in groups)
+        select_by = self.base.sweep.select_by
+        groups = selection.group_by_method(selection.fill_scores(results, self.store, select_by)).values()
+        chosen = (selection.select_best(group, select_by=select_by) for group in groups)
         return [best for best in chosen if best is not None]

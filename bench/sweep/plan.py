@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.config.identity import Identity
 from bench.config.overrides import override_line
-from bench.config.schema import Config, is_field, read_field, replace_values
+from bench.config.schema import TRAINED, Config, is_field, read_field, replace_values
 from bench.errors import ConfigError
 from bench.results.selection import MethodKey
 
@@ -49,7 +49,7 @@ class Point:
     @property
     def is_trained(self) -> bool:
         """Whether the run trains a network in steps; a baseline takes next to no time."""
-        return self.config.method.estimator == "network"
+        return self.config.method.estimator in TRAINED
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,15 @@ import psutil
 from bench.config.cards import CONTEXT_BYTES, GIB, Card, read_cards, recognise
 from bench.config.schema import Config, replace_values
 from bench.memory.calibration import Calibration, name_family
-from bench.memory.prediction import Prediction, can_predict, count_cost, make_key, read_cached, settle
+from bench.memory.prediction import (
+    Prediction,
+    can_predict,
+    count_cost,
+    explain_unpredicted,
+    make_key,
+    read_cached,
+    settle,
+)
 from bench.model import weights
 from bench.results.selection import read_number
 from bench.results.store import Result
@@ -173,7 +181,7 @@ def foresee(
 ) -> Outlook:
     """Return what the prediction means for the run on the target, with its time calibrated."""
     if found is None:
-        return Outlook(None, None, None, "a baseline is fitted without training steps")
+        return Outlook(None, None, None, explain_unpredicted(config))
     if isinstance(found, str):
         return Outlook(None, None, None, found)
     calibration = calibrations.get(_family(config)) or calibrations.get("")

@@ -13,12 +13,13 @@ from bench.config.checks import require_valid
 from bench.config.identity import Identity, identify
 from bench.config.overrides import override_line
 from bench.config.pins import find_pins
-from bench.config.schema import Config, replace_values
+from bench.config.schema import LONG_TEXTS, Config, replace_values
 from bench.data import dataset
 from bench.data.dataset import Dataset
-from bench.data.vocabulary import reads_tokens, require_readable
+from bench.data.vocabulary import reads_tokens, require_readable, tell_long
 from bench.errors import ConfigError
 from bench.model import weights
+from bench.run.preparation import require_packages
 from bench.sweep.overview import format_hours, tell_bound
 from bench.sweep.plan import Axes, Compose, Plan, combine_axes, expand, make_plan
 
@@ -37,8 +38,8 @@ class Identifier:
 
     @staticmethod
     def name_data(config: Config) -> str:
-        """Name the data that all folds and seeds share."""
-        return repr(replace(config.data, fold=None))
+        """Name the data that all folds and seeds share, however long texts are read."""
+        return repr(replace(config.data, fold=None, long_texts=LONG_TEXTS[0]))
 
     def __call__(self, config: Config) -> Identity:
         """Return the identity of a configuration.
@@ -54,7 +55,9 @@ class Identifier:
             self.revisions[model_key] = weights.revision(config.model)
         read = (data_key, model_key)
         if data_key in self.datasets and read not in self.readable and reads_tokens(config):
-            require_readable(self.datasets[data_key], config, weights.find(config.model))
+            folder = weights.find(config.model)
+            require_readable(self.datasets[data_key], config, folder)
+            tell_long(self.datasets[data_key], config, folder)
             self.readable.add(read)
         return identify(
             config,
@@ -117,6 +120,8 @@ def plan_sweep(
     """
     expanded = list(expand(grids, compose=compose, constant=constant))
     require_valid([config for _, config in expanded])
+    for _, config in expanded:
+        require_packages(config)
     if curve is not None:
         expanded = [
             (lines, config)

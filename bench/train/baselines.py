@@ -1,6 +1,7 @@
 """Baselines that fine-tuning has to beat: the most frequent label, TF-IDF, and the base model as it is."""
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +11,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
+from scipy.sparse import hstack
 from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from bench.config.identity import writes_labels
+from bench.config.identity import find_loss, writes_labels
 from bench.config.schema import Config
 from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
+from bench.data.tokenised import TokenisedSplit
+from bench.data.windows import pool
 from bench.model import build, positions
-from bench.train import loop
+from bench.train import loop, metrics
 from bench.train.meter import Meter
 from bench.train.task import LabelLikelihood, Texts
 
@@ -52,27 +57,38 @@ def fit_majority(dataset: Dataset) -> FittedBaseline:
 
     Of equally frequent labels the first declared wins. Counting trains nothing: 0 parameters.
     """
-    counts = np.bincount(dataset.splits["train"]["label"], minlength=len(dataset.labels))
-    shares = counts / counts.sum()  # (labels,)
+    shares = dataset.count_labels("train") / len(dataset.splits["train"])  # (labels,)
     probabilities = {split: np.tile(shares, (len(dataset.splits[split]), 1)) for split in _EVALUATED}
     return FittedBaseline(probabilities, 0)
 
 
-def fit_tfidf(dataset: Dataset) -> FittedBaseline:
+def choose_class_weight(config: Config) -> str | None:
+    """Return scikit-learn's class_weight for the run's loss."""
+    return "balanced" if find_loss(config) == "weighted" else None
+
+
+def fit_tfidf(dataset: Dataset, *, class_weight: str | None = None) -> FittedBaseline:
     """Fit a logistic regression to TF-IDF of the texts: what can be had without a pretrained model.
 
     Features are words and pairs of words; where the train texts are written without spaces (see
-    :func:`uses_characters`), single characters and pairs of characters.
+    :func:`uses_characters`), single characters and pairs of characters. A second text's are features of their
+    own, by the same vocabulary.
     """
-    texts = {split: frame["text"].tolist() for split, frame in dataset.splits.items()}
-    unit = {"analyzer": "char"} if uses_characters(texts["train"]) else {"analyzer": "word"}
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, **unit)
-    features = {"train": vectorizer.fit_transform(texts["train"])}  # (rows, terms), sparse
-    features |= {split: vectorizer.transform(texts[split]) for split in _EVALUATED}
-    return _fit_regression(features, dataset)
+    train = dataset.splits["train"]
+    sides = [name for name in ("text", "pair") if name in train]
+    read = [text for side in sides for text in train[side]]
+    unit = {"analyzer": "char"} if uses_characters(read) else {"analyzer": "word"}
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, **unit).fit(read)
+    features = {
+        split: hstack([vectorizer.transform(frame[side].tolist()) for side in sides], format="csr")
+        for split, frame in dataset.splits.items()
+    }  # (rows, terms), sparse
+    return _fit_regression(features, dataset, class_weight)
 
 
-def fit_frozen(features: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> FittedBaseline:
+def fit_frozen(
+    features: Mapping[str, npt.NDArray[Any]], dataset: Dataset, *, class_weight: str | None = None
+) -> FittedBaseline:
     """Fit a logistic regression to a frozen encoder's features: what can be had without fine-tuning.
 
     Each feature is first scaled to mean 0 and variance 1 over train, which changes no information and lets
@@ -83,7 +99,7 @@ def fit_frozen(features: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> Fi
     """
     scaler = StandardScaler().fit(features["train"].astype(np.float64))
     scaled = {split: scaler.transform(values.astype(np.float64)) for split, values in features.items()}
-    return _fit_regression(scaled, dataset)
+    return _fit_regression(scaled, dataset, class_weight)
 
 
 def compare_words(
@@ -129,19 +145,32 @@ def uses_characters(texts: list[str]) -> bool:
     return not any(_WORD.search(text) for text in texts)
 
 
-def _fit_regression(features: Mapping[str, Any], dataset: Dataset) -> FittedBaseline:
+def _fit_regression(
+    features: Mapping[str, Any], dataset: Dataset, class_weight: str | None
+) -> FittedBaseline:
     """Fit a multinomial logistic regression to convergence, its L2 penalty chosen by accuracy on validation.
 
-    A baseline whose penalty nobody chose would flatter what it is compared with.
+    Of several labels a text each has a regression of its own, and the accuracy is exact match. A baseline
+    whose penalty nobody chose would flatter what it is compared with.
     """
-    labels = {split: frame["label"].to_numpy() for split, frame in dataset.splits.items()}
-    models = [
-        LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS).fit(features["train"], labels["train"])
+    truth = {split: dataset.read_truth(split) for split in dataset.splits}
+    regressions = [
+        LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS, class_weight=class_weight)
         for inverse_penalty in INVERSE_PENALTIES
     ]
-    best = max(models, key=lambda model: model.score(features["validation"], labels["validation"]))
+    if dataset.sets is not None:
+        regressions = [OneVsRestClassifier(one) for one in regressions]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Label .* is present in all training examples", UserWarning)
+        models = [one.fit(features["train"], truth["train"]) for one in regressions]
+
+    def score(model: Any) -> float:
+        return metrics.score(model.predict_proba(features["validation"]), truth["validation"])["accuracy"]
+
+    best = max(models, key=score)
     probabilities = {split: best.predict_proba(features[split]) for split in _EVALUATED}
-    return FittedBaseline(probabilities, best.coef_.size + best.intercept_.size)
+    fitted = [one for one in getattr(best, "estimators_", [best]) if hasattr(one, "coef_")]
+    return FittedBaseline(probabilities, sum(one.coef_.size + one.intercept_.size for one in fitted))
 
 
 def load_base(
@@ -178,8 +207,9 @@ def ask(
     rows, answers = count_rows(config, texts), {}
     with meter.phase("eval"):
         for split in _EVALUATED:
-            batches = tokens.eval_batches(texts.splits[split], batch_size=rows, padding=texts.padding)
-            answers[split] = loop.ask(base, batches, task=task, accelerator=accelerator)
+            own = texts.splits[split]
+            batches = tokens.eval_batches(own, batch_size=rows, padding=texts.padding)
+            answers[split] = loop.ask(base, batches, task=task, accelerator=accelerator, owners=own.owners)
     return FittedBaseline(answers, 0)
 
 
@@ -206,14 +236,15 @@ def compare(
 ) -> FittedBaseline:
     """Compare the base's states of texts with those of train, or without an example of the labels' words."""
 
-    def embed(split: tokens.TokenisedSplit) -> Any:
+    def embed(split: TokenisedSplit) -> Any:
         rows = config.train.eval_batch_size
         batches = tokens.eval_batches(split, batch_size=rows, padding=texts.padding)
-        return loop.embed(base, batches, accelerator=accelerator)
+        return pool(loop.embed(base, batches, accelerator=accelerator), split.owners)
 
-    if config.method.estimator == "frozen_encoder":
+    if config.method.estimator in ("setfit", "frozen_encoder"):
         with meter.phase("train"):
-            return fit_frozen({name: embed(value) for name, value in texts.splits.items()}, dataset)
+            features = {name: embed(value) for name, value in texts.splits.items()}
+            return fit_frozen(features, dataset, class_weight=choose_class_weight(config))
     names = name_labels(dataset.labels, config.data).values()
     words = [phrase.format(name) for phrase in PHRASES for name in names]
     read = tokens.tokenise_texts(

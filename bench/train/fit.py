@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import nn
 from transformers import set_seed
 
 from bench.config.identity import writes_labels
-from bench.config.schema import AS_IT_IS, Config, TrainConfig
+from bench.config.schema import AS_IT_IS, SINGLE_LABEL, Config, TrainConfig
 from bench.data import prompt as prompts
 from bench.data import tokens
 from bench.data.dataset import Dataset, name_labels
+from bench.data.tokenised import TokenisedSplit
 from bench.errors import ConfigError, RunError
-from bench.model import build, positions, trained, weights
+from bench.model import build, encoder, positions, trained, weights
+from bench.model.trained import DTYPES
 from bench.train import baselines, loop, metrics, optimizers, parallel, resumption
 from bench.train import task as tasks
 from bench.train.checkpoint import BEST
@@ -36,6 +40,7 @@ from bench.train.training import (
     list_streams,
     make_accelerator,
     prepare,
+    require_finite,
 )
 
 _logger = logging.getLogger(__name__)
@@ -51,7 +56,8 @@ class Fitted:
     parameters: dict[str, int | None]  # {trainable, total}
     model: dict[str, Any] = field(default_factory=dict)
     throughput: dict[str, float | None] = field(default_factory=dict)
-    truncated_share: float | None = None
+    truncated_share: float | None = None  # of train's texts, of which something was not read
+    long_share: float | None = None  # that were longer than the limit
     reasons: dict[str, str] = field(default_factory=dict)
 
 
@@ -83,9 +89,13 @@ def fit(
         )
         assert isinstance(alone, Fitted)  # its error would have been raised
         return alone
-    if config.method.estimator in ("frozen_encoder", *AS_IT_IS):
-        return _fit_on_base(config, dataset, model_folder=model_folder, meter=meter)
-    fit_baseline = {"tfidf": baselines.fit_tfidf, "majority": baselines.fit_majority}
+    if config.method.estimator in ("setfit", "frozen_encoder", *AS_IT_IS):
+        return _fit_on_base(
+            config, dataset, model_folder=model_folder, run_folder=run_folder, meter=meter, log=log
+        )
+    fit_tfidf = partial(baselines.fit_tfidf, class_weight=baselines.choose_class_weight(config))
+    fit_baseline: Mapping[str, Callable[[Dataset], baselines.FittedBaseline]]
+    fit_baseline = {"tfidf": fit_tfidf, "majority": baselines.fit_majority}
     with meter.phase("train"):
         fitted = fit_baseline[config.method.estimator](dataset)
     return _describe_baseline(config, fitted, total=fitted.parameters)
@@ -93,14 +103,17 @@ def fit(
 
 def score_all(
     probabilities: Mapping[str, Probabilities], dataset: Dataset
-) -> dict[str, dict[str, float] | None]:
-    """Compute the block ``metrics`` of a record: accuracy, f1_macro and loss of each split that was read."""
-    return {
-        split: metrics.score(probabilities[split], dataset.splits[split]["label"].to_numpy())
-        if split in probabilities
-        else None
-        for split in EVALUATED
-    }
+) -> dict[str, dict[str, Any] | None]:
+    """Compute the block ``metrics`` of a record: METRICS of each split that was read, and F1 by label."""
+    thresholds = metrics.find_thresholds(probabilities, dataset)
+    unknown = {} if thresholds is None else dict.fromkeys(SINGLE_LABEL)
+
+    def score(split: str) -> dict[str, Any]:
+        found, labels = probabilities[split], dataset.read_truth(split)
+        by_label = metrics.score_each_label(found, labels, dataset.labels, thresholds)
+        return {**metrics.score(found, labels, thresholds), **unknown, "f1_by_label": by_label}
+
+    return {split: score(split) if split in probabilities else None for split in EVALUATED}
 
 
 def fit_together(
@@ -190,7 +203,18 @@ def _load(
     if rank := accelerator.process_index:  # the same weights as the first process, but dropout of its own
         torch.manual_seed(config.seed + (rank << 32))
     steps = count_steps(settings, rows=len(texts[0].splits["train"]))
-    training = prepare(networks, configs, task=texts[0].task, steps=steps, accelerator=accelerator, logs=logs)
+    streams, labels = list_streams(configs), len(datasets[0].labels)
+    trains = [texts[streams.index(find_stream(config))].splits["train"] for config in configs]
+    counts = [np.bincount(train.labels, minlength=labels) for train in trains]
+    training = prepare(
+        networks,
+        configs,
+        task=texts[0].task,
+        label_counts=counts,
+        steps=steps,
+        accelerator=accelerator,
+        logs=logs,
+    )
     return training, texts, networks.choices
 
 
@@ -227,7 +251,7 @@ def _train_to_stop(
         meter=meter,
         predict=lambda: _predict(training, texts, "validation"),
         score=lambda member, probabilities: metrics.score(
-            probabilities, texts[member.stream].splits["validation"].labels
+            probabilities, _read_truth(texts[member.stream], "validation")
         ),
         select_by=config.sweep.select_by,
         save_best=lambda member: trained.write(
@@ -235,6 +259,13 @@ def _train_to_stop(
         ),
         save_checkpoints=save_checkpoints,
     )
+
+
+def _read_truth(texts: tasks.Texts, split: str) -> npt.NDArray[Any]:
+    """Return each text's label, or of several which it has. # (texts,), or (texts, labels)"""
+    labels = texts.splits[split].text_labels
+    sets = texts.task.sets if isinstance(texts.task, tasks.SequenceClassification) else None
+    return labels if sets is None else sets[labels]
 
 
 def _test(
@@ -270,23 +301,27 @@ def _make_batches(
         "skipped": training.step * settings.gradient_accumulation_steps,
         "merged": training.merged,
     }
+    streams = [
+        tokens.Stream(train, seed, balanced)
+        for train, (seed, *_, balanced) in zip(trains, list_streams(configs), strict=True)
+    ]
     if training.streams == 1:
-        return tokens.train_batches(trains[0], seed=configs[0].seed, **grid)
-    seeds = [seed for seed, *_ in list_streams(configs)]
-    return tokens.train_batches_apart(list(zip(trains, seeds, strict=True)), **grid)
+        return tokens.train_batches(streams[0], **grid)
+    return tokens.train_batches_apart(streams, **grid)
 
 
 def _predict(training: Training, texts: Sequence[tasks.Texts], split: str) -> list[Probabilities]:
     """Predict each member's split with as many rows at once as a run alone has, or a step."""
-    settings, [first, *others] = training.settings, [one.splits[split] for one in texts]
+    settings, splits = training.settings, [one.splits[split] for one in texts]
+    first, *others = splits
     rows = settings.eval_batch_size
     rows = max(rows // len(training.running), min(rows, settings.micro_batch_size)) // training.task.sequences
     rows, padding = max(1, rows), texts[0].padding
     if all(np.array_equal(one.ids, first.ids) for one in others):
-        batches = tokens.eval_batches(first, batch_size=rows, padding=padding)
+        batches, splits = tokens.eval_batches(first, batch_size=rows, padding=padding), [first]
     else:
-        batches = tokens.eval_batches_apart([first, *others], batch_size=rows, padding=padding)
-    return loop.predict(training, batches)
+        batches = tokens.eval_batches_apart(splits, batch_size=rows, padding=padding)
+    return loop.predict(training, batches, owners=[one.owners for one in splits])
 
 
 def _describe(
@@ -295,7 +330,7 @@ def _describe(
     tested: Probabilities | None,
     choices: Mapping[str, Any],
     *,
-    split: tokens.TokenisedSplit,
+    split: TokenisedSplit,
     meter: Meter,
 ) -> Fitted:
     """Describe what training a run led to; with ``resumed_from_step`` its times are less exact."""
@@ -318,6 +353,7 @@ def _describe(
         model={**choices, **steps, **_describe_prompts(training.task), "processes": processes},
         throughput=progress.rates(meter.seconds["train"]),
         truncated_share=split.truncated_share,
+        long_share=split.long_share,
         reasons=reasons,
     )
 
@@ -325,6 +361,10 @@ def _describe(
 def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> tasks.Texts:
     """Turn the splits into the model's token ids; a prompt goes around each text where the task has one."""
     prompt, tokenizer = None, build.find_tokenizer(config.model, model_folder)
+    pairs, architecture = (
+        config.data.text_pair_column is not None,
+        build.load_settings(config.model, model_folder),
+    )
     length = build.fit_length(config.train.max_length, config.model, model_folder)
     if length < config.train.max_length:
         _logger.warning("%s", _explain_length(config.train.max_length, length))
@@ -336,6 +376,7 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
             words=name_labels(dataset.labels, config.data),
             examples=prompts.draw_examples(dataset, shots=shots, seed=config.seed) if shots else (),
             max_length=length,
+            pairs=pairs,
         )
         if prompt.examples:
             _require_positions(config, len(prompt.examples) + length, model_folder)
@@ -345,13 +386,15 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
         max_length=length,
         cache_dir=config.cache_dir,
         prompt=prompt,
+        types=pairs and prompt is None and encoder.takes_types(architecture),
+        long_texts=config.data.long_texts,
     )
     if model_folder is not None:
         _require_known(splits, model_folder)
     padding = tokens.Padding.of(tokenizer)
     if prompt is not None:  # answers follow it
         padding = dataclasses.replace(padding, side="left")
-    task = tasks.make(prompt, build.load_settings(config.model, model_folder))
+    task = tasks.make(prompt, architecture, dataset.sets)
     for reason in _explain_readings(task).values():
         _logger.warning("%s", reason)
     return tasks.Texts(splits, padding, task)
@@ -394,7 +437,7 @@ def _explain_length(wanted: int, length: int) -> str:
     return f"train.max_length={wanted}: the model has positions for {length} tokens, so texts are cut there"
 
 
-def _require_known(splits: Mapping[str, tokens.TokenisedSplit], folder: Path) -> None:
+def _require_known(splits: Mapping[str, TokenisedSplit], folder: Path) -> None:
     """Raise a ConfigError where texts hold words that were added to the tokenizer alone, not to the model."""
     words = weights.count_words(folder)
     highest = max(int(split.ids.max()) for split in splits.values())
@@ -423,11 +466,21 @@ def count_steps(settings: TrainConfig, *, rows: int) -> int:
     return steps
 
 
-def _fit_on_base(config: Config, dataset: Dataset, *, model_folder: Path | None, meter: Meter) -> Fitted:
-    """Fit what only reads the base: a logistic regression on its last hidden states, or nothing at all."""
-    settings = config.train
+def _fit_on_base(
+    config: Config,
+    dataset: Dataset,
+    *,
+    model_folder: Path | None,
+    run_folder: Path,
+    meter: Meter,
+    log: Log,
+) -> Fitted:
+    """Fit what reads the base: a logistic regression on its last hidden states, or nothing at all.
+
+    SetFit fine-tunes it before it is read.
+    """
+    settings, is_tuned = config.train, config.method.estimator == "setfit"
     precision = choose_precision(settings.precision, meter.device)
-    accelerator = make_accelerator(meter.device, precision)
     with meter.phase("data"):
         texts = tokenise(config, dataset, model_folder=model_folder)
     with meter.phase("load"):
@@ -437,8 +490,14 @@ def _fit_on_base(config: Config, dataset: Dataset, *, model_folder: Path | None,
             pad_token_id=texts.padding.token_id,
             folder=model_folder,
             device=meter.device,
-            precision=precision,
+            precision="fp32" if is_tuned else precision,
         )
+    tuned: dict[str, Any] = {}
+    if is_tuned:
+        tuned = _tune(
+            base, texts, config, dataset, precision=precision, run_folder=run_folder, meter=meter, log=log
+        )
+    accelerator = make_accelerator(meter.device, precision)  # one at a time: the tuning has its own
     if writes_labels(config):
         fitted = baselines.ask(base, texts, config, accelerator, meter)
     else:
@@ -453,11 +512,59 @@ def _fit_on_base(config: Config, dataset: Dataset, *, model_folder: Path | None,
             **build.describe_source(config.model, model_folder),
             "precision": precision,
             "max_length": length,
+            **tuned,
             **_describe_prompts(texts.task),
         },
         truncated_share=texts.splits["train"].truncated_share,
+        long_share=texts.splits["train"].long_share,
         reasons=described.reasons | _explain_cut(length, settings) | _explain_readings(texts.task),
     )
+
+
+def _tune(
+    base: nn.Module,
+    texts: tasks.Texts,
+    config: Config,
+    dataset: Dataset,
+    *,
+    precision: str,
+    run_folder: Path,
+    meter: Meter,
+    log: Log,
+) -> dict[str, Any]:
+    """Tune the base in place on pairs of train texts, for SetFit; return what the record says of it.
+
+    The base has weights in fp32 before, and in ``precision`` afterwards.
+
+    Raises:
+        DivergedError: the loss is NaN or infinite.
+    """
+    with meter.phase("load"):
+        from bench.model import contrastive  # libraries that take seconds and memory, for this method alone
+    split, frame = texts.splits["train"], dataset.splits["train"]
+    steps = count_steps(config.train, rows=len(split))
+    with meter.phase("train"):
+        history = contrastive.tune(
+            base,
+            contrastive.Labelled(
+                frame["text"].tolist(),
+                frame["label"].tolist(),
+                ids=[split.row(place) for place in range(len(split))],
+                pad_token_id=texts.padding.token_id,
+                padding_side=texts.padding.side,
+            ),
+            config.train,
+            steps=steps,
+            seed=config.seed,
+            device=meter.device,
+            precision=precision,
+            folder=run_folder,
+        )
+        base.to(DTYPES[precision])
+    for step, row in history:
+        require_finite(row["loss"], step)
+        log({**row}, step)
+    return {"steps": steps, "library": contrastive.describe_library()}
 
 
 def _describe_prompts(task: tasks.Task) -> dict[str, int]:
@@ -470,12 +577,15 @@ def _describe_prompts(task: tasks.Task) -> dict[str, int]:
 
 def _describe_baseline(config: Config, fitted: baselines.FittedBaseline, *, total: int) -> Fitted:
     """Describe a baseline, whose model has so many parameters in all."""
+    is_tuned = config.method.estimator == "setfit"
     reasons = {"throughput": "a baseline is fitted without training steps"}
+    if is_tuned:
+        reasons = {"throughput": "the library setfit counts no tokens"}
     if config.method.estimator not in AS_IT_IS:
         reasons["time.eval_seconds"] = "evaluation is part of fitting a baseline"
     return Fitted(
         fitted.probabilities,
-        parameters={"trainable": fitted.parameters, "total": total},
+        parameters={"trainable": total if is_tuned else fitted.parameters, "total": total},
         throughput={"tokens_per_second": None, "samples_per_second": None},
         reasons=reasons,
     )

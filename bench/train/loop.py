@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.nn import functional
 
 from bench.data.tokens import FILLER
+from bench.data.windows import pool
 from bench.errors import RunError
 from bench.train import optimizers, parallel
 from bench.train.meter import Meter
@@ -122,7 +122,7 @@ def add_gradients(training: Training, micro_batches: Sequence[Batch]) -> torch.T
         inputs = _hand_out(batch, training, streams=training.streams)
         labels = inputs.pop("labels")
         with parallel.synchronised(model, accelerator, now=number == len(part)):
-            of_rows = task.losses(model, inputs, labels.clamp(min=0))
+            of_rows = training.weigh(task.losses(model, inputs, labels.clamp(min=0)), labels.clamp(min=0))
             if training.streams > 1:
                 of_rows = of_rows * (labels != FILLER)
             losses = of_rows.view(members, -1).sum(1) / predictions
@@ -190,15 +190,19 @@ def _evaluate(
                 save_best(member)
 
 
-def predict(training: Training, batches: EvalBatches) -> list[Probabilities]:
-    """Predict the probabilities of each running member, in its split's order. # (rows, labels) each
+def predict(
+    training: Training, batches: EvalBatches, *, owners: Sequence[npt.NDArray[Any]] = ()
+) -> list[Probabilities]:
+    """Predict the probabilities of each running member, in its split's order. # (texts, labels) each
 
     Processes share the batches out, and each gets all the probabilities.
 
     Args:
         batches: of one split for all members, or of one for each stream, as tokens.eval_batches_apart
+        owners: of each split, if rows are windows of texts, whose scores are averaged. # (rows,) each
     """
     accelerator, members = training.accelerator, len(training.running)
+    pooled = any(map(len, owners))
     parts = []
     training.model.eval()
     with torch.inference_mode(), accelerator.autocast():
@@ -206,15 +210,25 @@ def predict(training: Training, batches: EvalBatches) -> list[Probabilities]:
             rows = np.atleast_2d(rows)  # (splits, rows)
             texts = {name: tensor for name, tensor in batch.items() if name != "labels"}
             inputs = _hand_out(texts, training, streams=len(rows))
-            probabilities = functional.softmax(training.task.score(training.model, inputs).double(), dim=-1)
-            parts.append((rows, probabilities.view(members, rows.shape[1], -1).cpu().numpy()))
+            scores = training.task.score(training.model, inputs).double()
+            scores = scores if pooled else training.task.normalise(scores)
+            parts.append((rows, scores.view(members, rows.shape[1], -1).cpu().numpy()))
     parts = parallel.collect(parts)
     rows = np.concatenate([rows for rows, _ in parts], axis=1)
-    found = np.concatenate([probabilities for _, probabilities in parts], axis=1)
-    return [
+    found = np.concatenate([scores for _, scores in parts], axis=1)
+    own = [
         _sort(rows[member.stream % len(rows)], own)
         for member, own in zip(training.running, found, strict=True)
     ]
+    if not pooled:
+        return own
+    places = [member.stream % len(owners) for member in training.running]
+    return [settle(scores, owners[place], training.task) for place, scores in zip(places, own, strict=True)]
+
+
+def settle(scores: npt.NDArray[np.float64], owners: npt.NDArray[Any], task: Task) -> Probabilities:
+    """Average the scores of each text's windows, and return the texts' probabilities. # (texts, labels)"""
+    return np.asarray(task.normalise(torch.from_numpy(pool(scores, owners))).numpy())
 
 
 def _sort(rows: npt.NDArray[Any], probabilities: Probabilities) -> Probabilities:
@@ -276,15 +290,27 @@ def embed(encoder: nn.Module, batches: EvalBatches, *, accelerator: Accelerator)
 
 
 def ask(
-    model: nn.Module, batches: EvalBatches, *, task: Task, accelerator: Accelerator
+    model: nn.Module,
+    batches: EvalBatches,
+    *,
+    task: Task,
+    accelerator: Accelerator,
+    owners: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Return each label's probability by a model as it is, in the split's order. # (rows, labels)"""
+    """Return each label's probability by a model as it is, in the split's order. # (texts, labels)
+
+    Args:
+        owners: as of predict
+    """
+    pooled = owners is not None and len(owners) > 0
 
     def answer(inputs: Inputs) -> torch.Tensor:
         with accelerator.autocast():
-            return functional.softmax(task.score(model, inputs).double(), dim=-1)
+            scores = task.score(model, inputs).double()
+            return scores if pooled else task.normalise(scores)
 
-    return _read(model, batches, answer, device=accelerator.device)
+    found = _read(model, batches, answer, device=accelerator.device)
+    return settle(found, owners, task) if owners is not None and pooled else found
 
 
 def _read(

@@ -1,65 +1,156 @@
-"""Metrics of a split, from its labels and probabilities, and the file of all predictions."""
+"""Metrics of a split, from its labels and probabilities, and the file of all predictions.
 
-from collections.abc import Mapping
+Where texts have several labels, each has a threshold: the probability from which on a text has it.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
 from bench.data.dataset import Dataset
 from bench.errors import RunError
+from bench.results import tally
+from bench.results.marks import Marks, mark, write_marks
 
 SMALLEST_PROBABILITY = 1e-15  # keeps the loss finite where a wrong answer was certain
 
+Floats = npt.NDArray[np.float64]
 
-def score(probabilities: npt.NDArray[Any], labels: npt.NDArray[Any]) -> dict[str, float]:
-    """Compute accuracy, macro F1 and mean cross-entropy of a split, to compare methods by.
 
-    F1 is averaged over every declared label; one that neither occurs nor is predicted counts as 0.
+def score(
+    probabilities: npt.NDArray[Any], labels: npt.NDArray[Any], thresholds: Floats | None = None
+) -> dict[str, float]:
+    """Compute METRICS of a split, to compare methods by; the loss is the mean cross-entropy.
+
+    F1 is averaged over every declared label; one that neither occurs nor is predicted counts as 0. Balanced
+    accuracy is the mean recall of the labels that occur. Of texts with several labels accuracy is exact
+    match, and the mean average precision leaves labels out that no text has.
 
     Args:
         probabilities: of each label. # (rows, labels)
-        labels: true label numbers. # (rows,)
+        labels: true label numbers, or of several which a row has. # (rows,), or (rows, labels)
+        thresholds: of several labels each one's; None: those that choose_thresholds finds here. # (labels,)
 
     Raises:
         ValueError: no rows, or shapes that do not belong together.
         RunError: a probability is not a finite number.
     """
-    if probabilities.ndim != 2 or len(labels) == 0 or labels.shape != probabilities.shape[:1]:
+    expected = probabilities.shape[: labels.ndim]
+    if probabilities.ndim != 2 or len(labels) == 0 or labels.shape != expected:
         raise ValueError(
             f"cannot score probabilities of shape {probabilities.shape} and labels {labels.shape}"
         )
     if not np.isfinite(probabilities).all():
         raise RunError("probabilities are not finite: the model diverged; lower train.lr")
+    if labels.ndim == 2:
+        return _score_several(probabilities, labels, thresholds)
     predicted = probabilities.argmax(axis=1)  # (rows,)
     true = np.take_along_axis(probabilities.astype(np.float64), labels[:, None], axis=1)  # (rows, 1)
     every_label = np.arange(probabilities.shape[1])
+    counted = tally.count(mark(labels, len(every_label)), mark(predicted, len(every_label)))
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
         "f1_macro": float(f1_score(labels, predicted, labels=every_label, average="macro", zero_division=0)),
+        "balanced_accuracy": float(tally.score_balanced_accuracy(counted)),
+        "mcc": float(tally.score_mcc(counted)),
         "loss": float(-np.log(np.clip(true, SMALLEST_PROBABILITY, 1.0)).mean()),
     }
 
 
-def predictions_frame(probabilities: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> pd.DataFrame:
+def _score_several(
+    probabilities: npt.NDArray[Any], truth: Marks, thresholds: Floats | None
+) -> dict[str, float]:
+    """Compute those of METRICS that mean something where texts have several labels."""
+    if thresholds is None:
+        thresholds = choose_thresholds(probabilities, truth)
+    answers = decide(probabilities, thresholds)
+    labels = zip(truth.T, probabilities.T, strict=True)
+    precisions = [average_precision_score(has, likely) for has, likely in labels if has.any()]
+    of_truth = np.where(truth, probabilities, 1.0 - probabilities).astype(np.float64)
+    return {
+        "accuracy": float(accuracy_score(truth, answers)),
+        "f1_macro": float(f1_score(truth, answers, average="macro", zero_division=0)),
+        "f1_micro": float(f1_score(truth, answers, average="micro", zero_division=0)),
+        # of a text without labels 1 where none is answered
+        "f1_samples": float(f1_score(truth, answers, average="samples", zero_division=1)),
+        "mean_average_precision": float(np.mean(precisions)),
+        "loss": float(-np.log(np.clip(of_truth, SMALLEST_PROBABILITY, 1.0)).mean()),
+    }
+
+
+def choose_thresholds(probabilities: npt.NDArray[Any], truth: Marks) -> Floats:
+    """Choose from which probability on each label is answered, by its F1 on these rows. # (labels,)
+
+    Candidates are 0.5 and the middles between neighbouring probabilities; of equally good ones the nearest to
+    0.5. So a threshold is another only where that helps, and a method that says the same of every text keeps
+    it: F1 alone would let it answer every label (Lipton et al., arXiv:1402.1892, section 3.3).
+    """
+    return np.array([_choose_threshold(*one) for one in zip(probabilities.T, truth.T, strict=True)])
+
+
+def _choose_threshold(probabilities: npt.NDArray[Any], truth: npt.NDArray[np.bool_]) -> float:
+    """Choose the threshold of one label. # probabilities, truth: (rows,)"""
+    order = np.argsort(-probabilities.astype(np.float64), kind="stable")
+    falling = probabilities[order].astype(np.float64)
+    ends = np.flatnonzero(falling[:-1] > falling[1:])  # the last row above each middle
+    candidates = np.append((falling[ends] + falling[ends + 1]) / 2, 0.5)
+    answered = np.append(ends + 1, np.count_nonzero(falling >= 0.5))
+    right = np.append(0, np.cumsum(truth[order]))[answered]
+    f1 = 2 * right / np.maximum(1, answered + truth.sum())
+    best = candidates[f1 == f1.max()]
+    return float(best[np.argmin(np.abs(best - 0.5))])
+
+
+def find_thresholds(probabilities: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> Floats | None:
+    """Choose each label's threshold on validation; None where a text has one label. # (labels,)"""
+    if dataset.sets is None:
+        return None
+    return choose_thresholds(probabilities["validation"], dataset.read_truth("validation"))
+
+
+def score_each_label(
+    probabilities: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    names: Sequence[str],
+    thresholds: Floats | None = None,
+) -> dict[str, dict[str, float]]:
+    """Compute the F1 of each label of a split, with its 95 % interval over other texts."""
+    counted = tally.count(mark(labels, len(names)), decide(probabilities, thresholds))
+    ends = zip(names, tally.score_labels(counted), *tally.bound_labels(counted), strict=True)
+    return {name: {"f1": float(f1), "low": float(low), "high": float(high)} for name, f1, low, high in ends}
+
+
+def decide(probabilities: npt.NDArray[Any], thresholds: npt.ArrayLike | None) -> Marks:
+    """Mark the likeliest label of each row, or all that reach their thresholds. # (rows, labels)"""
+    if thresholds is None:
+        return mark(probabilities.argmax(axis=1), probabilities.shape[1])
+    return np.asarray(probabilities >= np.asarray(thresholds))
+
+
+def predictions_frame(
+    probabilities: Mapping[str, npt.NDArray[Any]], dataset: Dataset, separator: str = "|"
+) -> pd.DataFrame:
     """Make the rows of predictions.csv: split, id, label, prediction, ``probability_<label>`` for each label.
 
     Args:
         probabilities: by split, in the order of its rows. # (rows, labels)
+        separator: between the labels of a text that has several
 
     Raises:
         ValueError: a split has another number of rows or labels.
     """
-    names = np.array(dataset.labels, dtype=object)
+    names, thresholds = dataset.labels, find_thresholds(probabilities, dataset)
     frames = []
     for split, values in probabilities.items():
         rows = dataset.splits[split]
         if values.shape != (len(rows), len(names)):
             raise ValueError(f"{split}: probabilities of shape {values.shape}, not {(len(rows), len(names))}")
         frame = pd.DataFrame({"split": split, "id": rows["id"].to_numpy()})
-        frame["label"] = names[rows["label"].to_numpy()]
-        frame["prediction"] = names[values.argmax(axis=1)]
+        frame["label"] = write_marks(mark(dataset.read_truth(split), len(names)), names, separator)
+        frame["prediction"] = write_marks(decide(values, thresholds), names, separator)
         frames.append(frame.join(pd.DataFrame(values, columns=[f"probability_{name}" for name in names])))
     return pd.concat(frames, ignore_index=True)

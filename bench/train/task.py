@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import peft
 import torch
 from torch import nn
@@ -17,7 +19,9 @@ from transformers.cache_utils import Cache, DummyLayer, DynamicLayer, DynamicSli
 
 from bench.data import tokens
 from bench.data.prompt import Prompt
+from bench.data.tokenised import TokenisedSplit
 
+GAMMA = 2.0  # of the focal loss, the value of its paper
 _NOTHING = -100  # in place of a token where an answer is over; what cross_entropy ignores
 _KEPT = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)  # layers of a cache that hold nothing else
 _UNLIKE = ("dory", "moshi")  # one reads its cache by itself, the other's window is of its cache alone
@@ -25,6 +29,7 @@ _BOTH_WAYS = ("chatglm",)  # whose tokens of a prompt see what follows them
 _STEMS = 8  # that take about the memory of a sequence read whole, where their prompt is read once
 
 Inputs = Mapping[str, torch.Tensor]  # input_ids, attention_mask: (rows, length)
+Weigh = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # losses and labels of rows -> losses: (rows,)
 
 
 class Task(Protocol):
@@ -49,29 +54,46 @@ class Task(Protocol):
         """Compute each row's loss, summed over its predictions. # (rows,)"""
 
     def score(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
-        """Compute numbers whose softmax over the labels is their probabilities. # (rows, labels)"""
+        """Compute numbers that ``normalise`` makes probabilities of. # (rows, labels)"""
+
+    def normalise(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the labels' probabilities, by softmax or of several by sigmoid. # (rows, labels)"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SequenceClassification:
-    """A head with one output for each label."""
+    """A head with one output for each label, and texts with one label, or with any of the sets."""
 
     sequences: int = 1
     readings: int = 1
     answer_tokens: int = 0
+    # the labels that each number in ``labels`` stands for, None: the one label. # (combinations, labels)
+    sets: npt.NDArray[np.bool_] | None = None
 
     def count(self, labels: torch.Tensor) -> int:
         """Count the rows."""
         return len(labels)
 
     def losses(self, model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
-        """Compute the cross-entropy of the head's outputs."""
-        return functional.cross_entropy(self.score(model, inputs), labels, reduction="none")
+        """Compute the cross-entropy of the head's outputs, or of several labels their mean binary one."""
+        scores = self.score(model, inputs)
+        if self.sets is None:
+            return functional.cross_entropy(scores, labels, reduction="none")
+        targets = self._targets.to(labels.device)[labels]  # (rows, labels)
+        return functional.binary_cross_entropy_with_logits(scores, targets, reduction="none").mean(-1)
 
     def score(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
         """Return the head's outputs."""
         logits: torch.Tensor = model(**inputs).logits.float()
         return logits
+
+    def normalise(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the softmax over the labels, or of several the sigmoid of each."""
+        return functional.softmax(scores, dim=-1) if self.sets is None else scores.sigmoid()
+
+    @cached_property
+    def _targets(self) -> torch.Tensor:
+        return torch.tensor(self.sets, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -156,6 +178,10 @@ class LabelLikelihood:
         of_first = first[:, targets[:, 0]] - first.logsumexp(-1, keepdim=True)  # (rows, labels)
         return of_first + of_later.masked_fill(targets[:, 1:] == _NOTHING, 0.0).sum(-1)
 
+    def normalise(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the probability of each label, given that the model writes one of them."""
+        return functional.softmax(scores, dim=-1)
+
     def _precede(self, inputs: Inputs) -> Inputs:
         """Put the examples before each prompt, if there are any."""
         if not self.prompt.examples:
@@ -176,18 +202,42 @@ class LabelLikelihood:
         return list(dict.fromkeys(answer[:-1] for answer in self.prompt.scored))
 
 
+def choose_weights(loss: str, counts: npt.NDArray[Any], device: torch.device) -> Weigh | None:
+    """Return how each row's loss counts, or None where all rows count alike.
+
+    weighted: in inverse proportion to its label's rows in train, so that each label counts as much as any
+    other; the mean over train's rows is 1. focal: by (1 - p)^GAMMA, where p is the probability of the true
+    label, or that the model writes it (Lin et al., "Focal Loss", arXiv:1708.02002, equation 4).
+
+    Args:
+        counts: rows of each label in train. # (labels,)
+    """
+    if loss == "weighted":
+        inverse = torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32, device=device)
+        return lambda losses, labels: losses * inverse[labels]
+    if loss == "focal":  # a row's loss is -log p
+        return lambda losses, _: losses * (-torch.expm1(-losses)) ** GAMMA
+    return None
+
+
 class Texts(NamedTuple):
     """A data set as a model's token ids, how its batches are padded, and what the model makes of them."""
 
-    splits: dict[str, tokens.TokenisedSplit]
+    splits: dict[str, TokenisedSplit]
     padding: tokens.Padding
     task: Task
 
 
-def make(prompt: Prompt | None, architecture: PreTrainedConfig) -> Task:
-    """Make the architecture's task of inputs that are such prompts, or of texts as they are."""
+def make(
+    prompt: Prompt | None, architecture: PreTrainedConfig, sets: npt.NDArray[np.bool_] | None = None
+) -> Task:
+    """Make the architecture's task of inputs that are such prompts, or of texts as they are.
+
+    Args:
+        sets: as of a data set, if its texts have several labels. # (combinations, labels)
+    """
     if prompt is None:
-        return SequenceClassification()
+        return SequenceClassification(sets=sets)
     shares = prompt.examples != () and shares_examples(architecture)
     return LabelLikelihood(prompt, keeps_keys(architecture), shares)
 

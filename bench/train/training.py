@@ -24,7 +24,7 @@ from bench.errors import RunError
 from bench.model import attention, build, trained
 from bench.train import optimizers, parallel
 from bench.train.meter import Meter
-from bench.train.task import Task
+from bench.train.task import Task, Weigh, choose_weights
 
 Batch = Mapping[str, torch.Tensor]  # input_ids, attention_mask (rows, length); labels (rows,)
 EvalBatches = Iterable[tuple[npt.NDArray[Any], Batch]]  # each with the places of its rows in their split
@@ -96,6 +96,7 @@ class Member:
     error: RunError | None = None  # that ended it, while others of its pack go on
     scaler: torch.amp.GradScaler | None = None  # of a pack's member in fp16; a run alone has accelerate's
     stream: int = 0  # whose rows of a batch it trains on
+    weigh: Weigh | None = None  # how each row's loss counts; None: all rows alike
 
     def record(self, row: Row, meter: Meter) -> None:
         """Add a row to the history, with what the process holds in memory now."""
@@ -119,7 +120,7 @@ class Training:
     model: nn.Module  # as accelerate wraps it
     task: Task
     accelerator: Accelerator
-    settings: TrainConfig  # of any member: they differ in their learning rates alone
+    settings: TrainConfig  # of any member: they differ in their learning rates and losses alone
     steps: int  # of the whole schedule
     members: Sequence[Member]
     drop: Callable[[int], None]  # as that of Networks
@@ -155,6 +156,14 @@ class Training:
         pairs = zip(self.running, losses, strict=True)
         scaled = [member.scaler.scale(loss) for member, loss in pairs if member.scaler is not None]
         return torch.stack(scaled) if scaled else losses
+
+    def weigh(self, losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Let each row's loss count as its member's ``train.loss`` says. # (members x rows,)"""
+        chosen = [member.weigh for member in self.running]
+        if not any(chosen):
+            return losses
+        parts = zip(chosen, losses.chunk(len(chosen)), labels.chunk(len(chosen)), strict=True)
+        return torch.cat([own if weigh is None else weigh(own, right) for weigh, own, right in parts])
 
     def clip(self, member: Member, most: float) -> torch.Tensor:
         """Clip the member's gradients by themselves, and return their norm before."""
@@ -194,10 +203,7 @@ class Training:
         progress = member.progress
         losses = self.accelerator.reduce(member.losses, reduction="sum")
         loss = float(losses / (progress.steps - progress.logged))
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"the loss became {loss} by step {progress.steps}; lower train.lr or raise warmup_steps"
-            )
+        require_finite(loss, progress.steps)
         return loss
 
     def end(self, member: Member, error: RunError) -> None:
@@ -216,7 +222,12 @@ class Training:
 
 def find_stream(config: Config) -> tuple[Any, ...]:
     """Return what decides which rows a member of a pack is trained and validated on, and in which order."""
-    return config.seed, config.data.train_size, config.data.fold
+    return config.seed, config.data.train_size, config.data.fold, is_balanced(config)
+
+
+def is_balanced(config: Config) -> bool:
+    """Tell whether batches are drawn so that labels are equally frequent."""
+    return config.train.loss == "balanced_sampling"
 
 
 def list_streams(configs: Iterable[Config]) -> list[tuple[Any, ...]]:
@@ -233,6 +244,16 @@ def make_accelerator(
         mixed_precision={"fp32": "no"}.get(precision, precision),
         deepspeed_plugin=plugin,
     )
+
+
+def require_finite(loss: float, step: int) -> None:
+    """Require a loss that is a number.
+
+    Raises:
+        DivergedError: it is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise DivergedError(f"the loss became {loss} by step {step}; lower train.lr or raise warmup_steps")
 
 
 def build_alone(configs: Sequence[Config], **options: Any) -> Networks:
@@ -253,11 +274,15 @@ def prepare(
     configs: Sequence[Config],
     *,
     task: Task,
+    label_counts: Iterable[npt.NDArray[Any]],
     steps: int,
     accelerator: Accelerator,
     logs: Sequence[Log],
 ) -> Training:
     """Prepare a training of so many optimizer steps, before its first.
+
+    Args:
+        label_counts: rows of each label that each run trains on. # (labels,) each
 
     Raises:
         ConfigError: the optimizer does not work on the device.
@@ -286,8 +311,9 @@ def prepare(
         Member(*parts, torch.zeros((), device=device))
         for parts in zip(networks.parts, wrapped, schedules, logs, strict=True)
     ]
-    for member, config in zip(members, configs, strict=True):
+    for member, config, counts in zip(members, configs, label_counts, strict=True):
         member.stream = streams.index(find_stream(config))
+        member.weigh = choose_weights(config.train.loss, counts, device)
     if len(members) > 1 and accelerator.scaler is not None:
         _scale_apart(members, accelerator)
     merged = configs[0].merged_micro_batches if len(members) > 1 else 1

@@ -8,11 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.data import dataset as datasets
+from bench.data.sources import Text, list_texts
 from bench.errors import ConfigError
 from bench.report.cells import to_markdown
+from bench.report.numbers import statistics
+from bench.results.marks import mark
 from bench.results.store import Result
 from bench.train import metrics
-from bench.winner.classifier import read_config, softmax
+from bench.winner.classifier import normalise, read_config
 
 Scores = npt.NDArray[np.float64]  # (texts, labels)
 
@@ -21,8 +24,9 @@ Scores = npt.NDArray[np.float64]  # (texts, labels)
 class Held:
     """The test split that a run was scored on."""
 
-    texts: list[str]
-    labels: npt.NDArray[np.int64]  # (texts,)
+    texts: list[Text]
+    labels: npt.NDArray[Any]  # each text's, or of several which it has: (texts,), or (texts, labels)
+    thresholds: Scores | None = None  # of several: (labels,)
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,10 @@ class Agreement:
     form: str
     accuracy: float
     f1_macro: float
-    changed_share: float  # of the test texts, those that it takes for another label
+    p_value: float | None  # of accuracies that are equal on texts like these; a single text gives none
+    changed: int  # test texts that it takes for another label, or other labels
+    changed_share: float
+    max_probability_difference: float
     max_score_difference: float  # of logits, or of log-likelihoods
 
 
@@ -49,20 +56,39 @@ def read_test(result: Result) -> Held:
             f"{result.run_id}: its texts have changed since it was trained, so nothing can be compared on "
             "them; bring them back as they were, or train again"
         )
-    split = dataset.splits["test"]
-    return Held(split["text"].tolist(), split["label"].to_numpy())
+    thresholds = result.model.get("thresholds")
+    return Held(
+        list_texts(dataset.splits["test"]),
+        dataset.read_truth("test"),
+        None if thresholds is None else np.array([thresholds[label] for label in result.labels]),
+    )
 
 
 def compare(form: str, scores: Scores, trained: Scores, held: Held) -> Agreement:
     """Return the form's own quality, and how far its scores are from the trained one's."""
-    score = metrics.score(softmax(scores), held.labels)
+    probabilities = [normalise(one, held.thresholds) for one in (scores, trained)]
+    answers, before = (metrics.decide(one, held.thresholds) for one in probabilities)
+    score = metrics.score(probabilities[0], held.labels, held.thresholds)
+    truth = mark(held.labels, scores.shape[1])
+    changed = (answers != before).any(axis=1)  # (texts,)
     return Agreement(
         form=form,
         accuracy=score["accuracy"],
         f1_macro=score["f1_macro"],
-        changed_share=float((scores.argmax(axis=1) != trained.argmax(axis=1)).mean()),
+        p_value=_test((answers == truth).all(axis=1), (before == truth).all(axis=1)),
+        changed=int(changed.sum()),
+        changed_share=float(changed.mean()),
+        max_probability_difference=float(np.abs(probabilities[0] - probabilities[1]).max()),
         max_score_difference=float(np.abs(scores - trained).max()),
     )
+
+
+def _test(right: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float | None:
+    """Return the two-sided p of equal accuracy, paired by text. # both (texts,)"""
+    if len(right) < 2:
+        return None
+    difference = statistics.subtract(*(statistics.score_answers(one[None]) for one in (right, other)))
+    return statistics.find_p(*difference, rows=len(right))
 
 
 def describe(rows: Sequence[Agreement], *, texts: int, tolerance: float) -> dict[str, Any]:
@@ -72,14 +98,15 @@ def describe(rows: Sequence[Agreement], *, texts: int, tolerance: float) -> dict
 
 def tabulate(rows: Sequence[Agreement]) -> str:
     """Write the forms as a Markdown table."""
-    header = ["Form", "Accuracy", "F1 (macro)", "Changed predictions", "Largest score difference"]
+    header = ["Form", "Accuracy", "F1 (macro)", "p", "Changed predictions", "Largest change of a probability"]
     cells = [
         [
             row.form,
             f"{row.accuracy:.2%}",
             f"{row.f1_macro:.2%}",
-            f"{row.changed_share:.2%}",
-            f"{row.max_score_difference:.2g}",
+            "unknown" if row.p_value is None else f"{row.p_value:.2g}",
+            f"{row.changed} ({row.changed_share:.2%})",
+            f"{row.max_probability_difference:.2g}",
         ]
         for row in rows
     ]

@@ -4,8 +4,19 @@ import re
 import shlex
 from pathlib import Path
 
+from bench.config.schema import TRAINED
 from bench.errors import ConfigError, MissingError
-from bench.results.selection import group_by_method, read_criterion, read_value, select_best
+from bench.results.selection import (
+    configuration_key,
+    fill_scores,
+    group_by_method,
+    is_stopped,
+    read_criterion,
+    read_fold,
+    read_seed,
+    read_value,
+    select_best,
+)
 from bench.results.store import Result, Store
 from bench.train import checkpoint
 from bench.train.checkpoint import BEST
@@ -44,6 +55,36 @@ def find_run(store: Store, name: str) -> Result:
     return result
 
 
+def find_seeds(store: Store, name: str) -> list[Result]:
+    """Return all seeds of the run's configuration that can answer together, by seed.
+
+    Raises:
+        ConfigError: as find_run; there is one seed; or they are no adapters on one base.
+    """
+    result = find_run(store, name)
+    asked, method, key = f"{name} --seeds", result.config["method"], configuration_key(result)
+    if method["estimator"] != "network" or method["trainable"] != "adapter":
+        raise ConfigError(
+            f"{asked}: method {method['name']} trains no adapter, so its seeds share no base and would take "
+            "a whole model each; export one of them, without --seeds"
+        )
+    if read_fold(result) is not None:
+        raise ConfigError(
+            f"{asked}: its runs are folds, which were trained on other texts; train seeds without data.folds"
+        )
+    same = [
+        one
+        for one in store.read_all()[0]
+        if one.is_success and not is_stopped(one) and configuration_key(one) == key
+    ]
+    if len(same) < 2:
+        raise ConfigError(
+            f"{asked}: its configuration has one seed; train more with sweep.final_seeds=3, or leave "
+            "out --seeds"
+        )
+    return sorted(same, key=lambda one: read_seed(one) or 0)
+
+
 def find_weights(store: Store, result: Result) -> Path:
     """Return the file with what the run trained.
 
@@ -53,9 +94,11 @@ def find_weights(store: Store, result: Result) -> Path:
     """
     method, base = result.config["method"], result.config["model"]
     if method["estimator"] != "network":
+        is_trained = method["estimator"] in TRAINED
+        reason = "keeps no weights" if is_trained else "is a baseline without a trained network"
         raise ConfigError(
-            f"{result.run_id}: method {method['name']} is a baseline without a trained network; choose a "
-            "method that fine-tunes, such as best:lora"
+            f"{result.run_id}: method {method['name']} {reason}; choose a method that fine-tunes, such as "
+            "best:lora"
         )
     if base.get("weights", "saved") == "random":
         raise ConfigError(
@@ -95,7 +138,9 @@ def _find_best(store: Store, name: str) -> Result:
             f"{name}: {store.folder} holds this method on {len(groups)} pairs of texts and base model; "
             "give the run_id of one, as table.md and runs.csv list them"
         )
-    selection = select_best(next(iter(groups.values())), select_by=read_criterion(results))
+    select_by = read_criterion(results)
+    [members] = (fill_scores(runs, store, select_by) for runs in groups.values())
+    selection = select_best(members, select_by=select_by)
     if selection is None:
         raise ConfigError(f"{name}: none of its runs is a success; `bench status` counts them")
     return selection.candidates[0]

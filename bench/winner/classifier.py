@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import peft
 import torch
 from safetensors import SafetensorError
+from scipy.special import expit
 from torch import nn
 from transformers import AutoConfig, set_seed
 
@@ -22,16 +24,22 @@ from bench.config.schema import Config
 from bench.data import dataset, tokens
 from bench.data import prompt as prompts
 from bench.data.prompt import Prompt
+from bench.data.sources import Text
+from bench.data.tokenised import TokenisedSplit
+from bench.data.windows import pool
 from bench.errors import ConfigError, DataError, first_line
-from bench.model import build, decoder, encoder
+from bench.model import build, decoder, encoder, onnx
+from bench.results.confidence import SMALLEST
 from bench.results.store import Result, Store
 from bench.run import app
 from bench.train import task as tasks
 from bench.train.device import choose_device, choose_precision
+from bench.train.metrics import decide
 from bench.winner import manifest as manifests
 from bench.winner.choose import find_weights
 from bench.winner.manifest import Manifest, Origin
 from bench.winner.origin import locate
+from bench.winner.selective import read_confidence
 
 BATCH_SIZE = 64
 _OF_A_RUN = ("task", "seed", "method", "lora", "model", "data", "train")  # the rest is of where it ran
@@ -41,8 +49,9 @@ _OF_A_RUN = ("task", "seed", "method", "lora", "model", "data", "train")  # the 
 class LabelPrediction:
     """What a text is taken for."""
 
-    label: str
+    label: str | list[str] | None  # a list where texts may have several; None: none of these
     probabilities: dict[str, float]  # by label, in the declared order
+    reason: str | None = None  # why there is no label
 
 
 @dataclass(frozen=True)
@@ -54,15 +63,16 @@ class Classifier:
     manifest: Manifest
     precision: str
     device: torch.device
+    min_confidence: float = 0.0  # a text whose highest probability is less has no label
 
     def predict(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         *,
         batch_size: int = BATCH_SIZE,
         advance: Callable[[int], object] | None = None,
     ) -> list[LabelPrediction]:
-        """Return each text's label and probabilities, in the order of the texts.
+        """Return each text's label and probabilities, in the order of the texts; a pair is a tuple of two.
 
         ``advance`` is told of every batch how many texts it held.
 
@@ -71,50 +81,94 @@ class Classifier:
         """
         if not texts:
             return []
-        labels = self.manifest.labels
-        scores = self.score(texts, batch_size=batch_size, advance=advance)
-        return [
-            LabelPrediction(labels[int(row.argmax())], dict(zip(labels, map(float, row), strict=True)))
-            for row in softmax(scores)
-        ]
+        thresholds = self.manifest.thresholds
+        probabilities = normalise(self.score(texts, batch_size=batch_size, advance=advance), thresholds)
+        answers = decide(probabilities, None if thresholds is None else np.array(thresholds))
+        return [self._name(*one) for one in zip(probabilities, answers, strict=True)]
+
+    def _name(self, row: npt.NDArray[np.float64], answer: npt.NDArray[np.bool_]) -> LabelPrediction:
+        """Name the text's label or labels, or say why there is none. # both (labels,)"""
+        labels, surest = self.manifest.labels, float(row.max())
+        probabilities = dict(zip(labels, map(float, row), strict=True))
+        if surest < self.min_confidence:
+            reason = f"the highest probability, {surest:.4f}, is below {self.min_confidence:g}"
+            return LabelPrediction(None, probabilities, reason)
+        answered = [*compress(labels, answer)]
+        return LabelPrediction(answered[0] if self.manifest.thresholds is None else answered, probabilities)
 
     def score(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         *,
         batch_size: int = BATCH_SIZE,
         advance: Callable[[int], object] | None = None,
     ) -> npt.NDArray[np.float64]:
-        """Return numbers whose softmax is each text's probabilities. # (texts, labels)"""
+        """Return numbers that ``normalise`` makes probabilities of, with the run's temperature in them.
+
+        Those of a text that is read in windows are the mean of these.
+
+        Returns:
+            # (texts, labels)
+        """
         split = self.tokenise(texts)
-        rows = max(1, batch_size // self.task.sequences)
-        scores = np.empty((len(texts), len(self.manifest.labels)))
+        rows, members = max(1, batch_size // self.task.sequences), self.manifest.members
+        if not members:
+            return self._score(split, rows, advance) / self.manifest.temperature
+        network: Any = self.model
+        parts = []
+        for place, name in enumerate(members):
+            network.set_adapter(name)
+            told = advance if place == len(members) - 1 else None
+            parts.append(normalise(self._score(split, rows, told), None))  # (texts, labels)
+        mean = np.mean(parts, axis=0)
+        return np.asarray(np.log(np.maximum(mean, SMALLEST)) / self.manifest.temperature)
+
+    def _score(
+        self, split: TokenisedSplit, rows: int, advance: Callable[[int], object] | None
+    ) -> npt.NDArray[np.float64]:
+        """Return the scores of the network as it is, in batches of so many rows. # (texts, labels)"""
+        scores = np.empty((len(split), len(self.manifest.labels)))
+        owners = split.owners if len(split.owners) else np.arange(len(split))
+        ends = np.diff(owners, append=len(split)) > 0  # the last row of each text
         self.model.eval()
         with torch.inference_mode(), self.autocast():
             for numbers, batch in tokens.eval_batches(split, batch_size=rows, padding=self.padding):
                 inputs = {name: value.to(self.device) for name, value in batch.items() if name != "labels"}
                 scores[numbers] = self.task.score(self.model, inputs).double().cpu().numpy()
                 if advance is not None:
-                    advance(len(numbers))
-        return scores
+                    advance(int(ends[numbers].sum()))
+        return pool(scores, split.owners)
 
-    def tokenise(self, texts: Sequence[str]) -> tokens.TokenisedSplit:
+    def tokenise(self, texts: Sequence[Text]) -> TokenisedSplit:
         """Return the texts in token ids, cut to the run's length, in its prompt if it had one.
 
         Raises:
-            DataError: a text is empty, or the tokenizer finds nothing in it.
+            DataError: a text is empty or lacks its second one, or the tokenizer finds nothing in it.
         """
         for number, text in enumerate(texts):
-            if not text.strip():
+            if isinstance(text, str) == self.manifest.pairs:
+                wanted = "two texts at a time, as a pair" if self.manifest.pairs else "one text at a time"
+                raise DataError(f"text {number + 1} of {len(texts)}: {self.manifest.run_id} reads {wanted}")
+            if not all(part.strip() for part in ([text] if isinstance(text, str) else text)):
                 raise DataError(f"text {number + 1} of {len(texts)} is empty; remove it")
+        network: Any = self.model
+        prompt, pairs = self.manifest.prompt, self.manifest.pairs
         return tokens.tokenise_texts(
             list(texts),
             np.zeros(len(texts), dtype=np.int64),
             self.tokenizer,
             max_length=self.manifest.max_length,
-            prompt=self.manifest.prompt,
+            prompt=prompt,
             split="texts",
+            types=pairs and prompt is None and encoder.takes_types(network.config),
+            long_texts=self.manifest.long_texts,
         )
+
+    @property
+    def base(self) -> Any:
+        """The network without its adapter, if it has one."""
+        network: Any = self.model
+        return network.get_base_model() if self.manifest.kind == "adapter" else network
 
     @cached_property
     def task(self) -> tasks.Task:
@@ -135,8 +189,10 @@ class Classifier:
         )
 
 
-def softmax(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the probabilities of scores. # (rows, labels)"""
+def normalise(scores: npt.NDArray[np.float64], thresholds: npt.ArrayLike | None) -> npt.NDArray[np.float64]:
+    """Return the probabilities of scores, each label's own where several have thresholds. # (rows, labels)"""
+    if thresholds is not None:
+        return np.asarray(expit(scores))
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
@@ -149,15 +205,15 @@ def rebuild(store: Store, result: Result) -> Classifier:
         MissingError: the weights were not kept, or the base is not on this machine.
     """
     path = find_weights(store, result)
-    classifier = begin(result)
+    classifier = begin(store, result)
     build.load_trained(classifier.model, path)
     return dataclasses.replace(classifier, model=classifier.model.requires_grad_(False).eval())
 
 
-def begin(result: Result) -> Classifier:
+def begin(store: Store, result: Result) -> Classifier:
     """Build the run's network as it was when training began, its trained weights marked."""
     config = read_config(result)
-    manifest = _describe(result, config)
+    manifest = dataclasses.replace(_describe(result, config), confidence=read_confidence(store, result))
     folder = locate(manifest.base)
     device = choose_device("auto")
     precision = manifest.precision
@@ -172,15 +228,16 @@ def begin(result: Result) -> Classifier:
             device=device,
             precision=precision,
         )
-    trained: Any = network.model
-    base = trained.get_base_model() if manifest.kind == "adapter" else trained
-    unquantised = sorted({*build.head_names(base), *manifest.new_modules})
+    begun = Classifier(network.model, tokenizer, manifest, precision, device)
+    if manifest.thresholds is not None:  # so that others read its outputs by sigmoid too
+        begun.base.config.problem_type = "multi_label_classification"
+    unquantised = sorted({*build.head_names(begun.base), *manifest.new_modules})
     manifest = dataclasses.replace(manifest, unquantised=unquantised)
     if manifest.task == "label_likelihood":
         words = dict(zip(manifest.labels, manifest.label_words or [], strict=True))
-        prompt = prompts.make(tokenizer, template=str(manifest.template), words=words)
+        prompt = prompts.make(tokenizer, template=str(manifest.template), words=words, pairs=manifest.pairs)
         manifest = with_prompt(manifest, prompt)
-    return Classifier(network.model, tokenizer, manifest, precision, device)
+    return dataclasses.replace(begun, manifest=manifest)
 
 
 def with_prompt(manifest: Manifest, prompt: Prompt) -> Manifest:
@@ -188,6 +245,7 @@ def with_prompt(manifest: Manifest, prompt: Prompt) -> Manifest:
     return dataclasses.replace(
         manifest,
         before=list(prompt.before),
+        between=None if prompt.between is None else list(prompt.between),
         after=list(prompt.after),
         answers=[list(answer) for answer in prompt.answers],
         scored=[list(one) for one in prompt.scored],
@@ -195,29 +253,33 @@ def with_prompt(manifest: Manifest, prompt: Prompt) -> Manifest:
 
 
 def load(folder: str | Path, *, quantization: str | None = None, precision: str | None = None) -> Classifier:
-    """Return the classifier in a folder that ``bench export`` or ``bench merge`` has made.
+    """Return the classifier in a folder that ``bench export`` or ``bench merge`` has made; ONNX on the CPU.
 
     ``quantization`` holds its frozen weights otherwise than the folder says, none or nf4; ``precision`` is
     what is computed in, and by default what the run computed in.
 
     Raises:
         ConfigError: the folder is not such a one, or is damaged, or its base has changed since.
-        MissingError: an adapter's base is not on this machine.
+        MissingError: an adapter's base is not on this machine, or ONNX's packages are not installed.
     """
     folder = Path(folder)
     manifest = manifests.read(folder)
+    if manifest.kind == "onnx":
+        session = onnx.load(folder)
+        return Classifier(session, build.load_tokenizer(folder), manifest, "fp32", torch.device("cpu"))
     if quantization is not None:
         manifest = dataclasses.replace(manifest, quantization=quantization, double_quant=True)
     device = choose_device("auto")
     precision = precision or fitting_precision(manifest.precision, device)
     try:
         with quiet():
-            network = _load_network(folder, manifest, device=device, precision=precision)
+            folders = [folder / name for name in manifest.members or [""]]
+            network = _load_network(folders, manifest, device=device, precision=precision)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ConfigError(
             f"{folder}: its model does not load ({first_line(error)}); export it again"
         ) from None
-    tokenizer = build.load_tokenizer(folder)
+    tokenizer = build.load_tokenizer(folders[0])
     return Classifier(network.requires_grad_(False).eval(), tokenizer, manifest, precision, device)
 
 
@@ -266,10 +328,21 @@ def _describe(result: Result, config: Config) -> Manifest:
         after=None,
         answers=None,
         scored=None,
+        pairs=config.data.text_pair_column is not None,
+        text_template=config.data.text_template,
+        long_texts=config.data.long_texts,
+        thresholds=[result.model["thresholds"][label] for label in result.labels]
+        if config.data.multi_label
+        else None,
+        label_separator=config.data.label_separator,
     )
 
 
-def _load_network(folder: Path, manifest: Manifest, *, device: torch.device, precision: str) -> nn.Module:
+def _load_network(
+    folders: Sequence[Path], manifest: Manifest, *, device: torch.device, precision: str
+) -> nn.Module:
+    """Load the network of a folder, or the adapters of several folders on one base."""
+    folder = folders[0]
     settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     is_adapter = manifest.kind == "adapter"
     held = build.quantization_config(manifest, build.DTYPES[precision], manifest.unquantised)
@@ -287,9 +360,18 @@ def _load_network(folder: Path, manifest: Manifest, *, device: torch.device, pre
     encoder.read_first_token_only(base)
     for name in manifest.new_modules:  # so that what was trained is not rounded when it is put there
         base.get_submodule(name).float()
-    network = peft.PeftModel.from_pretrained(base, folder) if is_adapter else base
+    network = base
+    if is_adapter:
+        network = peft.PeftModel.from_pretrained(base, folder, adapter_name=_name_adapter(folder, manifest))
+    for other in folders[1:]:
+        network.load_adapter(other, adapter_name=other.name)
     cast_products(network, build.DTYPES[precision])
-    return network.to(device)
+    placed: nn.Module = network.to(device)
+    return placed
+
+
+def _name_adapter(folder: Path, manifest: Manifest) -> str:
+    return folder.name if manifest.members else "default"
 
 
 def cast_products(network: nn.Module, dtype: torch.dtype) -> None:

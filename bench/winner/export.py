@@ -21,6 +21,7 @@ from bench.winner.classifier import Classifier
 from bench.winner.manifest import Manifest
 from bench.winner.origin import locate
 
+LENGTHS = "sentence_bert_config.json"  # where vLLM and text-embeddings-inference look for the longest text
 # Starts of an adapter that take what it holds out of the base; the same list is in peft's LoraModel.
 _CHANGES_BASE = ("pissa", "corda", "olora", "lora_ga")
 
@@ -42,7 +43,7 @@ def export(store: Store, result: Result, folder: Path) -> Classifier:
 def write(store: Store, result: Result, folder: Path) -> Classifier:
     """Write the export into an empty folder, and return the run's classifier as rebuilt."""
     weights = find_weights(store, result)
-    exported = classifier.begin(result)
+    exported = classifier.begin(store, result)
     manifest = exported.manifest
     if manifest.kind == "full" and manifest.quantization != "none":
         raise ConfigError(
@@ -53,21 +54,36 @@ def write(store: Store, result: Result, folder: Path) -> Classifier:
     start = _remember_start(network)
     build.load_trained(network, weights)
     network.requires_grad_(False).eval()
-    with classifier.quiet():
-        if manifest.kind == "adapter":
-            _name_base(network, manifest)
+    if manifest.kind == "adapter":
+        _name_base(network, manifest)
+        with classifier.quiet():
             network.save_pretrained(folder, save_embedding_layers=False)
-            network.get_base_model().config.save_pretrained(folder)
-        else:
-            network.save_pretrained(folder)
-    if start:
-        _widen(folder, start)
-    free_cache(folder)
-    exported.tokenizer.save_pretrained(folder)
-    manifests.write(manifest, folder)
-    base = network.get_base_model() if manifest.kind == "adapter" else network
-    readme.write(folder, result, manifest, network=base)
+        exported.base.config.save_pretrained(folder)
+        if start:
+            _widen(folder, start)
+        save_beside(exported, folder)
+    else:
+        save(exported, folder)
+    readme.write(folder, result, manifest, network=exported.base)
     return exported
+
+
+def save(made: Classifier, folder: Path) -> None:
+    """Write a whole model into the folder as transformers does, with all that reading it needs."""
+    network: Any = made.model
+    with classifier.quiet():
+        network.save_pretrained(folder)
+    save_beside(made, folder)
+
+
+def save_beside(made: Classifier, folder: Path) -> None:
+    """Put the tokenizer and bench.json beside a saved model, and what servers read beside its config.json."""
+    _settle_config(folder, made.manifest)
+    if made.manifest.kind != "adapter" and made.manifest.prompt is None:
+        lengths = {"max_seq_length": made.manifest.max_length, "do_lower_case": False}
+        (folder / LENGTHS).write_text(json.dumps(lengths, indent=2) + "\n", encoding="utf-8")
+    made.tokenizer.save_pretrained(folder)
+    manifests.write(made.manifest, folder)
 
 
 @contextlib.contextmanager
@@ -129,14 +145,18 @@ def _name_base(network: Any, manifest: Manifest) -> None:
     settings.revision = base.revision if base.source == "hub" else None
 
 
-def free_cache(folder: Path) -> None:
-    """Let a decoder remember tokens, for which only writing has a use.
+def _settle_config(folder: Path, manifest: Manifest) -> None:
+    """Have config.json say what this folder's model is for and how its own weights are held.
 
-    Also takes out how the base was quantised, which is not how this folder's own weights are held.
+    A head chooses one label. A decoder may remember tokens, for which only writing has a use. How the base
+    was quantised goes.
     """
     path = folder / "config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings.pop("quantization_config", None)
+    if manifest.prompt is None and len(manifest.labels) > 1:
+        count = "single" if manifest.thresholds is None else "multi"
+        settings["problem_type"] = f"{count}_label_classification"
     if "use_cache" in settings:
         settings["use_cache"] = True
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -7,13 +7,14 @@ import torch
 from transformers import set_seed
 
 from bench.data import tokens
+from bench.data.sources import Text
 from bench.errors import ConfigError
 from bench.winner.classifier import Classifier
 
 
 def generate(
     classifier: Classifier,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     *,
     max_new_tokens: int,
     temperature: float,
@@ -35,6 +36,16 @@ def generate(
         raise ConfigError(
             f"{classifier.manifest.run_id} ({classifier.manifest.method}): was trained with a head that "
             "classifies and writes nothing; use `bench classify`, or train with task=label_likelihood"
+        )
+    if classifier.manifest.members:
+        raise ConfigError(
+            f"{classifier.manifest.run_id}: several seeds have a mean of probabilities, but no text that "
+            "they write together; name one of them, the folder DIR/SEED or its run_id"
+        )
+    if classifier.manifest.long_texts == "windows":
+        raise ConfigError(
+            f"{classifier.manifest.run_id}: reads long texts in windows (data.long_texts=windows); scores "
+            "can be averaged, and what is written cannot; use `bench classify`"
         )
     split = classifier.tokenise(texts)
     network: Any = classifier.model

@@ -4,19 +4,23 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from bench.data.sources import Text
 from bench.report.cells import to_markdown
 from bench.report.language.text import ENGLISH
 from bench.report.latency import list_forms
 from bench.run import provenance
+from bench.train.meter import Meter
 from bench.winner import classifier, export
 from bench.winner import manifest as manifests
 from bench.winner.classifier import Classifier
+from bench.winner.conversion import name_onnx
 from bench.winner.merge import choose_base, merge_folder
 
 _SINGLES = 100  # texts that are timed one by one
@@ -35,7 +39,7 @@ class Latency:
     texts_per_second: float
 
 
-def measure(folder: Path, texts: Sequence[str]) -> list[Latency]:
+def measure(folder: Path, texts: Sequence[Text]) -> list[Latency]:
     """Measure each form of the exported classifier, at batch 1 and at its fastest batch size.
 
     Raises:
@@ -47,7 +51,22 @@ def measure(folder: Path, texts: Sequence[str]) -> list[Latency]:
     return rows
 
 
-def measure_form(form: str, loaded: Classifier, texts: Sequence[str]) -> list[Latency]:
+def measure_together(folder: Path, texts: Sequence[Text]) -> tuple[list[Latency], dict[str, Any]]:
+    """Measure the export of several seeds, and the peak memory while it answers.
+
+    Returns:
+        The rows, and {kind: cuda|cpu_resident, peak_bytes}.
+    """
+    [(form, loaded)] = _make_forms(folder)
+    meter = Meter(loaded.device)
+    with meter.phase("eval"):
+        rows = measure_form(form, loaded, texts)
+    record = meter.memory_record()
+    peak = "peak_reserved_bytes" if record["kind"] == "cuda" else "peak_resident_bytes"
+    return rows, {"kind": record["kind"], "peak_bytes": record["eval"][peak]}
+
+
+def measure_form(form: str, loaded: Classifier, texts: Sequence[Text]) -> list[Latency]:
     """Measure the form at batch 1, and at the best of some batch sizes.
 
     Texts are taken in their order, so a batch is as mixed in length as they are.
@@ -65,6 +84,7 @@ def describe(rows: Sequence[Latency], folder: Path, texts: int) -> dict[str, Any
     """Return evidence.LATENCY: the rows, and on what they were measured."""
     manifest = manifests.read(folder)
     facts = provenance.describe(model_revision=manifest.base.content)
+    runtime = {"onnxruntime": metadata.version("onnxruntime")} if manifest.kind == "onnx" else {}
     return {
         "run_id": manifest.run_id,
         "kind": manifest.kind,
@@ -72,7 +92,7 @@ def describe(rows: Sequence[Latency], folder: Path, texts: int) -> dict[str, Any
         "max_length": manifest.max_length,
         "threads": torch.get_num_threads(),
         "hardware": facts["hardware"],
-        "packages": facts["packages"],
+        "packages": facts["packages"] | runtime,
         "forms": [asdict(row) for row in rows],
     }
 
@@ -87,6 +107,12 @@ def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
     """Yield it as it is, merged if it is an adapter, and in 4 bits, one at a time."""
     manifest = manifests.read(folder)
     held = "" if manifest.quantization == "none" else f"{manifest.quantization} "
+    if manifest.members:
+        yield f"{held}base + all adapters", classifier.load(folder)
+        return
+    if manifest.kind == "onnx":
+        yield name_onnx(manifest), classifier.load(folder)
+        return
     if manifest.kind != "adapter":
         yield "whole model", classifier.load(folder)
         yield "quantised to nf4", classifier.load(folder, quantization="nf4")
@@ -94,18 +120,13 @@ def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
     yield f"{held}base + adapter", classifier.load(folder)
     merged = merge_folder(folder, into=choose_base(manifest, None))
     with tempfile.TemporaryDirectory(prefix="bench-") as other:
-        network: Any = merged.model
-        with classifier.quiet():
-            network.save_pretrained(other)
-        export.free_cache(Path(other))
-        merged.tokenizer.save_pretrained(other)
-        manifests.write(merged.manifest, Path(other))
-        del merged, network
+        export.save(merged, Path(other))
+        del merged
         yield "merged", classifier.load(other)
         yield "merged, quantised to nf4", classifier.load(other, quantization="nf4")
 
 
-def _time(form: str, loaded: Classifier, texts: Sequence[str], size: int) -> Latency:
+def _time(form: str, loaded: Classifier, texts: Sequence[Text], size: int) -> Latency:
     """Return the seconds of each batch, by a monotonic clock, without a smaller last one."""
     seconds = []
     for start in range(0, len(texts) - size + 1, size):

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.data.prompt import Prompt
 from bench.errors import ConfigError
+from bench.results.confidence import Confidence
 
 NAME = "bench.json"
 VERSION = 1
@@ -29,7 +30,7 @@ class Origin:
 class Manifest:
     """How to read what is beside it, as the run ``run_id`` came to it."""
 
-    kind: str  # adapter (beside its base, which is elsewhere) | full
+    kind: str  # adapter (beside its base, which is elsewhere) | full | onnx
     run_id: str
     method: str
     task: str
@@ -48,14 +49,31 @@ class Manifest:
     after: list[int] | None
     answers: list[list[int]] | None  # each label's words and the end, in token ids
     scored: list[list[int]] | None  # the part of them that labels are compared by
+    confidence: Confidence | None = None  # by the run's validation texts; None: their predictions were gone
+    members: list[str] | None = None  # folders of adapters on one base, whose probabilities are averaged
     version: int = VERSION
+    # What folders of earlier versions do not say.
+    pairs: bool = False  # each text comes with a second one
+    between: list[int] | None = None  # token ids between the two, where a prompt stands around them
+    long_texts: str = "truncate"  # one of schema.LONG_TEXTS
+    text_template: str | None = None  # a text is made of a file's columns, "{title}: {body}"
+    # of a run whose texts have several labels: from which probability on each is answered; None: one label
+    thresholds: list[float] | None = None
+    label_separator: str = "|"  # between several labels in a CSV file
+
+    @property
+    def temperature(self) -> float:
+        """What scores are divided by; 1 where no temperature is known."""
+        known = None if self.confidence is None else self.confidence.temperature
+        return 1.0 if known is None else known
 
     @property
     def prompt(self) -> Prompt | None:
         """What stands around a text, or None where a head reads it as it is."""
         if self.before is None or self.after is None or self.answers is None:
             return None
-        return Prompt(tuple(self.before), tuple(self.after), tuple(map(tuple, self.answers)))
+        between = None if self.between is None else tuple(self.between)
+        return Prompt(tuple(self.before), tuple(self.after), tuple(map(tuple, self.answers)), between=between)
 
 
 def write(manifest: Manifest, folder: Path) -> None:
@@ -81,6 +99,7 @@ def read(folder: Path) -> Manifest:
             raise ConfigError(
                 f"{path}: has the version {values['version']}, expected {VERSION}; export again"
             )
-        return Manifest(**{**values, "base": Origin(**values["base"])})
+        confidence = Confidence(**values["confidence"]) if values.get("confidence") else None
+        return Manifest(**{**values, "base": Origin(**values["base"]), "confidence": confidence})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); export the run again") from None

@@ -1,6 +1,6 @@
 """The README.md of an exported folder: what it is, what it was measured at, and code that loads it.
 
-The code needs transformers, and PEFT for an adapter, and nothing of bench; a test runs it.
+The code needs transformers, PEFT for an adapter, onnxruntime for ONNX, and nothing of bench; a test runs it.
 """
 
 import re
@@ -13,12 +13,14 @@ from torch import nn
 
 from bench.model import decoder
 from bench.report.cells import escape_markdown, format_count, format_gib, to_markdown
+from bench.results.marks import find_separator
 from bench.results.store import Result
 from bench.winner.manifest import Manifest, Origin
 from bench.winner.origin import locate
 
 NAME = "README.md"
 UNKNOWN = "unknown"
+_SHOWN = ('"a text"', '"a text" "its second one"')
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 _HEAD = Template("""\
@@ -39,9 +41,42 @@ model = PeftModel.from_pretrained(base, folder)""")
 _CLASSIFY = Template("""\
 inputs = tokenizer(texts, truncation=True, max_length=$max_length, padding=True, return_tensors="pt")
 with torch.inference_mode():
-    probabilities = model(**inputs).logits.softmax(-1)
+    probabilities = $logits.softmax(-1)
 for text, row in zip(texts, probabilities):
     print(model.config.id2label[int(row.argmax())], row.tolist(), text)
+""")
+_ONNX = Template("""\
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from transformers import AutoTokenizer
+
+folder = "."  # this one
+tokenizer = AutoTokenizer.from_pretrained(folder)
+labels = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["id2label"]
+session = onnxruntime.InferenceSession(f"{folder}/model.onnx", providers=["CPUExecutionProvider"])
+texts = ["put your texts here"]
+inputs = tokenizer(texts, truncation=True, max_length=$max_length, padding=True, return_tensors="np")
+(logits,) = session.run(["logits"], {name: inputs[name] for name in ("input_ids", "attention_mask")})
+$normalise
+for text, row in zip(texts, probabilities):
+    print($answer, row.tolist(), text)
+""")
+_ONE = (  # label of a text: how logits become probabilities, and these an answer
+    "powers = np.exp(logits - logits.max(axis=1, keepdims=True))\n"
+    "probabilities = powers / powers.sum(axis=1, keepdims=True)",
+    "labels[str(row.argmax())]",
+)
+_CLASSIFY_SEVERAL = Template("""\
+thresholds = torch.tensor($thresholds)
+inputs = tokenizer(texts, truncation=True, max_length=$max_length, padding=True, return_tensors="pt")
+with torch.inference_mode():
+    probabilities = model(**inputs).logits.sigmoid()
+for text, row in zip(texts, probabilities):
+    labels = [model.config.id2label[place] for place in torch.nonzero(row >= thresholds).flatten().tolist()]
+    print(labels, row.tolist(), text)
 """)
 _WRITE = Template("""\
 prompt = json.loads(Path(folder, "bench.json").read_text(encoding="utf-8"))  # its template in token ids
@@ -54,9 +89,27 @@ for text in texts:
         with torch.inference_mode():
             logits = model(torch.tensor([read + answer[:-1]])).logits[0, len(read) - 1 :].float()
         scores.append(logits.log_softmax(-1)[range(len(answer)), answer].sum())
-    row = torch.stack(scores).softmax(-1)
+    row = $scores.softmax(-1)
     print(prompt["labels"][int(row.argmax())], row.tolist(), text)
 """)
+# What the code above says for one text, and for two.
+_FOR_PAIRS = (
+    ('["put your texts here"]', '[("put a text here", "and its second one here")]'),
+    (
+        "inputs = tokenizer(texts,",
+        "# a tokenizer without a token to part them gets the second below the first\n"
+        'sides = zip(*texts) if tokenizer.sep_token else [["\\n".join(text) for text in texts]]\n'
+        "inputs = tokenizer(*map(list, sides),",
+    ),
+    (' - len(prompt["after"])', ' - len(prompt["between"]) - len(prompt["after"])'),
+    (
+        "    ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=room)"
+        '["input_ids"]\n',
+        '    first, second = (tokenizer(one, add_special_tokens=False)["input_ids"] for one in text)\n'
+        "    first = first[: max(room - len(second), room - room // 2)]  # the longer one is cut first\n"
+        '    ids = first + prompt["between"] + second[: room - len(first)]\n',
+    ),
+)
 
 
 def write(folder: Path, result: Result, manifest: Manifest, *, network: nn.Module, more: str = "") -> None:
@@ -65,7 +118,7 @@ def write(folder: Path, result: Result, manifest: Manifest, *, network: nn.Modul
     parts = [
         _front(manifest),
         _describe(result, manifest, network),
-        _list_numbers(result),
+        _list_numbers(result, manifest),
         more,
         _list_labels(result, manifest),
         _explain_loading(manifest, network),
@@ -76,6 +129,8 @@ def write(folder: Path, result: Result, manifest: Manifest, *, network: nn.Modul
 
 def write_code(manifest: Manifest) -> str:
     """Write Python that loads the folder and classifies texts, without bench."""
+    if manifest.kind == "onnx":
+        return _write_onnx_code(manifest)
     is_adapter, is_prompted = manifest.kind == "adapter", manifest.prompt is not None
     kind = "AutoModelForCausalLM" if is_prompted else "AutoModelForSequenceClassification"
     names = ["AutoTokenizer", kind, *(["AutoConfig"] if is_adapter else [])]
@@ -92,8 +147,27 @@ def write_code(manifest: Manifest) -> str:
         )
     else:
         load = f"model = {kind}.from_pretrained(folder, dtype=torch.float32)"
-    use = (_WRITE if is_prompted else _CLASSIFY).substitute(max_length=manifest.max_length)
-    return _HEAD.substitute(imports="\n".join(imports) + "\n", load=load) + use
+    logits, scores = "model(**inputs).logits", "torch.stack(scores)"
+    if manifest.temperature != 1:
+        logits, scores = (f"({one} / {manifest.temperature!r})" for one in (logits, scores))
+    template = _CLASSIFY if manifest.thresholds is None else _CLASSIFY_SEVERAL
+    use = (_WRITE if is_prompted else template).substitute(
+        max_length=manifest.max_length, logits=logits, scores=scores, thresholds=manifest.thresholds
+    )
+    code = _HEAD.substitute(imports="\n".join(imports) + "\n", load=load) + use
+    for one, two in _FOR_PAIRS * manifest.pairs:
+        code = code.replace(one, two)
+    return code
+
+
+def _write_onnx_code(manifest: Manifest) -> str:
+    normalise, answer = _ONE
+    if manifest.thresholds is not None:
+        normalise = "probabilities = 1 / (1 + np.exp(-logits))"
+        answer = f"[labels[str(place)] for place in np.flatnonzero(row >= {manifest.thresholds})]"
+    if manifest.temperature != 1:
+        normalise = f"logits /= {manifest.temperature!r}\n{normalise}"
+    return _ONNX.substitute(max_length=manifest.max_length, normalise=normalise, answer=answer)
 
 
 def find_license(base: Origin) -> str:
@@ -129,7 +203,7 @@ def _front(manifest: Manifest) -> str:
     """Return the metadata that model hubs read."""
     values: dict[str, Any] = {
         "license": UNKNOWN,
-        "library_name": "peft" if manifest.kind == "adapter" else "transformers",
+        "library_name": {"adapter": "peft", "onnx": "onnx"}.get(manifest.kind, "transformers"),
         "pipeline_tag": "text-classification",
         "tags": [manifest.method, "bench"],
     }
@@ -167,7 +241,7 @@ def _describe(result: Result, manifest: Manifest, network: nn.Module) -> str:
     return "\n".join(lines)
 
 
-def _list_numbers(result: Result) -> str:
+def _list_numbers(result: Result, manifest: Manifest) -> str:
     test, validation = result.metrics["test"], result.metrics["validation"]
     peak = next(
         (
@@ -177,15 +251,20 @@ def _list_numbers(result: Result) -> str:
         ),
         UNKNOWN,
     )
+    accuracy = "Accuracy" if find_separator(result.config) is None else "Exact match"
     seconds, sizes = result.time.get("train_seconds"), result.data["sizes"]
     rows = [
-        ["Accuracy, test", UNKNOWN if test is None else f"{test['accuracy']:.2%}"],
+        [f"{accuracy}, test", UNKNOWN if test is None else f"{test['accuracy']:.2%}"],
         ["F1 (macro), test", UNKNOWN if test is None else f"{test['f1_macro']:.2%}"],
-        ["Accuracy, validation", f"{validation['accuracy']:.2%}"],
+        [f"{accuracy}, validation", f"{validation['accuracy']:.2%}"],
         ["Trainable parameters", format_count(result.parameters["trainable"])],
         ["Train time", UNKNOWN if seconds is None else f"{seconds:.1f} s"],
         ["Peak memory in training", peak],
         ["Computed in", str(result.model["precision"])],
+        [
+            "Temperature, fitted on validation",
+            "none" if manifest.temperature == 1 else f"{manifest.temperature:.3f}",
+        ],
         ["Texts", ", ".join(f"{count} {split}" for split, count in sizes.items())],
         ["Data", escape_markdown(str(result.config["data"]["name"]))],
         ["Fingerprint of the data", str(result.data["fingerprint"])[:16]],
@@ -196,13 +275,19 @@ def _list_numbers(result: Result) -> str:
 def _list_labels(result: Result, manifest: Manifest) -> str:
     counts = result.data["label_counts"]["train"]
     words = manifest.label_words
+    thresholds = None if manifest.thresholds is None else [f"{one:.4f}" for one in manifest.thresholds]
+    more = words or thresholds
     rows = [
         [str(number), escape_markdown(label), str(counts[label])]
-        + ([escape_markdown(words[number])] if words else [])
+        + ([escape_markdown(more[number])] if more else [])
         for number, label in enumerate(manifest.labels)
     ]
-    header = ["Output", "Label", "Texts in train", *(["Words"] if words else [])]
+    header = ["Output", "Label", "Texts in train", *(["Words" if words else "Threshold"] if more else [])]
     text = "## Labels\n\n" + to_markdown(header, rows, left={1, 3})
+    if thresholds is not None:
+        text += (
+            "\nA text has every label whose probability, the sigmoid of its output, reaches its threshold.\n"
+        )
     if manifest.template is None:
         return text
     return f"{text}\nThe model writes a label's words after this prompt:\n\n{_block(manifest.template)}"
@@ -212,8 +297,14 @@ def _explain_loading(manifest: Manifest, network: nn.Module) -> str:
     note = (
         "\nA decoder's head reads the last token that is not the pad token in transformers; bench goes by "
         "the attention mask, which differs for texts that end in the pad token.\n"
-        if manifest.prompt is None and decoder.is_decoder(network)
+        if manifest.kind != "onnx" and manifest.prompt is None and decoder.is_decoder(network)
         else ""
+    )
+    long_texts = (
+        ""
+        if manifest.long_texts == "truncate"
+        else f"\nThe run read texts of more than {manifest.max_length} tokens by data.long_texts="
+        f"{manifest.long_texts}, as bench does; the code above cuts them at their end.\n"
     )
     precision = (
         ""
@@ -221,8 +312,9 @@ def _explain_loading(manifest: Manifest, network: nn.Module) -> str:
         else f"\nThe run computed in {manifest.precision}; in fp32, as here, probabilities differ slightly.\n"
     )
     return (
-        '## Use\n\nWith bench: `bench classify DIR "a text"`, or `bench.load(DIR).predict(texts)` in Python. '
-        f"Without it:\n\n{_block(write_code(manifest), 'python')}{note}{precision}"
+        f"## Use\n\nWith bench: `bench classify DIR {_SHOWN[manifest.pairs]}`, or "
+        "`bench.load(DIR).predict(texts)` in Python. "
+        f"Without it:\n\n{_block(write_code(manifest), 'python')}{note}{long_texts}{precision}"
     )
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from records import make_peft, make_predictions, make_run
+from records import make_peft, make_predictions, make_run, make_sized_run
 
 from bench.results.store import Store
 
@@ -63,6 +63,32 @@ def test_results_are_turned_into_advice_and_imports_change_none_of_it(bench: Ben
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("peft/broken.json: cannot be read")
     assert "Traceback" not in refused.stderr
+
+
+def test_labels_are_advised_on_from_a_curve_alone(bench: Bench, tmp_path: Path) -> None:
+    write_results(tmp_path / "results" / "mine")
+    refused = bench("recommend", "--labels", "200", "--label-cost", "0.1")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "results/mine holds no learning curve" in refused.stderr
+    assert "`bench sweep experiment=curve`" in refused.stderr
+
+    store = Store(tmp_path / "results" / "curve")
+    store.prepare()
+    for size, accuracy in ((50, 0.6), (100, 0.7), (200, 0.78), (400, 0.84)):
+        for seed in range(3):
+            run = make_sized_run(size, kind="cuda", peak=9 * GIB, test=accuracy, seed=seed)
+            store.write(run)
+            store.write_predictions(run.run_id, make_predictions(run))
+    asked = ("recommend", "--results", "results/curve", "--labels", "210", "--label-cost", "0.1")
+    advice = bench(*asked)
+    assert (advice.returncode, advice.stderr) == (0, "")
+    assert "The nearest size that was measured is 200 train texts" in advice.stdout
+    assert "Take LoRA with " in advice.stdout
+    assert "With 420 labels, 2 times as many, LoRA would have an accuracy of " in advice.stdout
+    assert "These 1890 labels more cost 189: " in advice.stdout
+    assert bench(*asked, "--vram", "12").returncode == 0
+    assert "needs 9.00 GiB, more than 8" in bench(*asked, "--vram", "8").stdout
+    assert "增加的 1890 条标注花费 189" in bench(*asked, "--lang", "zh").stdout
 
 
 def test_a_reader_that_has_seen_enough_costs_no_traceback(bench: Bench, tmp_path: Path) -> None:

@@ -26,10 +26,14 @@ ELSEWHERE = {
     "--offline": "draws in a terminal",
     "track.mode=online": "needs W&B",
     "sync": "needs W&B",
+    "--format|winner-onnx": "after six steps many are near a tie; tests/integration/winner/test_onnx.py",
     "generate": "needs a run with task=label_likelihood; tests/integration/winner/test_classify.py",
     "e35d791c503e": "a run of ours",
     "experiment=curve(?! method=tfidf,head)": "more than a hundred runs; its baselines run",
+    "experiment=llm sweep.curve": "a language model at four sizes: an hour",
     "^bench audit": "needs a cross-validation; tests/integration/extras/test_audit.py",
+    "--seeds": "needs several seeds; tests/integration/winner/test_together.py",
+    "--min-accuracy": "needs a run that has learnt; tests/integration/winner/test_classify.py",
     "serve": "never ends; tests/integration/extras/test_serve.py",
     "--cfg job|--help|COMMAND": "trains nothing; tests/e2e/test_commands.py",
 }
@@ -39,6 +43,7 @@ MORE = {
     "sweep": [*SHORT, "results_dir=results/tried"],
     "merge": ["--tolerance", "0.1"],  # after six steps many texts are near a tie
 }
+_TWO = (("pos",), ("neg",), ("pos", "new"))  # the labels of texts that have several
 MAY_END_WITH = {"recommend": (0, 1), "doctor": (0, 1)}
 COMMANDS = [
     command
@@ -56,8 +61,17 @@ def place(tiny_bert: Path, shared_bench: Bench) -> Bench:
     for name in ("a.csv", "b.csv"):
         renamed = [(f"{name} {text}", label) for text, label in rows]
         pd.DataFrame(renamed, columns=["title", "topic"]).to_csv(folder / name, index=False)
+    for split in ("train", "validation", "test"):
+        shutil.copy(folder / "my.csv", folder / f"rare-{split}.csv")
+    of_two = pd.DataFrame(
+        [(f"title {one}", *row) for one, row in enumerate(rows)], columns=["a", "b", "label"]
+    )
+    of_two.rename(columns={"a": "premise", "b": "hypothesis"}).to_csv(folder / "pairs.csv", index=False)
+    of_two.rename(columns={"a": "title", "b": "body"}).to_csv(folder / "articles.csv", index=False)
     raw = [(f"{word} {number}", word) for number in range(40) for word in ("tennis", "golf", "tax")]
     pd.DataFrame(raw, columns=["text", "label"]).to_csv(folder / "raw.csv", index=False)
+    two = [{"text": f"{one} {number}", "label": [one, *more]} for number in range(40) for one, *more in _TWO]
+    (folder / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in two))
     shutil.copytree(tiny_bert, folder / "my-model")
     save_decoder("qwen3", folder / "my-decoder", [text for text, _ in rows])
     for name in ("others.csv", "FILE"):
@@ -68,6 +82,8 @@ def place(tiny_bert: Path, shared_bench: Bench) -> Bench:
     tiny = ["model=local", "model.path=my-model", "method=majority,lora,qlora", *SHORT]
     assert bench("sweep", *tiny, "results_dir=results/quickstart").returncode == 0
     shutil.copytree(folder / "results" / "quickstart", folder / "results" / "mine")
+    curve = ["experiment=curve", "method=majority,tfidf", "sweep.curve=4", "track.mode=disabled"]
+    assert bench("sweep", *curve, *tiny[:2]).returncode == 0
     return bench
 
 

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from bench.model import encoder
 from benchmarks import grid, naive, step
 from benchmarks.__main__ import parse, renew
+from benchmarks.forecasts import Case, cut, find_noise, read
 
 
 def test_the_naive_side_pads_each_text_to_the_longest_of_its_thousand(tiny_bert: Path) -> None:
@@ -74,7 +76,7 @@ def test_an_unknown_section_is_refused(
     with pytest.raises(SystemExit, match="2"):
         parse()
     assert (
-        "no such section: speed; there are step, inside, grid, choice, forecasts, engine, scale"
+        "no such section: speed; there are step, inside, grid, choice, kinds, forecasts, engine, scale"
         in capsys.readouterr().err
     )
 
@@ -86,3 +88,19 @@ def test_a_section_measured_again_takes_the_place_of_the_old_one_and_says_where(
         "old 2", "Measured again, without the other sections: Commit abc.\n\nnew \\2"
     )
     assert renew(found, ["## Two more\n\nnewer"], [("Commit", "def")]).endswith("Commit def.\n\nnewer\n")
+
+
+def test_the_noise_of_a_forecast_is_that_of_texts_which_earlier_sizes_do_not_tell() -> None:
+    """Answers that are independent at each size leave all of it, those that stay as they were none."""
+    random = np.random.default_rng(0)
+    alone = random.random((4, 10_000)) < 0.8
+    noise = find_noise(Case("", "", [1, 2, 4, 8], alone, 1), 3)
+    assert noise == pytest.approx(np.sqrt(0.8 * 0.2 / 10_000 * 2 / np.pi), rel=0.03)
+    assert find_noise(Case("", "", [1, 2, 4, 8], np.repeat(alone[:1], 4, axis=0), 1), 3) < 1e-6
+
+
+def test_a_forecast_knows_the_sizes_up_to_a_part_of_the_largest() -> None:
+    case = Case("", "", [20, 41, 80, 163, 325], np.ones((5, 10)), 1)
+    for times, sizes in ((2, [20, 41, 80, 163]), (4, [20, 41, 80])):
+        known, last = cut(read(case), times)
+        assert ([one.size for one in known], last.size) == (sizes, 325)

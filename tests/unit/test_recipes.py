@@ -26,7 +26,7 @@ from bench.report.runs import render_runs
 from bench.run import app
 from bench.train.metrics import score
 
-names = ["method=rsdora", "model=smollm2-135m", "data=reviews", "plan.card=rtx4070", "sweep.select_by=mcc"]
+names = ["method=rsdora", "model=smollm2-135m", "data=reviews", "plan.card=rtx4070", "sweep.select_by=kappa"]
 with app.composing() as compose:
     config = compose(names)
 assert checks.check(config) == [], checks.check(config)
@@ -37,9 +37,9 @@ found = {
 }
 from records import make_evidence, make_run, render_markdown
 run_ = make_run()
-run_.config["sweep"]["select_by"] = "mcc"
+run_.config["sweep"]["select_by"] = "kappa"
 for split in ("validation", "test"):
-    run_.metrics[split]["mcc"] = 0.5
+    run_.metrics[split]["kappa"] = 0.5
 found["table"] = render_markdown(make_evidence([run_]), text=ENGLISH)
 found["columns"] = render_runs([run_]).splitlines()[0].split(",")
 print(json.dumps(found))
@@ -66,7 +66,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def test_adding_the_metric_mcc_touches_at_most_three_files() -> None:
+def test_adding_the_metric_kappa_touches_at_most_three_files() -> None:
     assert 1 <= len(re.findall(r"^\+\+\+ b/", DIFF, flags=re.MULTILINE)) <= 3
 
 
@@ -83,7 +83,7 @@ def test_every_recipe_works_as_it_is_written(tree: Path) -> None:
     found = json.loads(done.stdout)
     assert found["method"] == {"peft_type": "LORA", "use_dora": True, "use_rslora": True}
     assert (found["model"], found["data"], found["card"]) == ("HuggingFaceTB/SmolLM2-135M", "review", 200)
-    assert list(found["scores"]) == ["accuracy", "mcc", "f1_macro", "loss"]
-    assert found["scores"]["mcc"] == pytest.approx(1 / 3**0.5)  # (2 * 1 - 0) / sqrt(1 * 2 * 2 * 3) = 0.577
-    assert {"validation_mcc", "test_mcc"} <= set(found["columns"])
-    assert "the highest validation mcc" in found["table"]
+    assert list(found["scores"]) == ["accuracy", "kappa", "f1_macro", "balanced_accuracy", "mcc", "loss"]
+    assert found["scores"]["kappa"] == pytest.approx(0.5)  # three of four agree, and two would by chance
+    assert {"validation_kappa", "test_kappa"} <= set(found["columns"])
+    assert "the highest validation kappa" in found["table"]

@@ -48,6 +48,11 @@ OWNERS = {
     "wandb": ("bench.run.tracking",),
     "wandb_workspaces": ("bench.extras.dashboard",),
     "cleanlab": ("bench.extras.audit",),
+    "setfit": ("bench.model.contrastive",),
+    "sentence_transformers": ("bench.model.contrastive",),
+    "onnx": ("bench.model.onnx",),
+    "onnxruntime": ("bench.model.onnx",),
+    "onnxscript": ("bench.model.onnx",),
     "omegaconf": ("bench.config.overrides", "bench.config.schema", "bench.run.app", "bench.plugins"),
 }
 HEAVY = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.report.across.groups import group_sizes
-from bench.report.across.law import FEWEST, Projection, Reading, fit
+from bench.report.across.law import FEWEST, Law, Projection, Reading, fit
 from bench.report.numbers.comparison import Known
 from bench.report.numbers.rows import Row
 from bench.report.numbers.scores import Scored
@@ -38,12 +38,17 @@ class MethodCurve:
 
     rows: Mapping[int, Row]  # by size, ascending
     break_evens: Sequence[BreakEven]
-    forecasts: Sequence[Projection]  # empty: none can be defended
+    law: Law | None  # None: no forecast can be defended
 
     @property
     def largest(self) -> Row:
         """Its row at the most texts."""
         return self.rows[max(self.rows)]
+
+    @property
+    def forecasts(self) -> list[Projection]:
+        """What so many TIMES the labels of its largest size would bring; empty without a law."""
+        return [] if self.law is None else [self.law.forecast(times * self.law.largest) for times in TIMES]
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def _draw_curve(rows: Sequence[Row], scored: Known) -> Curve:
             if other != key and other[1] in (None, key[1]) and _is_simpler(by_method[other], same)
         ]
         evens = (_find_break_even(answers[key], known, max(found.items())[1]) for found, known in simpler)
-        methods.append(MethodCurve(same, [one for one in evens if one], _forecast(same)))
+        methods.append(MethodCurve(same, [one for one in evens if one], fit_law(same)))
     return Curve(sorted({size for same in by_method.values() for size in same}), methods)
 
 
@@ -87,7 +92,7 @@ def _is_simpler(other: Mapping[int, Row], same: Mapping[int, Row]) -> bool:
     return first.baseline and 0 < first.rank < own.rank  # 0: the majority class
 
 
-def _learns(row: Row) -> bool:
+def learns(row: Row) -> bool:
     """Tell whether labels make the method better: not the majority class, nor the base as it is."""
     return row.rank > 0 and not row.as_it_is
 
@@ -157,15 +162,14 @@ def find_crossings(sizes: Floats, ahead: Floats) -> Floats:
     return crossings
 
 
-def _forecast(rows: Mapping[int, Row]) -> list[Projection]:
-    """Say what more labels would bring a method that is trained on them."""
+def fit_law(rows: Mapping[int, Row]) -> Law | None:
+    """Fit a law to the accuracies of a method that is trained on labels, by the number of train texts."""
     known = [
         Reading(size, row.accuracy.mean, row.accuracy.n)
         for size, row in rows.items()
         if row.accuracy is not None and not row.is_untrained
     ]
     texts = next((row.task.test_size for row in rows.values() if row.task.test_size), None)
-    if len(known) < FEWEST or texts is None or not _learns(next(iter(rows.values()))):
-        return []
-    law = fit(known, texts=texts)
-    return [] if law is None else [law.forecast(times * law.largest) for times in TIMES]
+    if len(known) < FEWEST or texts is None or not learns(next(iter(rows.values()))):
+        return None
+    return fit(known, texts=texts)

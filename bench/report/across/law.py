@@ -16,11 +16,12 @@ from scipy.special import stdtr
 LEVEL = 0.9  # of a forecast's interval
 FEWEST = 4  # sizes: a law of three parameters goes through any three
 DISTANCE = 1.0  # no law holds over all sizes: a size n times as far counts n to this power times less
+_SPREAD = 0.25  # a forecast of n times the labels has n to this power times the variance about its law
 _EXPONENTS = np.geomspace(0.05, 2.0, 24)
 _FLOORS = np.linspace(0.0, 0.96, 13)  # of the least error that was measured
 _OFFSETS = np.array([0.0, 0.1, 0.3, 1.0, 3.0])  # of the largest size: below it the error hardly falls
 _PRIOR_FREEDOM = 4.0  # how many measurements the expected noise counts as
-_ERRORS = np.linspace(0.0, 1.0, 1001)
+_PLACES = 301  # at which the distribution of a forecast is computed
 _NEGLIGIBLE = 7.0  # by how much the logarithm of a law's weight may lie below the greatest
 
 Floats = npt.NDArray[np.float64]
@@ -51,6 +52,15 @@ class Projection:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """By how much more labels raise the accuracy that would be measured."""
+
+    estimate: float
+    low: float  # of the interval of LEVEL
+    high: float
+
+
+@dataclass(frozen=True)
 class Law:
     """The weighted laws that fit the measurements. Each array has an entry for each law."""
 
@@ -68,13 +78,37 @@ class Law:
         """Say what so many labels would bring."""
         ratios = _find_ratios(np.array([size / self.largest]), self.exponents, self.offsets)[:, 0]
         means = self.floors + self.slopes * ratios
-        apart = max(size / self.largest, self.largest / size) ** DISTANCE
-        deviations = self.noises * np.sqrt(apart + (ratios * self.spreads) ** 2)
-        below = self.weights @ stdtr(self.freedom, (_ERRORS - means[:, None]) / deviations[:, None])
-        low, middle, high = (
-            float(np.interp(share, below, _ERRORS)) for share in ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
-        )
+        deviations = self.noises * np.sqrt(self._stretch(size) + (ratios * self.spreads) ** 2)
+        low, middle, high = self._find_quantiles(means, deviations, least=0.0)
         return Projection(size, 1.0 - middle, 1.0 - high, 1.0 - low)
+
+    def find_gain(self, start: int, size: int) -> Gain:
+        """Say what so many labels would bring beyond those at the start, whose accuracy is the law's."""
+        ratios = _find_ratios(np.array([start, size]) / self.largest, self.exponents, self.offsets)
+        fall = ratios[:, 0] - ratios[:, 1]
+        deviations = self.noises * np.sqrt(self._stretch(size) + (fall * self.spreads) ** 2)
+        low, middle, high = self._find_quantiles(self.slopes * fall, deviations, least=-1.0)
+        return Gain(middle, low, high)
+
+    def _stretch(self, size: int) -> float:
+        """Return how many times the variance at the largest size a measurement at this size has."""
+        return float(max(size / self.largest, self.largest / size) ** _SPREAD)
+
+    def expect(self, size: int) -> float:
+        """Return the laws' own mean accuracy with so many labels."""
+        ratios = _find_ratios(np.array([size / self.largest]), self.exponents, self.offsets)[:, 0]
+        return float(1.0 - self.weights @ (self.floors + self.slopes * ratios))
+
+    def _find_quantiles(self, means: Floats, deviations: Floats, *, least: float) -> list[float]:
+        """Return the ends of the interval of LEVEL and the median between them, over all laws.
+
+        Args:
+            least: the smallest value that there can be; the largest is 1.
+        """
+        far = 9 * deviations
+        grid = np.linspace(max(least, (means - far).min()), min(1.0, (means + far).max()), _PLACES)
+        below = self.weights @ stdtr(self.freedom, (grid - means[:, None]) / deviations[:, None])
+        return [float(np.interp(share, below, grid)) for share in ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)]
 
 
 def fit(measured: Sequence[Reading], *, texts: int) -> Law | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.report.cells import format_number
 from bench.report.numbers.statistics import bound_share
+from bench.results.marks import find_separator
 from bench.results.selection import read_number, read_value
 from bench.results.store import Result
 
@@ -42,7 +43,7 @@ def is_untrained(result: Result) -> bool:
     share, texts = read_majority(result, split)
     if share is None or None in scores:
         return False
-    limits = (share, 1 / max(1, len(result.labels)))
+    limits = (share, _find_chance(result, split))
     return all(
         score is not None and bound_share(score, rows=texts)[0] <= limit
         for score, limit in zip(scores, limits, strict=True)
@@ -50,11 +51,31 @@ def is_untrained(result: Result) -> bool:
 
 
 def read_majority(result: Result, split: str = "test") -> tuple[float | None, int]:
-    """Return the share of the split's most frequent label, None if the record lacks it, and its texts."""
+    """Return the share of the split's most frequent label, None if the record lacks it, and its texts.
+
+    Where texts have several labels, the share of the most frequent combination of them.
+    """
+    if (most := read_number(result, f"data.label_sets.{split}.most_frequent")) is not None:
+        texts = int(read_number(result, f"data.sizes.{split}") or 0)
+        return (most / texts, texts) if texts else (None, 0)
     counts = read_value(result, f"data.label_counts.{split}")
     numbers = list(counts.values()) if isinstance(counts, Mapping) else []
     texts = sum(numbers)
     return (max(numbers) / texts, texts) if texts else (None, 0)
+
+
+def _find_chance(result: Result, split: str) -> float:
+    """Return the macro F1 of answers that do not read the text: a random label, or of several always all.
+
+    To answer a label always has the F1 2 s / (1 + s), where s is the share of the texts that have it, and no
+    answer that does not read has more (Lipton et al., arXiv:1402.1892).
+    """
+    if find_separator(result.config) is None:
+        return 1 / max(1, len(result.labels))
+    counts = read_value(result, f"data.label_counts.{split}") or {}
+    texts = read_number(result, f"data.sizes.{split}") or 0
+    known = [2 * count / (texts + count) for count in counts.values() if texts + count]
+    return math.fsum(known) / max(1, len(known))
 
 
 def suggest_cause(result: Result, history: Sequence[Mapping[str, Any]]) -> Cause:

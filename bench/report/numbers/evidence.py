@@ -8,16 +8,20 @@ from typing import Any
 from bench.config.reporting import ReportConfig
 from bench.errors import StoreError
 from bench.files import read_object
+from bench.report.across.choices import Alternatives, list_choices
 from bench.report.across.curve import Curve, draw_curves
 from bench.report.across.groups import part_sizes
 from bench.report.numbers.budget import UNTRIED, Untried, read_untried
 from bench.report.numbers.collapse import Cause, suggest_cause
+from bench.report.numbers.columns import add_columns
 from bench.report.numbers.comparison import Comparison, Known, LeftOut, compare_methods
 from bench.report.numbers.rows import ReportTask, Row, build_rows
-from bench.results.selection import MethodKey
+from bench.report.numbers.scores import Read
+from bench.results.selection import MethodKey, fill_scores, read_criterion
 from bench.results.store import BadRecord, Result, Store, find_imported
 
 LATENCY = "latency.json"  # in the folder of a run, from `bench latency`
+LATENCY_OF_SEEDS = "latency-seeds.json"  # the same of all seeds together, from `bench latency --seeds`
 _LATENCY_NUMBERS = ("batch_size", "p50_ms", "p95_ms", "texts_per_second")
 _DOCS = "../../docs"
 _JOULES_PER_KWH = 3.6e6
@@ -43,6 +47,7 @@ class Evidence:
     causes: Mapping[str, Cause] = field(default_factory=dict)  # why a chosen run did not train, by run_id
     docs: str = ""  # where the documentation is, from the results folder; empty: not where it usually is
     curves: Sequence[Curve] = ()  # accuracy by the number of train texts
+    choices: Sequence[Alternatives] = ()  # what values of a setting bring each method
     smaller: Sequence[Row] = ()  # of train sizes that are on a learning curve, and have no table of their own
 
     @property
@@ -58,8 +63,10 @@ def gather(store: Store, report: ReportConfig, *, move: Move | None = None) -> E
         move: what makes of the runs those on another card.
     """
     results, bad = store.read_all()
+    results = fill_scores(results, store, read_criterion(results))
     results = results if move is None else move(results)
     built, without_row = _add_untried(build_rows(results), _read_untried(store, results))
+    built = add_columns(built, report.columns, store.read_predictions)
     scored: Known = {}
     every_row, comparisons, left_out = compare_methods(
         built, store.read_predictions, delta=report.delta, known=scored
@@ -88,7 +95,22 @@ def gather(store: Store, report: ReportConfig, *, move: Move | None = None) -> E
         },
         curves=draw_curves(every_row, scored),
         smaller=smaller,
+        choices=list_choices(results, report.columns, store.read_predictions),
         docs=_DOCS if (store.folder / _DOCS / "statistics.md").is_file() else "",
+    )
+
+
+def narrow(evidence: Evidence, results: Sequence[Result], read: Read) -> Evidence:
+    """Return what some of the runs say alone, for example those at one size of a learning curve."""
+    rows, comparisons, left_out = compare_methods(build_rows(results), read, delta=evidence.report.delta)
+    return replace(
+        evidence,
+        results=results,
+        rows=rows,
+        comparisons=comparisons,
+        left_out=left_out,
+        curves=(),
+        smaller=(),
     )
 
 
@@ -126,11 +148,13 @@ def _read_latencies(store: Store, results: Iterable[Result]) -> list[tuple[Resul
         StoreError: a file of that name is not what ``bench latency`` writes.
     """
     measured = list[tuple[Result, Latency]]()
-    for result in results:
-        path = store.run_folder(result.run_id) / LATENCY
+    places = ((result, name) for result in results for name in (LATENCY, LATENCY_OF_SEEDS))
+    for result, name in places:
+        path = store.run_folder(result.run_id) / name
         latency = read_object(path)
         if latency is not None and not _is_whole(latency):
-            raise StoreError(f"{path}: was changed; `bench latency {result.run_id}` writes it anew")
+            option = " --seeds" if name == LATENCY_OF_SEEDS else ""
+            raise StoreError(f"{path}: was changed; `bench latency {result.run_id}{option}` writes it anew")
         if latency is not None:
             measured.append((result, latency))
     return measured

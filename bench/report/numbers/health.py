@@ -16,6 +16,7 @@ class DataHealth:
     conflicting: int | None  # rows whose text has another label elsewhere
     imbalance: float | None  # train rows of the most frequent label for each of the rarest
     truncated: float | None  # the largest share of train's texts that a run had to cut
+    windowed: float | None = None  # the share that a run read in windows
 
 
 def describe_health(results: Sequence[Result]) -> DataHealth:
@@ -33,7 +34,13 @@ def describe_health(results: Sequence[Result]) -> DataHealth:
         conflicting=None if conflicting is None else int(conflicting),
         imbalance=max(ratios, default=None),
         truncated=largest("data.truncated_share"),
+        windowed=max(filter(None, map(_read_windowed, results)), default=None),
     )
+
+
+def _read_windowed(result: Result) -> float | None:
+    is_windowed = read_value(result, "canonical_config.data.long_texts") == "windows"
+    return read_number(result, "data.long_share") if is_windowed else None
 
 
 def _read_counts(value: Any) -> list[float]:

@@ -2,19 +2,21 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from bench.config.schema import AS_IT_IS
+from bench.config.schema import AS_IT_IS, LONG_TEXTS, LOSSES, TRAINED
 from bench.report.cells import clean, flatten
 from bench.report.numbers.budget import Budget, count_budget
+from bench.report.numbers.calibration import Reliability
 from bench.report.numbers.collapse import is_untrained
 from bench.report.numbers.edges import Edge, find_edges
 from bench.report.numbers.health import DataHealth, describe_health
-from bench.report.numbers.statistics import Summary, summarise
+from bench.report.numbers.statistics import Difference, Summary, summarise
 from bench.report.numbers.traits import DataOrigin, Traits, read_origin, read_traits
+from bench.results.marks import find_separator
 from bench.results.selection import (
     MethodKey,
     Selection,
@@ -64,6 +66,7 @@ class ReportTask:
     health: DataHealth
     traits: Traits  # what tells it from a task whose data and model have the same names
     origin: DataOrigin
+    multi_label: bool = False  # whether texts have several labels, so that accuracy is exact match
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,26 @@ class Interval:
     low: float
     high: float
     over: str  # one of OVER
+
+
+@dataclass(frozen=True)
+class Together:
+    """What a method's seeds answer together: one classifier by the mean of their probabilities."""
+
+    seeds: int
+    accuracy: float
+    interval: Interval  # for other texts; what other seeds would change is unknown
+    f1_macro: float
+    gain: Difference  # its accuracy less the mean of the seeds', for other texts
+    calibration: Reliability
+
+
+@dataclass(frozen=True)
+class BoundedScore:
+    """A score on the test split, the mean over seeds, and where it lies."""
+
+    mean: float
+    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -118,6 +141,9 @@ class Row:
     rank: int  # place among the task's methods
     edges: tuple[Edge, ...]  # chosen values at the edge of what was tried
     untrained: tuple[Result, ...]  # chosen runs that answer no better than the majority class
+    columns: Mapping[str, BoundedScore] = field(default_factory=dict)  # that report.columns asks for, by name
+    calibration: Reliability | None = None  # of the probabilities; from scores.bound_rows
+    together: Together | None = None  # of several seeds; from there too
 
     @property
     def is_untrained(self) -> bool:
@@ -133,21 +159,27 @@ def build_rows(results: Iterable[Result]) -> list[Row]:
     counted with the other runs of its method, or of its task, if those have one kind.
     """
     results = list(results)
-    groups = group_by_method(results)
     select_by = read_criterion(results)
-    tasks = _describe_tasks(groups)
-    rows = []
-    for key, members in groups.items():
-        task = tasks[key[:2]]
-        same_task = [one for other, some in groups.items() if other[:2] == key[:2] for one in some]
-        for kind, same_kind in _split_by_kind(members, fallback=_only_kind(same_task)).items():
-            rows.append(_build_row(task, key, kind, same_kind, select_by))
+    rows = [build_row(*group, select_by) for group in list_groups(results)]
     return _tell_apart(sorted(rows, key=order_row))
 
 
-def _build_row(
+def list_groups(
+    results: Sequence[Result],
+) -> Iterator[tuple[ReportTask, MethodKey, str | None, Sequence[Result]]]:
+    """Yield the runs of each row: its task, its method, its kind of memory, and they themselves."""
+    groups = group_by_method(results)
+    tasks = _describe_tasks(groups)
+    for key, members in groups.items():
+        same_task = [one for other, some in groups.items() if other[:2] == key[:2] for one in some]
+        for kind, same_kind in _split_by_kind(members, fallback=_only_kind(same_task)).items():
+            yield tasks[key[:2]], key, kind, same_kind
+
+
+def build_row(
     task: ReportTask, key: MethodKey, kind: str | None, results: Sequence[Result], select_by: str
 ) -> Row:
+    """Build the row of one method's runs on one task in one kind of memory."""
     selection = select_best(results, select_by=select_by)
     statuses = Counter(result.status for result in results)
     chosen = selection.results if selection else ()
@@ -166,7 +198,7 @@ def _build_row(
         memory_kind=kind,
         method=key.method,
         title=clean(str(read_value(shown[0], "config.method.title") or "")) or key.method,
-        baseline=read_value(shown[0], "config.method.estimator") != "network",
+        baseline=read_value(shown[0], "config.method.estimator") not in TRAINED,
         as_it_is=read_value(shown[0], "config.method.estimator") in AS_IT_IS,
         has_model=read_value(shown[0], "canonical_config.model.revision") is not None,
         status=status,
@@ -229,6 +261,7 @@ def _describe_tasks(groups: Mapping[MethodKey, Sequence[Result]]) -> dict[tuple[
             health=describe_health(results),
             traits=read_traits(results),
             origin=read_origin(results),
+            multi_label=any(find_separator(result.config) is not None for result in results),
         )
     return tasks
 
@@ -314,6 +347,10 @@ def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result])
     if len(alike) < len(leaves):
         settings.setdefault("task", "sequence_classification")  # which a run_id leaves out
         varied.add("task")
+    for path, off in (("train.loss", LOSSES[0]), ("data.long_texts", LONG_TEXTS[0])):
+        if any(path in other for other in leaves):
+            settings.setdefault(path, off)  # which a run_id leaves out too
+            varied.add(path)
     usual = ("auto", read_value(chosen[0], "config.model.target_modules"))
     if settings.get("lora.target_modules", "auto") not in usual:
         varied.add("lora.target_modules")
@@ -337,7 +374,7 @@ def _status_order(status: str) -> int:
 def _rank_method(result: Result) -> int:
     """Rank methods by what they do: baselines, full, LoRA, LoRA over quantised weights, others."""
     method = result.config.get("method") or {}
-    estimators = ("majority", *AS_IT_IS, "tfidf", "frozen_encoder")
+    estimators = ("majority", *AS_IT_IS, "tfidf", "frozen_encoder", "setfit")
     if method.get("estimator") in estimators:
         return estimators.index(method["estimator"])
     if method.get("trainable") in ("head", "all"):

@@ -1,6 +1,6 @@
 """The test scores of the chosen runs, from their predictions, and the intervals of these scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,18 +9,22 @@ import numpy.typing as npt
 import pandas as pd
 
 from bench.errors import StoreError
-from bench.report.numbers.rows import Interval, Row
+from bench.report.numbers.calibration import Estimate, Reliability, Run, calibrate, read_run
+from bench.report.numbers.rows import Interval, Row, Together
 from bench.report.numbers.statistics import (
-    Integers,
     Score,
     Seeds,
+    bound_difference,
     bound_share,
+    find_margin,
     pool_seeds,
     resample,
     score_answers,
-    score_f1,
     score_resamples,
 )
+from bench.results import tally
+from bench.results.confidence import average
+from bench.results.marks import Marks, find_separator, mark, read_marks
 from bench.results.selection import read_number
 
 Read = Callable[[str], pd.DataFrame]  # run_id -> its predictions; a StoreError if they cannot be read
@@ -36,6 +40,9 @@ class Scored:
     texts: tuple[Any, ...]  # ids, true labels, all classes; equal for methods that can be compared
     accuracy: Score
     f1_macro: Score
+    probabilities: Mapping[str, Score]  # by one of MEASURES; empty: unknown, as calibration says
+    calibration: Reliability | str  # without intervals; or why it is unknown
+    together: Together | None  # of several seeds
 
     @property
     def rows(self) -> int:
@@ -43,48 +50,110 @@ class Scored:
         return len(self.accuracy.spread)
 
 
-def score_method(row: Row, read: Read) -> Scored:
-    """Score the method's chosen runs, from their predictions.
+@dataclass(frozen=True)
+class Answers:
+    """What a method's chosen runs answered to the test texts."""
+
+    texts: tuple[Any, ...]  # ids, true labels, all classes; equal for methods that can be compared
+    predicted: npt.NDArray[np.bool_]  # whether a text got a label: (seeds, rows, labels)
+    truth: Marks  # whether it has it: (rows, labels)
+    multi_label: bool  # whether a text may have several
+    frames: tuple[pd.DataFrame, ...]  # all predictions of each seed's run
+
+    @property
+    def is_right(self) -> npt.NDArray[np.bool_]:
+        """Whether a text got all its labels and no other. # (seeds, rows)"""
+        return np.asarray((self.predicted == self.truth).all(axis=-1))
+
+
+def read_answers(row: Row, read: Read) -> Answers:
+    """Read what the method's chosen runs predicted.
 
     Raises:
         StoreError: their predictions cannot be read, are not of one test split, or are not those that were
             scored.
     """
     results = row.selection.results if row.selection else ()
-    classes = {label: index for index, label in enumerate(results[0].labels)}
-    texts, predictions = set(), []
-    for result in results:
-        test = read(result.run_id).query("split == 'test'").sort_values("id", kind="stable")
-        labels, predicted = (test[name].map(classes) for name in ("label", "prediction"))
-        if labels.isna().any() or predicted.isna().any():
+    classes, separator = results[0].labels, find_separator(results[0].config)
+    texts, predictions = dict[tuple[Any, ...], Marks](), []
+    frames = tuple(read(result.run_id) for result in results)
+    for result, frame in zip(results, frames, strict=True):
+        test = frame.query("split == 'test'").sort_values("id", kind="stable")
+        truth, predicted = (read_marks(test[name], classes, separator) for name in ("label", "prediction"))
+        if truth is None or predicted is None:
             raise StoreError(f"run {result.run_id}: its predictions hold a label that its record does not")
-        share, recorded = float((labels == predicted).mean()), read_number(result, "metrics.test.accuracy")
+        share = float((truth == predicted).all(axis=1).mean())
+        recorded = read_number(result, "metrics.test.accuracy")
         if recorded is None or not abs(share - recorded) < _ROUNDING:
             raise StoreError(
                 f"run {result.run_id}: its predictions have an accuracy of {share:.6g}, "
                 f"its record says {recorded}"
             )
-        texts.add((tuple(test["id"]), tuple(labels), tuple(classes)))
-        predictions.append(predicted.to_numpy(dtype=np.int64))
+        texts[tuple(test["id"]), tuple(test["label"]), tuple(classes)] = truth
+        predictions.append(predicted)
     if len(texts) > 1:
         raise StoreError("its seeds have other test texts")
-    same = texts.pop()
-    answers: Integers = np.stack(predictions)  # (seeds, rows)
-    truth = np.array(same[1], dtype=np.int64)
-    return Scored(row, same, score_answers(answers == truth), _score_f1(answers, truth, len(classes)))
+    [(same, truth)] = texts.items()
+    return Answers(same, np.stack(predictions), truth, separator is not None, frames)
 
 
-def _score_f1(predictions: Integers, labels: Integers, classes: int) -> Score:
-    """Score macro F1 by seed, on the texts and on resamples of them. # predictions: (seeds, rows)"""
-    rows = len(labels)
+def _join_seeds(runs: Sequence[Run], accuracy: Score) -> Together | None:
+    """Score the mean of the seeds' probabilities beside the seeds alone; None: they saw other texts."""
+    try:
+        validation, test = (average(same) for same in zip(*runs, strict=True))
+    except StoreError:
+        return None
+    rows, classes = test.probabilities.shape
+    own = score_answers(test.right[None])
+    truth, answers = (mark(one, classes) for one in (test.labels, test.answers))
+    calibration, scores = calibrate([(validation, test)])
+    return Together(
+        seeds=len(runs),
+        accuracy=own.mean,
+        interval=_bound(own.mean, rows, None, (), "texts"),
+        f1_macro=float(tally.score_f1(tally.count(truth, answers))),
+        gain=bound_difference(own, replace(accuracy, seeds=()), rows=rows),
+        calibration=_estimate(calibration, {name: (score, ()) for name, score in scores.items()}),
+    )
 
-    def score(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        return np.stack(
-            [score_f1(weights, labels, prediction, classes=classes) for prediction in predictions]
-        )
 
-    resampled = np.concatenate([score(weights) for weights in resample(rows)], axis=1)  # (seeds, samples)
-    whole = score(np.ones((1, rows), dtype=np.float32))[:, 0]  # (seeds,)
+def score_method(row: Row, read: Read) -> Scored:
+    """Score the method's chosen runs, from their predictions.
+
+    Raises:
+        StoreError: as read_answers.
+    """
+    answers = read_answers(row, read)
+    accuracy = score_answers(answers.is_right)
+    calibration: Reliability | str
+    try:
+        if answers.multi_label:
+            raise StoreError("a text may have several labels, so none is the most probable one")
+        runs = [read_run(frame, answers.texts[2]) for frame in answers.frames]
+        calibration, probabilities = calibrate(runs)
+    except StoreError as error:
+        runs, calibration, probabilities = [], str(error), {}
+    return Scored(
+        row=row,
+        texts=answers.texts,
+        accuracy=accuracy,
+        f1_macro=measure(answers, tally.score_f1),
+        probabilities=probabilities,
+        calibration=calibration,
+        together=_join_seeds(runs, accuracy) if len(runs) > 1 and not row.folds else None,
+    )
+
+
+def measure(answers: Answers, score: Callable[[tally.Tally], npt.NDArray[np.float64]]) -> Score:
+    """Measure a score by seed, on the texts and on resamples of them."""
+    rows = len(answers.truth)
+
+    def measure_each(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        counted = (tally.count(answers.truth, one, weights=weights) for one in answers.predicted)
+        return np.stack([score(one) for one in counted])  # (seeds, samples)
+
+    resampled = np.concatenate([measure_each(weights) for weights in resample(rows)], axis=1)
+    whole = measure_each(np.ones((1, rows), dtype=np.float32))[:, 0]  # (seeds,)
     return score_resamples(whole, resampled, rows=rows)
 
 
@@ -104,22 +173,58 @@ def bound_rows(rows: Sequence[Row], scored: Sequence[Scored | None]) -> list[Row
         interval = texts_interval = f1_interval = None
         if row.accuracy and size and 0 <= row.accuracy.mean <= 1:
             share, error = row.accuracy.mean, one.accuracy.error if one and several else None
-            interval = _bound(share, size, error, *_choose_seeds(place, rows, accuracies))
+            interval = _bound(share, size, error, *choose_seeds(place, rows, accuracies))
             texts_interval = _bound(share, size, error, (), "texts")
+        unknown = row.unknown
+        if one and isinstance(one.calibration, str):
+            unknown = {**unknown, "calibration": one.calibration}
         if one:
-            f1_macro, chosen = one.f1_macro, _choose_seeds(place, rows, f1_macros)
+            f1_macro, chosen = one.f1_macro, choose_seeds(place, rows, f1_macros)
             f1_interval = _bound(f1_macro.mean, one.rows, f1_macro.error, *chosen)
         bounded.append(
-            replace(row, interval=interval, texts_interval=texts_interval, f1_interval=f1_interval)
+            replace(
+                row,
+                interval=interval,
+                texts_interval=texts_interval,
+                f1_interval=f1_interval,
+                calibration=_bound_calibration(place, rows, scored),
+                together=one.together if one else None,
+                unknown=unknown,
+            )
         )
     return bounded
+
+
+def _bound_calibration(
+    place: int, rows: Sequence[Row], scored: Sequence[Scored | None]
+) -> Reliability | None:
+    """Return what the probabilities of the row at this place are worth, with intervals."""
+    one = scored[place]
+    if one is None or isinstance(one.calibration, str):
+        return None
+    counted = {}
+    for name, score in one.probabilities.items():
+        spreads = [
+            other.probabilities[name].seeds if other and other.probabilities else () for other in scored
+        ]
+        counted[name] = score, choose_seeds(place, rows, spreads)[0]
+    return _estimate(one.calibration, counted)
+
+
+def _estimate(calibration: Reliability, scores: Mapping[str, tuple[Score, tuple[Seeds, ...]]]) -> Reliability:
+    """Add each measure with its interval, which counts these seeds."""
+    estimates = {}
+    for name, (score, seeds) in scores.items():
+        margin = find_margin(score.error, seeds, rows=None)
+        estimates[name] = Estimate(score.mean, max(0.0, score.mean - margin), score.mean + margin)
+    return replace(calibration, estimates=estimates)
 
 
 def _bound(share: float, rows: int, error: float | None, seeds: tuple[Seeds, ...], over: str) -> Interval:
     return Interval(*bound_share(share, rows=rows, texts=error, seeds=seeds), over=over)
 
 
-def _choose_seeds(
+def choose_seeds(
     place: int, rows: Sequence[Row], seeds: Sequence[tuple[Seeds, ...]]
 ) -> tuple[tuple[Seeds, ...], str]:
     """Return the seeds that the interval of the row at this place counts, and what it then covers."""

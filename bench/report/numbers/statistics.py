@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,9 +90,18 @@ def score_answers(right: npt.NDArray[np.bool_]) -> Score:
     Args:
         right: whether a seed's answer to a text is right. # (seeds, rows)
     """
-    rows = right.shape[1]
-    shares, scores = right.mean(axis=0), right.mean(axis=1)
-    errors = scores * (1 - scores) / (rows - 1)
+    scores = right.mean(axis=1)
+    return _score_texts(right, scores * (1 - scores) / (right.shape[1] - 1))
+
+
+def score_texts(values: Floats) -> Score:
+    """Score the mean of a number that each seed has of each text. # values: (seeds, rows)"""
+    return _score_texts(values, values.var(axis=1, ddof=1) / values.shape[1])
+
+
+def _score_texts(values: npt.NDArray[Any], errors: Floats) -> Score:
+    """Score the mean over seeds and texts; ``errors``: the variance of each seed's. # (seeds,)"""
+    rows, shares, scores = values.shape[1], values.mean(axis=0), values.mean(axis=1)
     seeds = measure_seeds(scores, errors, error=_vary(shares) / rows)
     return Score(float(scores.mean()), shares, 1 / rows, seeds)
 
@@ -258,7 +268,7 @@ def bound_difference(score: Score, other: Score, *, rows: int) -> Difference:
 
 
 def bound_share(
-    share: float, *, rows: int, texts: float | None = None, seeds: Sequence[Seeds] = ()
+    share: float, *, rows: float, texts: float | None = None, seeds: Sequence[Seeds] = ()
 ) -> tuple[float, float]:
     """Return the interval for the share of all texts that all seeds would have right, within 0 to 1.
 
@@ -357,24 +367,6 @@ def resample(rows: int) -> Iterator[npt.NDArray[np.float32]]:
         drawn = random.randint(rows, size=(size, rows)) + rows * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * rows)
         yield counts.reshape(size, rows).astype(np.float32)  # (samples, rows)
-
-
-def score_f1(
-    weights: npt.NDArray[np.float32], labels: Integers, predicted: Integers, *, classes: int
-) -> Floats:
-    """Return the macro F1 of weighted rows, once for each set of weights; an absent class counts as 0.
-
-    Args:
-        weights: whole numbers, exact in 32 bits. # (samples, rows)
-        labels, predicted: class numbers. # (rows,)
-    """
-    one_hot = np.eye(classes, dtype=np.float32)
-    hits = np.where((labels == predicted)[:, None], one_hot[labels], 0)  # (rows, classes)
-    right = (weights @ hits).astype(np.float64)  # (samples, classes)
-    either = (weights @ (one_hot[labels] + one_hot[predicted])).astype(np.float64)
-    each: Floats = np.divide(2 * right, either, out=np.zeros_like(right), where=either > 0)
-    mean: Floats = each.mean(axis=1)
-    return mean
 
 
 def expect_best(scores: Sequence[float], draws: int) -> float | None:

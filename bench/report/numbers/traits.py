@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from bench.config.fields import Off, read_marks
+from bench.config.schema import Config
 from bench.report.cells import clean, format_count, format_number
 from bench.results.selection import read_number, read_value
 from bench.results.store import Result
@@ -47,6 +49,10 @@ TRAINING = {
     "template": "canonical_config.model.template",
 }
 
+# What a setting is at in records from before it was there, which lack it.
+_OFF = {
+    path: mark.value for path, marks in read_marks(Config).items() for mark in marks if isinstance(mark, Off)
+}
 # How the same texts may be split; a fold is a part of one split.
 _SPLIT = ("train_size", "validation_size", "test_size", "split_seed", "folds", "fold")
 
@@ -66,7 +72,11 @@ def read_origin(results: Iterable[Result]) -> DataOrigin:
     results = list(results)
     settings = dict(read_value(results[0], "config.data") or {})
     has_size, asked = "train_size" in settings, settings.get("train_size")
-    settings = {name: value for name, value in settings.items() if name not in ("train_size", "fold")}
+    settings = {
+        name: value
+        for name, value in settings.items()
+        if name not in ("train_size", "fold") and value not in (None, _OFF.get(f"data.{name}"))
+    }
     counts = (read_value(result, "data.label_counts.test") for result in results)
     rows = [read_number(result, "data.sizes.train") for result in results]
     rows.append(asked if isinstance(asked, int | float) and asked >= 1 else None)  # if all failed too early

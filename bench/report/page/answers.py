@@ -12,6 +12,8 @@ from bench.config.schema import DataConfig
 from bench.data import dataset
 from bench.errors import BenchError, StoreError
 from bench.report.numbers.rows import Row
+from bench.results import tally
+from bench.results.marks import find_separator, read_marks, split
 from bench.results.selection import read_number, read_value
 from bench.results.store import Result
 
@@ -26,6 +28,7 @@ class MethodAnswers:
     run_id: str
     labels: tuple[str, ...]  # in the declared order
     test: pd.DataFrame  # label and prediction, by id
+    separator: str | None = None  # between the labels of a text that has several; None: each has one
 
 
 @dataclass(frozen=True)
@@ -56,17 +59,21 @@ def read_answers(
             continue
         try:
             test = read(run.run_id).query("split == 'test'").set_index("id").sort_index()
-            if unknown := sorted((set(test["label"]) | set(test["prediction"])) - set(run.labels)):
+            separator = find_separator(run.config)
+            written = set(test["label"]) | set(test["prediction"])
+            labels = {label for one in written for label in split(one, separator)}
+            if unknown := sorted(labels - set(run.labels)):
                 raise StoreError(f"runs/{run.run_id}/predictions.csv: its record has no label {unknown[0]!r}")
         except StoreError as error:
             unread.append((row, str(error)))
         else:
-            found.append(MethodAnswers(row, run.run_id, tuple(run.labels), test[["label", "prediction"]]))
+            answers = test[["label", "prediction"]]
+            found.append(MethodAnswers(row, run.run_id, tuple(run.labels), answers, separator))
     return found, unread
 
 
 def count_confusion(answers: MethodAnswers) -> Counts:
-    """Count the test texts of each label by prediction. # (labels, labels)"""
+    """Count the test texts of each label, of which a text has one, by prediction. # (labels, labels)"""
     places = {label: place for place, label in enumerate(answers.labels)}
     counts = np.zeros((len(places), len(places)), dtype=np.int64)
     pairs = (answers.test[name].map(places).to_numpy(dtype=np.int64) for name in ("label", "prediction"))
@@ -74,13 +81,16 @@ def count_confusion(answers: MethodAnswers) -> Counts:
     return counts
 
 
-def score_labels(counts: Counts) -> list[float | None]:
+def score_labels(answers: MethodAnswers) -> list[float | None]:
     """Return F1 of each label; None for a label that is neither true nor predicted."""
-    right, both = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1)
-    return [
-        float(2 * hit / total) if total else None
-        for hit, total in zip(right.tolist(), both.tolist(), strict=True)
-    ]
+    marks = (
+        read_marks(answers.test[name], answers.labels, answers.separator) for name in ("label", "prediction")
+    )
+    truth, predicted = (np.zeros((0, len(answers.labels)), bool) if one is None else one for one in marks)
+    counted = tally.count(truth, predicted)
+    occurs = counted.true + counted.answered > 0
+    scores = tally.score_labels(counted)
+    return [float(score) if known else None for score, known in zip(scores, occurs, strict=True)]
 
 
 def compare_answers(method_answers: MethodAnswers, other: MethodAnswers) -> OnlyRight | None:
@@ -100,6 +110,9 @@ def read_texts(answers: MethodAnswers) -> Mapping[Any, str] | str:
     values = read_value(run, "config.data") if run else None
     try:
         newer = {
+            "multi_label": False,
+            "label_separator": "|",
+            "label_columns": None,
             "encoding": "auto",
             "folds": None,
             "fold": None,

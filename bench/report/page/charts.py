@@ -258,6 +258,35 @@ def draw_sizes(rows: Rows, *, key: Key, text: Text) -> Spec:
     return _finish(alt.layer(band, line, points), rows, height=340)
 
 
+def draw_reliability(rows: Rows, *, key: Key, text: Text) -> Spec:
+    """Draw accuracy over the highest probability; rows: kind is point or diagonal, percents and answers."""
+    axes = text.under("figures.axes")
+    shown = [row["title"] for row in rows if row["kind"] == "point"]
+    scale = alt.Scale(domain=[0, 100], nice=False)
+    x = alt.X("confidence:Q", title=axes["confidence"], scale=scale)
+    y = alt.Y("accuracy:Q", title=axes["accuracy"], scale=scale)
+    diagonal = alt.Chart().transform_filter("datum.kind === 'diagonal'")
+    points = alt.Chart().transform_filter("datum.kind === 'point'")
+    layers = [
+        diagonal.mark_line(strokeDash=[4, 4], color="#888").encode(x=x, y=y),
+        points.mark_line(strokeWidth=1.5, opacity=0.8).encode(x=x, y=y, color=key.colour(shown)),
+        points.mark_point(filled=True, opacity=0.75).encode(
+            x=x,
+            y=y,
+            color=key.colour(shown),
+            shape=key.shape(shown),
+            size=alt.Size("answers:Q", legend=None, scale=alt.Scale(range=[20, 400], zero=True)),
+            tooltip=[
+                alt.Tooltip("title:N", title=axes["method"]),
+                alt.Tooltip("confidence:Q", title=axes["confidence"], format=".1f"),
+                alt.Tooltip("accuracy:Q", title=axes["accuracy"], format=".1f"),
+                alt.Tooltip("answers:Q", title=axes["answers"], format="d"),
+            ],
+        ),
+    ]
+    return _finish(alt.layer(*layers), rows, height=340)
+
+
 def draw_confusion(rows: Rows, *, labels: Sequence[str], text: Text) -> Spec:
     """Draw a confusion matrix; rows: label, prediction, texts, their share of the label in percent."""
     axes = text.under("figures.axes")

@@ -23,6 +23,7 @@ from bench.report.page.answers import count_confusion, score_labels
 from bench.report.page.charts import Key
 from bench.report.page.details import Course, Details
 from bench.report.page.pareto import place_methods, to_percent
+from bench.report.page.reliability import draw_reliability
 from bench.results.selection import read_number, read_seed
 from bench.results.store import Result
 
@@ -56,6 +57,7 @@ def draw_all(evidence: Evidence, details: Details, *, text: Text) -> dict[Group 
                 _draw_phases(rows, text, make),
                 _draw_predicted(rows, key, text, make),
                 _draw_answers([answer for answer in details.answers if answer.row in rows], key, text, make),
+                draw_reliability(rows, key, text, make),
             )
             for figure in drawn
         ]
@@ -350,11 +352,10 @@ def _draw_predicted(rows: Sequence[Row], key: Key, text: Text, make: Any) -> Ite
 
 def _draw_answers(answers: Sequence[Any], key: Key, text: Text, make: Any) -> Iterator[Figure]:
     axes = text.under("figures.axes")
-    counted = [(answer, count_confusion(answer)) for answer in answers]
     points: list[dict[str, Any]] = [
         {"title": one.row.title, "label": clean(label), "f1": to_percent(score)}
-        for one, counts in counted
-        for label, score in zip(one.labels, score_labels(counts), strict=True)
+        for one in answers
+        for label, score in zip(one.labels, score_labels(one), strict=True)
         if score is not None
     ]
     if points:
@@ -367,7 +368,10 @@ def _draw_answers(answers: Sequence[Any], key: Key, text: Text, make: Any) -> It
         ]
         spec = charts.draw_f1(points, labels=labels, key=key, text=text)
         yield make("f1", spec=spec, header=[f"{axes['label']} ({axes['f1']})", *titles], rows=lines)
-    for one, counts in counted:
+    for one in answers:
+        if one.separator is not None:  # of several labels none takes the place of another
+            continue
+        counts = count_confusion(one)
         wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
         kept = sorted(sorted(range(len(one.labels)), key=lambda place: (-wrong[place], place))[:_MOST_LABELS])
         names = [clean(one.labels[place]) for place in kept]

@@ -43,6 +43,8 @@ _ORDER = (
         "search",
         "training",
         "answers",
+        "probabilities",
+        "together",
         "latency",
         "claims",
         "imported",
@@ -54,6 +56,7 @@ _PLACES = {
     "search": ("effect", "heatmap"),
     "training": ("loss", "validation", "time", "memory", "predicted"),
     "answers": ("f1", "confusion"),
+    "probabilities": ("reliability", "tempered"),
 }
 
 
@@ -135,7 +138,7 @@ def _list_parts(evidence: Evidence, details: Details, drawn: Drawn, *, text: Tex
                 blocks += place(group, titles, [Figures(chosen)])
         return blocks
 
-    claims = described["claims"].blocks
+    claims, probabilities = described["claims"].blocks, described["probabilities"].blocks
     own: dict[str, Sequence[Block]] = {
         "methods": tables,
         "search": [*pick("search"), replace(described["budget"], is_folded=True)],
@@ -149,6 +152,7 @@ def _list_parts(evidence: Evidence, details: Details, drawn: Drawn, *, text: Tex
     sections = {
         **described,
         "claims": Section(described["claims"].title, [*claims, *list_article(evidence, text=text)]),
+        "probabilities": replace(described["probabilities"], blocks=[*probabilities, *pick("probabilities")]),
         **{name: Section(named[name], blocks) for name, blocks in own.items()},
     }
     return {name: section for name, section in sections.items() if not is_empty(section)}

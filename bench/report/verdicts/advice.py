@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from bench.config.reporting import ArticleAdvice
-from bench.report.across.groups import choose_leader
+from bench.report.across.groups import choose_leader, group_sizes
 from bench.report.across.models import list_panels
 from bench.report.blocks import Block, Bullets, Paragraph, Section, Table, make_bullets
 from bench.report.cells import UNKNOWN, format_gib, format_known
@@ -23,14 +23,16 @@ from bench.report.naming import (
 from bench.report.numbers.comparison import Comparison, Known
 from bench.report.numbers.contrast import AccuracyGap, find_gap, read_hardware
 from bench.report.numbers.equivalence import merge_needs
-from bench.report.numbers.evidence import Evidence
-from bench.report.numbers.rows import Row
+from bench.report.numbers.evidence import Evidence, narrow
+from bench.report.numbers.rows import Row, build_rows
 from bench.report.verdicts.answer import most_accurate
+from bench.report.verdicts.labels import LabelBudget, keep_nearest, say_more, say_size
 from bench.report.verdicts.recommend import (
     Place,
     Read,
     Recommendation,
     TrainingLimits,
+    fail_outside,
     find_changes,
     is_predicted,
     recommend,
@@ -38,22 +40,37 @@ from bench.report.verdicts.recommend import (
 
 
 def describe_advice(
-    evidence: Evidence, read: Read, *, limits: TrainingLimits, text: Text, card: str | None = None
+    evidence: Evidence,
+    read: Read,
+    *,
+    limits: TrainingLimits,
+    text: Text,
+    card: str | None = None,
+    labels: LabelBudget | None = None,
 ) -> tuple[list[Block], bool]:
     """Return the advice, and whether anything fits the limits.
 
     Args:
         evidence: of the user's results; for a card that these did not run on, from ``move_to_card``.
         card: that card's name.
+        labels: for which of the learning curves' sizes, if not for the tables'.
     """
     known: Known = {}
     delta = evidence.report.delta
+    headings, of_splits = title_tasks(evidence.tasks, text), title_splits(evidence.tasks, text)
+    curves = list[list[Row]]()
+    if labels:
+        curves = group_sizes(build_rows(fail_outside(evidence.results, limits)))
+        evidence = narrow(evidence, keep_nearest(evidence.results, labels.labels), read)
     advice = recommend(evidence.results, read, limits=limits, delta=delta, text=text, known=known)
     change = partial(find_changes, evidence.results, read, limits=limits, delta=delta, text=text, known=known)
-    headings, of_splits = title_tasks(evidence.tasks, text), title_splits(evidence.tasks, text)
     blocks = list[Block]()
     for place, value in advice.items():
         lines = [*_say_memory(place, limits, card, text), *_explain(value, limits, text)]
+        if labels:
+            curve = _find_curve(value, curves)
+            lines = [say_size(labels, curve, text), *lines]
+            lines += say_more(labels, curve, value, delta=delta, text=text)
         changes = [_say_change(*one, text) for one in change(place=place, chosen=value.chosen)]
         said = make_bullets([*lines, *changes])
         if value.chosen and value.chosen.edges:
@@ -68,6 +85,12 @@ def describe_advice(
     return blocks, any(one.chosen for one in advice.values())
 
 
+def _find_curve(advice: Recommendation, curves: Sequence[Sequence[Row]]) -> Sequence[Row]:
+    """Return the rows of the learning curve that the advice is of."""
+    data = {row.task.fingerprint for row in (*advice.fitting, *(row for row, _ in advice.rejected))}
+    return next(curve for curve in curves if data & {row.task.fingerprint for row in curve})
+
+
 def _say_change(kind: str, size: float, row: Row | None, text: Text) -> str:
     """Say what to take with other memory."""
     if row is None:
@@ -78,6 +101,9 @@ def _say_change(kind: str, size: float, row: Row | None, text: Text) -> str:
 def _say_memory(place: Place, limits: TrainingLimits, card: str | None, text: Text) -> Iterator[str]:
     """Say the limits, and which memory is compared with them."""
     said = _say_limits(limits, text)
+    if limits.vram_gib is None:
+        yield from [text("advice.limits", limits=said)] if said else []
+        return
     if card is None:
         yield text("advice.budget", limits=said, kind=name_kind(place[1], text))
     else:
@@ -126,7 +152,9 @@ def _say_why(advice: Recommendation, text: Text) -> list[str]:
     if len(advice.same) > 1:
         best, *others = advice.same
         gaps = [gap for row in others if (gap := find_gap(best, row, advice.comparisons))]
-        return [*_say_same(best, gaps, text), text("advice.least", title=title)]
+        is_known = all(row.peak_memory_bytes is not None for row in advice.same)
+        least = [text("advice.least", title=title)] if is_known else []
+        return [*_say_same(best, gaps, text), *least]
     gaps = [gap for row in others if (gap := find_gap(chosen, row, advice.comparisons))]
     if len(gaps) == len(others) and all(gap.comparison.needs is None for gap in gaps):
         return [text("advice.more_accurate", title=title, titles=join_titles(others, text))]
@@ -145,7 +173,9 @@ def _say_same(best: Row, gaps: Sequence[AccuracyGap], text: Text) -> Iterator[st
 
 
 def _say_limits(limits: TrainingLimits, text: Text) -> str:
-    said = [text("advice.at_most_memory", gib=limits.vram_gib)]
+    said = []
+    if limits.vram_gib is not None:
+        said.append(text("advice.at_most_memory", gib=limits.vram_gib))
     if limits.max_seconds is not None:
         said.append(text("advice.at_most_time", duration=text.format_duration(limits.max_seconds)))
     if limits.min_accuracy is not None:
@@ -167,8 +197,10 @@ def _say_numbers(row: Row, text: Text) -> str:
 def _tabulate(group: Place, advice: Recommendation, text: Text) -> Table:
     """Tabulate every method: the recommended one, those that fit, those that do not and why."""
     names = ("method", "hyperparameters", "memory", "train_time", "accuracy")
-    header = name_columns(group[1], text)
-    if any(map(is_predicted, advice.fitting)) or any(is_predicted(row) for row, _ in advice.rejected):
+    rows = [*advice.fitting, *(row for row, _ in advice.rejected)]
+    several = any(row.task.multi_label for row in rows)
+    header = name_columns(group[1], text, multi_label=several)
+    if any(map(is_predicted, rows)):
         header["memory"] = text("advice.predicted_memory")
     ordered = sorted(advice.fitting, key=lambda row: row is not advice.chosen)
     verdicts = [

@@ -33,14 +33,14 @@ _MOST_TRIED = 6  # amounts of memory beyond the limit
 class TrainingLimits:
     """What a user has, and wants."""
 
-    vram_gib: float
+    vram_gib: float | None
     max_seconds: float | None  # of one training
     min_accuracy: float | None  # a share
 
     @property
-    def vram_bytes(self) -> float:
+    def vram_bytes(self) -> float | None:
         """The memory in the unit of the records."""
-        return self.vram_gib * GIB
+        return None if self.vram_gib is None else self.vram_gib * GIB
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ def recommend(
     known: Known | None = None,
 ) -> dict[Place, Recommendation]:
     """Return what to take on each split; ``delta`` and ``known`` are as for compare_methods."""
-    needs, groups = _list_needs(results), group_by_method(results)
-    within = group_rows(build_rows([_fail_outside(result, needs, limits) for result in results]))
+    groups, within = group_by_method(results), group_rows(build_rows(fail_outside(results, limits)))
     advice = {}
     rows, _ = part_sizes(build_rows(results))
     models = name_models([row.task for row in rows], text)
@@ -124,6 +123,8 @@ def find_changes(
     Returns:
         below | from, the bytes, and what to take then; None: nothing fits.
     """
+    if limits.vram_bytes is None:
+        return []
     peaks = sorted({need.peak_bytes for need in _list_needs(results).values() if need.peak_bytes is not None})
 
     def take(size: float) -> Row | None:
@@ -173,7 +174,7 @@ def _choose(
         best = choose_leader(ahead) or leader
     same = [best] if best else list(pool)
     same += [row for row in pool if best and row is not best and _is_untold(best, row, comparisons)]
-    chosen = min(same, key=lambda row: (row.peak_memory_bytes or 0.0, row.train_seconds or 0.0), default=None)
+    chosen = min(same, key=_order, default=None)
     baselines = [row for row in fitting if row.baseline and chosen and row is not chosen]
     equal = [row for row in baselines if chosen and best and not _is_better(chosen, row, comparisons)]
     return Recommendation(
@@ -184,6 +185,12 @@ def _choose(
         baseline=most_accurate(equal),
         comparisons=comparisons,
     )
+
+
+def _order(row: Row) -> tuple[float, float]:
+    """Return what to sort by: the least memory first, of equals the quickest; unknown memory last."""
+    peak = math.inf if row.peak_memory_bytes is None else row.peak_memory_bytes
+    return peak, row.train_seconds or 0.0
 
 
 def _is_ahead(row: Row, other: Row, comparisons: Sequence[Comparison]) -> bool:
@@ -211,9 +218,9 @@ def _find_reason(
     if row.selection is None:
         return text("advice.rejections.none_succeeded", status=text(f"statuses.{row.status}"))
     peaks = [need.peak_bytes for need in needs if need.peak_bytes is not None]
-    if not peaks:
+    if limits.vram_bytes is not None and not peaks:
         return text("advice.rejections.unknown_memory")
-    if min(peaks) > limits.vram_bytes:
+    if limits.vram_bytes is not None and min(peaks) > limits.vram_bytes:
         return text("advice.rejections.memory", needs=format_gib(min(peaks)), limit=f"{limits.vram_gib:g}")
     times = [
         need.seconds
@@ -287,14 +294,19 @@ def _key(result: Result) -> str:
     return f"{read_value(result, 'memory.kind')} {configuration_key(result)}"
 
 
-def _fail_outside(result: Result, needs: Mapping[str, _Need], limits: TrainingLimits) -> Result:
-    """Return the run as it would have ended within the limits."""
-    if not result.is_success:
-        return result
-    need = needs.get(_key(result), _Need(None, None))
-    if _divide(need.peak_bytes, limits.vram_bytes) > 1:
-        return replace(result, status="oom")
-    return replace(result, status="timeout") if _divide(need.seconds, limits.max_seconds) > 1 else result
+def fail_outside(results: Sequence[Result], limits: TrainingLimits) -> list[Result]:
+    """Return the runs as they would have ended within the limits."""
+    needs = _list_needs(results)
+
+    def fail(result: Result) -> Result:
+        if not result.is_success:
+            return result
+        need = needs.get(_key(result), _Need(None, None))
+        if _divide(need.peak_bytes, limits.vram_bytes) > 1:
+            return replace(result, status="oom")
+        return replace(result, status="timeout") if _divide(need.seconds, limits.max_seconds) > 1 else result
+
+    return [fail(result) for result in results]
 
 
 def move_to_card(results: Sequence[Result], peaks: Mapping[str, float]) -> list[Result]:

@@ -42,6 +42,12 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
                 "folds": None,
                 "fold": None,
                 "resample": False,
+                "multi_label": False,
+                "label_separator": "|",
+                "label_columns": None,
+                "text_pair_column": None,
+                "text_template": None,
+                "long_texts": "truncate",
             },
             **{"train_size": None, "validation_size": 0.2, "test_size": 0.2, "split_seed": 0},
         }

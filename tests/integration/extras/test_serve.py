@@ -27,7 +27,7 @@ class Fake:
     """A classifier by the first letter, which notes its batches and can be held up."""
 
     def __init__(self) -> None:
-        self.manifest = SimpleNamespace(run_id="0123456789ab", method="lora", labels=LABELS)
+        self.manifest = SimpleNamespace(run_id="0123456789ab", method="lora", labels=LABELS, pairs=False)
         self.batches: list[list[str]] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -38,6 +38,9 @@ class Fake:
         self.gate.wait(10)
         if "broken" in texts:
             raise DataError("the tokenizer finds no token")
+        if texts == ["?"]:
+            reason = "the highest probability, 0.5000, is below 0.8"
+            return [LabelPrediction(None, {"good": 0.5, "bad": 0.5}, reason)]
         return [
             LabelPrediction(LABELS[one[0] != "g"], {"good": 0.9 if one[0] == "g" else 0.1, "bad": 0.5})
             for one in texts
@@ -73,6 +76,17 @@ def test_texts_come_back_in_order_with_their_probabilities() -> None:
     lines = metrics.text.splitlines()
     assert 'bench_requests_total{status="200"} 1' in lines
     assert {"bench_texts_total 3", "bench_batches_total 1", "bench_texts_waiting 0"} <= set(lines)
+
+
+def test_a_text_without_a_label_says_why() -> None:
+    answer, *_ = ask(Fake(), {"texts": ["?"]})
+    assert answer.json()["predictions"] == [
+        {
+            "label": None,
+            "probabilities": {"good": 0.5, "bad": 0.5},
+            "reason": "the highest probability, 0.5000, is below 0.8",
+        }
+    ]
 
 
 def test_requests_at_once_share_batches_and_get_their_own_answers() -> None:

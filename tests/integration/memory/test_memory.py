@@ -100,10 +100,19 @@ def test_a_base_that_answers_as_it_is_takes_what_was_predicted(
         ("train.max_grad_norm=null",),
         ("+method.adapter.use_dora=true",),
         ("lora.dropout=0",),
+        ("train.loss=weighted",),
+        ("train.loss=focal",),
     ],
 )
 def test_and_with_other_settings(compose: Compose, lines: tuple[str, ...]) -> None:
     assert_equal(compose(*DECODER, "method=lora", "train.eval_batch_size=8", *lines), "fp32")
+
+
+def test_and_where_texts_have_several_labels(compose: Compose) -> None:
+    task = tasks.SequenceClassification(
+        sets=np.eye(5, dtype=bool)[[0, 0, 3]] | np.eye(5, dtype=bool)[[1, 2, 4]]
+    )
+    assert_equal(compose(*DECODER, "method=lora", "train.eval_batch_size=8"), "fp32", task)
 
 
 def assert_equal(config: Config, precision: str, task: tasks.Task | None = None) -> None:

@@ -22,8 +22,8 @@ from bench.results.store import Result, Store
 from bench.run.run import run, run_all
 from bench.train.checkpoint import BEST
 from bench.winner import agreement, classifier, export
+from bench.winner.conversion import convert
 from bench.winner.generate import generate
-from bench.winner.merge import merge
 
 Compose = Callable[..., Config]
 pytestmark = pytest.mark.slow
@@ -99,7 +99,9 @@ def test_what_is_exported_answers_as_the_run_did(lora: tuple[Store, Result], tmp
 
 
 def test_it_is_merged_without_a_change_of_its_answers(lora: tuple[Store, Result], tmp_path: Path) -> None:
-    rows = {one.form: one for one in merge(*lora, tmp_path / "merged", into=None, tolerance=0.0, force=False)}
+    options = {"form": "merged", "into": None, "tolerance": 0.0, "force": False}
+    _, measured = convert(*lora, tmp_path / "merged", **options)
+    rows = {one.form: one for one in measured}
     assert rows["merged, fp32"].accuracy == rows["as trained"].accuracy == lora[1].metrics["test"]["accuracy"]
     again = bench.load(tmp_path / "merged").predict(list(agreement.read_test(lora[1]).texts))
     assert [one.label for one in again] == read_test(*lora)["prediction"].tolist()

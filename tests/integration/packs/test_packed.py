@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -239,6 +240,92 @@ def test_members_of_other_folds_are_the_runs_alone(
     assert counts == {"validation": [21, 21, 20], "test": [18, 18, 18]}
 
 
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """120 pairs of which the first says nothing: which of two words comes first decides the label."""
+    rows = [(f"das {number}", f"a b {number}" if number % 2 else f"b a {number}") for number in range(120)]
+    frame = pd.DataFrame(rows, columns=["one", "two"]).assign(label=["x", "y"] * 60)
+    frame.to_csv(tmp_path / "pairs.csv", index=False)
+    return tmp_path / "pairs.csv"
+
+
+@pytest.mark.parametrize("overrides", [["method=lora"], ["method=lora", "task=label_likelihood"]])
+def test_pairs_are_read_alike_in_a_pack_and_alone(
+    compose_tiny: Compose, compose_decoder: Compose, pairs: Path, tmp_path: Path, overrides: list[str]
+) -> None:
+    compose = compose_tiny if len(overrides) == 1 else lambda *o: compose_decoder("llama", *o)
+    columns = ("data.text_column=one", "data.text_pair_column=two", f"data.train={pairs}")
+    configs = members_of(compose(*FIFTY, *columns, *overrides), MEMBERS[:2])
+    packed = train_packed(configs, tmp_path)
+    for one, alone in zip(packed, train_alone(configs, tmp_path), strict=True):
+        assert max(alone.values("loss")) - min(alone.values("loss")) > 0.1
+        require_same(one, alone)
+
+
+@pytest.mark.parametrize("way", ["head_tail", "windows"])
+@pytest.mark.parametrize("overrides", [["method=lora"], ["method=lora", "task=label_likelihood"]])
+def test_long_texts_are_read_alike_in_a_pack_and_alone(
+    compose_tiny: Compose,
+    compose_decoder: Compose,
+    texts: Path,
+    tmp_path: Path,
+    overrides: list[str],
+    way: str,
+) -> None:
+    """The members of other seeds draw other texts, of which other ones are long."""
+    frame = pd.read_csv(texts)
+    frame["text"] = [f"第 {'期 ' * (number % 30)}{text}" for number, text in enumerate(frame["text"])]
+    frame.to_csv(tmp_path / "long.csv", index=False)
+    compose = compose_tiny if len(overrides) == 1 else lambda *o: compose_decoder("llama", *o)
+    lines = (
+        "train.max_length=16",
+        f"data.long_texts={way}",
+        f"data.train={tmp_path}/long.csv",
+        "train.lr=1e-2",
+    )
+    drawn = ("data.train_size=50", "data.resample=true", "train.group_by_length=false")
+    template = "model.template='{text}?'"
+    configs = members_of(compose(*FIFTY, *lines, *drawn, template, *overrides), ({"seed": 0}, {"seed": 1}))
+    packed = train_packed(configs, tmp_path)
+    for one, alone in zip(packed, train_alone(configs, tmp_path), strict=True):
+        require_same(one, alone)
+        assert isinstance(one.fitted, fit.Fitted)
+        assert (one.fitted.truncated_share == 0) is (way == "windows")
+        assert (one.fitted.long_share or 0) > 0.3
+        assert [count_answers(one, split) for split in fit.EVALUATED] == [18, 18]
+
+
+LOSSES = tuple({"train.loss": loss} for loss in ("weighted", "cross_entropy", "focal", "balanced_sampling"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "overrides"),
+    [
+        ("bert", ["method=lora", "train.gradient_accumulation_steps=2"]),
+        ("llama", ["method=lora", "task=label_likelihood"]),
+    ],
+)
+def test_members_of_other_losses_are_the_runs_alone(
+    compose_tiny: Compose,
+    compose_decoder: Compose,
+    texts: Path,
+    tmp_path: Path,
+    architecture: str,
+    overrides: list[str],
+) -> None:
+    compose = compose_tiny if architecture == "bert" else lambda *o: compose_decoder(architecture, *o)
+    frame = pd.read_csv(texts)
+    place = frame.groupby("label").cumcount()
+    frame[(frame["label"] != "外汇") | (place < 12)].to_csv(tmp_path / "rare.csv", index=False)
+    lines = ("train.lr=1e-2", "train.group_by_length=false", f"data.train={tmp_path}/rare.csv")
+    configs = members_of(compose(*FIFTY, *lines, *overrides), LOSSES)
+    packed = train_packed(configs, tmp_path)
+    for one, alone in zip(packed, train_alone(configs, tmp_path), strict=True):
+        require_same(one, alone)
+        assert count_tokens(one) == pytest.approx(count_tokens(alone))
+    assert len({tuple(one.values("loss")) for one in packed}) == 4
+
+
 def test_a_fold_that_diverges_leaves_the_others(compose_tiny: Compose, tmp_path: Path) -> None:
     members = [{"data.fold": 0}, {"data.fold": 1, "train.lr": 1e30}, {"data.fold": 2}]
     lines = ("method=lora", "data.folds=5", "data.fold=0", "train.group_by_length=false")
@@ -366,3 +453,29 @@ def test_dropout_keeps_each_adapters_mean(compose_tiny: Compose) -> None:
         assert float(spread.max()) == 0 if rate == 0 else float(spread.min()) > 0
         error = (drawn[:, member].mean(0) - exact[member]).abs()
         assert float((error - 6 * spread / 20).max()) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.gradient_accumulation_steps=2"],
+        ["method=qlora", "merged_micro_batches=2", "train.gradient_accumulation_steps=2"],
+    ],
+)
+def test_several_labels_are_learned_alike_in_a_pack_and_alone(
+    compose_tiny: Compose, texts: Path, tmp_path: Path, overrides: list[str]
+) -> None:
+    """Each text is two, with the labels of both; members of other seeds read them in another order."""
+    frame = pd.read_csv(texts)
+    joined = frame["text"] + " " + frame["text"].sample(frac=1, random_state=0).to_numpy()
+    labels = frame["label"] + "|" + frame["label"].sample(frac=1, random_state=0).to_numpy()
+    path = tmp_path / "two.csv"
+    pd.DataFrame({"text": joined, "label": labels}).to_csv(path, index=False)
+    lines = ("data.multi_label=true", f"data.train={path}", "train.lr=1e-2", "train.group_by_length=false")
+    configs = members_of(compose_tiny(*FIFTY, *lines, *overrides), ({"seed": 0}, {"seed": 1, "lora.r": 4}))
+    packed = train_packed(configs, tmp_path)
+    for one, alone in zip(packed, train_alone(configs, tmp_path), strict=True):
+        assert alone.values("loss")[0] == pytest.approx(0.69, abs=0.3)  # log 2, of each label
+        assert alone.values("loss")[-1] < 0.45
+        assert alone.values("validation_mean_average_precision")[-1] > 0.8
+        require_same(one, alone)

@@ -160,10 +160,24 @@ def require_harmless_tables(folder: Path, *, methods: int, runs: int) -> None:
 
 
 def render_tags(markdown: str) -> list[str]:
-    """The tags that a reader's Markdown makes of it: of headings, tables, lists and the answer, no others."""
+    """The tags of the Markdown, none but of headings, tables, lists, commands and the answer."""
     assert is_clean(markdown)
     tags = re.findall(r"<(\w+)", MarkdownIt("commonmark").enable("table").render(markdown))
-    assert set(tags) <= {"h2", "h3", "table", "thead", "tbody", "tr", "th", "td", "p", "ul", "li", "strong"}
+    assert set(tags) <= {
+        "h2",
+        "h3",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "p",
+        "ul",
+        "li",
+        "strong",
+        "code",
+    }
     return tags
 
 

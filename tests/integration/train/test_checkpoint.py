@@ -134,6 +134,7 @@ def stop_run(config: Config, interrupt: Interrupt, step: int) -> Path:
         pytest.param(("method=loftq", "lora.dropout=0.3"), marks=pytest.mark.slow),
         pytest.param(("method=ia3",), marks=pytest.mark.slow),
         ("method=lora", "train.max_steps=null", "train.epochs=2", "train.max_grad_norm=null"),
+        ("method=lora", "train.loss=balanced_sampling"),
     ],
 )
 def test_an_interrupted_run_comes_to_what_an_undisturbed_one_does(

@@ -53,10 +53,9 @@ def build(config: Config) -> tuple[builder.Network, list[dict[str, torch.Tensor]
     )
     settings = config.train
     batches = tokens.train_batches(
-        splits["train"],
+        tokens.Stream(splits["train"], config.seed),
         micro_batch_size=settings.micro_batch_size,
         micro_batches=fit.count_steps(settings, rows=84) * settings.gradient_accumulation_steps,
-        seed=config.seed,
         group_by_length=settings.group_by_length,
         padding=tokens.Padding.of(tokenizer),
     )
@@ -188,11 +187,12 @@ def test_in_24_gb_the_loss_curve_is_that_of_fp32(compose_tiny: Compose) -> None:
     assert max(tens) < 0.01
 
 
-def test_a_step_is_the_mean_over_all_rows_of_its_micro_batches(compose_tiny: Compose) -> None:
+@pytest.mark.parametrize("loss", ["cross_entropy", "weighted", "focal"])
+def test_a_step_is_the_mean_over_all_rows_of_its_micro_batches(compose_tiny: Compose, loss: str) -> None:
     """Also where the last micro-batch of an epoch is smaller: 84 rows are 10.5 micro-batches of 8."""
-    network, _ = build(compose_tiny("method=full"))
-    training = prepare_alone(network.model, compose_tiny("method=full"))
-    _, batches = build(compose_tiny("method=full"))
+    config = compose_tiny("method=full", f"train.loss={loss}")
+    network, batches = build(config)
+    training = prepare_alone(network.model, config, label_counts=[70, 10, 4])
     whole_batch = next(batch for batch in batches if len(batch["labels"]) == 8)
     rows = {name: tensor[:7] for name, tensor in whole_batch.items()}
     parts = [
@@ -201,6 +201,11 @@ def test_a_step_is_the_mean_over_all_rows_of_its_micro_batches(compose_tiny: Com
     ]
     whole, cut = (loop.add_gradients(training, batches) for batches in ([rows], parts))
     assert float(cut) == pytest.approx(float(whole), abs=1e-6)
+    inputs = {name: tensor for name, tensor in rows.items() if name != "labels"}
+    with torch.no_grad():
+        shares = network.model.train()(**inputs).logits.softmax(-1).numpy()[np.arange(7), rows["labels"]]
+    inverse = {"weighted": 84 / 3 / np.array([70, 10, 4])[rows["labels"]], "focal": (1 - shares) ** 2}
+    assert float(whole) == pytest.approx(float((inverse.get(loss, 1.0) * -np.log(shares)).mean()), abs=1e-5)
 
 
 def test_training_goes_on_over_a_smaller_last_micro_batch(compose_tiny: Compose) -> None:

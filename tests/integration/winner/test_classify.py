@@ -14,7 +14,7 @@ from torch.nn import functional
 import bench
 import bench.extras
 from bench.results.store import Result, Store
-from bench.winner import agreement, classifier, export
+from bench.winner import agreement, classifier, export, manifest
 from bench.winner.generate import generate
 
 Train = Callable[..., tuple[Store, Result]]
@@ -45,7 +45,9 @@ def test_a_run_and_its_folder_give_the_probabilities_of_predictions_csv(
     assert list(found.columns[:3]) == ["number", "title", "prediction"]
     assert list(found.columns[2:]) == list(expected.columns)
     assert found["prediction"].tolist() == expected["prediction"].tolist()
-    assert np.abs(found.iloc[:, 3:].to_numpy() - expected.iloc[:, 1:].to_numpy()).max() < 1e-4
+    powers = expected.iloc[:, 1:].to_numpy() ** (1 / manifest.read(folder).temperature)
+    tempered = powers / powers.sum(axis=1, keepdims=True)
+    assert np.abs(found.iloc[:, 3:].to_numpy() - tempered).max() < 1e-4
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert pd.DataFrame(rows)["prediction"].tolist() == found["prediction"].tolist()
     assert rows[0]["number"] == "0"
@@ -70,6 +72,31 @@ def test_batches_of_like_length_give_what_each_text_alone_gives(folder: Path) ->
     assert told == [5, 5, 2]
 
 
+def test_a_text_below_the_least_confidence_is_none_of_these(
+    folder: Path, command: Bench, tmp_path: Path
+) -> None:
+    texts = ["股票 指数 上涨", "国债 收益率", "美元", "汇率"]
+    values = [max(one.probabilities.values()) for one in bench.load(folder).predict(texts)]
+    least = round(sorted(values)[1] + 1e-4, 4)  # which the two least sure do not reach
+    reasons = [
+        f"the highest probability, {value:.4f}, is below {least:g}" if value < least else None
+        for value in values
+    ]
+    code, out, err = command("classify", folder, *texts, "--min-confidence", least, "--json")
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["reason"] for row in rows] == reasons
+    assert [row["prediction"] is None for row in rows] == [value < least for value in values]
+    _, out, _ = command("classify", folder, *texts, "--min-confidence", least)
+    assert [line.startswith("none of these\t") for line in out.splitlines()] == [
+        value < least for value in values
+    ]
+    command("classify", folder, *texts, "--min-confidence", least, "--out", tmp_path / "out.csv")
+    read = pd.read_csv(tmp_path / "out.csv")
+    assert list(read.columns[:3]) == ["text", "prediction", "reason"]
+    assert read["prediction"].isna().sum() == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "lines", "code", "message"),
     [
@@ -85,6 +112,9 @@ def test_batches_of_like_length_give_what_each_text_alone_gives(folder: Path) ->
         (["{folder}", "a", "--file", "{here}/in.csv"], "", 2, "give texts or a file, not both"),
         (["{folder}", "a", "--out", "out.xlsx"], "", 2, "--out out.xlsx: must end in .csv"),
         (["{folder}", "a", "--batch-size", "0"], "", 2, "--batch-size 0: must be at least 1"),
+        (["{folder}", "a", "--min-confidence", "1"], "", 2, "--min-confidence 1: must lie in (0, 1)"),
+        (["{folder}", "a", "--min-accuracy", "95"], "", 2, "--min-accuracy 95: must lie in (0, 1)"),
+        (["{folder}", "a", "--min-accuracy", "0.99"], "", 2, "show no threshold at which answers are so"),
         (["0123456789ab", "a", "--results", "{results}"], "", 2, "has no such run"),
         (["best:nope", "a", "--results", "{results}"], "", 2, "has no run of it"),
     ],

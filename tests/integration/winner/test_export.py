@@ -62,9 +62,11 @@ def exported(
     return find
 
 
-def probabilities_of(rows: pd.DataFrame) -> npt.NDArray[np.float64]:
+def probabilities_of(rows: pd.DataFrame, folder: Path) -> npt.NDArray[np.float64]:
+    """The run's probabilities with the temperature that its export has."""
     columns = [name for name in rows if name.startswith("probability_")]
-    return rows[columns].to_numpy(dtype=float)
+    powers = rows[columns].to_numpy(dtype=float) ** (1 / manifest.read(folder).temperature)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_an_exported_folder_predicts_what_the_run_predicted(
     found = bench.load(folder).predict(rows["text"].tolist())
     assert [one.label for one in found] == rows["prediction"].tolist()
     values = np.array([list(one.probabilities.values()) for one in found])
-    assert np.abs(values - probabilities_of(rows)).max() < 1e-4
+    assert np.abs(values - probabilities_of(rows, folder)).max() < 1e-4
     assert list(found[0].probabilities) == ["债券", "外汇", "股市"]
 
 
@@ -86,13 +88,14 @@ def test_the_code_in_the_card_predicts_the_same_without_bench(
     exported: Callable[[str], tuple[Path, pd.DataFrame]],
 ) -> None:
     names = ("lora", "qlora", "full", "pissa", "written")
-    lines, expected = ["import os, sys"], []
+    lines, expected, values = ["import os, sys"], [], []
     for name in names:
         folder, rows = exported(name)
         card = (folder / "README.md").read_text(encoding="utf-8")
         (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
         some = rows.head(6)
         expected.append(some)
+        values.append(probabilities_of(some, folder))
         code = code.replace('["put your texts here"]', repr(some["text"].tolist()))
         lines += [f"os.chdir({str(folder)!r})", code]
     lines.append("assert 'bench' not in sys.modules")
@@ -103,7 +106,7 @@ def test_the_code_in_the_card_predicts_the_same_without_bench(
     found = re.findall(r"^(\S+) (\[.*?\]) ", done.stdout, flags=re.MULTILINE)
     rows = pd.concat(expected)
     assert [label for label, _ in found] == rows["prediction"].tolist()
-    distances = np.abs(np.array([json.loads(row) for _, row in found]) - probabilities_of(rows)).max(axis=1)
+    distances = np.abs(np.array([json.loads(row) for _, row in found]) - np.concatenate(values)).max(axis=1)
     assert distances.reshape(5, 6).max(axis=1) == pytest.approx(0, abs=2e-2)  # 4-bit layers round otherwise
     assert distances.reshape(5, 6)[[0, 2, 3]].max() < 1e-3
 

@@ -5,15 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import bitsandbytes
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.stats import ttest_rel
 
 import bench
 from bench.errors import ConfigError, RunError
 from bench.results.store import Result, Store
 from bench.winner import agreement
-from bench.winner.merge import merge
+from bench.winner.conversion import convert
 
 Train = Callable[..., tuple[Store, Result]]
 LAYER = "bert.encoder.layer.0.attention.self.query"
@@ -29,7 +31,7 @@ def merge_run(
     force: bool = False,
 ) -> dict[str, agreement.Agreement]:
     store, result = found
-    rows = merge(store, result, folder, into=into, tolerance=tolerance, force=force)
+    _, rows = convert(store, result, folder, form="merged", into=into, tolerance=tolerance, force=force)
     assert [one.form for one in rows] == FORMS
     assert rows[0].accuracy == result.metrics["test"]["accuracy"]
     assert rows[0].f1_macro == pytest.approx(result.metrics["test"]["f1_macro"])
@@ -112,12 +114,34 @@ def test_a_merge_that_changes_too_much_leaves_nothing_unless_it_is_forced(
 ) -> None:
     found = train("method=lora")
     with pytest.raises(
-        RunError, match=r"merged into full, 0\.00% of 18 test predictions change.*nothing was"
+        RunError, match=r"merged into full, 0 of 18 test predictions change \(0\.00%\).*nothing was"
     ):
         merge_run(found, tmp_path / "merged", tolerance=-1)  # so that any change is too much
     assert list(tmp_path.iterdir()) == []
     merge_run(found, tmp_path / "merged", tolerance=-1, force=True)
     assert (tmp_path / "merged" / "model.safetensors").exists()
+
+
+def test_changed_labels_are_counted_and_tested_as_pairs() -> None:
+    """The p is that of Student's paired test on which answers are right."""
+    random = np.random.default_rng(0)
+    labels, trained = random.integers(3, size=200), random.normal(size=(200, 3))
+    trained[np.arange(200), labels] += 2
+    scores = trained.copy()
+    scores[:20] = np.roll(scores[:20], 1, axis=1)
+    found = agreement.compare("other", scores, trained, agreement.Held(["text"] * 200, labels))
+    right, other = (one.argmax(axis=1) == labels for one in (scores, trained))
+    assert (found.changed, found.changed_share) == (20, 0.1)
+    assert found.accuracy == right.mean()
+    assert found.p_value == pytest.approx(
+        ttest_rel(right.astype(float), other.astype(float)).pvalue, rel=1e-6
+    )
+    assert 0 < found.p_value < 0.05
+    same = agreement.compare("same", trained, trained, agreement.Held(["text"] * 200, labels))
+    assert (same.changed, same.p_value, same.max_probability_difference) == (0, pytest.approx(1), 0)
+    one = agreement.compare("one", scores[:1], trained[:1], agreement.Held(["text"], labels[:1]))
+    assert one.p_value is None
+    assert "unknown" in agreement.tabulate([one])
 
 
 def test_what_cannot_be_merged_says_why(train: Train, tmp_path: Path) -> None:

@@ -19,12 +19,14 @@ Compose = Callable[..., Config]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CHOICES = {
     "task": "sequence_classification, label_likelihood",
-    "method.estimator": "network, frozen_encoder, zero_shot, few_shot, tfidf, majority",
+    "method.estimator": "network, setfit, frozen_encoder, zero_shot, few_shot, tfidf, majority",
     "method.trainable": "all, adapter, head",
     "method.quantization": "none, nf4, fp4, int8",
     "model.source": "package, local, hub",
     "model.weights": "saved, random",
     "data.source": "bbc_headlines, bbc_news, files, hub, finance8_synthetic",
+    "data.long_texts": "truncate, head_tail, windows",
+    "train.loss": "cross_entropy, weighted, focal, balanced_sampling",
     "train.optimizer": "adamw, adamw_8bit, paged_adamw, paged_adamw_8bit",
     "train.weights": "fp32, bf16",
     "train.distributed": "none, ddp, fsdp2, deepspeed_zero2",
@@ -32,7 +34,8 @@ CHOICES = {
     "train.precision": "auto, fp32, bf16, fp16",
     "train.keep": "auto, best, chosen, none, all",
     "track.mode": "auto, online, offline, disabled",
-    "sweep.select_by": "accuracy, f1_macro",
+    "sweep.select_by": "accuracy, f1_macro, balanced_accuracy, mcc, f1_micro, f1_samples, "
+    "mean_average_precision",
     "sweep.strategy": "grid, halving",
 }
 DEVICES = "must be auto, cpu, cuda, cpu*N (N runs at once) or the numbers of GPUs, 0,1"
@@ -102,7 +105,7 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
     "model.template": (
         ["", "Topic: ", "{text} {text}", "{TEXT}"],
         ["{text}", "> {text}\nTopic: "],
-        "must hold {text} once, where the text goes",
+        "must hold {text} once, where the text goes, and {pair} at most once, after it",
     ),
     "train.oom_retries": ([-1], [0], "must be 0 or more"),
     "oom_halvings": ([-1], [0], "must be 0 or more"),
@@ -144,6 +147,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (
         {"method.shots": 2},
         "method.shots=2 with method.estimator=network: few_shot has 1 or more examples of each label in its",
+    ),
+    (
+        {"method.estimator": "setfit"},
+        "method.trainable=adapter with method.estimator=setfit: it fine-tunes the whole encoder; set all",
     ),
     (
         {"train.max_steps": None},
@@ -482,3 +489,56 @@ def test_every_override_that_a_message_names_can_be_pasted(compose: Compose) -> 
     assert len(lines) > 8
     for line in lines:
         assert compose(quote_text(line.strip("`()")))
+
+
+SEVERAL = {"data.source": "files", "data.train": "a.csv", "data.multi_label": True}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"method.estimator": "zero_shot"},
+            "method.estimator=zero_shot with data.multi_label=true: it gives a",
+        ),
+        (
+            {"task": "label_likelihood"},
+            "task=label_likelihood with data.multi_label=true: a decoder's answers",
+        ),
+        ({"train.loss": "focal"}, "train.loss=focal with data.multi_label=true: it weighs a text by its one"),
+        (
+            {"data.folds": 5, "data.fold": 0},
+            "data.folds=5 with data.multi_label=true: folds are dealt label by",
+        ),
+        (
+            {"sweep.strategy": "halving"},
+            "sweep.strategy=halving with data.multi_label=true: halving compares",
+        ),
+        (
+            {"sweep.select_by": "mcc"},
+            "sweep.select_by=mcc with data.multi_label=true: it is not defined where",
+        ),
+        ({"data.source": "bbc_news"}, "data.source=bbc_news with data.multi_label=true: its texts have one"),
+        (
+            {"data.multi_label": False, "sweep.select_by": "f1_micro"},
+            "sweep.select_by=f1_micro with data.multi_label=false: it is of texts with several labels; set",
+        ),
+        (
+            {"data.multi_label": False, "data.label_columns": ["a", "b"]},
+            "data.label_columns=['a', 'b'] with data.multi_label=false: a text then has one label, in data.",
+        ),
+        ({"data.label_separator": " |"}, "data.label_separator= |: must be printable, without blanks at its"),
+    ],
+)
+def test_what_several_labels_a_text_cannot_go_with(
+    compose: Compose, values: dict[str, Any], message: str
+) -> None:
+    (fault,) = check(replace_values(compose(), SEVERAL | values))
+    assert fault.startswith(message)
+
+
+@pytest.mark.parametrize(
+    "select_by", ["accuracy", "f1_macro", "f1_micro", "f1_samples", "mean_average_precision"]
+)
+def test_several_labels_a_text_are_selected_by_their_own_scores(compose: Compose, select_by: str) -> None:
+    assert check(replace_values(compose(), SEVERAL | {"sweep.select_by": select_by})) == []

@@ -56,7 +56,13 @@ def test_members_differ_in_the_adapter_its_rate_the_seed_train_texts_and_what_th
     compose: Compose,
 ) -> None:
     values = {"lora.r": 64, "lora.alpha": 3, "lora.dropout": 0.5, "train.lr": 0.1}
-    values |= {"seed": 1, "data.train_size": 200, "data.fold": 1, "resume_from": "'0123456789ab'"}
+    values |= {
+        "train.loss": "focal",
+        "seed": 1,
+        "data.train_size": 200,
+        "data.fold": 1,
+        "resume_from": "'0123456789ab'",
+    }
     assert set(values) == set(OWN)
     changed = compose(*(f"{name}={value}" for name, value in values.items()))
     assert shared_key(changed) == shared_key(compose())

@@ -81,7 +81,8 @@ def under(*parents: str) -> set[str]:
 def test_a_field_counts_unless_it_is_declared_not_to(compose: Compose, path: str) -> None:
     qlora = compose("method=qlora")  # the method for which the most fields matter
     same = run_id(change(qlora, path)) == run_id(qlora)
-    assert same == is_under(path, (*UNCOUNTED, "data", "model"))
+    by_content = is_under(path, ("data", "model")) and path != "data.long_texts"
+    assert same == (is_under(path, UNCOUNTED) or by_content)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +140,35 @@ def test_a_saving_of_memory_counts_once_it_is_chosen(compose: Compose, line: str
     assert run_id(compose(line)) != run_id(compose())
 
 
+LOSSES = ("cross_entropy", "weighted", "focal", "balanced_sampling")
+
+
+@pytest.mark.parametrize(
+    ("method", "distinct"),
+    [("full", 4), ("lora", 4), ("tfidf", 2), ("head", 2), ("zero_shot", 1), ("majority", 1)],
+)
+def test_a_loss_counts_where_a_run_is_trained_by_it(compose: Compose, method: str, distinct: int) -> None:
+    """A regression knows weights of labels alone, and what trains nothing has no loss."""
+    configs = [compose(f"method={method}", f"train.loss={loss}") for loss in LOSSES]
+    assert len({run_id(config) for config in configs}) == distinct
+    assert run_id(configs[0]) == run_id(compose(f"method={method}"))
+    named = [
+        loss for loss, config in zip(LOSSES, configs, strict=True) if f" loss={loss}" in describe(config)
+    ]
+    assert named == [*LOSSES[1:distinct]]
+
+
+@pytest.mark.parametrize(("method", "distinct"), [("lora", 3), ("head", 3), ("tfidf", 1), ("majority", 1)])
+def test_how_long_texts_are_read_counts_for_what_reads_tokens(
+    compose: Compose, method: str, distinct: int
+) -> None:
+    ways = ("truncate", "head_tail", "windows")
+    configs = [compose(f"method={method}", f"data.long_texts={way}") for way in ways]
+    assert len({run_id(config) for config in configs}) == distinct
+    assert run_id(configs[0]) == run_id(compose(f"method={method}"))
+    assert (" long_texts=windows" in describe(configs[2])) is (distinct == 3)
+
+
 def test_how_processes_train_together_counts_once_there_are_several(compose: Compose) -> None:
     alone = identify(compose(), data_fingerprint="", model_revision="").canonical["train"]
     assert not {"distributed", "processes"} & set(alone)
@@ -170,7 +200,7 @@ def test_a_label_gets_its_words_on_the_command_line(compose: Compose) -> None:
     assert run_id(replace_values(plain, {"data.label_words": None})) == run_id(plain) != run_id(named)
 
 
-@pytest.mark.parametrize("method", ["majority", "tfidf", "head"])
+@pytest.mark.parametrize("method", ["majority", "tfidf", "head", "setfit"])
 def test_a_baseline_writes_no_labels(compose: Compose, method: str) -> None:
     config = compose(f"method={method}")
     changed = replace_values(config, {"task": "label_likelihood", **TEMPLATE, **WORDS})
@@ -230,6 +260,13 @@ UNUSED_WITHOUT_ADAPTER = {
 }
 
 
+ON_PAIRS = {
+    *("train.lr", "train.micro_batch_size", "train.gradient_accumulation_steps", "train.warmup_steps"),
+    *("train.weight_decay", "train.max_grad_norm", "train.max_length", "train.precision"),
+    *("train.max_steps", "train.epochs"),
+}
+
+
 # Without steps, epochs and double_quant only what a method's own fields make unused.
 @pytest.mark.parametrize(
     ("method", "unused"),
@@ -237,6 +274,7 @@ UNUSED_WITHOUT_ADAPTER = {
         ("qlora", set()),
         ("lora", {"method.double_quant"}),
         ("full", UNUSED_WITHOUT_ADAPTER),
+        ("setfit", UNUSED_WITHOUT_ADAPTER | ({"task", *under("train")} - ON_PAIRS)),
         (
             "head",
             (UNUSED_WITHOUT_ADAPTER | {"seed", "task", *under("train")})
@@ -462,6 +500,7 @@ def test_hydras_own_settings_are_no_part_of_it(compose: Compose) -> None:
         ("lora", "lora r=8 alpha=16 dropout=0.05 lr=0.001 seed=0"),
         ("full", "full lr=5e-05 seed=0"),
         ("ia3", "ia3 lr=0.01 seed=0"),
+        ("setfit", "setfit lr=2e-05 seed=0"),
         ("majority", "majority"),
     ],
 )

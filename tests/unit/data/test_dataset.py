@@ -20,7 +20,19 @@ from bench.data import synthetic
 from bench.errors import ConfigError, DataError
 
 NOTHING = dict.fromkeys(
-    ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map", "label_words"]
+    [
+        "train",
+        "validation",
+        "test",
+        "hub_id",
+        "subset",
+        "revision",
+        "labels",
+        "label_map",
+        "label_words",
+        "text_pair_column",
+        "text_template",
+    ]
 )
 SIZES = {
     "train_size": None,
@@ -31,8 +43,11 @@ SIZES = {
     "folds": None,
     "fold": None,
     "resample": False,
+    "multi_label": False,
+    "label_separator": "|",
+    "label_columns": None,
 }
-COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto"}
+COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto", "long_texts": "truncate"}
 BASE = DataConfig(name="mine", source="files", **COLUMNS, **NOTHING, **SIZES)
 HEADLINES = dataclasses.replace(BASE, source="bbc_headlines", validation_size=400, test_size=400)
 FINANCE = dataclasses.replace(
@@ -368,8 +383,9 @@ def test_a_text_in_two_splits_is_counted_and_kept(tmp_path: Path, caplog: pytest
         dataset = datasets.load(dataclasses.replace(BASE, **paths))
     assert dataset.duplicate_rows_across_splits == 5  # q, t of validation; t, t, r of test
     assert {split: frame["text"].tolist() for split, frame in dataset.splits.items()} == frames
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "5 rows of validation and test" in caplog.text
+    warnings = [record.message for record in caplog.records if "with few rows" not in record.message]
+    assert len(warnings) == 1
+    assert "5 rows of validation and test" in warnings[0]
     # q is a and b in train; t is a in validation, a and b in test: three rows of q, three of t; r is b twice
     assert datasets.describe(dataset)["conflicting_labels"] == 6
 
@@ -463,3 +479,45 @@ def test_reading_data_never_loads_torch() -> None:
     code = "import sys, bench.data.dataset, bench.train.metrics; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"torch", "transformers", "datasets"} & set(done.stdout.split()) == set()
+
+
+def test_labels_with_few_rows_are_said_before_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts = {"a": 60, "b": 34, "c": 13, "d": 12}  # of b 23 are in train and 5 in test
+    texts = [f"{label} number {row}" for label, count in counts.items() for row in range(count)]
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    pd.DataFrame({"text": texts, "label": labels}).to_csv(tmp_path / "rows.csv", index=False)
+    config = dataclasses.replace(BASE, train=str(tmp_path / "rows.csv"), test_size=0.15, validation_size=0.15)
+    with caplog.at_level(logging.WARNING):
+        dataset = datasets.load(config)
+    sizes = {split: np.bincount(dataset.splits[split]["label"]).tolist() for split in ("train", "test")}
+    assert sizes["train"][2] < 10 > sizes["test"][2]
+    [message] = [record.getMessage() for record in caplog.records]
+    assert "fewer than 10 to learn from or 5 to be tested on" in message
+    assert f"'c' ({sizes['train'][2]} in train, {sizes['test'][2]} in test), 'd'" in message
+    assert "'a'" not in message
+    assert "'b'" not in message
+
+
+def test_pairs_are_equal_if_both_texts_are(tmp_path: Path) -> None:
+    """In folds, for duplicates across splits and for conflicting labels."""
+    rows = [(f"text {number // 2}", f"pair {number % 2}", "ab"[number % 2]) for number in range(80)]
+    rows += [rows[0], ("text 0", "pair 0", "b")]
+    frame = pd.DataFrame(rows, columns=["text", "pair", "label"])
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    config = dataclasses.replace(BASE, train=str(tmp_path / "rows.csv"), text_pair_column="pair")
+    dataset = datasets.load(config)
+    assert datasets.describe(dataset)["conflicting_labels"] == 3
+    assert dataset.duplicate_rows_across_splits < 3
+    assert sorted(dataset.splits["train"]) == ["id", "label", "pair", "text"]
+    folds = dataclasses.replace(config, folds=4, fold=0)
+    held = [
+        {*zip(one["text"], one["pair"], strict=True)}
+        for fold in range(4)
+        for one in [datasets.load(dataclasses.replace(folds, fold=fold)).splits["validation"]]
+    ]
+    assert all(not one & other for place, one in enumerate(held) for other in held[:place])
+    assert datasets.fingerprint(config) != datasets.fingerprint(
+        dataclasses.replace(config, text_pair_column=None)
+    )

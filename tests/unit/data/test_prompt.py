@@ -20,7 +20,9 @@ class CharacterTokenizer:
     def __init__(self, *, first: list[int], last: list[int], eos_token_id: int | None = EOS) -> None:
         self.first, self.last, self.eos_token_id = first, last, eos_token_id
 
-    def __call__(self, text: str, *, add_special_tokens: bool = True, **cut: Any) -> Any:
+    def __call__(self, text: str | list[str], *, add_special_tokens: bool = True, **cut: Any) -> Any:
+        if isinstance(text, list):
+            return {"input_ids": [self(one, add_special_tokens=False, **cut)["input_ids"] for one in text]}
         ids = [ord(character) for character in text if character != " "][: cut.get("max_length")]
         return {"input_ids": [*self.first, *ids, *self.last] if add_special_tokens else ids}
 
@@ -152,3 +154,41 @@ def test_as_many_examples_of_each_label_are_drawn_by_the_seed() -> None:
 def test_more_examples_than_a_label_has_texts_is_one_message() -> None:
     with pytest.raises(ConfigError, match=r"method\.shots=3: the train split has 2 texts of the label 'y'"):
         prompts.draw_examples(make_dataset({"x": 3, "y": 2}), shots=3, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("template", "before", "between", "after"),
+    [(">{text}:", ">", "\n", ":"), (">{text}|{pair}:", ">", "|", ":"), ("{text}{pair}", "", "", "")],
+)
+def test_a_second_text_stands_where_the_template_says_or_below_the_first(
+    template: str, before: str, between: str, after: str
+) -> None:
+    words, tokenizer = {"x": "a", "y": "bc"}, CharacterTokenizer(first=[BEGIN], last=[])
+    prompt = prompts.make(tokenizer, template=template, words=words, pairs=True)
+    found = (prompt.before, prompt.between, prompt.after)
+    assert found == ((BEGIN, *map(ord, before)), tuple(map(ord, between)), tuple(map(ord, after)))
+    assert prompt.room == 1 + len(before + between + after) + 2
+
+
+@pytest.mark.parametrize(
+    ("longest", "expected"),
+    [(None, "abcdef|xyz"), (9, "abcdef|xyz"), (8, "abcde|xyz"), (6, "abc|xyz"), (4, "ab|xy"), (3, "ab|x")],
+)
+def test_of_a_pair_the_longer_text_is_cut_first(longest: int | None, expected: str) -> None:
+    tokenizer = CharacterTokenizer(first=[BEGIN], last=[])
+    [ids] = prompts.encode_texts(tokenizer, [("abcdef", "xyz")], longest, [ord("|")])
+    assert "".join(map(chr, ids)) == expected
+    [swapped] = prompts.encode_texts(tokenizer, [("xyz", "abcdef")], longest, [ord("|")])
+    assert len(swapped) == len(ids)
+
+
+def test_examples_are_pairs_too() -> None:
+    prompt = prompts.make(
+        CharacterTokenizer(first=[BEGIN], last=[]),
+        template="{text}|{pair}:",
+        words={"x": "a", "y": "bc"},
+        examples=[(("p", "q"), "y")],
+        max_length=20,
+        pairs=True,
+    )
+    assert prompt.examples == (BEGIN, *map(ord, "p|q:bc\n\n"))

@@ -16,7 +16,19 @@ from bench.errors import BenchError, ConfigError, DataError, MissingError
 from bench.run import preload
 
 NOTHING = dict.fromkeys(
-    ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map", "label_words"]
+    [
+        "train",
+        "validation",
+        "test",
+        "hub_id",
+        "subset",
+        "revision",
+        "labels",
+        "label_map",
+        "label_words",
+        "text_pair_column",
+        "text_template",
+    ]
 )
 SIZES = {
     "train_size": None,
@@ -27,8 +39,11 @@ SIZES = {
     "folds": None,
     "fold": None,
     "resample": False,
+    "multi_label": False,
+    "label_separator": "|",
+    "label_columns": None,
 }
-COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto"}
+COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto", "long_texts": "truncate"}
 
 
 def configure(source: str, **changed: object) -> DataConfig:
@@ -237,3 +252,84 @@ def test_every_error_explains_itself_in_one_line(write: Callable[..., Path]) -> 
     with pytest.raises(BenchError) as caught:
         read(write("a.jsonl", content))
     assert len(str(caught.value)) < 400
+
+
+PAIRS = 'premise,hypothesis,gold\nIt rains,It is wet,yes\n"It {snows}",It is hot,no\n'
+
+
+def test_two_texts_come_from_two_columns(write: Callable[..., Path]) -> None:
+    columns = {"text_column": "premise", "text_pair_column": "hypothesis", "label_column": "gold"}
+    frame = sources.read(configure("files", train=str(write("a.csv", PAIRS)), **columns))["train"]
+    assert sources.list_texts(frame) == [("It rains", "It is wet"), ("It {snows}", "It is hot")]
+    assert sources.join_texts(frame).tolist() == ["It rains\nIt is wet", "It {snows}\nIt is hot"]
+
+
+def test_a_text_is_made_of_further_columns(write: Callable[..., Path]) -> None:
+    template = "{premise}: {hypothesis} {{1}}"
+    columns = {"text_template": template, "label_column": "gold"}
+    assert read(write("a.csv", PAIRS), **columns) == [
+        ("It rains: It is wet {1}", "yes"),
+        ("It {snows}: It is hot {1}", "no"),
+    ]
+    nested = write("a.jsonl", json.dumps({"data": {"title": "T", "body": "B"}, "label": "x"}))
+    assert read(nested, text_template="{data.title}/{data.body}") == [("T/B", "x")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"text_template": "{premise} {hypotesis}"},
+            "has no column 'hypotesis'; it has premise, hypothesis, gold; did you mean "
+            "\"data.text_template='{premise} {hypothesis}'\"?",
+        ),
+        (
+            {"text_template": "{premise} {xxx}"},
+            "has no column 'xxx'; it has premise, hypothesis, gold; a brace that belongs to the text is "
+            "written twice, {{ or }}",
+        ),
+        (
+            {"text_column": "premise", "text_pair_column": "Hypothesis"},
+            "data.text_pair_column=Hypothesis: ",
+        ),
+        (
+            {"text_column": "premise", "text_pair_column": "Hypothesis"},
+            "did you mean data.text_pair_column=hypothesis?",
+        ),
+    ],
+)
+def test_a_column_that_lacks_is_named_with_what_may_have_been_meant(
+    write: Callable[..., Path], changed: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        read(write("a.csv", PAIRS), label_column="gold", **changed)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"text_template": "{title}: {body}"}, {"text_column": "title", "text_pair_column": "body"}]
+)
+def test_a_row_that_lacks_one_of_several_columns_is_refused(
+    tmp_path: Path, changed: dict[str, object]
+) -> None:
+    rows = pd.DataFrame({"title": ["a", "b", "c"], "body": ["x", None, " "], "label": ["p", "q", "p"]})
+    rows.to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"2 of 3 rows have no text or no label, the first is row 2 .*'body'"):
+        read(tmp_path / "a.parquet", **changed)
+
+
+def test_the_content_of_texts_counts_their_columns(write: Callable[..., Path]) -> None:
+    """And a file read as before has the hash that it had."""
+    train = str(write("a.csv", PAIRS))
+    plain = {"train": train, "text_column": "premise", "label_column": "gold"}
+    contents = [
+        sources.read_content(configure("files", **plain, **changed))
+        for changed in (
+            {},
+            {"text_pair_column": "hypothesis"},
+            {"text_template": "{premise}"},
+            {"text_template": "{premise}!"},
+        )
+    ]
+    assert contents[0]["columns"] == ["premise", "gold"]
+    assert len({json.dumps(one, sort_keys=True) for one in contents}) == 4

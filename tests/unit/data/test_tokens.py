@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bench.data import tokens
 from bench.data.dataset import Dataset
-from bench.data.tokens import Padding, TokenisedSplit
+from bench.data.tokens import Padding, Stream, TokenisedSplit
 from bench.errors import ConfigError, DataError
 
 START, END = 1, 2
@@ -67,13 +67,12 @@ def rows_of(batch: tokens.Batch) -> list[int]:
 
 
 def take(split: TokenisedSplit, count: int, **changed: Any) -> list[tokens.Batch]:
-    settings = {"micro_batch_size": 4, "seed": 0, "group_by_length": False, "padding": Padding(0, "right")}
-    return list(tokens.train_batches(split, micro_batches=count, **{**settings, **changed}))
+    settings = {"micro_batch_size": 4, "group_by_length": False, "padding": Padding(0, "right")}
+    stream = Stream(split, changed.pop("seed", 0), changed.pop("balanced", False))
+    return list(tokens.train_batches(stream, micro_batches=count, **{**settings, **changed}))
 
 
-def take_apart(
-    streams: list[tuple[TokenisedSplit, int]], count: int, **changed: Any
-) -> list[list[tokens.Batch]]:
+def take_apart(streams: list[Stream], count: int, **changed: Any) -> list[list[tokens.Batch]]:
     """The micro-batches of each stream, without the rows that fill them up."""
     settings = {"micro_batch_size": 4, "group_by_length": False, "padding": Padding(0, "right")}
     taken: list[list[tokens.Batch]] = [[] for _ in streams]
@@ -293,16 +292,20 @@ def test_grouping_by_length_saves_padding_and_still_mixes() -> None:
     assert abs(np.corrcoef(np.arange(100), widths)[0, 1]) < 0.3
 
 
-def draw_streams() -> list[tuple[TokenisedSplit, int]]:
-    """Three trainings of other seeds, the last on half as many texts."""
+def draw_streams(*, balanced: bool = False) -> list[Stream]:
+    """Three trainings of other seeds, one balanced if asked to, and the last on half as many texts."""
     lengths = np.random.default_rng(1).integers(3, 60, 303).tolist()
-    return [(make_split(lengths), 0), (make_split(lengths), 1), (make_split(lengths[:150]), 2)]
+    return [
+        Stream(make_split(lengths), 0),
+        Stream(make_split(lengths), 1, balanced),
+        Stream(make_split(lengths[:150]), 2),
+    ]
 
 
 def test_trainings_side_by_side_have_the_batches_that_each_has_alone() -> None:
-    streams = draw_streams()
-    for (split, seed), taken in zip(streams, take_apart(streams, 100, skipped=20), strict=True):
-        alone = take(split, 100, seed=seed, skipped=20)
+    streams = draw_streams(balanced=True)
+    for stream, taken in zip(streams, take_apart(streams, 100, skipped=20), strict=True):
+        alone = take(stream.split, 100, seed=stream.seed, balanced=stream.balanced, skipped=20)
         assert [rows_of(batch) for batch in taken] == [rows_of(batch) for batch in alone]
         assert [batch["labels"].tolist() for batch in taken] == [one["labels"].tolist() for one in alone]
 
@@ -310,23 +313,57 @@ def test_trainings_side_by_side_have_the_batches_that_each_has_alone() -> None:
 def test_trainings_side_by_side_meet_in_batches_of_like_length() -> None:
     streams = draw_streams()
     together = take_apart(streams, 152, group_by_length=True)
-    for (split, seed), taken in zip(streams, together, strict=True):
-        rows = [rows_of(batch) for batch in taken]
+    for stream, taken in zip(streams, together, strict=True):
+        split, rows = stream.split, [rows_of(batch) for batch in taken]
         epoch = rows[: tokens.micro_batches_per_epoch(split, 4)]
-        assert sorted(row for batch in epoch for row in batch) == list(range(len(split)))
-        assert rows == [rows_of(batch) for batch in take_apart([(split, seed)], 152, group_by_length=True)[0]]
+        assert sorted({row for batch in epoch for row in batch}) == list(range(len(split)))
+        assert rows == [rows_of(batch) for batch in take_apart([stream], 152, group_by_length=True)[0]]
         lengths = [max(split.lengths[batch]) for batch in epoch]
         assert abs(np.corrcoef(lengths[:-1], lengths[1:])[0, 1]) < 0.3  # in no order of length
     padded, needed = (
         sum(batch["input_ids"].numel() for taken in all_taken for batch in taken)
         for all_taken in (
             together,
-            [take(split, 152, seed=seed, group_by_length=True) for split, seed in streams],
+            [
+                take(one.split, 152, seed=one.seed, balanced=one.balanced, group_by_length=True)
+                for one in streams
+            ],
         )
     )
     assert padded < 1.05 * needed
     skipped = take_apart(streams, 152, group_by_length=True, skipped=100)
     assert [rows_of(one) for one in skipped[2]] == [rows_of(one) for one in together[2][100:]]
+
+
+def draw_imbalanced() -> TokenisedSplit:
+    """100 rows: 80 of one label, 16 of another, 4 of a third."""
+    labels = np.repeat([0, 1, 2], [80, 16, 4])
+    return dataclasses.replace(make_split([3 + row % 5 for row in range(100)]), labels=labels)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_balanced_epoch_has_every_label_as_often_and_every_row_of_it_about_as_often(grouped: bool) -> None:
+    split = draw_imbalanced()
+    batches = take(split, 100, balanced=True, group_by_length=grouped)
+    for epoch in range(4):
+        shown = [row for batch in batches[25 * epoch : 25 * (epoch + 1)] for row in rows_of(batch)]
+        counts = np.bincount(shown, minlength=100)
+        of_labels = [counts[split.labels == label] for label in range(3)]
+        assert sorted(map(sum, of_labels)) == [33, 33, 34]
+        assert all(counts.max() - counts.min() <= 1 for counts in of_labels)
+    labels = [label for batch in batches for label in batch["labels"].tolist()]
+    assert abs(np.corrcoef(labels[:-1], labels[1:])[0, 1]) < 0.2  # mixed, not one after the other
+
+
+def test_a_balanced_order_is_the_seeds_and_the_same_after_a_resume() -> None:
+    split = draw_imbalanced()
+    orders = [[rows_of(one) for one in take(split, 60, seed=seed, balanced=True)] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert [rows_of(one) for one in take(split, 60, balanced=True, skipped=37)] == orders[0][37:]
+    epochs = [
+        {row for rows in orders[0][start : start + 25] for row in rows if row < 80} for start in (0, 25)
+    ]
+    assert len(epochs[0] | epochs[1]) > 1.3 * len(epochs[0])  # other rows of a frequent label in each epoch
 
 
 def test_micro_batches_that_are_merged_have_the_rows_of_each() -> None:
@@ -391,3 +428,91 @@ def test_padding_is_the_tokenizers_own() -> None:
 
 if __name__ == "__main__":
     tokenise_often(sys.argv[1])
+
+
+class PairTokenizer(CharacterTokenizer):
+    """A tokenizer that parts two texts by a token and says of which each token is, as BERT's."""
+
+    sep_token = "[SEP]"
+
+    def __call__(self, text: list[str], *second: list[str], truncation: bool, **options: Any) -> Any:
+        if not second:
+            return super().__call__(text, truncation=truncation, **options)
+        self.calls += 1
+        keep = options.get("max_length", 10**9) - 3 if truncation else 10**9
+        rows, types = [], []
+        for one, other in zip(text, *second, strict=True):
+            first, last = [ord(letter) for letter in one], [ord(letter) for letter in other]
+            first = first[: max(keep - len(last), keep - keep // 2)]
+            last = last[: keep - len(first)]
+            rows.append([START, *first, END, *last, END])
+            types.append([0] * (len(first) + 2) + [1] * (len(last) + 1))
+        return {"input_ids": rows, "token_type_ids": types}
+
+
+def make_pairs() -> Dataset:
+    columns = {"id": range(2), "text": ["abc", "abcdefgh"], "pair": ["x", "yz"], "label": [0, 1]}
+    frame = pd.DataFrame(columns)
+    return Dataset(dict.fromkeys(("train", "validation", "test"), frame), ("x", "y"), "pairs", 0)
+
+
+def test_a_pair_is_the_tokenizers_own_with_the_types_of_its_tokens(tmp_path: Path) -> None:
+    for _ in range(2):  # made, and read from disk
+        made = tokens.tokenise(make_pairs(), PairTokenizer(), max_length=8, cache_dir=tmp_path, types=True)
+    split = made["train"]
+    assert split.row(0).tolist() == [START, 97, 98, 99, END, 120, END]
+    assert split.row(1).tolist() == [START, 97, 98, 99, END, 121, 122, END]
+    assert split.full_lengths.tolist() == [7, 13]
+    batches = list(
+        tokens.train_batches(
+            Stream(split, 0),
+            micro_batch_size=2,
+            micro_batches=1,
+            group_by_length=True,
+            padding=Padding(0, "right"),
+        )
+    )
+    assert batches[0]["token_type_ids"].tolist() == [[0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1, 0]]
+    assert "token_type_ids" not in take(make_split([3, 4]), 1)[0]
+
+
+def test_without_a_token_to_part_them_the_second_text_is_on_the_next_line(tmp_path: Path) -> None:
+    split = tokens.tokenise(make_pairs(), CharacterTokenizer(), max_length=20, cache_dir=tmp_path)["train"]
+    assert split.row(0).tolist() == [START, *map(ord, "abc\nx"), END]
+    assert len(split.types) == 0
+
+
+@pytest.mark.parametrize("way", ["head_tail", "windows"])
+def test_a_long_text_is_read_at_both_ends_or_in_windows(tmp_path: Path, way: str) -> None:
+    """With the special tokens around each part; texts that fit are as they were."""
+    dataset = make_dataset()
+    for _ in range(2):  # made, and read from disk
+        made = tokens.tokenise(dataset, ListTokenizer(), max_length=6, cache_dir=tmp_path, long_texts=way)[
+            "train"
+        ]
+    rows = ["".join(map(chr, made.row(row)[1:-1])) for row in range(len(made))]
+    assert {(int(made.row(row)[0]), int(made.row(row)[-1])) for row in range(len(made))} == {(START, END)}
+    assert made.long_share == pytest.approx(1 / 3)
+    assert made.text_labels.tolist() == [0, 1, 1]
+    if way == "head_tail":
+        assert rows == ["abc", "央行", "abgh"]
+        assert (made.truncated_share, len(made.owners)) == (pytest.approx(1 / 3), 0)
+    else:
+        assert rows == ["abc", "央行", "abcd", "defg", "efgh"]
+        assert (made.truncated_share, made.owners.tolist()) == (0, [0, 1, 2, 2, 2])
+        assert made.labels.tolist() == [0, 1, 1, 1, 1]
+    plain = tokens.tokenise(dataset, ListTokenizer(), max_length=6, cache_dir=tmp_path)["train"]
+    assert "".join(map(chr, plain.row(2)[1:-1])) == "abcd"
+
+
+class ListTokenizer(CharacterTokenizer):
+    """A tokenizer that also takes one text, and leaves its special tokens out if asked to."""
+
+    def __call__(
+        self, text: Any, *, truncation: bool = False, add_special_tokens: bool = True, **more: Any
+    ) -> Any:
+        if isinstance(text, str):
+            one = self([text], truncation=truncation, add_special_tokens=add_special_tokens, **more)
+            return {"input_ids": one["input_ids"][0]}
+        rows = super().__call__(text, truncation=truncation, **more)["input_ids"]
+        return {"input_ids": rows if add_special_tokens else [row[1:-1] for row in rows]}

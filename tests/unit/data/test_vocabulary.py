@@ -10,7 +10,7 @@ import pytest
 
 from bench.config.schema import Config
 from bench.data.dataset import Dataset
-from bench.data.vocabulary import measure_unknown, require_readable
+from bench.data.vocabulary import measure_long, measure_unknown, require_readable, tell_long
 from bench.errors import DataError
 
 Compose = Callable[..., Config]
@@ -103,3 +103,29 @@ def test_a_method_without_a_tokenizer_reads_everything(method: str, minilm: Path
 
 def test_nothing_is_said_of_a_model_that_is_not_here(compose: Compose) -> None:
     assert require_readable(make_dataset(CHINESE), compose(), None) is None
+
+
+def test_long_texts_are_said_with_their_share(
+    minilm: Path, compose: Compose, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As transformers counts their tokens, special ones included."""
+    from transformers import AutoTokenizer
+
+    texts = ["one two three", "one two three four", *["word " * 70] * 2]
+    lengths = [len(ids) for ids in AutoTokenizer.from_pretrained(minilm)(texts)["input_ids"]]
+    assert lengths[:2] == [5, 6]
+    assert measure_long(texts, minilm, 5) == 0.75
+    assert measure_long(texts, minilm, 600) == 0
+    for way, becomes in (("truncate", "cut there"), ("windows", "read in windows")):
+        caplog.clear()
+        tell_long(make_dataset(texts), compose("train.max_length=64", f"data.long_texts={way}"), minilm)
+        assert (
+            f"50.0 % of the train texts are longer than train.max_length=64 and are {becomes}" in caplog.text
+        )
+    caplog.clear()
+    tell_long(make_dataset(["word " * 600, "a"]), compose("train.max_length=2000"), minilm)
+    assert "longer than the model's 512 positions and are cut there; use a model with more" in caplog.text
+    caplog.clear()
+    tell_long(make_dataset(texts), compose("train.max_length=128"), minilm)
+    tell_long(make_dataset(texts), compose("train.max_length=64", "method=tfidf"), minilm)
+    assert caplog.text == ""

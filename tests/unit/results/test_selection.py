@@ -1,8 +1,10 @@
 import copy
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,12 +12,13 @@ from hypothesis import strategies as st
 from bench.config.identity import hash_canonical
 from bench.results.selection import (
     configuration_key,
+    fill_scores,
     group_by_method,
     method_key,
     read_criterion,
     select_best,
 )
-from bench.results.store import Result
+from bench.results.store import Result, Store
 
 FIELDS = {"phase": "save", "attempt": 1, "started_at": "2026-01-01T00:00:00.000+00:00", "ended_at": None}
 
@@ -293,3 +296,25 @@ def test_a_run_measured_alone_competes_with_its_scores_of_the_pack() -> None:
     assert found is not None
     assert found.results == (fell,)
     assert found.scores == (0.9, 0.8)
+
+
+def test_records_from_before_a_score_was_kept_are_selected_by_their_predictions(tmp_path: Path):
+    """The more accurate run always answers the frequent label; the other one knows the rare one too."""
+    store, labels = Store(tmp_path), ["a"] * 90 + ["b"] * 10
+    answers = {1e-3: ["a"] * 100, 3e-3: ["a"] * 75 + ["b"] * 25}
+    runs = [make_run(lr=1e-3, validation=0.90), make_run(lr=3e-3, validation=0.85)]
+    runs = [replace(run, labels=["a", "b"]) for run in runs]
+    for run in runs:
+        rows = {"split": "validation", "id": range(100), "label": labels}
+        predicted = answers[run.canonical_config["train"]["lr"]]
+        store.write(run)
+        store.write_predictions(run.run_id, pd.DataFrame({**rows, "prediction": predicted}))
+    unreadable = make_run(lr=5e-3, validation=0.99)
+    assert select_best(runs, select_by="mcc") is None
+    for select_by in ("mcc", "balanced_accuracy"):
+        best = select_best(fill_scores([*runs, unreadable], store, select_by), select_by=select_by)
+        assert best is not None
+        assert learning_rate(best.results) == 3e-3
+        assert len(best.candidates) == 2
+    assert fill_scores(runs, store, "accuracy") == runs
+    assert learning_rate(select_best(runs).results) == 1e-3  # type: ignore[union-attr]

@@ -395,7 +395,7 @@ def test_halving_trains_in_rungs_and_only_the_better_half_goes_on(
         for job in trainer.jobs[1:-1]
     ]
     assert trainer.trained[0] == "majority 2 0"
-    assert rungs == [[(2, 10), (4, 10), (8, 10), (16, 10)], [(8, 20), (16, 20)], [(16, None)]]
+    assert rungs == [[(2, 9), (4, 9), (8, 9), (16, 9)], [(8, 18), (16, 18)], [(16, None)]]
     resumed = [point.config.resume_from for point in trainer.jobs[2]]
     assert set(resumed) <= {point.run_id for point in trainer.jobs[1]}
     assert trainer.jobs[3][0].config.resume_from in {point.run_id for point in trainer.jobs[2]}

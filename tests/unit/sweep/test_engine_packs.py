@@ -147,13 +147,13 @@ def test_survivors_of_a_pack_go_on_together_and_the_last_one_begins_anew_alone(
     trainer = Trainer(store, sure=lambda _: 0.7)
     outcome = halve_packed(trainer)
     assert trainer.sizes == [[8], [2], [1]]
-    assert stops(trainer.jobs) == [([2, 4, 6, 8, 10, 12, 14, 16], 10), ([14, 16], 20), ([16], None)]
+    assert stops(trainer.jobs) == [([2, 4, 6, 8, 10, 12, 14, 16], 9), ([14, 16], 18), ([16], None)]
     first, second, last = trainer.jobs
     by_rank = {point.config.lora.r: point.run_id for point in first}
     assert [point.config.resume_from for point in second] == [by_rank[14], by_rank[16]]
     assert last[0].config.resume_from is None  # so that its memory and time are its own
     assert (outcome.planned, outcome.exit_code) == (8 + 2 + 1, 0)
-    assert "halving lora, step 10 of 60: 2 of 8 go on, 6 left by rank" in capsys.readouterr().out
+    assert "halving lora, step 9 of 60: 2 of 8 go on, 6 left by rank" in capsys.readouterr().out
     rows = list(csv.DictReader((store.folder / "halving.csv").read_text().splitlines()))
     assert [row["verdict"] for row in rows].count("goes on") == 2 + 1
     again = Trainer(store)
@@ -178,9 +178,9 @@ def test_who_can_hardly_be_the_best_leaves_beside_the_half(
 ) -> None:
     trainer = Trainer(store, sure=lambda point: 0.3 if point.config.lora.r < 16 else 0.8)
     halve_packed(trainer)
-    assert stops(trainer.jobs) == [([2, 4, 6, 8, 10, 12, 14, 16], 10), ([16], None)]
+    assert stops(trainer.jobs) == [([2, 4, 6, 8, 10, 12, 14, 16], 9), ([16], None)]
     out = capsys.readouterr().out
-    assert "halving lora, step 10 of 60: 1 of 8 go on, 6 left by rank, 1 left by test" in out
+    assert "halving lora, step 9 of 60: 1 of 8 go on, 6 left by rank, 1 left by test" in out
     assert out.count("  left by test: ") == 1
 
 

@@ -255,14 +255,14 @@ def test_a_plan_adds_up(compose: Compose, tmp_path: Path) -> None:
     assert described["total_hours"] == pytest.approx(3 * hours)
     assert described["naive_hours"] == pytest.approx(5 * hours)
     assert described["distinct_hours"] == pytest.approx(3 * hours)
-    # Both LoRA runs for 20 steps and an evaluation, and then one of them to its end and its test.
-    assert described["halving_hours"] == pytest.approx(hours * (1 + (2 * 21 + 103) / 124))
+    # Both LoRA runs for 18 steps and an evaluation, and then one of them to its end and its test.
+    assert described["halving_hours"] == pytest.approx(hours * (1 + (2 * 19 + 105) / 124))
     assert described["rungs"] == []
     halves = replace_values(plan.points[0].config, {"sweep.strategy": "halving", "sweep.pack": 2})
     halved = forecast.describe_plan(plan, halves, store, known)
-    assert halved["rungs"] == [{"method": "lora", "steps": [20, 40, 80, 120], "runs": [2, 1, 1, 1]}]
+    assert halved["rungs"] == [{"method": "lora", "steps": [18, 36, 72, 120], "runs": [2, 1, 1, 1]}]
     # In a pack, and the one that is left begins anew; the other method's only run trains as ever.
-    assert halved["total_hours"] == pytest.approx(hours * (1 + 2 * 21 / 124 + 1))
+    assert halved["total_hours"] == pytest.approx(hours * (1 + 2 * 19 / 124 + 1))
     assert described["kwh"] == pytest.approx(3 * hours * 0.45)
     assert described["cost"] == pytest.approx(9 * hours)
     assert [run["fits"] for run in described["runs"]] == [False, True, True]

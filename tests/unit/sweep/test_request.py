@@ -1,5 +1,6 @@
 """A plan of more than twelve hours begins only once somebody has said so."""
 
+import importlib.util
 import io
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.config.schema import Config
-from bench.errors import ConfigError
+from bench.errors import ConfigError, MissingError
 from bench.sweep.request import Identifier, confirm_long, plan_sweep
 
 Compose = Callable[..., Config]
@@ -153,3 +154,21 @@ def test_a_curve_needs_a_text_of_each_label(compose: Compose) -> None:
         plan_curve(compose, 10)
     with pytest.raises(ConfigError, match="too few for a curve"):
         plan_curve(compose, 2, "data.train_size=8")
+
+
+def test_a_package_that_a_method_lacks_is_missed_before_anything_is_trained(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "setfit" else find(name))
+    assert plan_curve(compose, 2)
+    with pytest.raises(
+        MissingError, match=r"run pip install 'bench\[setfit\]', or name the methods"
+    ) as caught:
+        plan_sweep(
+            [{"method": ["tfidf", "setfit"]}],
+            constant=[],
+            compose=lambda more: compose(*more),
+            identify=Identifier(),
+        )
+    assert caught.value.exit_code == 3

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from bench.config.schema import DataConfig
 from bench.data import dataset as datasets
@@ -12,7 +14,19 @@ from bench.data.dataset import Dataset
 from bench.train import baselines, metrics
 
 NOTHING = dict.fromkeys(
-    ["train", "validation", "test", "hub_id", "subset", "revision", "labels", "label_map", "label_words"]
+    [
+        "train",
+        "validation",
+        "test",
+        "hub_id",
+        "subset",
+        "revision",
+        "labels",
+        "label_map",
+        "label_words",
+        "text_pair_column",
+        "text_template",
+    ]
 )
 HEADLINES = DataConfig(
     **NOTHING,
@@ -21,6 +35,7 @@ HEADLINES = DataConfig(
     text_column="text",
     label_column="label",
     encoding="auto",
+    long_texts="truncate",
     train_size=None,
     validation_size=400,
     test_size=400,
@@ -29,6 +44,9 @@ HEADLINES = DataConfig(
     fold=None,
     resample=False,
     noise=None,
+    multi_label=False,
+    label_separator="|",
+    label_columns=None,
 )
 FINANCE = dataclasses.replace(
     HEADLINES, source="finance8_synthetic", train_size=400, validation_size=80, test_size=400, noise=0.0
@@ -127,6 +145,23 @@ def test_frozen_features_are_separated_whatever_their_scale(scale: float) -> Non
     assert set(fitted.probabilities) == {"validation", "test"}
 
 
+def test_a_weighted_regression_is_scikit_learns_of_balanced_classes() -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [100, 15, 5])
+    features = dict.fromkeys(("train", "validation", "test"), random.normal(size=(120, 4)) + labels[:, None])
+    dataset = make_dataset(["x"] * 120, labels.tolist())
+    fitted = baselines.fit_frozen(features, dataset, class_weight="balanced")
+    scaled = StandardScaler().fit_transform(features["train"])
+    rivals = [
+        LogisticRegression(C=inverse, max_iter=10_000, class_weight="balanced").fit(scaled, labels)
+        for inverse in baselines.INVERSE_PENALTIES
+    ]
+    expected = max(rivals, key=lambda one: one.score(scaled, labels)).predict_proba(scaled)
+    np.testing.assert_allclose(fitted.probabilities["test"], expected, atol=1e-6)
+    plain = baselines.fit_frozen(features, dataset).probabilities["test"]
+    assert (fitted.probabilities["test"].argmax(1) == 2).sum() > (plain.argmax(1) == 2).sum()
+
+
 def test_train_is_learnt_from_and_validation_only_chooses_the_penalty() -> None:
     random = np.random.default_rng(0)
     labels = np.array([0, 1] * 20)
@@ -142,3 +177,53 @@ def test_train_is_learnt_from_and_validation_only_chooses_the_penalty() -> None:
     same = baselines.fit_frozen(other, dataset).probabilities["validation"]
     np.testing.assert_array_equal(same, strict.probabilities["validation"])
     assert strict.parameters == 31  # two labels need one set of coefficients
+
+
+def test_tfidf_reads_both_texts_and_tells_them_apart() -> None:
+    """The same words with the other one first have another label."""
+    firsts, seconds = ["rain", "sun"] * 20, ["sun", "rain"] * 20
+    dataset = make_dataset(firsts, [0, 1] * 20)
+    for frame in dataset.splits.values():
+        frame["pair"] = seconds
+    fitted = baselines.fit_tfidf(dataset)
+    assert score(fitted, dataset)["accuracy"] == 1.0
+    assert fitted.parameters == 2 * 2 + 1
+
+
+def make_several(texts: list[str], sets: list[list[int]], numbers: list[int]) -> Dataset:
+    frame = pd.DataFrame({"id": range(len(texts)), "text": texts, "label": numbers})
+    names = tuple("abcdefgh"[: len(sets[0])])
+    splits = dict.fromkeys(("train", "validation", "test"), frame)
+    return Dataset(splits, names, "f", 0, sets=np.array(sets, dtype=bool))
+
+
+def test_majority_of_several_labels_is_each_ones_share() -> None:
+    dataset = make_several(["w", "x", "y", "z"], [[0, 0, 1], [1, 1, 1], [0, 0, 0]], [0, 0, 1, 2])
+    fitted = baselines.fit_majority(dataset)
+    assert fitted.probabilities["test"].tolist() == [[0.25, 0.25, 0.75]] * 4
+
+
+def test_several_labels_have_a_regression_each() -> None:
+    """And a label that all train texts have is always answered."""
+    random = np.random.default_rng(0)
+    features = random.normal(size=(90, 5))
+    truth = np.column_stack([features[:, 0] > 0, features[:, 1] + features[:, 2] > 0.5, np.ones(90)]).astype(
+        bool
+    )
+    sets, numbers = np.unique(truth, axis=0, return_inverse=True)
+    dataset = make_several(["x"] * 90, sets.tolist(), numbers.ravel().tolist())
+    fitted = baselines.fit_frozen(dict.fromkeys(dataset.splits, features), dataset)
+    scaled = StandardScaler().fit_transform(features)
+    alone = [
+        np.column_stack(
+            [
+                LogisticRegression(C=c, max_iter=10_000).fit(scaled, has).predict_proba(scaled)[:, 1]
+                for has in truth.T[:2]
+            ]
+            + [np.ones(90)]
+        )
+        for c in baselines.INVERSE_PENALTIES
+    ]
+    best = max(alone, key=lambda one: metrics.score(one, truth)["accuracy"])
+    np.testing.assert_allclose(fitted.probabilities["test"], best)
+    assert fitted.parameters == 2 * (5 + 1)

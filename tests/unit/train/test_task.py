@@ -4,8 +4,10 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from transformers import DynamicCache, LlamaConfig
 
 from bench.data.prompt import Prompt
@@ -22,6 +24,28 @@ INPUTS = {
     "input_ids": torch.tensor([[2, 2, 0], [0, 2, 1]]),
     "attention_mask": torch.tensor([[1, 1, 1], [0, 1, 1]]),
 }
+
+
+def test_a_weighted_loss_counts_each_label_alike() -> None:
+    counts, labels = np.array([80, 16, 4]), torch.arange(3).repeat_interleave(torch.tensor([80, 16, 4]))
+    weigh = tasks.choose_weights("weighted", counts, torch.device("cpu"))
+    assert weigh is not None
+    weights = weigh(torch.ones(100), labels)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
+    assert weights[[0, 80, 99]].tolist() == pytest.approx(expected.tolist())
+    assert float(weights.mean()) == pytest.approx(1.0)
+
+
+def test_a_focal_loss_counts_texts_less_the_surer_the_right_answer_is() -> None:
+    shares = torch.tensor([0.01, 0.5, 0.9, 1.0], dtype=torch.float64, requires_grad=True)
+    weigh = tasks.choose_weights("focal", np.ones(2), torch.device("cpu"))
+    assert weigh is not None
+    losses = weigh(-shares.log(), torch.zeros(4, dtype=torch.int64))
+    closed = [-((1 - share) ** 2) * math.log(share) for share in (0.01, 0.5, 0.9, 1.0)]
+    assert losses.tolist() == pytest.approx(closed)
+    losses.sum().backward()
+    slopes = [2 * (1 - p) * math.log(p) - (1 - p) ** 2 / p for p in (0.01, 0.5, 0.9, 1.0)]
+    assert shares.grad.tolist() == pytest.approx(slopes)  # type: ignore[union-attr]
 
 
 class Markov(torch.nn.Module):
@@ -123,3 +147,26 @@ def test_a_prompt_decides_the_task() -> None:
     llama = LlamaConfig(num_hidden_layers=1)
     assert isinstance(tasks.make(None, llama), SequenceClassification)
     assert tasks.make(Prompt((), (), ((1, END),)), llama) == of((1,))
+
+
+class Head(torch.nn.Module):
+    """A classifier whose outputs are its inputs."""
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        return SimpleNamespace(logits=input_ids)
+
+
+def test_the_loss_of_several_labels_is_their_mean_binary_cross_entropy() -> None:
+    sets = np.array([[False, False, False], [True, False, True], [False, True, True]])
+    outputs, labels = torch.tensor([[0.5, -1.0, 2.0], [3.0, 0.0, -0.5]]), torch.tensor([2, 0])
+    task = tasks.make(None, LlamaConfig(), sets)
+    targets = sets[labels.numpy()].astype(float)
+    p = 1 / (1 + np.exp(-outputs.numpy()))
+    expected = -(targets * np.log(p) + (1 - targets) * np.log(1 - p)).mean(axis=1)
+    assert task.losses(Head(), {"input_ids": outputs}, labels).tolist() == pytest.approx(
+        expected.tolist(), abs=1e-6
+    )
+    assert task.normalise(outputs).numpy() == pytest.approx(p, abs=1e-6)
+    assert task.count(labels) == 2
+    one = tasks.make(None, LlamaConfig())
+    assert one.normalise(outputs).sum(-1).tolist() == pytest.approx([1.0, 1.0])

@@ -1,10 +1,12 @@
 """Which run is meant, found in the records alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from records import make_run
 
+from bench.config.identity import hash_canonical
 from bench.errors import ConfigError, MissingError
 from bench.results.store import Result, Store
 from bench.winner import choose
@@ -62,6 +64,8 @@ def test_weights_that_are_not_there_are_named(store: Store) -> None:
         choose.find_weights(store, trained)
     with pytest.raises(ConfigError, match="method tfidf is a baseline without a trained network"):
         choose.find_weights(store, baseline)
+    with pytest.raises(ConfigError, match="method setfit keeps no weights; choose a method that fine-tunes"):
+        choose.find_weights(store, make_run("setfit"))
     path = store.run_folder(trained.run_id) / "best.safetensors"
     path.touch()
     assert choose.find_weights(store, trained) == path
@@ -91,6 +95,33 @@ def test_weights_that_were_not_kept_say_why_and_how_to_get_them(
     remedy = rf"{reason}; train again with train.keep=best .*rm -r .*/runs/{loser.run_id}$"
     with pytest.raises(MissingError, match=rf"^{loser.run_id}: {remedy}"):
         choose.find_weights(store, loser)
+
+
+def test_seeds_are_those_of_the_chosen_configuration_with_a_success(store: Store) -> None:
+    seeds = [make_run("lora", seed=seed, validation=0.9 - seed / 100) for seed in (2, 0, 1)]
+    keep(
+        store,
+        *seeds,
+        make_run("lora", seed=3, status="oom", test=None),
+        make_run("lora", r=4, validation=0.8),
+    )
+    expected = [seeds[1], seeds[2], seeds[0]]
+    assert choose.find_seeds(store, "best:lora") == expected
+    assert choose.find_seeds(store, seeds[2].run_id) == expected
+
+
+def test_seeds_that_cannot_answer_together_are_refused(store: Store) -> None:
+    alone, fold = make_run("lora", r=4), make_run("dora")
+    fold.canonical_config["data"]["fold"] = 0
+    fold = replace(fold, run_id=hash_canonical(fold.canonical_config))
+    keep(store, alone, fold, make_run("full"))
+    for name, reason in (
+        (alone.run_id, "its configuration has one seed; train more with sweep.final_seeds=3"),
+        (fold.run_id, "its runs are folds, which were trained on other texts"),
+        ("best:full", "method full trains no adapter, so its seeds share no base"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{name} --seeds: {reason}"):
+            choose.find_seeds(store, name)
 
 
 def test_a_folder_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

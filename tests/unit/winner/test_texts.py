@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -60,8 +61,26 @@ def test_what_was_read_is_written_with_the_predictions(tmp_path: Path) -> None:
         texts.add_predictions(frame, SURE)
 
 
+def test_a_text_without_a_label_has_a_reason_and_null_or_an_empty_cell(tmp_path: Path) -> None:
+    unsure: Any = SimpleNamespace(label=None, probabilities={"a": 0.5, "b": 0.5}, reason="too low")
+    sure: Any = SimpleNamespace(label="a", probabilities={"a": 1.0, "b": 0.0}, reason=None)
+    frame = texts.add_predictions(pd.DataFrame({"text": ["x", "y"]}), [unsure, sure], has_reasons=True)
+    texts.write_file(frame, tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().splitlines()[1:] == [
+        '"x","","too low",0.5,0.5',
+        '"y","a","",1.0,0.0',
+    ]
+    rows = [json.loads(line) for line in texts.to_json(frame)]
+    assert [(row["prediction"], row["reason"]) for row in rows] == [(None, "too low"), ("a", None)]
+
+
 def test_a_text_is_written_as_it_is(tmp_path: Path) -> None:
-    rows = pd.DataFrame({"text": ["=1+1", ' "a", \nb ', "NA"], "value": [1 / 3, 2.0, 123456.789]})
+    written = {
+        "text": ["=1+1", ' "a", \nb ', "NA"],
+        "prediction": [*"abc"],
+        "value": [1 / 3, 2.0, 123456.789],
+    }
+    rows = pd.DataFrame(written)
     texts.write_file(rows, tmp_path / "out.csv")
     read = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
     assert read["text"].tolist() == rows["text"].tolist()
@@ -85,7 +104,7 @@ def test_a_file_that_cannot_be_used_is_explained(
 ) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(error, match=message):
-        texts.read_file(tmp_path / name, "text")
+        texts.take_column(texts.read_file(tmp_path / name, "text"), "text", tmp_path / name)
     with pytest.raises(MissingError, match="there is no such file"):
         texts.read_file(tmp_path / "other.csv", "text")
 

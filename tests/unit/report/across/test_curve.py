@@ -64,3 +64,16 @@ def test_a_method_that_never_gets_ahead_has_no_number() -> None:
     runs += [make_sized_run(size, "tfidf", test=0.9) for size in (50, 100, 200)]
     shown = render_markdown(make_evidence(runs), text=ENGLISH)
     assert re.search(r"\| LoRA +\| +over 200 +\|", shown)
+
+
+def test_setfit_is_held_against_simpler_methods_and_is_none_of_them() -> None:
+    runs = [
+        make_sized_run(size, method, test=accuracy, seed=seed)
+        for method, accuracy in (("head", 0.7), ("setfit", 0.8), ("lora", 0.9))
+        for size in (50, 100, 200)
+        for seed in range(3)
+    ]
+    shown = render_markdown(make_evidence(runs), text=ENGLISH)
+    assert re.search(
+        r"\| Ahead from so many labels on \| +Frozen encoder \|\n.*\n\| SetFit +\| +≤ 50 \|", shown
+    )

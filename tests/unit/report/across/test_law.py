@@ -53,6 +53,29 @@ def test_intervals_hold_what_is_measured_later() -> None:
     assert held / count >= 0.85
 
 
+@pytest.mark.parametrize(("exponent", "floor"), [(0.3, 0.0), (0.5, 0.05)])
+def test_a_gain_is_the_difference_of_two_sizes(exponent: float, floor: float) -> None:
+    law = fit(plant(exponent, floor), texts=100_000)
+    assert law is not None
+    for start, size in ((200, 400), (1280, 2560), (1280, 12_800)):
+        found = law.find_gain(start, size)
+        truth = tell(exponent, floor, size) - tell(exponent, floor, start)
+        assert found.estimate == pytest.approx(truth, abs=0.01)
+        assert found.low < truth < found.high
+
+
+def test_the_interval_of_a_gain_holds_the_true_one() -> None:
+    random, held, count = np.random.RandomState(1), 0, 0
+    for exponent, floor in [(0.2, 0.0), (0.4, 0.05), (0.7, 0.1), (1.0, 0.15)]:
+        for _ in range(25):
+            law = fit(plant(exponent, floor, random=random), texts=400)
+            assert law is not None
+            found = law.find_gain(1280, 2560)
+            held += found.low <= tell(exponent, floor, 2560) - tell(exponent, floor, 1280) <= found.high
+            count += 1
+    assert held / count >= 0.85
+
+
 def test_the_further_the_wider() -> None:
     law = fit(plant(0.4, 0.05), texts=400)
     assert law is not None

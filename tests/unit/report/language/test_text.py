@@ -17,7 +17,7 @@ from report_folder import write_results
 from bench.config.schema import CONF_DIR
 from bench.errors import ConfigError
 from bench.report.language.text import LANGUAGES, read_language
-from bench.report.tabulate import COLUMNS, EXTRAS
+from bench.report.tabulate import COLUMNS, EXTRAS, PROBABILITIES
 from bench.results.store import STATUSES
 
 PACKAGE = CONF_DIR.parent / "bench"
@@ -41,7 +41,7 @@ def test_english_is_english() -> None:
 
 def test_every_column_and_status_has_its_words() -> None:
     assert tuple(ENGLISH.under("columns")) == COLUMNS
-    assert set(ENGLISH.under("csv_columns")) == {*EXTRAS, "cost", "paged"}
+    assert set(ENGLISH.under("csv_columns")) == {*EXTRAS, "cost", "paged", *PROBABILITIES}
     assert set(ENGLISH.under("statuses")) == {*STATUSES, "started"}
 
 

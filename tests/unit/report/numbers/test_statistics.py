@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import f1_score
 
 from bench.report.numbers.statistics import (
     Score,
@@ -21,7 +20,6 @@ from bench.report.numbers.statistics import (
     pool_seeds,
     resample,
     score_answers,
-    score_f1,
     score_resamples,
     summarise,
 )
@@ -179,19 +177,6 @@ def test_resampled_rows_are_always_the_same_and_as_many():
     again = next(iter(resample(30_000)))
     assert np.array_equal(again, chunks[0])
     assert not np.array_equal(chunks[0][0], chunks[0][1])
-
-
-@given(st.integers(0, 10_000), st.integers(2, 5))
-def test_macro_f1_of_resampled_rows_is_scikit_learns(seed: int, classes: int):
-    random = np.random.default_rng(seed)
-    labels, predicted = random.integers(classes, size=(2, 12))
-    weights = np.bincount(random.integers(12, size=12), minlength=12)
-    drawn = np.repeat(np.arange(12), weights)
-    expected = f1_score(
-        labels[drawn], predicted[drawn], labels=range(classes), average="macro", zero_division=0
-    )
-    found = score_f1(weights[None].astype(np.float32), labels, predicted, classes=classes)
-    assert found == pytest.approx([expected])
 
 
 def test_holm_by_hand():

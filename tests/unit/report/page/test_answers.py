@@ -40,13 +40,13 @@ def answer(run: Result, labels: list[str], predictions: list[str]) -> MethodAnsw
 def test_confusion_and_f1_are_those_of_scikit_learn():
     random = np.random.default_rng(0)
     labels, predictions = (random.choice(LABELS, 50).tolist() for _ in range(2))
-    counts = count_confusion(answer(make_run(), labels, predictions))
-    assert counts.tolist() == confusion_matrix(labels, predictions, labels=LABELS).tolist()
-    assert score_labels(counts) == pytest.approx(f1_score(labels, predictions, labels=LABELS, average=None))
+    answers = answer(make_run(), labels, predictions)
+    assert count_confusion(answers).tolist() == confusion_matrix(labels, predictions, labels=LABELS).tolist()
+    assert score_labels(answers) == pytest.approx(f1_score(labels, predictions, labels=LABELS, average=None))
 
 
 def test_a_label_that_nobody_asked_or_answered_has_no_f1():
-    assert score_labels(count_confusion(answer(make_run(), ["a", "b"], ["a", "a"]))) == [
+    assert score_labels(answer(make_run(), ["a", "b"], ["a", "a"])) == [
         pytest.approx(2 / 3),
         0.0,
         None,
