@@ -125,3 +125,21 @@ def test_doctor_lists_the_cards_and_marks_the_one_that_runs_get(bench: Bench) ->
     done = bench("doctor")
     assert done.returncode == 1
     assert "NO   driver                devices=auto: torch cannot use NVIDIA GeForce RTX 4090" in done.stdout
+
+
+@pytest.mark.slow
+def test_what_a_card_trained_is_exported_and_used_there(bench: Bench, tiny: list[str]) -> None:
+    put(bench)
+    for seed in (0, 1):
+        assert bench("run", *tiny, "method=lora", f"seed={seed}", "train.max_steps=2").returncode == 0
+    assert bench("latency", "best:lora", "--seeds").returncode == 0
+    for folder, *options in (
+        ("all", "--seeds"),
+        ("merged", "--format", "merged"),
+        ("onnx", "--format", "onnx"),
+    ):
+        loose = [] if folder == "all" else ["--tolerance", "1"]
+        exported = bench("export", "best:lora", folder, *options, *loose)
+        assert exported.returncode == 0, exported.stderr
+        classified = bench("classify", folder, "央行下调利率")
+        assert (classified.returncode, len(classified.stdout.splitlines())) == (0, 1), classified.stderr

@@ -190,6 +190,7 @@ def place_on_cpu(torch, state, read_used):
             if state["limit"] is not None and read_used() > state["limit"]:
                 raise torch.OutOfMemoryError("CUDA out of memory. (emulated)")
             moved = {key: move(value) for key, value in (kwargs or {}).items()}
+            moved.pop("pin_memory", None)  # safetensors asks for it on the way to a card
             return function(*map(move, args), **moved)
 
     OnCpu().__enter__()
