@@ -146,12 +146,22 @@ def score_method(row: Row, read: Read) -> Scored:
 
 def measure(answers: Answers, score: Callable[[tally.Tally], npt.NDArray[np.float64]]) -> Score:
     """Measure a score by seed, on the texts and on resamples of them."""
-    rows = len(answers.truth)
 
     def measure_each(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         counted = (tally.count(answers.truth, one, weights=weights) for one in answers.predicted)
         return np.stack([score(one) for one in counted])  # (seeds, samples)
 
+    return measure_weighted(measure_each, rows=len(answers.truth))
+
+
+def measure_weighted(
+    measure_each: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float64]], *, rows: int
+) -> Score:
+    """Measure a score by seed, on the texts and on resamples of them.
+
+    Args:
+        measure_each: the scores of texts that count so often. # (samples, rows) -> (seeds, samples)
+    """
     resampled = np.concatenate([measure_each(weights) for weights in resample(rows)], axis=1)
     whole = measure_each(np.ones((1, rows), dtype=np.float32))[:, 0]  # (seeds,)
     return score_resamples(whole, resampled, rows=rows)

@@ -96,6 +96,40 @@ def test_the_interval_of_macro_f1_is_as_wide_as_other_texts_make_it() -> None:
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * np.std(scores), rel=0.1)
 
 
+def test_samples_f1_and_mean_average_precision_have_the_intervals_of_other_texts() -> None:
+    """Both as scikit-learn has them; the widths by other draws of the texts."""
+    run, predictions, answers = make_several("full", 1, right=0.9)
+    truth = TRUTH & (np.arange(400) >= 20)[:, None]
+    answers[:20] = False  # as the truth there
+    cells = {
+        name: write_marks(one, run.labels, ";") for name, one in (("label", truth), ("prediction", answers))
+    }
+    likely = np.random.default_rng(5).normal(loc=truth).round(1)  # in steps, so that many are equal
+    predictions = predictions.assign(
+        **cells, **{f"probability_{one}": likely[:, n] for n, one in enumerate("abc")}
+    )
+    run.metrics["test"]["accuracy"] = float(metrics.accuracy_score(truth, answers))
+    [row] = add_columns(
+        build_rows([run]),
+        ["f1_samples", "mean_average_precision"],
+        lambda _: predictions.sample(frac=1, random_state=0),
+    )
+    measures = {
+        "f1_samples": lambda rows: metrics.f1_score(
+            truth[rows], answers[rows], average="samples", zero_division=1
+        ),
+        "mean_average_precision": lambda rows: metrics.average_precision_score(truth[rows], likely[rows]),
+    }
+    random = np.random.default_rng(1)
+    draws = [random.integers(400, size=400) for _ in range(500)]
+    for name, score in measures.items():
+        found = row.columns[name]
+        assert found.mean == pytest.approx(score(np.arange(400)))
+        assert found.interval is not None
+        width = found.interval.high - found.interval.low
+        assert width == pytest.approx(2 * 1.96 * np.std([score(rows) for rows in draws]), rel=0.12)
+
+
 @pytest.mark.parametrize(
     ("lang", "title", "header", "note"),
     [
