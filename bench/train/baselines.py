@@ -67,7 +67,9 @@ def choose_class_weight(config: Config) -> str | None:
     return "balanced" if find_loss(config) == "weighted" else None
 
 
-def fit_tfidf(dataset: Dataset, *, class_weight: str | None = None) -> FittedBaseline:
+def fit_tfidf(
+    dataset: Dataset, *, class_weight: str | None = None, select_by: str = "accuracy"
+) -> FittedBaseline:
     """Fit a logistic regression to TF-IDF of the texts: what can be had without a pretrained model.
 
     Features are words and pairs of words; where the train texts are written without spaces (see
@@ -83,11 +85,15 @@ def fit_tfidf(dataset: Dataset, *, class_weight: str | None = None) -> FittedBas
         split: hstack([vectorizer.transform(frame[side].tolist()) for side in sides], format="csr")
         for split, frame in dataset.splits.items()
     }  # (rows, terms), sparse
-    return _fit_regression(features, dataset, class_weight)
+    return _fit_regression(features, dataset, class_weight, select_by)
 
 
 def fit_frozen(
-    features: Mapping[str, npt.NDArray[Any]], dataset: Dataset, *, class_weight: str | None = None
+    features: Mapping[str, npt.NDArray[Any]],
+    dataset: Dataset,
+    *,
+    class_weight: str | None = None,
+    select_by: str = "accuracy",
 ) -> FittedBaseline:
     """Fit a logistic regression to a frozen encoder's features: what can be had without fine-tuning.
 
@@ -99,7 +105,7 @@ def fit_frozen(
     """
     scaler = StandardScaler().fit(features["train"].astype(np.float64))
     scaled = {split: scaler.transform(values.astype(np.float64)) for split, values in features.items()}
-    return _fit_regression(scaled, dataset, class_weight)
+    return _fit_regression(scaled, dataset, class_weight, select_by)
 
 
 def compare_words(
@@ -146,12 +152,12 @@ def uses_characters(texts: list[str]) -> bool:
 
 
 def _fit_regression(
-    features: Mapping[str, Any], dataset: Dataset, class_weight: str | None
+    features: Mapping[str, Any], dataset: Dataset, class_weight: str | None, select_by: str
 ) -> FittedBaseline:
-    """Fit a multinomial logistic regression to convergence, its L2 penalty chosen by accuracy on validation.
+    """Fit a multinomial logistic regression to convergence, its L2 penalty chosen by a score on validation.
 
-    Of several labels a text each has a regression of its own, and the accuracy is exact match. A baseline
-    whose penalty nobody chose would flatter what it is compared with.
+    Of several labels a text each has a regression of its own. A baseline whose penalty nobody chose would
+    flatter what it is compared with.
     """
     truth = {split: dataset.read_truth(split) for split in dataset.splits}
     regressions = [
@@ -165,7 +171,7 @@ def _fit_regression(
         models = [one.fit(features["train"], truth["train"]) for one in regressions]
 
     def score(model: Any) -> float:
-        return metrics.score(model.predict_proba(features["validation"]), truth["validation"])["accuracy"]
+        return metrics.score(model.predict_proba(features["validation"]), truth["validation"])[select_by]
 
     best = max(models, key=score)
     probabilities = {split: best.predict_proba(features[split]) for split in _EVALUATED}
@@ -244,7 +250,12 @@ def compare(
     if config.method.estimator in ("setfit", "frozen_encoder"):
         with meter.phase("train"):
             features = {name: embed(value) for name, value in texts.splits.items()}
-            return fit_frozen(features, dataset, class_weight=choose_class_weight(config))
+            return fit_frozen(
+                features,
+                dataset,
+                class_weight=choose_class_weight(config),
+                select_by=config.sweep.select_by,
+            )
     names = name_labels(dataset.labels, config.data).values()
     words = [phrase.format(name) for phrase in PHRASES for name in names]
     read = tokens.tokenise_texts(

@@ -93,7 +93,11 @@ def fit(
         return _fit_on_base(
             config, dataset, model_folder=model_folder, run_folder=run_folder, meter=meter, log=log
         )
-    fit_tfidf = partial(baselines.fit_tfidf, class_weight=baselines.choose_class_weight(config))
+    fit_tfidf = partial(
+        baselines.fit_tfidf,
+        class_weight=baselines.choose_class_weight(config),
+        select_by=config.sweep.select_by,
+    )
     fit_baseline: Mapping[str, Callable[[Dataset], baselines.FittedBaseline]]
     fit_baseline = {"tfidf": fit_tfidf, "majority": baselines.fit_majority}
     with meter.phase("train"):

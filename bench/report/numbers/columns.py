@@ -108,7 +108,7 @@ def _score_each_text(answers: Answers) -> Floats:
     """Return the F1 of each text's labels; 1 where it has none and gets none. # (seeds, rows)"""
     right = (answers.predicted & answers.truth).sum(axis=-1)
     either = answers.predicted.sum(axis=-1) + answers.truth.sum(axis=-1)
-    return np.divide(2 * right, either, out=np.ones(right.shape), where=either > 0)
+    return np.asarray(np.divide(2 * right, either, out=np.ones(right.shape), where=either > 0))
 
 
 def _read_probabilities(answers: Answers) -> Floats | None:
@@ -159,7 +159,7 @@ def _average_precision(
     precision = np.divide(right, answered, out=np.zeros_like(right), where=answered > 0)
     total = right[:, -1]
     gained = (precision * np.diff(right, axis=1, prepend=0.0)).sum(axis=1)
-    return np.divide(gained, total, out=np.full_like(total, np.nan), where=total > 0)
+    return np.asarray(np.divide(gained, total, out=np.full_like(total, np.nan), where=total > 0))
 
 
 def _share_label(answers: Answers, label: int) -> _Share:

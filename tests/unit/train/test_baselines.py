@@ -162,6 +162,21 @@ def test_a_weighted_regression_is_scikit_learns_of_balanced_classes() -> None:
     assert (fitted.probabilities["test"].argmax(1) == 2).sum() > (plain.argmax(1) == 2).sum()
 
 
+def test_the_penalty_is_chosen_by_the_score_that_the_sweep_selects_by() -> None:
+    """Where one label is rare the most accurate of the regressions is not that with the best recalls."""
+    random = np.random.default_rng(3)
+    labels = np.repeat([0, 1], [190, 10])
+    dataset = make_dataset(["x"] * 200, labels.tolist())
+    train, fresh = (random.normal(size=(200, 40)) + 0.5 * labels[:, None] for _ in range(2))
+    features = {"train": train, "validation": fresh, "test": fresh}
+    found = {
+        name: score(baselines.fit_frozen(features, dataset, select_by=name), dataset)
+        for name in ("accuracy", "balanced_accuracy")
+    }
+    assert found["accuracy"]["accuracy"] > found["balanced_accuracy"]["accuracy"]
+    assert found["accuracy"]["balanced_accuracy"] < found["balanced_accuracy"]["balanced_accuracy"]
+
+
 def test_train_is_learnt_from_and_validation_only_chooses_the_penalty() -> None:
     random = np.random.default_rng(0)
     labels = np.array([0, 1] * 20)
