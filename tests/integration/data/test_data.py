@@ -1,16 +1,19 @@
 """Data sets of the Hugging Face hub, from a local folder in the hub's layout: no network."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import datasets
 import pytest
+import yaml
 from datasets import ClassLabel, Features, Value
 
-from bench.config.schema import DataConfig
+from bench.config.schema import CONF_DIR, DataConfig
 from bench.data.dataset import describe, load
 from bench.errors import DataError, MissingError
 
+HUB = DataConfig(**yaml.safe_load((CONF_DIR / "data" / "hub.yaml").read_text()))
 Configure = Callable[..., DataConfig]
 
 
@@ -23,35 +26,15 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
     datasets.disable_progress_bars()
 
     def configure(**changed: object) -> DataConfig:
-        values: dict[str, object] = {
-            **{"name": "hub", "source": "hub", "text_column": "headline", "label_column": "topic"},
-            **{
-                "train": "train",
-                "validation": None,
-                "test": None,
-                "encoding": "auto",
-                "subset": None,
-                "labels": None,
-            },
-            **{
-                "hub_id": str(tmp_path / "hub"),
-                "revision": "0" * 40,
-                "label_map": None,
-                "label_words": None,
-                "noise": None,
-                "folds": None,
-                "fold": None,
-                "resample": False,
-                "multi_label": False,
-                "label_separator": "|",
-                "label_columns": None,
-                "text_pair_column": None,
-                "text_template": None,
-                "long_texts": "truncate",
-            },
-            **{"train_size": None, "validation_size": 0.2, "test_size": 0.2, "split_seed": 0},
+        usual = {
+            "text_column": "headline",
+            "label_column": "topic",
+            "hub_id": str(tmp_path / "hub"),
+            "revision": "0" * 40,
+            "validation_size": 0.2,
+            "test_size": 0.2,
         }
-        return DataConfig(**{**values, **changed})  # the schema checks types
+        return dataclasses.replace(HUB, **{**usual, **changed})
 
     return configure
 

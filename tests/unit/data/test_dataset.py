@@ -11,47 +11,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.config.schema import DataConfig
+from bench.config.schema import CONF_DIR, DataConfig
 from bench.data import dataset as datasets
 from bench.data import synthetic
 from bench.errors import ConfigError, DataError
 
-NOTHING = dict.fromkeys(
-    [
-        "train",
-        "validation",
-        "test",
-        "hub_id",
-        "subset",
-        "revision",
-        "labels",
-        "label_map",
-        "label_words",
-        "text_pair_column",
-        "text_template",
-    ]
-)
-SIZES = {
-    "train_size": None,
-    "validation_size": 0.15,
-    "test_size": 0.15,
-    "split_seed": 0,
-    "noise": None,
-    "folds": None,
-    "fold": None,
-    "resample": False,
-    "multi_label": False,
-    "label_separator": "|",
-    "label_columns": None,
-}
-COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto", "long_texts": "truncate"}
-BASE = DataConfig(name="mine", source="files", **COLUMNS, **NOTHING, **SIZES)
-HEADLINES = dataclasses.replace(BASE, source="bbc_headlines", validation_size=400, test_size=400)
+FILES = DataConfig(**yaml.safe_load((CONF_DIR / "data" / "files.yaml").read_text()))
+HEADLINES = dataclasses.replace(FILES, source="bbc_headlines", validation_size=400, test_size=400)
 FINANCE = dataclasses.replace(
-    BASE, source="finance8_synthetic", train_size=80, validation_size=24, test_size=24, noise=0.1
+    FILES, source="finance8_synthetic", train_size=80, validation_size=24, test_size=24, noise=0.1
 )
 
 
@@ -64,7 +36,7 @@ def write(path: Path, labels: list[str], *, mark: str = "") -> str:
 def make_files(folder: Path, **changed: object) -> DataConfig:
     """A config over one file: 60 rows a, 30 rows b, 10 rows c, mixed."""
     train = write(folder / "train.csv", [*"aaaaaabbbc"] * 10)
-    return dataclasses.replace(BASE, train=train, **changed)
+    return dataclasses.replace(FILES, train=train, **changed)
 
 
 def names(dataset: datasets.Dataset, split: str) -> list[str]:
@@ -112,7 +84,7 @@ def test_a_larger_train_split_has_the_texts_of_a_smaller_one_and_the_same_are_ev
     tmp_path: Path, skew: bool
 ) -> None:
     labels = [*"aaaaaaaaaaabbbc"] * 20 if skew else [*"abc"] * 100
-    config = dataclasses.replace(BASE, train=write(tmp_path / "all.csv", labels))
+    config = dataclasses.replace(FILES, train=write(tmp_path / "all.csv", labels))
     loaded = [datasets.load(dataclasses.replace(config, train_size=size)) for size in (20, 60, 0.5, None)]
     texts = [set(one.splits["train"]["text"]) for one in loaded]
     assert [len(one) for one in texts] == [20, 60, 150, 210]
@@ -192,7 +164,7 @@ def test_equal_texts_are_in_one_fold(tmp_path: Path) -> None:
     path = tmp_path / "twins.csv"
     pd.DataFrame(rows, columns=["text", "label"]).to_csv(path, index=False)
     test = write(tmp_path / "test.csv", ["a", "b"], mark="new")
-    for one in load_folds(dataclasses.replace(BASE, train=str(path), test=test), 5):
+    for one in load_folds(dataclasses.replace(FILES, train=str(path), test=test), 5):
         assert not set(one.splits["train"]["text"]) & set(one.splits["validation"]["text"])
         assert one.duplicate_rows_across_splits == 0
         assert len(one.splits["validation"]) == 24
@@ -200,7 +172,7 @@ def test_equal_texts_are_in_one_fold(tmp_path: Path) -> None:
 
 def test_a_validation_split_of_the_source_is_folded_too_and_comes_last(tmp_path: Path) -> None:
     texts = {split: write(tmp_path / f"{split}.csv", [*"abc"] * 4, mark=split) for split in datasets.SPLITS}
-    folds = load_folds(dataclasses.replace(BASE, **texts), 3)
+    folds = load_folds(dataclasses.replace(FILES, **texts), 3)
     for one in folds:
         both = pd.concat([one.splits["train"], one.splits["validation"]]).sort_values("id")
         assert [text.split()[1][:5] for text in both["text"]] == ["train"] * 12 + ["valid"] * 12
@@ -349,7 +321,7 @@ def test_a_label_of_test_alone_is_unseen(tmp_path: Path) -> None:
 
 def test_a_label_too_rare_to_be_split_is_refused(tmp_path: Path) -> None:
     train = write(tmp_path / "rare.csv", [*"aaaaaaaaaabbbbbbbbbbcc"])
-    config = dataclasses.replace(BASE, train=train, validation_size=4, test_size=4)
+    config = dataclasses.replace(FILES, train=train, validation_size=4, test_size=4)
     with pytest.raises(DataError, match=r"too few rows of 'c' \(2 rows\): test, validation, train need one"):
         datasets.load(config)
     Path(train).write_text(Path(train).read_text() + "more,c\n")
@@ -361,14 +333,14 @@ def test_a_list_of_faults_stays_short(tmp_path: Path) -> None:
     labels = [f"label {number}" for number in range(100)]
     many = write(tmp_path / "many.csv", labels)
     for changed in ({"label_map": {"a": "b"}}, {"labels": ["a", "b", "c"], "train_size": None}):
-        config = dataclasses.replace(BASE, train=many, **changed)
+        config = dataclasses.replace(FILES, train=many, **changed)
         with pytest.raises(DataError, match="and 95 more") as caught:
             datasets.load(config)
         assert len(str(caught.value)) < 400
     with pytest.raises(
         DataError, match=r"unseen label 'a' in validation .* the labels are .* and 95 more"
     ) as caught:
-        datasets.load(dataclasses.replace(BASE, train=many, validation=write(tmp_path / "v.csv", ["a"])))
+        datasets.load(dataclasses.replace(FILES, train=many, validation=write(tmp_path / "v.csv", ["a"])))
     assert len(str(caught.value)) < 400
 
 
@@ -380,7 +352,7 @@ def test_a_text_in_two_splits_is_counted_and_kept(tmp_path: Path, caplog: pytest
         paths[split] = str(tmp_path / f"{split}.csv")
         pd.DataFrame({"text": texts, "label": [*"abab"][: len(texts)]}).to_csv(paths[split], index=False)
     with caplog.at_level(logging.WARNING):
-        dataset = datasets.load(dataclasses.replace(BASE, **paths))
+        dataset = datasets.load(dataclasses.replace(FILES, **paths))
     assert dataset.duplicate_rows_across_splits == 5  # q, t of validation; t, t, r of test
     assert {split: frame["text"].tolist() for split, frame in dataset.splits.items()} == frames
     warnings = [record.message for record in caplog.records if "with few rows" not in record.message]
@@ -458,9 +430,9 @@ def test_a_size_or_seed_that_is_not_used_does_not_count(tmp_path: Path) -> None:
         (FINANCE, {"noise": 0.2}),
         (FINANCE, {"split_seed": 1}),
         (FINANCE, {"test_size": 32}),
-        (dataclasses.replace(BASE, source="hub", hub_id="a/b", revision="1", train="x"), {"revision": "2"}),
-        (dataclasses.replace(BASE, source="hub", hub_id="a/b", revision="1", train="x"), {"train": "y"}),
-        (dataclasses.replace(BASE, source="hub", hub_id="a/b", revision="1", train="x"), {"subset": "y"}),
+        (dataclasses.replace(FILES, source="hub", hub_id="a/b", revision="1", train="x"), {"revision": "2"}),
+        (dataclasses.replace(FILES, source="hub", hub_id="a/b", revision="1", train="x"), {"train": "y"}),
+        (dataclasses.replace(FILES, source="hub", hub_id="a/b", revision="1", train="x"), {"subset": "y"}),
     ],
 )
 def test_every_source_has_a_fingerprint_of_its_own(config: DataConfig, changed: dict[str, object]) -> None:
@@ -488,7 +460,9 @@ def test_labels_with_few_rows_are_said_before_training(
     texts = [f"{label} number {row}" for label, count in counts.items() for row in range(count)]
     labels = [label for label, count in counts.items() for _ in range(count)]
     pd.DataFrame({"text": texts, "label": labels}).to_csv(tmp_path / "rows.csv", index=False)
-    config = dataclasses.replace(BASE, train=str(tmp_path / "rows.csv"), test_size=0.15, validation_size=0.15)
+    config = dataclasses.replace(
+        FILES, train=str(tmp_path / "rows.csv"), test_size=0.15, validation_size=0.15
+    )
     with caplog.at_level(logging.WARNING):
         dataset = datasets.load(config)
     sizes = {split: np.bincount(dataset.splits[split]["label"]).tolist() for split in ("train", "test")}
@@ -506,7 +480,7 @@ def test_pairs_are_equal_if_both_texts_are(tmp_path: Path) -> None:
     rows += [rows[0], ("text 0", "pair 0", "b")]
     frame = pd.DataFrame(rows, columns=["text", "pair", "label"])
     frame.to_csv(tmp_path / "rows.csv", index=False)
-    config = dataclasses.replace(BASE, train=str(tmp_path / "rows.csv"), text_pair_column="pair")
+    config = dataclasses.replace(FILES, train=str(tmp_path / "rows.csv"), text_pair_column="pair")
     dataset = datasets.load(config)
     assert datasets.describe(dataset)["conflicting_labels"] == 3
     assert dataset.duplicate_rows_across_splits < 3

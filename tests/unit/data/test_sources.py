@@ -1,5 +1,6 @@
 """A user's rows arrive as they were written; what cannot be used is refused with its place and a remedy."""
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -9,45 +10,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
-from bench.config.schema import DataConfig
+from bench.config.schema import CONF_DIR, DataConfig
 from bench.data import sources
 from bench.errors import BenchError, ConfigError, DataError, MissingError
 from bench.run import preload
 
-NOTHING = dict.fromkeys(
-    [
-        "train",
-        "validation",
-        "test",
-        "hub_id",
-        "subset",
-        "revision",
-        "labels",
-        "label_map",
-        "label_words",
-        "text_pair_column",
-        "text_template",
-    ]
-)
-SIZES = {
-    "train_size": None,
-    "validation_size": 0.15,
-    "test_size": 0.15,
-    "split_seed": 0,
-    "noise": None,
-    "folds": None,
-    "fold": None,
-    "resample": False,
-    "multi_label": False,
-    "label_separator": "|",
-    "label_columns": None,
-}
-COLUMNS = {"text_column": "text", "label_column": "label", "encoding": "auto", "long_texts": "truncate"}
+FILES = DataConfig(**yaml.safe_load((CONF_DIR / "data" / "files.yaml").read_text()))
 
 
 def configure(source: str, **changed: object) -> DataConfig:
-    return DataConfig(**{"name": "mine", "source": source, **COLUMNS, **NOTHING, **SIZES, **changed})
+    return dataclasses.replace(FILES, source=source, **changed)
 
 
 def read(path: Path, **changed: object) -> list[tuple[str, str]]:

@@ -5,49 +5,17 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from bench.config.schema import DataConfig
+from bench.config.schema import CONF_DIR, DataConfig
 from bench.data import dataset as datasets
 from bench.data.dataset import Dataset
 from bench.train import baselines, metrics
 
-NOTHING = dict.fromkeys(
-    [
-        "train",
-        "validation",
-        "test",
-        "hub_id",
-        "subset",
-        "revision",
-        "labels",
-        "label_map",
-        "label_words",
-        "text_pair_column",
-        "text_template",
-    ]
-)
-HEADLINES = DataConfig(
-    **NOTHING,
-    name="bbc_headlines",
-    source="bbc_headlines",
-    text_column="text",
-    label_column="label",
-    encoding="auto",
-    long_texts="truncate",
-    train_size=None,
-    validation_size=400,
-    test_size=400,
-    split_seed=0,
-    folds=None,
-    fold=None,
-    resample=False,
-    noise=None,
-    multi_label=False,
-    label_separator="|",
-    label_columns=None,
-)
+FILES = DataConfig(**yaml.safe_load((CONF_DIR / "data" / "files.yaml").read_text()))
+HEADLINES = dataclasses.replace(FILES, source="bbc_headlines", validation_size=400, test_size=400)
 FINANCE = dataclasses.replace(
     HEADLINES, source="finance8_synthetic", train_size=400, validation_size=80, test_size=400, noise=0.0
 )
