@@ -2,13 +2,17 @@
 
 import dataclasses
 import importlib.util
+import math
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from bench.config import pins
 from bench.config.batch import halve_micro_batch
+from bench.config.cards import GIB
 from bench.config.checks import require_valid
 from bench.config.identity import Identity, draws_texts, identify
 from bench.config.pack import unpack
@@ -20,6 +24,7 @@ from bench.errors import MissingError
 from bench.model import weights
 from bench.results.store import Result
 
+PAIR_BYTES = 32  # of setfit 1.2.0's list of pairs of texts, at its peak: numpy's triu_indices, stacked
 ASIDE = "alone"  # in a run's folder: the weights of a run that is trained again
 
 
@@ -71,6 +76,7 @@ def prepare(config: Config) -> Prepared:
             dataset = datasets.load(one.data, seed=one.seed)
             loaded[name] = dataset, require_readable(dataset, one, folder)
             tell_long(dataset, one, folder)
+        require_pairs(one, loaded[name][0])
         dataset, unknown_share = loaded[name]
         identity = identify(one, data_fingerprint=dataset.fingerprint, model_revision=revision)
         members.append(PreparedRun(one, identity, dataset, unknown_share))
@@ -87,6 +93,25 @@ def require_packages(config: Config) -> None:
         raise MissingError(
             "setfit: the package behind method=setfit is not installed; run pip install 'bench[setfit]', or "
             "name the methods to train without it, for example method=tfidf,head,full,lora"
+        )
+
+
+def require_pairs(config: Config, dataset: Dataset) -> None:
+    """Require the memory in which setfit lists all pairs of the train texts, before it draws any.
+
+    Raises:
+        MissingError: this machine has less.
+    """
+    if config.method.estimator != "setfit":
+        return
+    rows, free = len(dataset.splits["train"]), psutil.virtual_memory().available
+    needed = PAIR_BYTES * rows * (rows - 1) // 2
+    if needed > free:
+        most = math.isqrt(2 * free // PAIR_BYTES) // 100 * 100
+        raise MissingError(
+            f"method=setfit: the library lists every pair of the {rows:,} train texts, which takes "
+            f"{needed / GIB:,.1f} GiB, and {free / GIB:,.1f} GiB are free; add data.train_size={most}, or "
+            "name the methods without setfit"
         )
 
 

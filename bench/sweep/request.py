@@ -19,7 +19,7 @@ from bench.data.dataset import Dataset
 from bench.data.vocabulary import reads_tokens, require_readable, tell_long
 from bench.errors import ConfigError
 from bench.model import weights
-from bench.run.preparation import require_packages
+from bench.run.preparation import require_packages, require_pairs
 from bench.sweep.overview import format_hours, tell_bound
 from bench.sweep.plan import Axes, Compose, Plan, combine_axes, expand, make_plan
 
@@ -51,6 +51,8 @@ class Identifier:
         if data_key not in self.fingerprints:
             self.datasets[data_key] = dataset.load(config.data, seed=config.seed)
             self.fingerprints[data_key] = self.datasets[data_key].fingerprint
+        if data_key in self.datasets:
+            require_pairs(config, self.datasets[data_key])
         if model_key not in self.revisions:
             self.revisions[model_key] = weights.revision(config.model)
         read = (data_key, model_key)

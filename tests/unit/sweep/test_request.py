@@ -3,8 +3,11 @@
 import importlib.util
 import io
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from bench.config.schema import Config
@@ -172,3 +175,17 @@ def test_a_package_that_a_method_lacks_is_missed_before_anything_is_trained(
             identify=Identifier(),
         )
     assert caught.value.exit_code == 3
+
+
+def test_pairs_that_the_memory_does_not_hold_are_missed_before_anything_is_trained(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,296 train texts have 839,160 pairs."""
+    free = SimpleNamespace(available=20_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    grids = [{"method": ["tfidf", "setfit"]}]
+    plan = partial(plan_sweep, grids, constant=[], compose=lambda more: compose(*more))
+    with pytest.raises(MissingError, match=r"every pair of the 1,296 .* 0\.0 GiB .* data\.train_size=1100"):
+        plan(identify=Identifier())
+    free.available = 30_000_000
+    assert len(plan(identify=Identifier()).points) == 2
