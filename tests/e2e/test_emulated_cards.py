@@ -44,6 +44,7 @@ def test_a_run_that_needs_more_than_it_may_is_out_of_memory(bench: Bench, tiny: 
     assert (record["status"], record["memory"]["kind"]) == ("oom", "cuda")  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_a_sweep_uses_the_cards_that_it_is_left(bench: Bench, tiny: list[str], count: Any) -> None:
     machine = put(
         bench,
@@ -70,7 +71,7 @@ def test_a_sweep_tries_the_card_that_it_will_use(bench: Bench, count: Any) -> No
     assert count(swept.stdout)["success"] == 1, swept.stdout + swept.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "sweep"])
+@pytest.mark.parametrize("command", ["run", pytest.param("sweep", marks=pytest.mark.slow)])
 def test_an_old_driver_stops_what_would_train_on_the_cpu(bench: Bench, command: str) -> None:
     put(bench, driver="570.86.10", driver_cuda=12080)
     done = bench(command, *BASELINE)

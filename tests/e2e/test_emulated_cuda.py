@@ -31,6 +31,7 @@ def read_kinds(folder: Path) -> list[tuple[str, str]]:
     return [(record["status"], record["memory"]["kind"]) for record in records]
 
 
+@pytest.mark.slow
 def test_only_the_processes_of_runs_make_a_cuda_context(bench: Bench, tiny: list[str], count: Count) -> None:
     machine = emulate(bench)
     assert bench("plan", *tiny, *SHORT, "method=qlora,full").returncode == 0

@@ -117,7 +117,11 @@ def test_fail_fast_starts_nothing_more(bench: Any, tiny: list[str], count: Any) 
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGHUP, 143)],
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 143, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_stops_cleanly_and_the_printed_command_goes_on(
     running: "subprocess.Popen[str]", bench: Any, count: Any, number: int, code: int
@@ -134,6 +138,7 @@ def test_a_signal_stops_cleanly_and_the_printed_command_goes_on(
     wait_for(lambda: not [child for child in children if child.is_running()], 5)
 
 
+@pytest.mark.slow
 def test_a_second_signal_stops_at_once(running: "subprocess.Popen[str]", bench: Any) -> None:
     (worker,) = [child for child in descendants(running) if child.pid == os.getpgid(child.pid)]
     worker.suspend()  # it cannot answer

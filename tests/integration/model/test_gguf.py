@@ -78,6 +78,7 @@ def source(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return compose("model=local", f"model.path={tmp_path}/tiny.gguf").model
 
 
+@pytest.mark.slow
 def test_processes_that_convert_at_once_get_one_whole_folder(source: ModelConfig, tmp_path: Path) -> None:
     held = write_gguf(tmp_path / "tiny.gguf")
     revision = weights.revision(source)
@@ -127,6 +128,7 @@ def test_a_file_that_is_no_gguf_is_one_message_and_leaves_nothing(
     assert [path.name for path in (tmp_path / "cache" / "bench" / "models").iterdir()] == [".lock"]
 
 
+@pytest.mark.slow
 def test_the_embedded_language_model_knows_what_it_is_asked(compose: Compose) -> None:
     """Converted into this user's cache, as a run would."""
     folder = weights.locate(compose("model=smollm2").model)

@@ -151,8 +151,8 @@ FIFTY = ("train.max_steps=50", "train.eval_steps=25", "train.warmup_steps=5", "t
     ("architecture", "overrides"),
     [
         ("bert", ["method=lora"]),
-        ("bert", ["method=qlora", "train.gradient_accumulation_steps=2"]),
-        ("llama", ["method=lora", "train.gradient_accumulation_steps=2"]),
+        pytest.param("bert", ["method=qlora", "train.gradient_accumulation_steps=2"], marks=pytest.mark.slow),
+        pytest.param("llama", ["method=lora", "train.gradient_accumulation_steps=2"], marks=pytest.mark.slow),
         ("llama", ["method=qlora", "task=label_likelihood"]),
         ("bert", ["method=lora", "train.gradient_accumulation_steps=4", "merged_micro_batches=2"]),
     ],
@@ -180,7 +180,7 @@ SEEDS = (
     ("architecture", "overrides"),
     [
         ("bert", ["method=qlora", "train.gradient_accumulation_steps=2"]),
-        ("llama", ["method=lora"]),
+        pytest.param("llama", ["method=lora"], marks=pytest.mark.slow),
         ("llama", ["method=lora", "task=label_likelihood"]),
     ],
 )
@@ -221,7 +221,11 @@ FOLDS = (
     ("architecture", "overrides"),
     [
         ("bert", ["method=qlora", "train.eval_batch_size=9"]),
-        ("llama", ["method=lora", "task=label_likelihood", "train.group_by_length=false"]),
+        pytest.param(
+            "llama",
+            ["method=lora", "task=label_likelihood", "train.group_by_length=false"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_members_of_other_folds_are_the_runs_alone(
@@ -262,7 +266,7 @@ def test_pairs_are_read_alike_in_a_pack_and_alone(
         require_same(one, alone)
 
 
-@pytest.mark.parametrize("way", ["head_tail", "windows"])
+@pytest.mark.parametrize("way", [pytest.param("head_tail", marks=pytest.mark.slow), "windows"])
 @pytest.mark.parametrize("overrides", [["method=lora"], ["method=lora", "task=label_likelihood"]])
 def test_long_texts_are_read_alike_in_a_pack_and_alone(
     compose_tiny: Compose,
@@ -302,7 +306,7 @@ LOSSES = tuple({"train.loss": loss} for loss in ("weighted", "cross_entropy", "f
     ("architecture", "overrides"),
     [
         ("bert", ["method=lora", "train.gradient_accumulation_steps=2"]),
-        ("llama", ["method=lora", "task=label_likelihood"]),
+        pytest.param("llama", ["method=lora", "task=label_likelihood"], marks=pytest.mark.slow),
     ],
 )
 def test_members_of_other_losses_are_the_runs_alone(
@@ -344,7 +348,7 @@ def test_a_fold_that_diverges_leaves_the_others(compose_tiny: Compose, tmp_path:
             ["method=qlora", "method.quantization=fp4", "method.double_quant=false"], marks=pytest.mark.slow
         ),
         pytest.param(["method=lora_plus", "train.gradient_checkpointing=true"], marks=pytest.mark.slow),
-        ["method=rslora", "lora.target_modules=all-linear"],
+        pytest.param(["method=rslora", "lora.target_modules=all-linear"], marks=pytest.mark.slow),
         pytest.param(
             ["method=lora", "train.max_grad_norm=null", "train.weight_decay=0.1"], marks=pytest.mark.slow
         ),

@@ -116,11 +116,11 @@ def stop_run(config: Config, interrupt: Interrupt, step: int) -> Path:
     "overrides",
     [
         ("method=full",),
-        ("method=full", "train.optimizer=adamw_8bit"),
+        pytest.param(("method=full", "train.optimizer=adamw_8bit"), marks=pytest.mark.slow),
         pytest.param(
             ("method=full", "train.precision=bf16", "train.group_by_length=false"), marks=pytest.mark.slow
         ),
-        ("method=full", *IN_BACKWARD),
+        pytest.param(("method=full", *IN_BACKWARD), marks=pytest.mark.slow),
         ("method=lora", "lora.dropout=0.3"),
         pytest.param(
             ("method=lora", "lora.dropout=0.3", "train.gradient_accumulation_steps=3"), marks=pytest.mark.slow
@@ -130,10 +130,14 @@ def stop_run(config: Config, interrupt: Interrupt, step: int) -> Path:
             ("method=dora", "lora.dropout=0.3", "method.loraplus_lr_ratio=16", "train.optimizer=adamw_8bit"),
             marks=pytest.mark.slow,
         ),
-        ("method=pissa", "lora.dropout=0.3"),  # its frozen base is not the checkpoint's
+        # its frozen base is not the checkpoint's
+        pytest.param(("method=pissa", "lora.dropout=0.3"), marks=pytest.mark.slow),
         pytest.param(("method=loftq", "lora.dropout=0.3"), marks=pytest.mark.slow),
         pytest.param(("method=ia3",), marks=pytest.mark.slow),
-        ("method=lora", "train.max_steps=null", "train.epochs=2", "train.max_grad_norm=null"),
+        pytest.param(
+            ("method=lora", "train.max_steps=null", "train.epochs=2", "train.max_grad_norm=null"),
+            marks=pytest.mark.slow,
+        ),
         ("method=lora", "train.loss=balanced_sampling"),
     ],
 )
@@ -159,7 +163,10 @@ def test_an_interrupted_run_comes_to_what_an_undisturbed_one_does(
     assert numbers_of(config, resumed) == numbers_of(calm, undisturbed)
 
 
-@pytest.mark.parametrize("stops", [(10,), (7, 13), (20,)])
+@pytest.mark.parametrize(
+    "stops",
+    [pytest.param((10,), marks=pytest.mark.slow), (7, 13), pytest.param((20,), marks=pytest.mark.slow)],
+)
 def test_a_run_that_was_stopped_and_gone_on_from_comes_to_the_same(
     compose_tiny: Compose, tmp_path: Path, stops: tuple[int, ...]
 ) -> None:
@@ -199,10 +206,10 @@ def _raise(error: type[BaseException]) -> Any:
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        (state.WEIGHTS, "changed"),
+        pytest.param(state.WEIGHTS, "changed", marks=pytest.mark.slow),
         (state.TENSORS, "cut"),
-        (state.VALUES, "missing"),
-        (checkpoint.MANIFEST, "cut"),
+        pytest.param(state.VALUES, "missing", marks=pytest.mark.slow),
+        pytest.param(checkpoint.MANIFEST, "cut", marks=pytest.mark.slow),
         (checkpoint.MANIFEST, "missing"),
     ],
 )
@@ -247,7 +254,15 @@ def test_without_a_valid_checkpoint_a_run_begins_anew(
     assert numbers_of(config, resumed) == numbers_of(calm, run(calm))
 
 
-@pytest.mark.parametrize("other", ["train.lr=2e-2", "seed=1", "lora.alpha=32", "sweep.select_by=f1_macro"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        "seed=1",
+        "sweep.select_by=f1_macro",
+        pytest.param("train.lr=2e-2", marks=pytest.mark.slow),
+        pytest.param("lora.alpha=32", marks=pytest.mark.slow),
+    ],
+)
 def test_another_trainings_checkpoint_is_never_gone_on_from(
     compose_tiny: Compose, tmp_path: Path, other: str
 ) -> None:
