@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,20 +10,23 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 
 from bench.config.checks import require_valid
-from bench.config.identity import Identity, identify
+from bench.config.identity import Identity, draws_texts, identify
 from bench.config.overrides import override_line
 from bench.config.pins import find_pins
-from bench.config.schema import LONG_TEXTS, Config, replace_values
+from bench.config.schema import LONG_TEXTS, Config, list_paths, read_field, replace_values
 from bench.data import dataset
 from bench.data.dataset import Dataset
 from bench.data.vocabulary import reads_tokens, require_readable, tell_long
 from bench.errors import ConfigError
 from bench.model import weights
 from bench.run.preparation import require_packages
+from bench.run.teacher import list_folds, pin_teacher
 from bench.sweep.overview import format_hours, tell_bound
-from bench.sweep.plan import Axes, Compose, Plan, combine_axes, expand, make_plan
+from bench.sweep.plan import Axes, Compose, Plan, Point, combine_axes, expand, make_plan, value_line
 
 _WHOLE_SWEEP = ("experiment", "sweep", "plan", "report", "results_dir", "track")  # one value for all runs
+# What the lines of a teacher's configuration build on: files that fix as little as can be.
+_PLAIN = ("method=full", "model=local", "data=files", "train=default")
 LONG_HOURS = 12.0  # a plan that takes longer is begun on purpose only
 
 
@@ -38,8 +41,37 @@ class Identifier:
 
     @staticmethod
     def name_data(config: Config) -> str:
-        """Name the data that all folds and seeds share, however long texts are read."""
-        return repr(replace(config.data, fold=None, long_texts=LONG_TEXTS[0]))
+        """Name the data that all folds and seeds share, however long texts are read.
+
+        Which texts without labels are used depends on the train texts, so on both of these.
+        """
+        given = config.data
+        fold = None if given.unlabelled is None else given.fold
+        seed = None if given.unlabelled is None or not draws_texts(given) else config.seed
+        shared = replace(given, long_texts=LONG_TEXTS[0], fold=fold, cross_fit=None, held_out=None)
+        return repr((shared, seed))
+
+    def load(self, config: Config) -> Dataset:
+        """Return the configuration's texts, no part of train held out; of equal data the first that came.
+
+        Raises:
+            DataError, MissingError: the texts are wrong or not there.
+        """
+        if (key := self.name_data(config)) not in self.datasets:
+            whole = replace(config.data, cross_fit=None, held_out=None)
+            self.datasets[key] = dataset.load(whole, seed=config.seed)
+            self.fingerprints[key] = self.datasets[key].fingerprint
+        return self.datasets[key]
+
+    def find_revision(self, config: Config) -> str:
+        """Return what stands for the content of the base model, looked at once.
+
+        Raises:
+            MissingError: it is not there.
+        """
+        if (key := repr(config.model)) not in self.revisions:
+            self.revisions[key] = weights.revision(config.model)
+        return self.revisions[key]
 
     def __call__(self, config: Config) -> Identity:
         """Return the identity of a configuration.
@@ -49,10 +81,9 @@ class Identifier:
         """
         data_key, model_key = self.name_data(config), repr(config.model)
         if data_key not in self.fingerprints:
-            self.datasets[data_key] = dataset.load(config.data, seed=config.seed)
-            self.fingerprints[data_key] = self.datasets[data_key].fingerprint
-        if model_key not in self.revisions:
-            self.revisions[model_key] = weights.revision(config.model)
+            self.load(config)
+        revision = self.find_revision(config)
+        texts = self.datasets.get(data_key)
         read = (data_key, model_key)
         if data_key in self.datasets and read not in self.readable and reads_tokens(config):
             folder = weights.find(config.model)
@@ -62,8 +93,49 @@ class Identifier:
         return identify(
             config,
             data_fingerprint=self.fingerprints[data_key],
-            model_revision=self.revisions[model_key],
+            model_revision=revision,
+            unlabelled=None if texts is None else texts.unlabelled_fingerprint,
         )
+
+
+@dataclass
+class Teachers:
+    """Lists the trainings that predict for students, which a sweep trains before these."""
+
+    compose: Compose
+    identify: Identifier
+    known: dict[str, list[Point]] = field(default_factory=dict)  # by what decides them
+
+    def __call__(self, points: Iterable[Point]) -> list[Point]:
+        """List the trainings that those of the points need that are students, each once.
+
+        Raises:
+            ConfigError, DataError: the teacher cannot teach these.
+        """
+        found = {
+            one.run_id: one
+            for point in points
+            if point.config.method.distils
+            for one in self._list(point.config)
+        }
+        return list(found.values())
+
+    def _list(self, config: Config) -> list[Point]:
+        seed = config.seed if draws_texts(config.data) else None
+        key = repr((config.teacher, config.data, config.distillation.folds, seed))
+        if key not in self.known:
+            base = self.compose(_PLAIN)
+            self.known[key] = [
+                Point(list_lines(fold, base=base, more=_PLAIN), fold, self.identify(fold))
+                for fold in list_folds(config, self.identify.load(config))
+            ]
+        return self.known[key]
+
+
+def list_lines(config: Config, *, base: Config, more: Sequence[str]) -> tuple[str, ...]:
+    """List the lines that compose the configuration: ``more``, which compose ``base``, then what differs."""
+    paths = (path for path in list_paths() if read_field(config, path) != read_field(base, path))
+    return (*more, *(value_line(config, path) for path in paths))
 
 
 def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identifier) -> tuple[Config, Plan]:
@@ -96,7 +168,7 @@ def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identi
         first=base.sweep.first,
         curve=base.sweep.curve,
     )
-    return base, plan
+    return base, replace(plan, teachers=tuple(Teachers(compose, identify)(plan.points)))
 
 
 def plan_sweep(
@@ -128,7 +200,7 @@ def plan_sweep(
             for point in expanded
             for lines, config in _resize(*point, sizes=_list_sizes(point[1], curve, identify))
         ]
-    return make_plan([_pin(lines, config) for lines, config in expanded], identify, first=first)
+    return make_plan([_pin(lines, config, identify) for lines, config in expanded], identify, first=first)
 
 
 def _list_sizes(config: Config, count: int, identify: Identifier) -> list[int]:
@@ -137,8 +209,7 @@ def _list_sizes(config: Config, count: int, identify: Identifier) -> list[int]:
     Raises:
         ConfigError: the smallest would not hold a text of each label.
     """
-    identify(config)
-    data = identify.datasets[identify.name_data(config)]
+    data = identify.load(config)
     total, labels = len(data.splits["train"]), len(data.labels)
     sizes = [total // 2**place for place in reversed(range(count))]
     if sizes[0] < labels:
@@ -163,11 +234,16 @@ def _resize(
         yield (*kept, *more), replace_values(config, values)
 
 
-def _pin(lines: tuple[str, ...], config: Config) -> tuple[tuple[str, ...], Config]:
-    """Return a planned run with the commits that its configuration leaves open."""
+def _pin(lines: tuple[str, ...], config: Config, identify: Identifier) -> tuple[tuple[str, ...], Config]:
+    """Return a planned run with the commits and the teacher that its configuration leaves open."""
     pins = find_pins(config)
-    more = (override_line(key, commit) for key, commit in pins.items())
-    return (*lines, *more), replace_values(config, pins)
+    pinned = replace_values(config, pins)
+    if pinned.method.distils:
+        dataset, revision = identify.load(pinned), identify.find_revision(pinned)
+        pinned = pin_teacher(pinned, dataset, revision=revision)
+        pins["teacher"] = str(pinned.teacher)
+    kept = (line for line in lines if line.lstrip("+").partition("=")[0] not in pins)
+    return (*kept, *(override_line(key, value) for key, value in pins.items())), pinned
 
 
 def confirm_long(described: Mapping[str, Any], base: Config, arguments: Sequence[str]) -> None:
