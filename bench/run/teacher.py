@@ -7,6 +7,7 @@ trainings are ordinary runs of the results folder, which `bench sweep` trains be
 """
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,13 +90,13 @@ def find_teacher(config: Config, dataset: Dataset) -> Result:
     """
     store, name = Store(Path(config.results_dir)), str(config.teacher)
     given = f"teacher={name}"
-    if len(name) != 12 or any(letter not in "0123456789abcdef" for letter in name) or Path(name).is_dir():
-        if Path(name).is_dir():
-            raise ConfigError(
-                f"{given}: a folder holds one model, trained on all its train texts, and it is too sure of "
-                "them; name its run instead, teacher=RUN_ID or teacher=best:METHOD, with its results_dir: "
-                "bench trains that configuration again on parts of the texts"
-            )
+    if Path(name).is_dir():
+        raise ConfigError(
+            f"{given}: a folder holds one model, trained on all its train texts, and it is too sure of "
+            "them; name its run instead, teacher=RUN_ID or teacher=best:METHOD, with its results_dir: "
+            "bench trains that configuration again on parts of the texts"
+        )
+    if not re.fullmatch(r"[0-9a-f]{12}", name):
         raise ConfigError(f"{given}: must be a run_id of 12 hexadecimal digits, or best:METHOD")
     record = store.read(name)
     if record is None or not record.is_success:

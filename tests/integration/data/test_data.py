@@ -48,6 +48,9 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
                 "text_pair_column": None,
                 "text_template": None,
                 "long_texts": "truncate",
+                "unlabelled": None,
+                "cross_fit": None,
+                "held_out": None,
             },
             **{"train_size": None, "validation_size": 0.2, "test_size": 0.2, "split_seed": 0},
         }

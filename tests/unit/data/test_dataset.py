@@ -32,6 +32,9 @@ NOTHING = dict.fromkeys(
         "label_words",
         "text_pair_column",
         "text_template",
+        "unlabelled",
+        "cross_fit",
+        "held_out",
     ]
 )
 SIZES = {

@@ -26,6 +26,9 @@ NOTHING = dict.fromkeys(
         "label_words",
         "text_pair_column",
         "text_template",
+        "unlabelled",
+        "cross_fit",
+        "held_out",
     ]
 )
 HEADLINES = DataConfig(

@@ -1,4 +1,4 @@
-"""What a student learns: the labels and its teacher's probabilities, texts without labels the latter alone."""
+"""What a student learns: labels and its teacher's probabilities, of texts without labels these alone."""
 
 import math
 from types import SimpleNamespace
@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from bench.config.schema import DistillationConfig
-from bench.data.tokenised import TokenisedSplit
 from bench.data.teaching import Teaching
+from bench.data.tokenised import TokenisedSplit
 from bench.train.task import NOTHING, Distillation, distil
 
 LABELS = np.array([0, 2, NOTHING])
