@@ -49,7 +49,7 @@ class Identifier:
         fold = None if given.unlabelled is None else given.fold
         seed = None if given.unlabelled is None or not draws_texts(given) else config.seed
         shared = replace(given, long_texts=LONG_TEXTS[0], fold=fold, cross_fit=None, held_out=None)
-        return repr((shared, seed))
+        return repr(shared) if seed is None else repr((shared, seed))
 
     def load(self, config: Config) -> Dataset:
         """Return the configuration's texts, no part of train held out; of equal data the first that came.
