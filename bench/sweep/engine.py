@@ -315,7 +315,7 @@ class Sweep:
         predicts for students among them trains first.
         """
         new = [point for point in points if point.run_id not in self.points]
-        teachers = self.teach([point for point in new if self._is_due(point)])
+        teachers = [one for one in self.teach(new) if one.run_id not in self.points]
         if teachers and not self._launch_new(teachers, self._limit_packs(teachers)):
             return False
         self._meet(new)

@@ -13,7 +13,7 @@ from bench.config.checks import require_valid
 from bench.config.identity import Identity, draws_texts, identify
 from bench.config.overrides import override_line
 from bench.config.pins import find_pins
-from bench.config.schema import LONG_TEXTS, Config, list_paths, read_field, replace_values
+from bench.config.schema import CONF_DIR, LONG_TEXTS, Config, list_paths, read_field, replace_values
 from bench.data import dataset
 from bench.data.dataset import Dataset
 from bench.data.vocabulary import reads_tokens, require_readable, tell_long
@@ -25,8 +25,8 @@ from bench.sweep.overview import format_hours, tell_bound
 from bench.sweep.plan import Axes, Compose, Plan, Point, combine_axes, expand, make_plan, value_line
 
 _WHOLE_SWEEP = ("experiment", "sweep", "plan", "report", "results_dir", "track")  # one value for all runs
-# What the lines of a teacher's configuration build on: files that fix as little as can be.
-_PLAIN = ("method=full", "model=local", "data=files", "train=default")
+# What a configuration builds on whose own file is not there; these fix as little as can be.
+_PLAIN = {"method": "full", "model": "local", "data": "files"}
 LONG_HOURS = 12.0  # a plan that takes longer is begun on purpose only
 
 
@@ -124,12 +124,22 @@ class Teachers:
         seed = config.seed if draws_texts(config.data) else None
         key = repr((config.teacher, config.data, config.distillation.folds, seed))
         if key not in self.known:
-            base = self.compose(_PLAIN)
+            folds = list_folds(config, self.identify.load(config))
+            more = _name_files(folds[0])
+            base = self.compose(more)
             self.known[key] = [
-                Point(list_lines(fold, base=base, more=_PLAIN), fold, self.identify(fold))
-                for fold in list_folds(config, self.identify.load(config))
+                Point(list_lines(fold, base=base, more=more), fold, self.identify(fold)) for fold in folds
             ]
         return self.known[key]
+
+
+def _name_files(config: Config) -> list[str]:
+    """Name the files that the configuration's lines build on: its own, or those of _PLAIN."""
+    names = {group: read_field(config, f"{group}.name") for group in _PLAIN}
+    return [
+        override_line(group, name if (CONF_DIR / group / f"{name}.yaml").is_file() else _PLAIN[group])
+        for group, name in names.items()
+    ]
 
 
 def list_lines(config: Config, *, base: Config, more: Sequence[str]) -> tuple[str, ...]:
