@@ -159,9 +159,9 @@ class DataConfig:
     fold: Annotated[int | None, at_least(0, ", or null without data.folds"), OWN]  # which validates
     # a file of texts without labels, for distilled methods; those of other splits are left out
     unlabelled: Annotated[str | None, Off(None)]
-    # parts of the train texts, of which one is held out and predicted: a teacher's answers for
-    # method=distilled, whose sweep sets both
+    # so many parts of the train texts, one held out and predicted: set by a sweep of method=distilled
     cross_fit: Annotated[int | None, at_least(2, ", or null to train on all train texts"), Off(None)]
+    # the part that is held out
     held_out: Annotated[int | None, at_least(0, ", or null without data.cross_fit"), OWN, Off(None)]
     noise: float | None  # finance8_synthetic: the share of wrong labels
 

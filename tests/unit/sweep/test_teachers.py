@@ -184,7 +184,7 @@ def test_a_missing_part_is_named_with_the_command_that_makes_it(ask: Ask, identi
 
 
 def write_parts(plan: Plan, store: Store, identify: Identifier) -> None:
-    """What the teacher's trainings leave: of each held-out text a probability that its part and its id decide."""
+    """What the teacher's trainings leave: of a held-out text a probability that its id decides."""
     for part, point in enumerate(plan.teachers):
         held = identify.load(point.config).splits["train"]
         rows = held[held.index % 3 == part]
