@@ -69,6 +69,7 @@ _MULTI_LABEL: tuple[tuple[str, tuple[Any, ...], str], ...] = (
         "a decoder's answers exclude each other; set sequence_classification",
     ),
     ("train.loss", LOSSES[:1], "it weighs a text by its one label; set cross_entropy"),
+    ("method.distils", (False,), "a student learns which one label a text has; use method=full"),
     ("data.folds", (None,), "folds are dealt label by label, and a text is in one of them; set null"),
     ("sweep.strategy", ("grid",), "halving compares the losses of one label a text; set grid"),
     (
@@ -76,6 +77,13 @@ _MULTI_LABEL: tuple[tuple[str, tuple[Any, ...], str], ...] = (
         tuple(name for name in CRITERIA if name not in SINGLE_LABEL),
         "it is not defined where a text has several labels; set f1_macro",
     ),
+)
+_TAUGHT: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("method.estimator", ("network",), "a student is trained in steps; set network"),
+    ("task", ("sequence_classification",), "a student has a head to learn with; set sequence_classification"),
+    ("train.loss", LOSSES[:1], "a student's loss has the teacher's part already; set cross_entropy"),
+    ("train.distributed", ("none",), "a teacher's probabilities are handed to one process; set none"),
+    ("data.held_out", (None,), "a student is no teacher; set null"),
 )
 # With the setting at the value the field must be one of these, or this is why not and what to do.
 _NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
@@ -143,6 +151,7 @@ _NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
         for way in LONG_TEXTS[1:]
     ),
     *((*_SEVERAL, *rule) for rule in _MULTI_LABEL),
+    *(("method.distils", True, *rule) for rule in _TAUGHT),
     (
         "data.multi_label",
         False,
@@ -173,6 +182,7 @@ def check(config: Config) -> list[str]:
         *_check_needs(config, outside={fault.partition("=")[0] for fault in outside}),
         *_check_processes(config.train),
         *_check_folds(config),
+        *_check_teaching(config),
         *_check_columns_of_texts(config),
         *_check_texts(config),
         *check_article(config.report.article),
@@ -328,6 +338,27 @@ def _check_folds(config: Config) -> list[str]:
         f"data.fold={write(fold)} with data.folds={folds}: must be the fold that validates, 0 to "
         f"{folds - 1}; a sweep over all of them sets data.fold={every}"
     ]
+
+
+def _check_teaching(config: Config) -> list[str]:
+    """Ask a student for its teacher, and one of the held-out parts where there are any."""
+    faults, parts, part = list[str](), config.data.cross_fit, config.data.held_out
+    if config.method.distils and config.teacher is None:
+        faults.append(
+            f"teacher=null: method={config.method.name} learns from another run's probabilities; say whose, "
+            "for example teacher=best:lora, or a run_id that `bench status` lists"
+        )
+    if part is not None and parts is None:
+        faults.append(
+            f"data.held_out={part} with data.cross_fit=null: say of how many parts, data.cross_fit=5"
+        )
+    if parts is not None and (part is None or part >= parts):
+        faults.append(
+            f"data.held_out={write(part)} with data.cross_fit={parts}: must be the part of the train texts "
+            f"that is held out, 0 to {parts - 1}; a sweep over all of them sets data.held_out="
+            + ",".join(map(str, range(parts)))
+        )
+    return faults
 
 
 def _check_columns_of_texts(config: Config) -> list[str]:

@@ -31,6 +31,7 @@ UNCOUNTED_WHEN = (
         for mark in marks
         if isinstance(mark, fields.Off)
     ),
+    ("method.distils", False, ("teacher", "distillation")),
     ("method.trainable", "all", ("method.adapter",)),
     ("method.trainable", "head", ("method.adapter",)),
     ("method.quantization", "none", ("method.double_quant",)),
@@ -63,14 +64,24 @@ class Identity:
     run_id: str  # 12 hexadecimal digits
 
 
-def identify(config: Config, *, data_fingerprint: str, model_revision: str) -> Identity:
-    """Collect the fields that make a run this run, data and model by content, and hash them."""
+def identify(
+    config: Config, *, data_fingerprint: str, model_revision: str, unlabelled: str | None = None
+) -> Identity:
+    """Collect the fields that make a run this run, data and model by content, and hash them.
+
+    Args:
+        unlabelled: the hash of the texts without labels, if there are any.
+    """
     canonical = to_dict(config, without=UNCOUNTED)
     canonical["method"]["adapter"] = _whole(config.method.adapter)
     canonical["data"] = {"fingerprint": data_fingerprint, "label_words": config.data.label_words or None}
     canonical["data"]["long_texts"] = config.data.long_texts  # of the model's inputs, and not of the texts
     if None not in (config.data.folds, config.data.fold):  # folds of one data set have one fingerprint
         canonical["data"]["fold"] = config.data.fold
+    if teaches(config):
+        canonical["data"] |= {"cross_fit": config.data.cross_fit, "held_out": config.data.held_out}
+    if reads_unlabelled(config):
+        canonical["data"]["unlabelled"] = unlabelled
     canonical["model"] = {"revision": model_revision, "template": config.model.template}
     for field, value, paths in UNCOUNTED_WHEN:
         if read_field(config, field) == value:
@@ -99,6 +110,16 @@ def uses_lora(method: MethodConfig) -> bool:
     """Tell whether the method trains LoRA's A and B, plain or a variant, so that ``lora.*`` matters."""
     is_adapted = method.estimator == "network" and method.trainable == "adapter"
     return is_adapted and method.adapter.get("peft_type") == "LORA"
+
+
+def teaches(config: Config) -> bool:
+    """Tell whether the run predicts train texts that it was not trained on, for a student."""
+    return config.data.held_out is not None
+
+
+def reads_unlabelled(config: Config) -> bool:
+    """Tell whether the run learns from texts without labels, or predicts them for a student."""
+    return config.data.unlabelled is not None and (config.method.distils or teaches(config))
 
 
 def draws_texts(data: DataConfig) -> bool:
@@ -131,6 +152,9 @@ def describe(config: Config) -> str:
     if method.estimator in TRAINED:
         task = f" {config.task}" if writes_labels(config) else ""
         name += f"{task} lr={config.train.lr:g} seed={config.seed}"
+    if method.distils:
+        taught = config.distillation
+        name += f" weight={taught.weight:g} temperature={taught.temperature:g} teacher={config.teacher}"
     if config.data.long_texts != LONG_TEXTS[0] and config.method.estimator not in ("tfidf", "majority"):
         name += f" long_texts={config.data.long_texts}"
     if (loss := find_loss(config)) != LOSSES[0]:
@@ -140,7 +164,8 @@ def describe(config: Config) -> str:
     if draws_texts(config.data):
         drawn = f" seed={config.seed}" * ("seed=" not in name and method.estimator != "zero_shot")
         name += f" train_size={config.data.train_size:g}{drawn}"
-    return name if config.data.fold is None else f"{name} fold={config.data.fold}"
+    name += "" if config.data.fold is None else f" fold={config.data.fold}"
+    return f"{name} held_out={config.data.held_out}" if teaches(config) else name
 
 
 def hash_canonical(canonical: Mapping[str, Any]) -> str:

@@ -121,7 +121,7 @@ def _compose(*names: str) -> tuple[Mapping[str, str], Mapping[str, Any]]:
     usual = {group: name for one in root.defaults if not isinstance(one, str) for group, name in one.items()}
     files = {**usual, **dict(zip(_GROUPS, names, strict=True))}
     groups = {group: _load_file(group, files[group]) for group in (*_GROUPS, "train")}
-    settings = {name: root[name] for name in ("lora", "task", "seed")}
+    settings = {name: root[name] for name in ("lora", "task", "seed", "teacher", "distillation")}
     base = OmegaConf.to_container(OmegaConf.create({**groups, **settings}), resolve=True)
     assert isinstance(base, dict)
     return usual, {str(name): value for name, value in base.items()}

@@ -21,6 +21,8 @@ _STARTS = (True, "gaussian")  # drawn, so that the base stays as it is
 
 def cannot_pack(config: Config) -> str | None:
     """Say why the run has to train alone, or return None if it can be a member of a pack."""
+    if config.method.distils:
+        return "its texts have a teacher's probabilities, and a pack's batches have labels alone"
     if not uses_lora(config.method):
         return "only LoRA's matrices are batched over the members of a pack"
     options = config.method.adapter
@@ -47,6 +49,7 @@ def list_own(config: Config) -> list[str]:
         "seed": config.model.weights == "random" or windows,
         "data.train_size": counts or config.data.source == "finance8_synthetic",
         "data.fold": counts,
+        "data.held_out": counts,
     }
     return [path for path in OWN if not shared.get(path)]
 

@@ -76,6 +76,7 @@ class MethodConfig:
     ]
     # few_shot: examples of each label before every prompt, drawn by the seed from the train split
     shots: Annotated[int | None, at_least(1, ", or null for no examples"), SHAPELESS, Off(None)]
+    distils: Annotated[bool, Off(False)]  # learns the probabilities of a teacher too
     default_lr: Annotated[float, UNCOUNTED, SHAPELESS]  # what train.lr is unless it is set
 
 
@@ -156,6 +157,12 @@ class DataConfig:
     # of train and validation together, for a cross-validation; a sweep over all: data.folds=3 data.fold=0,1,2
     folds: Annotated[int | None, at_least(2, ", or null for one validation split")]
     fold: Annotated[int | None, at_least(0, ", or null without data.folds"), OWN]  # which validates
+    # a file of texts without labels, for distilled methods; those of other splits are left out
+    unlabelled: Annotated[str | None, Off(None)]
+    # so many parts of the train texts, one held out and predicted: set by a sweep of method=distilled
+    cross_fit: Annotated[int | None, at_least(2, ", or null to train on all train texts"), Off(None)]
+    # the part that is held out
+    held_out: Annotated[int | None, at_least(0, ", or null without data.cross_fit"), OWN, Off(None)]
     noise: float | None  # finance8_synthetic: the share of wrong labels
 
 
@@ -197,6 +204,17 @@ class TrainConfig:
     stop_step: Annotated[int | None, at_least(1, ", or null to train to the end"), SHAPELESS, Off(None)]
     # how often a sweep halves the micro-batch of a run out of memory, and trains it again
     oom_retries: Annotated[int, at_least(0), UNCOUNTED, SHAPELESS]
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """How a student learns from its teacher: (1 - w) cross-entropy + w T^2 KL (arXiv:1503.02531)."""
+
+    weight: Annotated[float, must("lie in [0, 1]", lambda value: 0 <= value <= 1)]  # w, of the teacher's part
+    temperature: Annotated[float, positive()]  # T, by which the logits of both are divided
+    folds: Annotated[
+        int, at_least(2)
+    ]  # parts of the train texts, each left out of the training of one teacher
 
 
 @dataclass(frozen=True)
@@ -268,6 +286,9 @@ class Config:
     task: Annotated[
         str, one_of("sequence_classification", "label_likelihood"), Off("sequence_classification")
     ]
+    # method=distilled: whose probabilities are learned, a run_id, or best:METHOD, which is pinned to one
+    teacher: Annotated[str | None, NAME, SHAPELESS, Off(None)]
+    distillation: Annotated[DistillationConfig, SHAPELESS]
     report: Annotated[ReportConfig, UNCOUNTED, SHAPELESS]
     seed: Annotated[int, SEED, SHAPELESS, OWN]
     devices: Annotated[str, DEVICES, UNCOUNTED, SHAPELESS]

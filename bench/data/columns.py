@@ -23,20 +23,23 @@ _SHORT = 3  # characters: a text with fewer hardly is one
 _LOOKED_AT = 1000  # rows, for what a column holds
 
 
-def to_texts(frame: pd.DataFrame, *, where: str, config: DataConfig) -> pd.DataFrame:
+def to_texts(frame: pd.DataFrame, *, where: str, config: DataConfig, labelled: bool = True) -> pd.DataFrame:
     """Return the text, the second text, if there is one, and the label of each row as text.
 
-    With data.multi_label the label is a tuple of all that the row has.
+    With data.multi_label the label is a tuple of all that the row has; unless ``labelled`` there is none.
 
     Raises:
         DataError: a column that is not there, no rows, or a row without a text or a label.
     """
-    picked = _pick_columns(frame, where, config)
+    picked = _pick_columns(frame, where, config, labelled=labelled)
     if frame.empty:
         raise DataError(f"{where}: there are no rows; give some")
     read = {column: _convert(picked[column], where, "text") for column in list_read(config)}
-    if config.multi_label:
-        labels: Sequence[Any] = _read_label_sets(picked, where, config)
+    labels: Sequence[Any] = ()
+    if not labelled:
+        _require_content(read, where)
+    elif config.multi_label:
+        labels = _read_label_sets(picked, where, config)
         _require_content(read, where)
     else:
         labels = [label.strip() for label in _convert(picked[config.label_column], where, "label")]
@@ -46,7 +49,8 @@ def to_texts(frame: pd.DataFrame, *, where: str, config: DataConfig) -> pd.DataF
     if config.text_pair_column is not None:
         columns["pair"] = read[config.text_pair_column]
     kind = object if config.multi_label else str
-    return pd.DataFrame(columns, dtype=str).assign(label=pd.Series(labels, dtype=kind))
+    texts = pd.DataFrame(columns, dtype=str)
+    return texts.assign(label=pd.Series(labels, dtype=kind)) if labelled else texts
 
 
 def list_read(config: DataConfig) -> list[str]:
@@ -74,7 +78,9 @@ def fold_look(label: str) -> str:
     return "".join(visible).casefold()
 
 
-def _pick_columns(frame: pd.DataFrame, where: str, config: DataConfig) -> dict[str, Sequence[Any]]:
+def _pick_columns(
+    frame: pd.DataFrame, where: str, config: DataConfig, *, labelled: bool
+) -> dict[str, Sequence[Any]]:
     """Return the values of each column that is read, by its name.
 
     Raises:
@@ -82,8 +88,9 @@ def _pick_columns(frame: pd.DataFrame, where: str, config: DataConfig) -> dict[s
     """
     template = config.text_template
     wanted = {field: str(name) for field in _FIELDS if (name := getattr(config, field)) is not None}
-    if config.label_columns:
+    if config.label_columns or not labelled:
         wanted.pop("label_column")
+    if config.label_columns and labelled:
         _require_label_columns(frame, where, config.label_columns)
     if template is not None:
         wanted.pop("text_column")
@@ -101,7 +108,8 @@ def _pick_columns(frame: pd.DataFrame, where: str, config: DataConfig) -> dict[s
             f"{given}: {where} has no such column; it has {', '.join(names) or 'none'}"
             f"{_guess_columns(missing, names) or _explain_missing(missing, frame)}"
         )
-    return {name: _pick(frame, name) or [] for name in (*list_read(config), *list_labelled(config))}
+    names = [*list_read(config), *(list_labelled(config) if labelled else [])]
+    return {name: _pick(frame, name) or [] for name in names}
 
 
 def _require_label_columns(frame: pd.DataFrame, where: str, columns: Sequence[str]) -> None:

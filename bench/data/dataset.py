@@ -7,7 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from bench.data import sources
 from bench.data.columns import fold_look
 from bench.data.label_sets import Marks, find_strata, list_labels, number_sets, require_separable
 from bench.data.sources import SPLITS, Frames
+from bench.data.teaching import HELD_OUT, UNLABELLED, Teaching, Unlabelled, deal, hold_out, read_unlabelled
 from bench.errors import ConfigError, DataError
 from bench.redaction import show
 
@@ -45,10 +46,25 @@ class Dataset:
     draw: int | None = None  # the seed that drew the train texts; None: every seed has the same
     # each combination of labels, if texts have several; None: a text has one. # (combinations, labels)
     sets: Marks | None = None
+    # what a teacher is asked about, each like a split: held_out (of train, which lacks it), unlabelled
+    asked: Frames = field(default_factory=dict)
+    part: str | None = None  # names the part of train that is held out
+    unlabelled: Unlabelled | None = None
+    teaching: Teaching | None = None  # what a teacher said of train and of the unlabelled texts
+
+    @property
+    def every_split(self) -> Frames:
+        """The splits, and what a teacher is asked about."""
+        return {**self.splits, **self.asked}
+
+    @property
+    def unlabelled_fingerprint(self) -> str | None:
+        """The hash of the texts without labels, if there are any."""
+        return None if self.unlabelled is None else self.unlabelled.fingerprint
 
     def read_truth(self, split: str) -> npt.NDArray[Any]:
         """Return each row's label, or of several which it has. # (rows,), or (rows, labels)"""
-        numbers = self.splits[split]["label"].to_numpy()
+        numbers = self.every_split[split]["label"].to_numpy()
         return numbers if self.sets is None else self.sets[numbers]
 
     def count_labels(self, split: str) -> npt.NDArray[np.int64]:
@@ -116,10 +132,35 @@ def load(config: DataConfig, *, seed: int = 0) -> Dataset:
             duplicates,
         )
     draw = seed if draws_texts(config) else None
-    dataset = Dataset(splits, labels, fingerprint(config), duplicates, config.fold, draw, sets)
+    unlabelled = None if config.unlabelled is None else read_unlabelled(config, splits)
+    asked = {} if unlabelled is None else {UNLABELLED: unlabelled.frame}
+    part = None
+    if config.held_out is not None:
+        splits["train"], held = hold_out(splits["train"], config)
+        asked, part = {HELD_OUT: held, **asked}, f"part {config.held_out} of {config.cross_fit}"
+    dataset = Dataset(
+        splits,
+        labels,
+        fingerprint(config),
+        duplicates,
+        config.fold,
+        draw,
+        sets,
+        asked=asked,
+        part=part,
+        unlabelled=unlabelled,
+    )
     _require_present(dataset, config)
     _doubt_counts(dataset, config)
     return dataset
+
+
+def imagine_teacher(dataset: Dataset) -> Dataset:
+    """Return the data set with a teacher that finds all labels equally likely, where shapes alone count."""
+    unlabelled = dataset.asked.get(UNLABELLED)
+    texts = len(dataset.splits["train"]) + (0 if unlabelled is None else len(unlabelled))
+    labels = len(dataset.labels)
+    return dataclasses.replace(dataset, teaching=Teaching(np.full((texts, labels), 1 / labels), {}))
 
 
 def name_labels(labels: Sequence[str], config: DataConfig) -> dict[str, str]:
@@ -148,6 +189,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "duplicate_rows_across_splits": dataset.duplicate_rows_across_splits,
         "conflicting_labels": _count_conflicts(dataset.splits),
         **({} if dataset.sets is None else {"label_sets": _describe_sets(dataset)}),
+        **({} if dataset.unlabelled is None else {"unlabelled": dict(dataset.unlabelled.counts)}),
+        **({} if dataset.teaching is None else {"teacher": dict(dataset.teaching.described)}),
     }
 
 
@@ -347,16 +390,13 @@ def _take_fold(frames: Frames, config: DataConfig, labels: tuple[str, ...]) -> F
 def _deal_folds(
     rows: pd.DataFrame, config: DataConfig, labels: tuple[str, ...], random: np.random.RandomState
 ) -> npt.NDArray[np.int64]:
-    """Deal the texts of each label, shuffled, to one fold after another; equal texts are in one. # (rows,)
+    """Deal the texts to folds, as deal does. # (rows,)
 
     Raises:
         DataError: a fold has no row of some label.
     """
-    joined, count = sources.join_texts(rows), config.folds or 1
-    texts = rows.assign(text=joined).drop_duplicates("text")
-    shuffled = texts.iloc[random.permutation(len(texts))].sort_values("label", kind="stable")
-    fold_of = pd.Series(np.arange(len(texts)) % count, index=shuffled["text"])
-    folds: npt.NDArray[np.int64] = joined.map(fold_of).to_numpy(dtype=np.int64)
+    count = config.folds or 1
+    folds = deal(rows, count, random)
     held = rows["label"].groupby(folds).agg(set)
     if scarce := [
         f"{label!r}" for number, label in enumerate(labels) if any(number not in one for one in held)

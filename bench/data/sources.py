@@ -79,7 +79,7 @@ def given_splits(config: DataConfig) -> dict[str, str | None]:
     return named
 
 
-def _hash_bytes(parts: Iterable[bytes]) -> str:
+def hash_bytes(parts: Iterable[bytes]) -> str:
     """Return SHA-256 of the parts, each after its length, so that no two lists collide."""
     digest = hashlib.sha256()
     for part in parts:
@@ -116,7 +116,7 @@ def _read_bbc(folders: tuple[str, ...]) -> _News | None:
     if not files:
         return None
     parts = ((label.encode(), name.encode(), content) for label, name, content in files)
-    hashed = _hash_bytes(part for file in parts for part in file)
+    hashed = hash_bytes(part for file in parts for part in file)
     return _News([(label, _decode(content).strip()) for label, _, content in files], hashed)
 
 
@@ -174,7 +174,7 @@ def _files_content(config: DataConfig) -> dict[str, Any]:
         "source": config.source,
         "columns": _name_columns(config),
         "files": {
-            split: _stand_for(_read_bytes(split, str(value)), str(value), config.encoding)
+            split: _stand_for(read_bytes(split, str(value)), str(value), config.encoding)
             for split, value in given_splits(config).items()
         },
     }
@@ -185,7 +185,7 @@ def _stand_for(content: bytes, name: str, encoding: str) -> list[str]:
     read_as = tables.find_encoding(content, name, encoding)
     return [
         tables.name_kind(name),
-        _hash_bytes([content]),
+        hash_bytes([content]),
         *([read_as] if read_as not in (None, "utf-8") else []),
     ]
 
@@ -203,7 +203,12 @@ def _read_files(config: DataConfig) -> Frames:
     return {split: _read_file(split, str(value), config) for split, value in given_splits(config).items()}
 
 
-def _read_bytes(split: str, value: str) -> bytes:
+def read_bytes(split: str, value: str) -> bytes:
+    """Read the file of a split whole.
+
+    Raises:
+        MissingError: it cannot be read.
+    """
     try:
         return Path(value).expanduser().read_bytes()
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
@@ -217,7 +222,7 @@ def _read_file(split: str, value: str, config: DataConfig) -> pd.DataFrame:
     """Return the texts and labels of a file; what was guessed of it is a warning."""
     where = f"data.{split}={value}"
     table = tables.read(
-        _read_bytes(split, value),
+        read_bytes(split, value),
         value,
         where=where,
         encoding=config.encoding,
@@ -300,7 +305,7 @@ def _synthetic_content(config: DataConfig) -> dict[str, Any]:
     grammar = resources.files("bench.assets").joinpath("finance8.yaml").read_bytes()
     return {
         "source": config.source,
-        "generator": [_hash_bytes([grammar]), synthetic.MAX_CHARACTERS],
+        "generator": [hash_bytes([grammar]), synthetic.MAX_CHARACTERS],
         "noise": _noise(config),
         "sizes": _row_counts(config),
         "seed": config.split_seed,

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,25 @@ class TokenisedSplit:
         return 0.0 if len(self.owners) else self.long_share
 
 
+def number_texts(split: TokenisedSplit, *, first: int = 0) -> TokenisedSplit:
+    """Return the rows with their text's place, from ``first`` on, where their labels were."""
+    places = split.owners if len(split.owners) else np.arange(len(split))
+    return replace(split, labels=places + first)
+
+
+def join(first: TokenisedSplit, second: TokenisedSplit) -> TokenisedSplit:
+    """Return the rows of both, one after the other, with their text's place where their labels were."""
+    numbered = number_texts(first), number_texts(second, first=len(first.text_labels))
+    names = ("ids", "labels", "full_lengths", "types")
+    joined = {name: np.concatenate([getattr(one, name) for one in numbered]) for name in names}
+    has_windows = len(first.owners) or len(second.owners)
+    return TokenisedSplit(
+        offsets=np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
+        owners=joined["labels"] if has_windows else first.owners,
+        **joined,
+    )
+
+
 def read_cache(path: Path, dataset: Dataset) -> dict[str, TokenisedSplit] | None:
     """Return the splits in the file, None where it is not whole or not of this data set."""
     try:
@@ -81,9 +100,9 @@ def read_cache(path: Path, dataset: Dataset) -> dict[str, TokenisedSplit] | None
             split: TokenisedSplit(
                 **{name: arrays[key] for name in _ARRAYS if (key := f"{split}.{name}") in arrays}
             )
-            for split in dataset.splits
+            for split in dataset.every_split
         }
-        for split, frame in dataset.splits.items():
+        for split, frame in dataset.every_split.items():
             if not np.array_equal(splits[split].text_labels, frame["label"]):
                 raise ValueError(f"its labels of {split} are of other data")
     except (

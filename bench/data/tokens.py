@@ -84,6 +84,10 @@ def tokenise(
         facts += [f"fold {dataset.fold}"]
     if dataset.draw is not None:
         facts += [f"draw {dataset.draw}"]
+    if dataset.part is not None:
+        facts += [dataset.part]
+    if "unlabelled" in dataset.asked:
+        facts += [f"unlabelled {dataset.unlabelled_fingerprint}"]
     if prompt is not None:
         facts += [prompt.before, prompt.after, prompt.room, *([prompt.between] if prompt.between else [])]
         if prompt.room >= max_length:
@@ -108,7 +112,7 @@ def tokenise(
             types=types,
             long_texts=long_texts,
         )
-        for split, frame in dataset.splits.items()
+        for split, frame in dataset.every_split.items()
     }
     write_cache(path, splits)
     return splits

@@ -39,10 +39,12 @@ def predict_all(configs: Sequence[Config], device_type: str) -> list[Prediction 
             datasets[name] = dataset.load(config.data, seed=config.seed)
         folder = weights.locate(config.model)
         examples = (config.method.shots, config.seed) if config.method.shots else None
-        content = repr((name, config.model, config.task, config.train.max_length, examples))
+        distils = config.method.distils
+        content = repr((name, config.model, config.task, config.train.max_length, examples, distils))
+        read = dataset.imagine_teacher(datasets[name]) if distils else datasets[name]
         if content not in texts:
-            texts[content] = fit.tokenise(config, datasets[name], model_folder=folder)
-        return predict(config, datasets[name], texts[content], folder=folder, device_type=device_type)
+            texts[content] = fit.tokenise(config, read, model_folder=folder)
+        return predict(config, read, texts[content], folder=folder, device_type=device_type)
 
     answers: list[Prediction | str] = []
     for config in configs:
@@ -62,6 +64,7 @@ def predict(
         device_type=device_type,
         fingerprint=dataset.fingerprint,
         revision=weights.revision(config.model),
+        unlabelled=dataset.unlabelled_fingerprint,
     )
     predicted = prediction.read_cached(config.cache_dir, key)
     if predicted is None:
@@ -81,7 +84,8 @@ def _make(
 ) -> Prediction:
     splits, padding, task = texts
     train = config.train
-    longest_evaluated = max(int(splits[split].lengths.max()) for split in fit.EVALUATED)
+    evaluated = [split for split in splits if split != "train"]
+    longest_evaluated = max(int(splits[split].lengths.max()) for split in evaluated)
     answers = config.method.estimator in AS_IT_IS
     eval_rows = (
         baselines.count_rows(config, texts) if answers else max(1, train.eval_batch_size // task.sequences)
@@ -122,7 +126,7 @@ def _make(
         eval_tokens={
             split: tokens.count_evaluated_tokens(splits[split], eval_rows)
             + len(splits[split]) * task.answer_tokens
-            for split in fit.EVALUATED
+            for split in evaluated
         },
     )
 

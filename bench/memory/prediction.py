@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.config.cards import LAUNCH_SECONDS, Card
 from bench.config.fields import SHAPELESS, list_marked
-from bench.config.identity import writes_labels
+from bench.config.identity import reads_unlabelled, teaches, writes_labels
 from bench.config.schema import AS_IT_IS, LONG_TEXTS, Config, replace_values, to_dict
 from bench.files import replace_file
 from bench.model import weights
@@ -152,15 +152,18 @@ def count_cost(config: Config, prediction: Prediction, card: Card | None) -> Cos
     accumulation = config.train.gradient_accumulation_steps
     if card is None:
         train = steps * accumulation * prediction.train_flops
-        evaluated = {split: prediction.eval_flops(split) for split in ("validation", "test")}
+        evaluated = {split: prediction.eval_flops(split) for split in prediction.eval_tokens}
     else:
         train = prediction.train_seconds(card, steps=steps, accumulation=accumulation)
-        evaluated = {split: prediction.eval_seconds(card, split) for split in ("validation", "test")}
-    tested = 0.0 if config.train.stop_step is not None else evaluated["test"]
-    return Cost(train, passes * evaluated["validation"] + tested)
+        evaluated = {split: prediction.eval_seconds(card, split) for split in prediction.eval_tokens}
+    validation = evaluated.pop("validation")
+    tested = 0.0 if config.train.stop_step is not None else sum(evaluated.values())
+    return Cost(train, passes * validation + tested)
 
 
-def make_key(config: Config, *, device_type: str, fingerprint: str, revision: str) -> str:
+def make_key(
+    config: Config, *, device_type: str, fingerprint: str, revision: str, unlabelled: str | None = None
+) -> str:
     """Hash all that a prediction depends on."""
     shape = to_dict(config, without=list_marked(Config, SHAPELESS))
     adapter = {name: value for name, value in config.method.adapter.items() if name != "init_lora_weights"}
@@ -178,6 +181,10 @@ def make_key(config: Config, *, device_type: str, fingerprint: str, revision: st
         shape |= {"shots": config.method.shots, "seed": config.seed}
     if config.data.fold is not None:  # whose texts have other lengths than another's
         shape |= {"fold": config.data.fold}
+    if teaches(config):
+        shape |= {"part": [config.data.held_out, config.data.cross_fit]}
+    if reads_unlabelled(config):
+        shape |= {"unlabelled": unlabelled}
     # auto may mean another precision on another machine.
     machine = platform.node() if device_type == "cpu" else None
     facts = [VERSION, device_type, machine, _read_versions(), fingerprint, revision, shape]

@@ -166,9 +166,11 @@ def method_key(result: Result) -> MethodKey:
 def group_by_method(results: Iterable[Result]) -> dict[MethodKey, list[Result]]:
     """Group the runs by method and task, both in a fixed order.
 
-    A baseline without a base model belongs to every task with the same data.
+    A baseline without a base model belongs to every task with the same data. Runs that predict a part of
+    train for a student are in no group, as they were given fewer texts.
     """
-    keyed = [(method_key(result), result) for result in sorted(results, key=lambda result: result.run_id)]
+    whole = (result for result in results if not is_teaching(result))
+    keyed = [(method_key(result), result) for result in sorted(whole, key=lambda result: result.run_id)]
     revisions = defaultdict(set)
     for key, _ in keyed:
         if key.model_revision is not None:
@@ -258,6 +260,11 @@ def _average(values: Iterable[float | None]) -> float | None:
 def is_stopped(result: Result) -> bool:
     """Tell whether the run is a rung of halving: a training that was stopped before its schedule ended."""
     return read_value(result, "canonical_config.train.stop_step") is not None
+
+
+def is_teaching(result: Result) -> bool:
+    """Tell whether the run lacks a part of train, as it predicts that for a student, whose cost it is."""
+    return read_value(result, "canonical_config.data.held_out") is not None
 
 
 def read_seed(result: Result) -> int | None:

@@ -105,6 +105,16 @@ _BLOCKS: dict[str, Kind] = {
         "duplicate_rows_across_splits": is_count,
         "conflicting_labels": is_count,
         "label_sets": {"*": {"*": is_amount}},
+        "unlabelled": _SPLITS,
+        "teacher": {
+            "run_id": is_name,
+            "method": is_name,
+            "model": is_name,
+            "run_ids": is_texts,
+            "seconds": is_amount,
+            "fold_seconds": is_amount,
+            "accuracy": is_share,
+        },
     },
     "model": {
         "target_modules": is_modules,

@@ -23,6 +23,7 @@ from bench.data.vocabulary import require_readable, tell_long
 from bench.errors import MissingError
 from bench.model import weights
 from bench.results.store import Result
+from bench.run.teacher import pin_teacher, teach
 
 PAIR_BYTES = 32  # of setfit 1.2.0's list of pairs of texts, at its peak: numpy's triu_indices, stacked
 ASIDE = "alone"  # in a run's folder: the weights of a run that is trained again
@@ -78,7 +79,15 @@ def prepare(config: Config) -> Prepared:
             tell_long(dataset, one, folder)
         require_pairs(one, loaded[name][0])
         dataset, unknown_share = loaded[name]
-        identity = identify(one, data_fingerprint=dataset.fingerprint, model_revision=revision)
+        one = pin_teacher(one, dataset, revision=revision)
+        if one.method.distils:
+            dataset = teach(one, dataset)
+        identity = identify(
+            one,
+            data_fingerprint=dataset.fingerprint,
+            model_revision=revision,
+            unlabelled=dataset.unlabelled_fingerprint,
+        )
         members.append(PreparedRun(one, identity, dataset, unknown_share))
     return Prepared(tuple(members), folder, revision)
 

@@ -88,6 +88,7 @@ class Sweep:
     launch: Launch
     identify: Identify
     foresee: Callable[[], Foresight] = Foresight
+    teach: Callable[[Sequence[Point]], Sequence[Point]] = lambda _: ()  # what trains before these
     points: dict[str, Point] = field(default_factory=dict)  # planned so far, by run_id
     skipped: int = 0
     shared: list[str] = field(default_factory=list)  # overrides of every job
@@ -159,7 +160,7 @@ class Sweep:
     def progress(self) -> tuple[int, int]:
         """Return how many runs have ended, of at least how many; runs that depend on scores come later."""
         outcome = self.outcome()
-        known = 0 if self.base.sweep.hours is not None else len(self.plan.points)
+        known = 0 if self.base.sweep.hours is not None else len(self.plan.every)
         return outcome.planned - outcome.statuses["interrupted"], max(outcome.planned, known)
 
     def list_untried(self) -> list[Point]:
@@ -310,9 +311,13 @@ class Sweep:
     def _launch_new(self, points: Iterable[Point], packs: Mapping[str, int] | None = None) -> bool:
         """Launch each point that is new and has no success; return False if the sweep has to end here.
 
-        ``packs`` says how many runs may train together with a run; without it each trains alone.
+        ``packs`` says how many runs may train together with a run; without it each trains alone. What
+        predicts for students among them trains first.
         """
         new = [point for point in points if point.run_id not in self.points]
+        teachers = [one for one in self.teach(new) if one.run_id not in self.points]
+        if teachers and not self._launch_new(teachers, self._limit_packs(teachers)):
+            return False
         self._meet(new)
         self.points |= {point.run_id: point for point in new}
         self.skipped += sum(self.store.has_success(point.run_id) for point in new)

@@ -74,13 +74,13 @@ class Advice:
 def forecast(plan: Plan, base: Config, store: Store, *, isolation: Isolation) -> Forecast:
     """Predict every run of the plan, on the card that the plan is for."""
     target = find_target(base)
-    predicted = predict_runs(plan.points, target, isolation=isolation)
-    results = [one for point in plan.points if (one := store.read(point.run_id)) is not None]
+    predicted = predict_runs(plan.every, target, isolation=isolation)
+    results = [one for point in plan.every if (one := store.read(point.run_id)) is not None]
     measured = read_measured(store.folder.parent / FOLDER, target.name)
-    calibrations = measured | calibrate(results, plan.points, predicted, target)
+    calibrations = measured | calibrate(results, plan.every, predicted, target)
     outlooks = {
         point.run_id: foresee(point.config, predicted.get(point.run_id), target, calibrations)
-        for point in plan.points
+        for point in plan.every
     }
     return Forecast(target, predicted, calibrations, outlooks, base.report)
 
@@ -235,25 +235,31 @@ def describe_plan(
     plan: Plan, base: Config, store: Store, known: Forecast, advice: Sequence[Advice] = ()
 ) -> dict[str, Any]:
     """Return what ``bench plan --json`` prints; an unknown value is null and has a reason."""
-    done = {point.run_id for point in plan.points if store.has_success(point.run_id)}
-    runs = [_describe_run(point, known, is_done=point.run_id in done) for point in plan.points]
-    left = [point for point in plan.points if point.run_id not in done]
+    done = {point.run_id for point in plan.every if store.has_success(point.run_id)}
+    runs = [_describe_run(point, known, is_done=point.run_id in done) for point in plan.every]
+    left = [point for point in plan.every if point.run_id not in done]
+    teaching = [point for point in left if point in plan.teachers]
     limit = limit_packs(known, base)
     packs = form_packs(left, {point.run_id: limit(point) for point in left}, base)
     guessed = [pack for pack in packs if len(pack) > 1 and not _is_predicted(pack[0], known)]
     halves = base.sweep.strategy == "halving"
-    hours = _count_halving(left, known, packs) if halves else count_hours(left, known)
+    rivals = [point for point in left if point not in plan.teachers]
+    hours = count_hours(left, known)
+    if halves:
+        hours = _sum([_count_halving(rivals, known, packs), count_hours(teaching, known)])
     watts = None if known.target.card is None else known.target.card.watts
     kwh = None if hours is None or watts is None else hours * watts / 1000
     return {
         "combinations": plan.combinations,
-        "distinct": len(plan.points),
+        "distinct": len(plan.every),
+        "teachers": len(plan.teachers),
+        "teachers_hours": count_hours(teaching, known),
         "done": len(done),
         "remaining": len(left),
         "total_hours": hours,
         "naive_hours": _add(known.outlooks[one].seconds for one in _repeat(plan)),
-        "distinct_hours": count_hours(plan.points, known),
-        "halving_hours": _count_halving(plan.points, known, packs),
+        "distinct_hours": count_hours(plan.every, known),
+        "halving_hours": _sum([_count_halving(plan.points, known, packs), count_hours(plan.teachers, known)]),
         "rungs": _describe_rungs(plan.points) if halves else [],
         "budget": None if base.sweep.hours is None else _describe_budget(plan, base, store, known),
         "kwh": kwh,
@@ -349,6 +355,12 @@ def _add(seconds: Iterable[float | None]) -> float | None:
     return sum(values) / _HOUR if values else None
 
 
+def _sum(hours: Iterable[float | None]) -> float | None:
+    """Add up what is known; None if nothing is."""
+    known = [one for one in hours if one is not None]
+    return sum(known) if known else None
+
+
 def _repeat(plan: Plan) -> list[str]:
     return [run_id for run_id, times in plan.repeats.items() for _ in range(times)]
 
@@ -363,7 +375,7 @@ def _count_halving(points: Sequence[Point], known: Forecast, packs: Iterable[Pac
         _count_group(group, known, packed=any(point.run_id in packed for point in group))
         for group in group_points(points)
     ]
-    return sum(one for one in hours if one is not None) if any(one is not None for one in hours) else None
+    return _sum(hours)
 
 
 def _count_group(group: Sequence[Point], known: Forecast, *, packed: bool) -> float | None:

@@ -27,7 +27,7 @@ _WORDS = {FITS: "fit", TIGHT: "fit tightly", TOO_LARGE: "do not fit", None: "unk
 def list_runs(plan: Plan, described: Mapping[str, Any]) -> Iterable[str]:
     """Yield a line for each run."""
     bound = tell_bound(described)
-    for point, run in zip(plan.points, described["runs"], strict=True):
+    for point, run in zip(plan.every, described["runs"], strict=True):
         memory, hours = run["predicted_peak_reserved_bytes"], run["predicted_hours"]
         yield (
             f"{point.run_id} {run['state']:8}"
@@ -47,6 +47,13 @@ def summarise(described: Mapping[str, Any], known: Forecast) -> list[str]:
         f"memory ({kind}) on {known.target.name}, {known.target.tell_room()}: "
         + ", ".join(f"{count} {_WORDS[verdict]}" for verdict, count in verdicts.items()),
     ]
+    if described["teachers"]:
+        hours = described["teachers_hours"]
+        length = "" if hours is None else f", {tell_bound(described)} {format_hours(hours)}"
+        lines.append(
+            f"{described['teachers']} of them are a teacher's trainings, each without a part that it "
+            f"predicts; they come before its students{length}"
+        )
     if known.target.note is not None:
         lines.append(known.target.note)
     if described["total_hours"] is not None:
@@ -184,7 +191,7 @@ def tabulate(plan: Plan, described: Mapping[str, Any]) -> tuple[list[str], list[
     memory and hours, and all hours together.
     """
     bound = tell_bound(described)
-    named = [(describe(point.config), run) for point, run in zip(plan.points, described["runs"], strict=True)]
+    named = [(describe(point.config), run) for point, run in zip(plan.every, described["runs"], strict=True)]
     if len(named) <= _FEW:
         header = ["Run", "Settings", "State", "Peak memory", "Fit", f"Time, {bound}"]
         return header, [

@@ -60,6 +60,12 @@ class Plan:
     combinations: int
     repeats: Mapping[str, int]  # run_id -> how many combinations are this run
     first: int = 0  # how many of the points, at their beginning, train before all others
+    teachers: tuple[Point, ...] = ()  # what predicts for students among the points, and trains before these
+
+    @property
+    def every(self) -> tuple[Point, ...]:
+        """The teachers' trainings, then the points."""
+        return (*self.teachers, *self.points)
 
 
 def combine_axes(grids: Sequence[Mapping[str, Any]], *, swept: Axes, fixed: Mapping[str, Any]) -> list[Axes]:
@@ -109,7 +115,7 @@ def expand(
             base = compose(lines)
             for values in itertools.product(*(axes[key] for key in value_keys)):
                 config = replace_values(base, dict(zip(value_keys, values, strict=True)))
-                yield (*lines, *(_value_line(config, key) for key in value_keys)), config
+                yield (*lines, *(value_line(config, key) for key in value_keys)), config
 
 
 def make_plan(
@@ -164,7 +170,7 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _value_line(config: Config, key: str) -> str:
+def value_line(config: Config, key: str) -> str:
     """Return the override that sets the field to its value here, as Hydra refuses 8.0 for an integer."""
     value = read_field(config, key)
     line = override_line(key, value)

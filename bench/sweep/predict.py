@@ -131,6 +131,7 @@ def predict_each(points: Sequence[Point], target: Target, isolation: Isolation) 
             device_type=target.device_type,
             fingerprint=point.identity.canonical["data"]["fingerprint"],
             revision=revisions[model],
+            unlabelled=point.identity.canonical["data"].get("unlabelled"),
         )
         keys.append(key)
         if key in answers or key in missing:

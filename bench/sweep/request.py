@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,20 +10,23 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 
 from bench.config.checks import require_valid
-from bench.config.identity import Identity, identify
+from bench.config.identity import Identity, draws_texts, identify
 from bench.config.overrides import override_line
 from bench.config.pins import find_pins
-from bench.config.schema import LONG_TEXTS, Config, replace_values
+from bench.config.schema import CONF_DIR, LONG_TEXTS, Config, list_paths, read_field, replace_values
 from bench.data import dataset
 from bench.data.dataset import Dataset
 from bench.data.vocabulary import reads_tokens, require_readable, tell_long
 from bench.errors import ConfigError
 from bench.model import weights
 from bench.run.preparation import require_packages, require_pairs
+from bench.run.teacher import list_folds, pin_teacher
 from bench.sweep.overview import format_hours, tell_bound
-from bench.sweep.plan import Axes, Compose, Plan, combine_axes, expand, make_plan
+from bench.sweep.plan import Axes, Compose, Plan, Point, combine_axes, expand, make_plan, value_line
 
 _WHOLE_SWEEP = ("experiment", "sweep", "plan", "report", "results_dir", "track")  # one value for all runs
+# What a configuration builds on whose own file is not there; these fix as little as can be.
+_PLAIN = {"method": "full", "model": "local", "data": "files"}
 LONG_HOURS = 12.0  # a plan that takes longer is begun on purpose only
 
 
@@ -38,8 +41,37 @@ class Identifier:
 
     @staticmethod
     def name_data(config: Config) -> str:
-        """Name the data that all folds and seeds share, however long texts are read."""
-        return repr(replace(config.data, fold=None, long_texts=LONG_TEXTS[0]))
+        """Name the data that all folds and seeds share, however long texts are read.
+
+        Which texts without labels are used depends on the train texts, so on both of these.
+        """
+        given = config.data
+        fold = None if given.unlabelled is None else given.fold
+        seed = None if given.unlabelled is None or not draws_texts(given) else config.seed
+        shared = replace(given, long_texts=LONG_TEXTS[0], fold=fold, cross_fit=None, held_out=None)
+        return repr(shared) if seed is None else repr((shared, seed))
+
+    def load(self, config: Config) -> Dataset:
+        """Return the configuration's texts, no part of train held out; of equal data the first that came.
+
+        Raises:
+            DataError, MissingError: the texts are wrong or not there.
+        """
+        if (key := self.name_data(config)) not in self.datasets:
+            whole = replace(config.data, cross_fit=None, held_out=None)
+            self.datasets[key] = dataset.load(whole, seed=config.seed)
+            self.fingerprints[key] = self.datasets[key].fingerprint
+        return self.datasets[key]
+
+    def find_revision(self, config: Config) -> str:
+        """Return what stands for the content of the base model, looked at once.
+
+        Raises:
+            MissingError: it is not there.
+        """
+        if (key := repr(config.model)) not in self.revisions:
+            self.revisions[key] = weights.revision(config.model)
+        return self.revisions[key]
 
     def __call__(self, config: Config) -> Identity:
         """Return the identity of a configuration.
@@ -49,12 +81,11 @@ class Identifier:
         """
         data_key, model_key = self.name_data(config), repr(config.model)
         if data_key not in self.fingerprints:
-            self.datasets[data_key] = dataset.load(config.data, seed=config.seed)
-            self.fingerprints[data_key] = self.datasets[data_key].fingerprint
-        if data_key in self.datasets:
-            require_pairs(config, self.datasets[data_key])
-        if model_key not in self.revisions:
-            self.revisions[model_key] = weights.revision(config.model)
+            self.load(config)
+        revision = self.find_revision(config)
+        texts = self.datasets.get(data_key)
+        if texts is not None:
+            require_pairs(config, texts)
         read = (data_key, model_key)
         if data_key in self.datasets and read not in self.readable and reads_tokens(config):
             folder = weights.find(config.model)
@@ -64,8 +95,59 @@ class Identifier:
         return identify(
             config,
             data_fingerprint=self.fingerprints[data_key],
-            model_revision=self.revisions[model_key],
+            model_revision=revision,
+            unlabelled=None if texts is None else texts.unlabelled_fingerprint,
         )
+
+
+@dataclass
+class Teachers:
+    """Lists the trainings that predict for students, which a sweep trains before these."""
+
+    compose: Compose
+    identify: Identifier
+    known: dict[str, list[Point]] = field(default_factory=dict)  # by what decides them
+
+    def __call__(self, points: Iterable[Point]) -> list[Point]:
+        """List the trainings that those of the points need that are students, each once.
+
+        Raises:
+            ConfigError, DataError: the teacher cannot teach these.
+        """
+        found = {
+            one.run_id: one
+            for point in points
+            if point.config.method.distils
+            for one in self._list(point.config)
+        }
+        return list(found.values())
+
+    def _list(self, config: Config) -> list[Point]:
+        seed = config.seed if draws_texts(config.data) else None
+        key = repr((config.teacher, config.data, config.distillation.folds, seed))
+        if key not in self.known:
+            folds = list_folds(config, self.identify.load(config))
+            more = _name_files(folds[0])
+            base = self.compose(more)
+            self.known[key] = [
+                Point(list_lines(fold, base=base, more=more), fold, self.identify(fold)) for fold in folds
+            ]
+        return self.known[key]
+
+
+def _name_files(config: Config) -> list[str]:
+    """Name the files that the configuration's lines build on: its own, or those of _PLAIN."""
+    names = {group: read_field(config, f"{group}.name") for group in _PLAIN}
+    return [
+        override_line(group, name if (CONF_DIR / group / f"{name}.yaml").is_file() else _PLAIN[group])
+        for group, name in names.items()
+    ]
+
+
+def list_lines(config: Config, *, base: Config, more: Sequence[str]) -> tuple[str, ...]:
+    """List the lines that compose the configuration: ``more``, which compose ``base``, then what differs."""
+    paths = (path for path in list_paths() if read_field(config, path) != read_field(base, path))
+    return (*more, *(value_line(config, path) for path in paths))
 
 
 def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identifier) -> tuple[Config, Plan]:
@@ -98,7 +180,7 @@ def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identi
         first=base.sweep.first,
         curve=base.sweep.curve,
     )
-    return base, plan
+    return base, replace(plan, teachers=tuple(Teachers(compose, identify)(plan.points)))
 
 
 def plan_sweep(
@@ -130,7 +212,7 @@ def plan_sweep(
             for point in expanded
             for lines, config in _resize(*point, sizes=_list_sizes(point[1], curve, identify))
         ]
-    return make_plan([_pin(lines, config) for lines, config in expanded], identify, first=first)
+    return make_plan([_pin(lines, config, identify) for lines, config in expanded], identify, first=first)
 
 
 def _list_sizes(config: Config, count: int, identify: Identifier) -> list[int]:
@@ -139,8 +221,7 @@ def _list_sizes(config: Config, count: int, identify: Identifier) -> list[int]:
     Raises:
         ConfigError: the smallest would not hold a text of each label.
     """
-    identify(config)
-    data = identify.datasets[identify.name_data(config)]
+    data = identify.load(config)
     total, labels = len(data.splits["train"]), len(data.labels)
     sizes = [total // 2**place for place in reversed(range(count))]
     if sizes[0] < labels:
@@ -165,11 +246,16 @@ def _resize(
         yield (*kept, *more), replace_values(config, values)
 
 
-def _pin(lines: tuple[str, ...], config: Config) -> tuple[tuple[str, ...], Config]:
-    """Return a planned run with the commits that its configuration leaves open."""
+def _pin(lines: tuple[str, ...], config: Config, identify: Identifier) -> tuple[tuple[str, ...], Config]:
+    """Return a planned run with the commits and the teacher that its configuration leaves open."""
     pins = find_pins(config)
-    more = (override_line(key, commit) for key, commit in pins.items())
-    return (*lines, *more), replace_values(config, pins)
+    pinned = replace_values(config, pins)
+    if pinned.method.distils:
+        dataset, revision = identify.load(pinned), identify.find_revision(pinned)
+        pinned = pin_teacher(pinned, dataset, revision=revision)
+        pins["teacher"] = str(pinned.teacher)
+    kept = (line for line in lines if line.lstrip("+").partition("=")[0] not in pins)
+    return (*kept, *(override_line(key, value) for key, value in pins.items())), pinned
 
 
 def confirm_long(described: Mapping[str, Any], base: Config, arguments: Sequence[str]) -> None:

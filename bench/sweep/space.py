@@ -96,9 +96,9 @@ def find_space(
         for run_id, value in found.items()
         if isinstance(value, Prediction) and (base.plan.force or _can_train(value, target))
     }
-    left = [point for point in plan.points if point.run_id not in done]
+    left = [point for point in plan.every if point.run_id not in done]
     traced = [point for point in left if point.run_id in known]
-    groups = _group(point for point in plan.points if point.run_id in known)
+    groups = _group(point for point in plan.every if point.run_id in known)
     needs = {
         ("results_dir", base.results_dir): {
             "weights": sum(_count_weights(group, known, base, done) for group in groups)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-from bench.config.identity import writes_labels
+from bench.config.identity import teaches, writes_labels
 from bench.config.schema import AS_IT_IS, SINGLE_LABEL, Config, TrainConfig
 from bench.data import prompt as prompts
 from bench.data import tokens
@@ -274,8 +274,11 @@ def _read_truth(texts: tasks.Texts, split: str) -> npt.NDArray[Any]:
 
 def _test(
     training: Training, texts: Sequence[tasks.Texts], weights: Mapping[Member, Path], meter: Meter
-) -> Iterable[Probabilities | None]:
-    """Predict the test split with each running member's best weights; None of a training that was stopped."""
+) -> Iterable[Mapping[str, Probabilities]]:
+    """Predict test, and what a teacher is asked about, with each running member's best weights.
+
+    A training that was stopped predicts nothing.
+    """
     running = training.running
     with meter.phase("save"):
         training.accelerator.wait_for_everyone()  # above all for the first process, which writes
@@ -286,8 +289,10 @@ def _test(
             for member, probabilities in zip(running, _predict(training, texts, "validation"), strict=True):
                 member.best = probabilities
         if not running or training.settings.stop_step is not None:
-            return [None] * len(running)
-        return _predict(training, texts, "test")
+            return [{}] * len(running)
+        asked = [split for split in texts[0].splits if split not in ("train", "validation")]
+        found = {split: _predict(training, texts, split) for split in asked}
+        return [{split: found[split][place] for split in asked} for place in range(len(running))]
 
 
 def _make_batches(
@@ -331,7 +336,7 @@ def _predict(training: Training, texts: Sequence[tasks.Texts], split: str) -> li
 def _describe(
     training: Training,
     member: Member,
-    tested: Probabilities | None,
+    tested: Mapping[str, Probabilities],
     choices: Mapping[str, Any],
     *,
     split: TokenisedSplit,
@@ -343,7 +348,7 @@ def _describe(
     steps: dict[str, int | None] = {"steps": progress.steps, "best_step": progress.best_step}
     steps["skipped_steps"] = progress.skipped_steps if training.scales_loss else None
     reasons = _explain_cut(choices["max_length"], training.settings)
-    if tested is None:
+    if not tested:
         reasons["metrics.test"] = _NOT_TESTED
     if not training.scales_loss:
         reasons["model.skipped_steps"] = (
@@ -351,7 +356,7 @@ def _describe(
         )
     reasons |= _explain_readings(training.task)
     return Fitted(
-        {"validation": member.best} | ({} if tested is None else {"test": tested}),
+        {"validation": member.best, **tested},
         parameters={"trainable": part.trainable_parameters, "total": part.total_parameters},
         # of several processes the first one's memory, energy and history
         model={**choices, **steps, **_describe_prompts(training.task), "processes": processes},
@@ -384,6 +389,8 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
         )
         if prompt.examples:
             _require_positions(config, len(prompt.examples) + length, model_folder)
+    if not (teaches(config) or config.method.distils):  # which ask no teacher
+        dataset = dataclasses.replace(dataset, asked={}, part=None)
     splits = tokens.tokenise(
         dataset,
         tokenizer,
@@ -399,6 +406,8 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
     if prompt is not None:  # answers follow it
         padding = dataclasses.replace(padding, side="left")
     task = tasks.make(prompt, architecture, dataset.sets)
+    if config.method.distils:
+        splits, task = tasks.distil(splits, dataset.teaching, config.distillation)
     for reason in _explain_readings(task).values():
         _logger.warning("%s", reason)
     return tasks.Texts(splits, padding, task)

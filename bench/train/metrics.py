@@ -12,6 +12,7 @@ import pandas as pd
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
 from bench.data.dataset import Dataset
+from bench.data.teaching import UNLABELLED
 from bench.errors import RunError
 from bench.results import tally
 from bench.results.marks import Marks, mark, write_marks
@@ -146,11 +147,12 @@ def predictions_frame(
     names, thresholds = dataset.labels, find_thresholds(probabilities, dataset)
     frames = []
     for split, values in probabilities.items():
-        rows = dataset.splits[split]
+        rows = dataset.every_split[split]
         if values.shape != (len(rows), len(names)):
             raise ValueError(f"{split}: probabilities of shape {values.shape}, not {(len(rows), len(names))}")
         frame = pd.DataFrame({"split": split, "id": rows["id"].to_numpy()})
-        frame["label"] = write_marks(mark(dataset.read_truth(split), len(names)), names, separator)
+        truth = write_marks(mark(dataset.read_truth(split), len(names)), names, separator)
+        frame["label"] = "" if split == UNLABELLED else truth
         frame["prediction"] = write_marks(decide(values, thresholds), names, separator)
         frames.append(frame.join(pd.DataFrame(values, columns=[f"probability_{name}" for name in names])))
     return pd.concat(frames, ignore_index=True)

@@ -33,7 +33,10 @@ def describe_lineage(
     """Describe what two trainings must share for one to go on from the other's checkpoint as from its own."""
     whole = replace_values(config, {"train.stop_step": None})
     identity = identify(
-        whole, data_fingerprint=dataset.fingerprint, model_revision=weights.revision(config.model)
+        whole,
+        data_fingerprint=dataset.fingerprint,
+        model_revision=weights.revision(config.model),
+        unlabelled=dataset.unlabelled_fingerprint,
     )
     return {
         "run": identity.run_id,

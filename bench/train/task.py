@@ -17,12 +17,15 @@ from torch.nn import functional
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import Cache, DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
+from bench.config.schema import DistillationConfig
 from bench.data import tokens
 from bench.data.prompt import Prompt
-from bench.data.tokenised import TokenisedSplit
+from bench.data.teaching import UNLABELLED, Teaching
+from bench.data.tokenised import TokenisedSplit, join, number_texts
 
+SMALLEST = 1e-15  # probability of a teacher, whose logarithm is finite then
 GAMMA = 2.0  # of the focal loss, the value of its paper
-_NOTHING = -100  # in place of a token where an answer is over; what cross_entropy ignores
+NOTHING = -100  # in place of a token where an answer is over; what cross_entropy ignores
 _KEPT = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)  # layers of a cache that hold nothing else
 _UNLIKE = ("dory", "moshi")  # one reads its cache by itself, the other's window is of its cache alone
 _BOTH_WAYS = ("chatglm",)  # whose tokens of a prompt see what follows them
@@ -96,6 +99,56 @@ class SequenceClassification:
         return torch.tensor(self.sets, dtype=torch.float32)
 
 
+@dataclass(frozen=True, eq=False)
+class Distillation:
+    """A head that learns labels and a teacher's probabilities (Hinton et al., arXiv:1503.02531, section 2).
+
+    A text's loss is (1 - w) cross-entropy + w T^2 KL(teacher at T || student at T), of a text without a label
+    the second part alone. At T a model's logits are divided by T before the softmax; a teacher's logits are
+    the logarithms of its probabilities, up to a number that all labels share and the softmax does not see.
+    What a training batch has for labels are places in the tables here.
+    """
+
+    labels: npt.NDArray[np.int64]  # of each text, NOTHING without one. # (texts,)
+    taught: npt.NDArray[np.float64]  # the teacher's probabilities. # (texts, labels)
+    weight: float
+    temperature: float
+    sequences: int = 1
+    readings: int = 1
+    answer_tokens: int = 0
+
+    def count(self, labels: torch.Tensor) -> int:
+        """Count the rows."""
+        return len(labels)
+
+    def losses(self, model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
+        """Compute each text's loss."""
+        own, taught = (table.to(labels.device)[labels] for table in self._tables)
+        scores = self.score(model, inputs)
+        log_student = functional.log_softmax(scores / self.temperature, dim=-1)
+        divergences = functional.kl_div(log_student, taught, reduction="none").sum(-1)  # (rows,)
+        hard = functional.cross_entropy(
+            scores, own, reduction="none", ignore_index=NOTHING
+        )  # 0 without a label
+        return (1 - self.weight) * hard + self.weight * self.temperature**2 * divergences
+
+    def score(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
+        """Return the head's outputs."""
+        logits: torch.Tensor = model(**inputs).logits.float()
+        return logits
+
+    def normalise(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the softmax over the labels."""
+        return functional.softmax(scores, dim=-1)
+
+    @cached_property
+    def _tables(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hold the labels, and the teacher's probabilities at T. # (texts,), (texts, labels)"""
+        logits = np.log(np.maximum(self.taught, SMALLEST)) / self.temperature
+        at_temperature = functional.softmax(torch.from_numpy(logits), dim=-1)
+        return torch.from_numpy(self.labels), at_temperature.float()
+
+
 @dataclass(frozen=True)
 class LabelLikelihood:
     """A causal language model that writes the label's words after the prompt (PEFT's CAUSAL_LM).
@@ -139,14 +192,14 @@ class LabelLikelihood:
 
     def count(self, labels: torch.Tensor) -> int:
         """Count the tokens of the rows' answers."""
-        return int((self._taught[labels] != _NOTHING).sum())
+        return int((self._taught[labels] != NOTHING).sum())
 
     def losses(self, model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
         """Compute the cross-entropy of the answers' tokens, the end included."""
         targets = self._taught.to(labels.device)[labels]  # (rows, tokens)
         logits = _predict(model, inputs, targets[:, :-1])  # (rows, tokens, vocabulary)
         of_tokens = functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=_NOTHING
+            logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=NOTHING
         )
         return of_tokens.view(targets.shape).sum(-1)
 
@@ -176,7 +229,7 @@ class LabelLikelihood:
         sums = torch.stack([row.float().logsumexp(-1) for row in later])  # a copy of one row at a time
         of_later = chosen.float() - sums[:, stem]
         of_first = first[:, targets[:, 0]] - first.logsumexp(-1, keepdim=True)  # (rows, labels)
-        return of_first + of_later.masked_fill(targets[:, 1:] == _NOTHING, 0.0).sum(-1)
+        return of_first + of_later.masked_fill(targets[:, 1:] == NOTHING, 0.0).sum(-1)
 
     def normalise(self, scores: torch.Tensor) -> torch.Tensor:
         """Return the probability of each label, given that the model writes one of them."""
@@ -242,6 +295,20 @@ def make(
     return LabelLikelihood(prompt, keeps_keys(architecture), shares)
 
 
+def distil(
+    splits: Mapping[str, TokenisedSplit], teaching: Teaching | None, settings: DistillationConfig
+) -> tuple[dict[str, TokenisedSplit], Task]:
+    """Put the unlabelled texts behind those of train, and make the task of learning both from a teacher."""
+    assert teaching is not None  # prepared with the texts
+    labelled, asked = splits["train"], splits.get(UNLABELLED)
+    own = labelled.text_labels
+    labels = np.full(len(teaching.probabilities), NOTHING)
+    labels[: len(own)] = own
+    train = number_texts(labelled) if asked is None else join(labelled, asked)
+    task = Distillation(labels, teaching.probabilities, settings.weight, settings.temperature)
+    return {**{name: one for name, one in splits.items() if name != UNLABELLED}, "train": train}, task
+
+
 def keeps_keys(architecture: PreTrainedConfig) -> bool:
     """Return whether the model keeps keys and values of what it has read, and nothing else.
 
@@ -275,9 +342,9 @@ def shares_examples(architecture: PreTrainedConfig) -> bool:
 
 
 def _pad_right(answers: Sequence[tuple[int, ...]], *, length: int | None = None) -> torch.Tensor:
-    """Put the answers in rows, the shorter ones filled up with _NOTHING. # (answers, length)"""
+    """Put the answers in rows, the shorter ones filled up with NOTHING. # (answers, length)"""
     length = max(map(len, answers)) if length is None else length
-    rows = [[*answer, *[_NOTHING] * (length - len(answer))] for answer in answers]
+    rows = [[*answer, *[NOTHING] * (length - len(answer))] for answer in answers]
     return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), length)
 
 
@@ -289,7 +356,7 @@ def _predict(model: nn.Module, inputs: Inputs, stems: torch.Tensor) -> torch.Ten
     """
     logits: torch.Tensor = model(
         input_ids=torch.cat([inputs["input_ids"], stems.clamp(min=0)], dim=1),
-        attention_mask=torch.cat([inputs["attention_mask"], (stems != _NOTHING).long()], dim=1),
+        attention_mask=torch.cat([inputs["attention_mask"], (stems != NOTHING).long()], dim=1),
         logits_to_keep=stems.shape[1] + 1,
     ).logits
     return logits.float()  # (rows, tokens, vocabulary)
@@ -337,7 +404,7 @@ def _read_once(
         return first, first.new_empty(rows, count, 0, first.shape[-1])
     for layer in output.cache.layers:
         layer.update = partial(_append, _list_held(layer), count)
-    tails = {"input_ids": stems.clamp(min=0), "attention_mask": (stems != _NOTHING).long()}
+    tails = {"input_ids": stems.clamp(min=0), "attention_mask": (stems != NOTHING).long()}
     whole = {
         name: torch.cat([inputs[name].repeat_interleave(count, 0), tail.repeat(rows, 1)], dim=1)
         for name, tail in tails.items()

@@ -222,7 +222,7 @@ class Training:
 
 def find_stream(config: Config) -> tuple[Any, ...]:
     """Return what decides which rows a member of a pack is trained and validated on, and in which order."""
-    return config.seed, config.data.train_size, config.data.fold, is_balanced(config)
+    return config.seed, config.data.train_size, config.data.fold, config.data.held_out, is_balanced(config)
 
 
 def is_balanced(config: Config) -> bool:

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "generate": "needs a run with task=label_likelihood; tests/integration/winner/test_classify.py",
     "e35d791c503e": "a run of ours",
     "experiment=curve(?! method=tfidf,head)": "more than a hundred runs; its baselines run",
+    "distilled": "needs a teacher that has trained; tests/integration/run/test_distillation.py",
     "experiment=llm sweep.curve": "a language model at four sizes: an hour",
     "^bench audit": "needs a cross-validation; tests/integration/extras/test_audit.py",
     "--seeds": "needs several seeds; tests/integration/winner/test_together.py",

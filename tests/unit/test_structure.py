@@ -176,8 +176,9 @@ def test_every_file_of_conf_composes(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("method/", "experiment/"))])
 def test_every_method_and_experiment_is_ready_to_run(name: str) -> None:
     group, _, option = name.partition("/")
-    its_task = ["task=label_likelihood"] if option == "few_shot" else []  # which alone has prompts
-    assert checks.check(compose(f"{group}={option}", *its_task)) == []
+    # One alone has prompts, and one alone a teacher.
+    needs = {"few_shot": ["task=label_likelihood"], "distilled": ["teacher=best:lora"]}
+    assert checks.check(compose(f"{group}={option}", *needs.get(option, []))) == []
 
 
 def test_a_method_is_named_like_its_file() -> None:

@@ -43,7 +43,16 @@ OVER = (
 )
 PAGED = "memory.train.paged_bytes"
 # Shown wherever they count.
-_USUAL = ("lora.r", "lora.alpha", "lora.dropout", "train.lr", "method.loraplus_lr_ratio", "method.shots")
+_USUAL = (
+    "lora.r",
+    "lora.alpha",
+    "lora.dropout",
+    "train.lr",
+    "method.loraplus_lr_ratio",
+    "method.shots",
+    "distillation.weight",
+    "distillation.temperature",
+)
 
 # What is averaged over a method's chosen runs, by where a record holds it.
 _SCORED = {

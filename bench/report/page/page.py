@@ -45,6 +45,7 @@ _ORDER = (
         "answers",
         "probabilities",
         "together",
+        "distillation",
         "latency",
         "claims",
         "imported",

@@ -61,6 +61,7 @@ def test_members_differ_in_the_adapter_its_rate_the_seed_train_texts_and_what_th
         "seed": 1,
         "data.train_size": 200,
         "data.fold": 1,
+        "data.held_out": 1,
         "resume_from": "'0123456789ab'",
     }
     assert set(values) == set(OWN)

@@ -77,11 +77,15 @@ def under(*parents: str) -> set[str]:
     return {path for path in FIELDS if is_under(path, parents)}
 
 
+TAUGHT = ("teacher", "distillation")  # which count for a student alone
+
+
 @pytest.mark.parametrize("path", FIELDS)
 def test_a_field_counts_unless_it_is_declared_not_to(compose: Compose, path: str) -> None:
-    qlora = compose("method=qlora")  # the method for which the most fields matter
-    same = run_id(change(qlora, path)) == run_id(qlora)
-    by_content = is_under(path, ("data", "model")) and path != "data.long_texts"
+    # The method for which the most fields matter, and the one that has a teacher.
+    config = compose("method=distilled" if is_under(path, TAUGHT) else "method=qlora")
+    same = run_id(change(config, path)) == run_id(config)
+    by_content = is_under(path, ("data", "model")) and path not in ("data.long_texts", "data.held_out")
     assert same == (is_under(path, UNCOUNTED) or by_content)
 
 
@@ -295,7 +299,21 @@ ON_PAIRS = {
     ],
 )
 def test_a_method_ignores_what_it_does_not_use(compose: Compose, method: str, unused: set[str]) -> None:
+    unused = unused | under(*TAUGHT)
     assert ignored(compose(f"method={method}")) - under(*UNCOUNTED) == unused - under(*UNCOUNTED)
+
+
+def test_a_student_is_another_run_with_another_teacher_or_other_unlabelled_texts(compose: Compose) -> None:
+    lines = ("method=distilled", "data.unlabelled=texts.csv")
+    by_teacher = {run_id(compose(*lines, f"teacher='{one * 12}'")) for one in ("1", "2")}
+    assert len(by_teacher) == 2
+    student, full = compose(*lines, "teacher='111111111111'"), compose("method=full", *lines[1:])
+
+    def name(config: Config, unlabelled: str) -> str:
+        return identify(config, data_fingerprint="t", model_revision="w", unlabelled=unlabelled).run_id
+
+    assert name(student, "a") != name(student, "b")
+    assert name(full, "a") == name(full, "b") == run_id(compose("method=full"), data="t", model="w")
 
 
 @pytest.mark.parametrize("method", ["tfidf", "majority"])

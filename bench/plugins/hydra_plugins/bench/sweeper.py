@@ -34,7 +34,7 @@ from bench.sweep.packing import Pack
 from bench.sweep.plan import Plan
 from bench.sweep.predict import measure_work
 from bench.sweep.progress import Display
-from bench.sweep.request import Identifier, confirm_long, plan_request
+from bench.sweep.request import Identifier, Teachers, confirm_long, plan_request
 
 
 class BenchSweeper(Sweeper):
@@ -62,7 +62,12 @@ class BenchSweeper(Sweeper):
         base, plan = plan_request(arguments, compose=self._compose, identify=identify)
         store = Store(Path(base.results_dir))
         self.running = sweep = Sweep(
-            plan, base, self._launch, identify, lambda: self._foresee(plan, base, store, arguments)
+            plan,
+            base,
+            self._launch,
+            identify,
+            lambda: self._foresee(plan, base, store, arguments),
+            Teachers(self._compose, identify),
         )
         if isinstance(self.worker, BenchLauncher):
             self.worker.slots = make_slots(sweep.base.devices)
