@@ -34,6 +34,7 @@ from bench.report.blocks import (
 from bench.report.cells import (
     format_number,
 )
+from bench.report.gates import describe_gates
 from bench.report.imported import describe_imported
 from bench.report.language.text import Text, read_language
 from bench.report.latency import describe_latencies
@@ -129,6 +130,7 @@ def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict
         "pivots": describe_pivots(evidence.rows, titles=titles, text=text),
         "probabilities": describe_probabilities(evidence, titles=titles, text=text),
         "together": describe_together(evidence, titles=titles, text=text),
+        "gates": describe_gates(evidence, titles=titles, text=text),
         "latency": describe_latencies(evidence.latencies, text=text),
         "claims": describe_claims(evidence, titles=titles, text=text),
         "notes": Section(text("notes.title"), [make_bullets(notes)]),

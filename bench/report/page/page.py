@@ -45,6 +45,7 @@ _ORDER = (
         "answers",
         "probabilities",
         "together",
+        "gates",
         "latency",
         "claims",
         "imported",
