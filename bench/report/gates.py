@@ -25,7 +25,7 @@ class Choices:
     weights: Sequence[tuple[str, int, Sequence[float]]]  # there: label, its test texts, of each expert
     mean_difference: float  # over the layers, of the two labels that differ the most in one expert's weight
     difference: float  # the same of ``layer``
-    largest: float  # mean over layers and texts of what a token's first expert gets
+    largest: float  # mean over layers and texts of what a token's strongest expert gets
 
 
 def summarise_gates(gates: pd.DataFrame) -> Choices:

@@ -134,7 +134,7 @@ def decide(probabilities: npt.NDArray[Any], thresholds: npt.ArrayLike | None) ->
 def gates_frame(gates: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> pd.DataFrame:
     """Make the rows of gates.csv: of each layer and label the mean over the test texts that have the label.
 
-    Columns are layer, label, texts, ``largest`` (the mean weight of each token's first expert) and
+    Columns are layer, label, texts, ``largest`` (the mean weight of each token's strongest expert) and
     ``expert_1`` on, whose weights add up to 1.
 
     Args:

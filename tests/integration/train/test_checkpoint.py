@@ -132,6 +132,7 @@ def stop_run(config: Config, interrupt: Interrupt, step: int) -> Path:
         ),
         ("method=pissa", "lora.dropout=0.3"),  # its frozen base is not the checkpoint's
         pytest.param(("method=loftq", "lora.dropout=0.3"), marks=pytest.mark.slow),
+        pytest.param(("method=routed_lora", "lora.dropout=0.3"), marks=pytest.mark.slow),
         pytest.param(("method=ia3",), marks=pytest.mark.slow),
         ("method=lora", "train.max_steps=null", "train.epochs=2", "train.max_grad_norm=null"),
         ("method=lora", "train.loss=balanced_sampling"),
