@@ -18,7 +18,7 @@ GATES = pd.DataFrame(
         "layer": ["first"] * 3 + ["second"] * 3,
         "label": ["a", "b", "c"] * 2,
         "texts": [300, 100, 0] * 2,
-        "largest": [0.6, 0.8, None, 0.9, 0.7, None],
+        "largest": [0.6, 0.8, None, 0.9, 0.5, None],
         "expert_1": [0.5, 0.4, None, 0.875, 0.25, None],
         "expert_2": [0.5, 0.6, None, 0.125, 0.75, None],
     }
@@ -38,7 +38,7 @@ def test_the_layer_that_tells_labels_apart_is_found_and_labels_without_texts_do_
     assert found.weights == [("a", 300, [0.875, 0.125]), ("b", 100, [0.25, 0.75])]
     assert found.difference == pytest.approx(0.625)
     assert found.mean_difference == pytest.approx((0.1 + 0.625) / 2)
-    assert found.largest == pytest.approx((0.6 * 300 + 0.8 * 100 + 0.9 * 300 + 0.7 * 100) / 800)
+    assert found.largest == pytest.approx((0.6 * 300 + 0.8 * 100 + 0.9 * 300 + 0.5 * 100) / 800)
 
 
 @pytest.mark.parametrize(
