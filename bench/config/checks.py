@@ -8,6 +8,7 @@ from bench.config.cards import read_cards
 from bench.config.fields import TARGETS, find_faults, one_of, write
 from bench.config.identity import uses_lora, writes_labels
 from bench.config.pack import check_pack
+from bench.config.packable import find_variant
 from bench.config.reporting import check_article
 from bench.config.schema import (
     CRITERIA,
@@ -228,6 +229,7 @@ def _check_method(config: Config) -> list[str]:
         )
     if method.trainable == "adapter":
         faults += _check_adapter(method)
+    faults += _check_experts(config)
     if (config.task, method.trainable, method.estimator) == ("label_likelihood", "head", "network"):
         faults.append(
             "method.trainable=head: task=label_likelihood has no new head to train; "
@@ -430,6 +432,24 @@ def _check_adapter(method: MethodConfig) -> list[str]:
     if "target_modules" in options and not TARGETS.holds(options["target_modules"]):
         faults.append(f"{at}target_modules={options['target_modules']}: {TARGETS.expected}")
     return faults + _check_start(method)
+
+
+def _check_experts(config: Config) -> list[str]:
+    """Ask for experts that are LoRA's A and B and share its rank out."""
+    method, experts, rank = config.method, config.method.experts, config.lora.r
+    given = f"method.experts={experts}"
+    if experts is None or experts < 1:
+        return []
+    if not uses_lora(method):
+        return [f"{given}: experts are LoRA's A and B, which this method does not train; set null"]
+    if (option := find_variant(method)) is not None:
+        return [f"{given} and {option}: experts are plain LoRA, without more; leave out one of the two"]
+    if rank % experts:
+        return [
+            f"lora.r={rank} with {given}: must be a multiple of it, as each expert has rank lora.r / "
+            f"method.experts; use lora.r={experts * -(-rank // experts)}"
+        ]
+    return []
 
 
 def _check_start(method: MethodConfig) -> list[str]:

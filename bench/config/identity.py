@@ -149,6 +149,8 @@ def describe(config: Config) -> str:
     if uses_lora(method):
         lora = config.lora
         name += f" r={lora.r} alpha={lora.alpha:g} dropout={lora.dropout:g}"
+    if method.experts is not None:
+        name += f" experts={method.experts}"
     if method.estimator in TRAINED:
         task = f" {config.task}" if writes_labels(config) else ""
         name += f"{task} lr={config.train.lr:g} seed={config.seed}"

@@ -5,7 +5,7 @@ import json
 from bench.config import fields
 from bench.config.fields import list_marked
 from bench.config.identity import UNCOUNTED, draws_texts, uses_lora
-from bench.config.schema import Config, read_field, to_dict
+from bench.config.schema import Config, MethodConfig, read_field, to_dict
 
 OWN = list_marked(Config, fields.OWN)  # what each member of a pack has for itself
 _UNSEEN = tuple(path for path in UNCOUNTED if path.startswith("method."))  # change nothing of a training
@@ -15,7 +15,7 @@ _REQUIRED = (
     ("train.optimizer_in_backward", False, "it has no moment at which a run's gradients are complete"),
     ("train.stochastic_rounding", False, "it works on weights that are held apart"),
 )
-_ADAPTER = {"peft_type", "target_modules", "use_rslora", "init_lora_weights"}  # options that a pack knows
+_PLAIN = {"peft_type", "target_modules", "use_rslora", "init_lora_weights"}  # options of LoRA without more
 _STARTS = (True, "gaussian")  # drawn, so that the base stays as it is
 
 
@@ -25,15 +25,23 @@ def cannot_pack(config: Config) -> str | None:
         return "its texts have a teacher's probabilities, and a pack's batches have labels alone"
     if not uses_lora(config.method):
         return "only LoRA's matrices are batched over the members of a pack"
-    options = config.method.adapter
-    if unknown := sorted(set(options) - _ADAPTER):
-        return f"method.adapter.{unknown[0]}={options[unknown[0]]}: a pack has plain LoRA alone"
-    if (start := options.get("init_lora_weights", True)) not in _STARTS:
-        return f"method.adapter.init_lora_weights={start}: changes or reads the base, which a pack shares"
+    if config.method.experts is not None:
+        return f"method.experts={config.method.experts}: gates are not batched over the members of a pack"
+    if (option := find_variant(config.method)) is not None:
+        return f"{option}: a pack has plain LoRA alone, over a base that stays as it is"
     for field, value, reason in _REQUIRED:
         if (given := read_field(config, field)) != value:
             return f"{field}={given}: {reason}"
     return None
+
+
+def find_variant(method: MethodConfig) -> str | None:
+    """Return the option that makes the adapter more than LoRA's A and B beside a base that stays as it is."""
+    options = method.adapter
+    unlike = sorted(set(options) - _PLAIN)
+    if options.get("init_lora_weights", True) not in _STARTS:
+        unlike.append("init_lora_weights")
+    return f"method.adapter.{unlike[0]}={options[unlike[0]]}" if unlike else None
 
 
 def list_own(config: Config) -> list[str]:

@@ -70,6 +70,8 @@ class MethodConfig:
     quantization: Annotated[str, one_of("none", "nf4", "fp4", "int8")]  # of the frozen base weights
     double_quant: bool  # quantise the quantisation constants too (QLoRA, arXiv:2305.14314, section 3)
     adapter: dict[str, Any]  # handed to PEFT under PEFT's names, beside lora.*
+    # routed LoRA: so many share lora.r out, weighed by a gate on each layer's input; null: one LoRA, no gate
+    experts: Annotated[int | None, at_least(1, ", or null for one LoRA without a gate"), Off(None)]
     # B's learning rate divided by A's (LoRA+, arXiv:2402.12354); null: the same
     loraplus_lr_ratio: Annotated[
         float | None, positive(", for example 16, or null for one learning rate"), SHAPELESS, Off(None)

@@ -30,7 +30,7 @@ import bench.model.chatglm  # noqa: F401 (makes the Auto classes know them)
 from bench.config.schema import Config, MethodConfig, ModelConfig
 from bench.errors import BenchError, ConfigError, first_line
 from bench.model import decoder, encoder, gguf, positions, random_weights, trained, weights
-from bench.model.adapter import add_adapter, starts_from_base
+from bench.model.adapter import add_adapter, find_gates, starts_from_base
 from bench.model.trained import DTYPES as DTYPES
 
 HEADS = {
@@ -137,6 +137,8 @@ def build(
     elif config.method.trainable == "head":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.rpartition(".")[0] in base.new)
+    if gates := find_gates(model).values():
+        choices["gate_parameters"] = sum(one.numel() for gate in gates for one in gate.parameters())
     weights_trained = trained.find(model)
     trained.hold(weights_trained, DTYPES[config.train.weights])
     trainable, total = trained.count(weights_trained, base.skeleton)

@@ -35,6 +35,7 @@ from bench.report.cells import (
     format_number,
 )
 from bench.report.distillation import describe_distillation
+from bench.report.gates import describe_gates
 from bench.report.imported import describe_imported
 from bench.report.language.text import Text, read_language
 from bench.report.latency import describe_latencies
@@ -131,6 +132,7 @@ def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict
         "probabilities": describe_probabilities(evidence, titles=titles, text=text),
         "together": describe_together(evidence, titles=titles, text=text),
         "distillation": describe_distillation(evidence, titles=titles, text=text),
+        "gates": describe_gates(evidence, titles=titles, text=text),
         "latency": describe_latencies(evidence.latencies, text=text),
         "claims": describe_claims(evidence, titles=titles, text=text),
         "notes": Section(text("notes.title"), [make_bullets(notes)]),

@@ -204,6 +204,10 @@ def _to_cells(row: Row, evidence: Evidence, *, text: Text, notes: list[Bullet] |
         mark("memory", text("notes.not_alone", title=title, count=row.not_alone, runs=len(row.run_ids)))
     if row.lost_seeds:
         mark("seeds", text("notes.some_seeds", title=title, counts=join_counts(row.lost_seeds, text)))
+    if row.gate_parameters and row.trainable_parameters:
+        counts = (row.gate_parameters, row.trainable_parameters - row.gate_parameters)
+        gate, rest = map(format_count, counts)
+        mark("trainable", text("notes.gate", title=title, gate=gate, rest=rest))
     if row.edges:
         mark("hyperparameters", say_edges(row, text))
     if left := row.budget.untried:

@@ -258,6 +258,10 @@ class Store:
         """Write predictions.csv: split, id, label, prediction and a probability column per label."""
         self._write_file(run_id, "predictions.csv", to_exact_csv(predictions, float_format="%.6g"))
 
+    def write_gates(self, run_id: str, gates: pd.DataFrame) -> None:
+        """Write gates.csv: layer, label, texts, largest and the mean weight of each expert."""
+        self._write_file(run_id, "gates.csv", to_exact_csv(gates, float_format="%.6g"))
+
     def write_history(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write history.jsonl: a line for each logged step."""
         lines = [json.dumps(finite(row), ensure_ascii=False, allow_nan=False) for row in rows]
@@ -293,6 +297,23 @@ class Store:
             ) from None
         if missing := [name for name in ("split", "id", "label", "prediction") if name not in frame]:
             raise StoreError(f"runs/{run_id}/predictions.csv: has no column {missing[0]}; it was changed")
+        return frame
+
+    def read_gates(self, run_id: str) -> pd.DataFrame:
+        """Read gates.csv of a run; labels stay text.
+
+        Raises:
+            StoreError: it is not there, or is not what a run writes.
+        """
+        name = f"runs/{run_id}/gates.csv"
+        try:
+            path, texts = self.run_folder(run_id) / "gates.csv", dict.fromkeys(("layer", "label"), str)
+            frame = pd.read_csv(path, converters=texts)
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+        numbers = frame.select_dtypes("number")
+        if missing := {"texts", "largest", "expert_1"} - {*numbers} | {*texts} - {*frame}:
+            raise StoreError(f"{name}: has no column {min(missing)} as it was written; it was changed")
         return frame
 
     def read_history(self, run_id: str) -> list[dict[str, Any]]:

@@ -124,6 +124,7 @@ _BLOCKS: dict[str, Kind] = {
         "skipped_steps": is_count,
         "processes": is_count,
         "prompt_readings": is_count,
+        "gate_parameters": is_count,
         "thresholds": {"*": is_share},
         "resumed_from_step": is_count,
         "precision": is_name,

@@ -107,6 +107,8 @@ def _record(journal: Journal, end: Fitted | BaseException, prepared: Prepared, s
                 end.probabilities, journal.dataset, journal.config.data.label_separator
             )
             store.write_predictions(run_id, predictions)
+            if end.gates:
+                store.write_gates(run_id, metrics.gates_frame(end.gates, journal.dataset))
             take_from_aside(folder)
         fitted, phase = end, meter.current
     except BaseException as raised:

@@ -59,6 +59,7 @@ class Fitted:
     truncated_share: float | None = None  # of train's texts, of which something was not read
     long_share: float | None = None  # that were longer than the limit
     reasons: dict[str, str] = field(default_factory=dict)
+    gates: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)  # as loop.read_gates
 
 
 def fit(
@@ -164,6 +165,8 @@ def fit_together(
         training, configs[0], texts, batches, weights=weights, save_checkpoints=save_checkpoints, meter=meter
     )
     tested = _test(training, texts, weights, meter)
+    with meter.phase("eval"):
+        gates = loop.read_gates(training, texts[0])
     choices = {**choices, "resumed_from_step": resumed}
     fitted = {
         member: _describe(
@@ -171,7 +174,7 @@ def fit_together(
         )
         for member, probabilities in zip(training.running, tested, strict=True)
     }
-    return [member.error or fitted[member] for member in training.members]
+    return [member.error or dataclasses.replace(fitted[member], gates=gates) for member in training.members]
 
 
 def _load(

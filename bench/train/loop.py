@@ -10,12 +10,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from bench.data.tokens import FILLER
+from bench.data.tokens import FILLER, eval_batches
 from bench.data.windows import pool
 from bench.errors import RunError
+from bench.model.adapter import find_gates, watch_gates
 from bench.train import optimizers, parallel
 from bench.train.meter import Meter
-from bench.train.task import Inputs, Task
+from bench.train.task import Inputs, LabelLikelihood, Task, Texts
 from bench.train.training import (
     Batch,
     DivergedError,
@@ -287,6 +288,43 @@ def embed(encoder: nn.Module, batches: EvalBatches, *, accelerator: Accelerator)
         return averages
 
     return _read(encoder, batches, average, device=accelerator.device)
+
+
+def read_gates(training: Training, texts: Texts) -> dict[str, npt.NDArray[np.float64]]:
+    """Average over each test text's tokens what gates give each expert, and what they give any at most.
+
+    A prompt is read without an answer. A layer that does not see all tokens of each row is left out, but for
+    one that sees the first alone.
+
+    Returns:
+        By layer; empty without gates, and of a training that was stopped. # (texts, experts + 1)
+    """
+    if training.settings.stop_step is not None or not find_gates(training.model):
+        return {}
+    options = {"logits_to_keep": 1} if isinstance(training.task, LabelLikelihood) else {}
+    test, layers = texts.splits["test"], list[str]()
+    rows = max(1, training.settings.eval_batch_size // training.task.sequences)
+    batches = eval_batches(test, batch_size=rows, padding=texts.padding)
+
+    def average(inputs: Inputs) -> torch.Tensor:
+        with training.accelerator.autocast():
+            training.model(**inputs, **options)
+        mask = inputs["attention_mask"].unsqueeze(-1).float()  # (rows, length, 1)
+        rows, length = mask.shape[:2]
+        sizes = {layer: one.numel() // one.shape[-1] for layer, one in said.items()}
+        layers[:] = [layer for layer, size in sizes.items() if size in (rows, rows * length)]
+        means = []
+        for layer in layers:
+            weights = said[layer].reshape(rows, -1, said[layer].shape[-1])  # (rows, length or 1, experts)
+            weights = torch.cat([weights, weights.amax(-1, keepdim=True)], dim=-1)
+            seen = mask if weights.shape[1] == length else mask[:, :1]
+            means.append((weights * seen).sum(1) / seen.sum(1))
+        return torch.stack(means, dim=1).double()  # (rows, layers, experts + 1)
+
+    with watch_gates(training.model) as said:
+        found = _read(training.model, batches, average, device=training.accelerator.device)
+    found = pool(found, test.owners)
+    return {layer: found[:, place] for place, layer in enumerate(layers)}
 
 
 def ask(

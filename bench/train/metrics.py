@@ -132,6 +132,28 @@ def decide(probabilities: npt.NDArray[Any], thresholds: npt.ArrayLike | None) ->
     return np.asarray(probabilities >= np.asarray(thresholds))
 
 
+def gates_frame(gates: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> pd.DataFrame:
+    """Make the rows of gates.csv: of each layer and label the mean over the test texts that have the label.
+
+    Columns are layer, label, texts, ``largest`` (the mean weight of each token's strongest expert) and
+    ``expert_1`` on, whose weights add up to 1.
+
+    Args:
+        gates: as loop.read_gates. # by layer: (texts, experts + 1)
+    """
+    marks = mark(dataset.read_truth("test"), len(dataset.labels))  # (texts, labels)
+    frames = []
+    for layer, weights in gates.items():
+        means = [
+            weights[has].mean(axis=0) if has.any() else np.full(weights.shape[1], np.nan) for has in marks.T
+        ]
+        frame = pd.DataFrame({"layer": layer, "label": dataset.labels, "texts": marks.sum(axis=0)})
+        frame["largest"] = [mean[-1] for mean in means]
+        names = [f"expert_{number + 1}" for number in range(weights.shape[1] - 1)]
+        frames.append(frame.join(pd.DataFrame([mean[:-1] for mean in means], columns=names)))
+    return pd.concat(frames, ignore_index=True)
+
+
 def predictions_frame(
     probabilities: Mapping[str, npt.NDArray[Any]], dataset: Dataset, separator: str = "|"
 ) -> pd.DataFrame:

@@ -29,6 +29,7 @@ from bench.data.tokenised import TokenisedSplit
 from bench.data.windows import pool
 from bench.errors import ConfigError, DataError, first_line
 from bench.model import build, decoder, encoder, onnx
+from bench.model.adapter import read_routed
 from bench.results.confidence import SMALLEST
 from bench.results.store import Result, Store
 from bench.run import app
@@ -335,6 +336,7 @@ def _describe(result: Result, config: Config) -> Manifest:
         if config.data.multi_label
         else None,
         label_separator=config.data.label_separator,
+        experts=config.method.experts,
     )
 
 
@@ -361,9 +363,12 @@ def _load_network(
     for name in manifest.new_modules:  # so that what was trained is not rounded when it is put there
         base.get_submodule(name).float()
     network = base
-    if is_adapter:
+    if is_adapter and manifest.experts is not None:
+        adapters = {_name_adapter(one, manifest): one for one in folders}
+        network = read_routed(base, adapters, experts=manifest.experts)
+    elif is_adapter:
         network = peft.PeftModel.from_pretrained(base, folder, adapter_name=_name_adapter(folder, manifest))
-    for other in folders[1:]:
+    for other in folders[1:] if manifest.experts is None else ():
         network.load_adapter(other, adapter_name=other.name)
     cast_products(network, build.DTYPES[precision])
     placed: nn.Module = network.to(device)

@@ -15,6 +15,7 @@ from bench.errors import ConfigError, RunError
 from bench.model import build, onnx
 from bench.results.store import Result, Store
 from bench.winner import agreement, classifier, export, readme
+from bench.winner import manifest as manifests
 from bench.winner.agreement import Agreement
 from bench.winner.classifier import Classifier
 from bench.winner.manifest import Manifest
@@ -107,7 +108,8 @@ def _choose_base(trained: Classifier, form: str, into: str | None) -> str | None
             f"--format {form}: {type(trained.base).__name__} is bench's own code, which torch's exporter was "
             f"never tried with; use --format {MERGED}"
         )
-    return choose_base(manifest, into) if manifest.kind == "adapter" or into else None
+    is_merged = manifest.kind == "adapter" and manifest.experts is None
+    return choose_base(manifest, into) if is_merged or into else None
 
 
 def _write_merged(plain: Path, folder: Path, base: str | None, measure: Measure) -> Converted:
@@ -128,7 +130,12 @@ def _write_merged(plain: Path, folder: Path, base: str | None, measure: Measure)
 
 def _write_onnx(plain: Path, folder: Path, base: str | None, measure: Measure, *, form: str) -> Converted:
     """Save the model as ONNX, perhaps in int8; measure it in torch, as ONNX and as it is saved."""
-    source = classifier.load(plain, precision="fp32") if base is None else merge_folder(plain, into=base)
+    plainly = None if manifests.read(plain).experts is None else "none"  # a base in 4 bits has no ONNX
+    source = (
+        classifier.load(plain, quantization=plainly, precision="fp32")
+        if base is None
+        else merge_folder(plain, into=base)
+    )
     network: Any = source.model.float()
     rows = [measure("reloaded, fp32" if base is None else "merged, fp32", source)]
     held = "int8" if form == ONNX_INT8 else "none"

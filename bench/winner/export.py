@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from bench.errors import ConfigError, StoreError
 from bench.files import writing_folder
 from bench.model import build
+from bench.model.adapter import mark_routed
 from bench.results.store import Result, Store
 from bench.winner import classifier, readme
 from bench.winner import manifest as manifests
@@ -58,6 +59,8 @@ def write(store: Store, result: Result, folder: Path) -> Classifier:
         _name_base(network, manifest)
         with classifier.quiet():
             network.save_pretrained(folder, save_embedding_layers=False)
+        if manifest.experts is not None:
+            mark_routed(folder)
         exported.base.config.save_pretrained(folder)
         if start:
             _widen(folder, start)

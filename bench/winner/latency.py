@@ -118,6 +118,8 @@ def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
         yield "quantised to nf4", classifier.load(folder, quantization="nf4")
         return
     yield f"{held}base + adapter", classifier.load(folder)
+    if manifest.experts is not None:  # which cannot be merged
+        return
     merged = merge_folder(folder, into=choose_base(manifest, None))
     with tempfile.TemporaryDirectory(prefix="bench-") as other:
         export.save(merged, Path(other))

@@ -60,6 +60,7 @@ class Manifest:
     # of a run whose texts have several labels: from which probability on each is answered; None: one label
     thresholds: list[float] | None = None
     label_separator: str = "|"  # between several labels in a CSV file
+    experts: int | None = None  # that gates weigh in each adapted layer; None: the adapter has no gates
 
     @property
     def temperature(self) -> float:

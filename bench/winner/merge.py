@@ -29,6 +29,12 @@ def choose_base(manifest: Manifest, into: str | None) -> str:
         raise ConfigError(
             f"{manifest.run_id} ({manifest.method}): no adapter to merge; `bench export` writes what it has"
         )
+    if manifest.experts is not None:
+        raise ConfigError(
+            f"{manifest.run_id} ({manifest.method}): cannot be merged, as its gates weigh each layer's "
+            "experts by what the layer reads, so that no one weight does the same; export what was trained, "
+            "without --format"
+        )
     is_four_bit = manifest.quantization in _IN_FOUR_BIT
     if into == FOUR_BIT and not is_four_bit:
         raise ConfigError(

@@ -12,6 +12,7 @@ import yaml
 from torch import nn
 
 from bench.model import decoder
+from bench.model.adapter import ROUTED
 from bench.report.cells import escape_markdown, format_count, format_gib, to_markdown
 from bench.results.marks import find_separator
 from bench.results.store import Result
@@ -201,9 +202,10 @@ def _write_options(manifest: Manifest) -> str:
 
 def _front(manifest: Manifest) -> str:
     """Return the metadata that model hubs read."""
+    libraries, is_own = {"adapter": "peft", "onnx": "onnx"}, _is_routed(manifest)
     values: dict[str, Any] = {
         "license": UNKNOWN,
-        "library_name": {"adapter": "peft", "onnx": "onnx"}.get(manifest.kind, "transformers"),
+        "library_name": "bench" if is_own else libraries.get(manifest.kind, "transformers"),
         "pipeline_tag": "text-classification",
         "tags": [manifest.method, "bench"],
     }
@@ -294,6 +296,17 @@ def _list_labels(result: Result, manifest: Manifest) -> str:
 
 
 def _explain_loading(manifest: Manifest, network: nn.Module) -> str:
+    use = (
+        f"## Use\n\nWith bench: `bench classify DIR {_SHOWN[manifest.pairs]}`, or "
+        "`bench.load(DIR).predict(texts)` in Python. "
+    )
+    if _is_routed(manifest):
+        return (
+            f"{use}PEFT alone cannot load this folder, and says so: it has no layer in which a gate weighs "
+            f"{manifest.experts} experts, and the kind in adapter_config.json, {ROUTED}, keeps it from "
+            "leaving the gates out. Nor can it be merged into its base, as what the gates weigh depends on "
+            "the text.\n"
+        )
     note = (
         "\nA decoder's head reads the last token that is not the pad token in transformers; bench goes by "
         "the attention mask, which differs for texts that end in the pad token.\n"
@@ -311,11 +324,12 @@ def _explain_loading(manifest: Manifest, network: nn.Module) -> str:
         if manifest.precision == "fp32"
         else f"\nThe run computed in {manifest.precision}; in fp32, as here, probabilities differ slightly.\n"
     )
-    return (
-        f"## Use\n\nWith bench: `bench classify DIR {_SHOWN[manifest.pairs]}`, or "
-        "`bench.load(DIR).predict(texts)` in Python. "
-        f"Without it:\n\n{_block(write_code(manifest), 'python')}{note}{long_texts}{precision}"
-    )
+    return f"{use}Without it:\n\n{_block(write_code(manifest), 'python')}{note}{long_texts}{precision}"
+
+
+def _is_routed(manifest: Manifest) -> bool:
+    """Tell whether the folder holds an adapter with gates, which only bench can load."""
+    return manifest.kind == "adapter" and manifest.experts is not None
 
 
 def _state_licences(result: Result, base_license: str) -> str:

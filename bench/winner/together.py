@@ -65,10 +65,11 @@ def _describe(results: Sequence[Result], manifest: Manifest) -> str:
         f"- `{name}`: run `{result.run_id}`\n"
         for name, result in zip(manifest.members or [], results, strict=True)
     )
+    code = " and code that loads it without bench" if manifest.experts is None else ""
     return (
         f"# {title} on {escape_markdown(manifest.base.name)}, {len(results)} seeds together\n\n"
         "A text classifier by the mean of the probabilities of several adapters on one base. Each is in a "
-        f"folder of its own, with its card and code that loads it without bench:\n\n{seeds}\n"
+        f"folder of its own, with its card{code}:\n\n{seeds}\n"
         'With bench: `bench classify DIR "a text"`, or `bench.load(DIR).predict(texts)` in Python. It holds '
         "the base once, and reads a text once for each adapter.\n"
     )

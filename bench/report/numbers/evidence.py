@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pandas as pd
+
 from bench.config.reporting import ReportConfig
 from bench.errors import StoreError
 from bench.files import read_object
@@ -48,6 +50,9 @@ class Evidence:
     docs: str = ""  # where the documentation is, from the results folder; empty: not where it usually is
     curves: Sequence[Curve] = ()  # accuracy by the number of train texts
     choices: Sequence[Alternatives] = ()  # what values of a setting bring each method
+    gates: Mapping[str, pd.DataFrame | str] = field(
+        default_factory=dict
+    )  # what gates chose, by run_id of each method's first chosen run; a text says why it is not known
     smaller: Sequence[Row] = ()  # of train sizes that are on a learning curve, and have no table of their own
 
     @property
@@ -94,6 +99,7 @@ def gather(store: Store, report: ReportConfig, *, move: Move | None = None) -> E
             for result in row.untrained
         },
         curves=draw_curves(every_row, scored),
+        gates={row.run_ids[0]: _read_gates(store, row.run_ids[0]) for row in rows if row.gate_parameters},
         smaller=smaller,
         choices=list_choices(results, report.columns, store.read_predictions),
         docs=_DOCS if (store.folder / _DOCS / "statistics.md").is_file() else "",
@@ -139,6 +145,14 @@ def _read_history(store: Store, run_id: str) -> Sequence[Mapping[str, Any]]:
         return store.read_history(run_id)
     except StoreError:
         return ()
+
+
+def _read_gates(store: Store, run_id: str) -> pd.DataFrame | str:
+    """Return what the run's gates chose, or why that is not known."""
+    try:
+        return store.read_gates(run_id)
+    except StoreError as error:
+        return str(error)
 
 
 def _read_latencies(store: Store, results: Iterable[Result]) -> list[tuple[Result, Latency]]:

@@ -44,17 +44,13 @@ OVER = (
 PAGED = "memory.train.paged_bytes"
 # Shown wherever they count.
 _USUAL = (
-    "lora.r",
-    "lora.alpha",
-    "lora.dropout",
-    "train.lr",
-    "method.loraplus_lr_ratio",
-    "method.shots",
-    "distillation.weight",
-    "distillation.temperature",
+    *("lora.r", "lora.alpha", "lora.dropout", "train.lr"),
+    *("method.experts", "method.loraplus_lr_ratio", "method.shots"),
+    *("distillation.weight", "distillation.temperature"),
 )
 
-# What is averaged over a method's chosen runs, by where a record holds it.
+# By where a record holds it: what a training takes beside memory, and what is averaged over the chosen runs.
+_TAKEN = {"train_time": "time.train_seconds", "energy": "energy.joules"}
 _SCORED = {
     "accuracy": "metrics.test.accuracy",
     "f1_macro": "metrics.test.f1_macro",
@@ -153,6 +149,7 @@ class Row:
     columns: Mapping[str, BoundedScore] = field(default_factory=dict)  # that report.columns asks for, by name
     calibration: Reliability | None = None  # of the probabilities; from scores.bound_rows
     together: Together | None = None  # of several seeds; from there too
+    gate_parameters: float | None = None  # of the trainable ones, in an adapter with gates
 
     @property
     def is_untrained(self) -> bool:
@@ -195,11 +192,7 @@ def build_row(
     shown = chosen or tuple(results[:1])
     status = "success" if selection else min(statuses, key=lambda one: (-statuses[one], _status_order(one)))
     alone = [one for one in chosen if stands_alone(one)]
-    measured = {
-        "memory": find_peak(shown[0], kind),
-        "train_time": "time.train_seconds",
-        "energy": "energy.joules",
-    }
+    measured = {"memory": find_peak(shown[0], kind), **_TAKEN}
     known = {name: _read_known(alone, path) for name, path in measured.items()}
     known |= {name: _read_known(chosen, path) for name, path in _SCORED.items()}
     return Row(
@@ -244,6 +237,7 @@ def build_row(
         rank=_rank_method(shown[0]),
         edges=find_edges(selection.candidates[0], results) if selection else (),
         untrained=tuple(one for one in chosen if is_untrained(one)),
+        gate_parameters=max(_read_known(chosen, "model.gate_parameters"), default=None),
     )
 
 
@@ -388,7 +382,7 @@ def _rank_method(result: Result) -> int:
         return estimators.index(method["estimator"])
     if method.get("trainable") in ("head", "all"):
         return 5 if method["trainable"] == "head" else 6
-    if method.get("adapter") == {"peft_type": "LORA"}:
+    if method.get("adapter") == {"peft_type": "LORA"} and method.get("experts") is None:
         return 7 if method.get("quantization") == "none" else 8
     return 9
 

@@ -46,6 +46,7 @@ _ORDER = (
         "probabilities",
         "together",
         "distillation",
+        "gates",
         "latency",
         "claims",
         "imported",

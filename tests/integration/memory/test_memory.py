@@ -99,6 +99,7 @@ def test_a_base_that_answers_as_it_is_takes_what_was_predicted(
         ("method=full", "train.gradient_accumulation_steps=3"),
         ("train.max_grad_norm=null",),
         ("+method.adapter.use_dora=true",),
+        ("method.experts=4",),
         ("lora.dropout=0",),
         ("train.loss=weighted",),
         ("train.loss=focal",),

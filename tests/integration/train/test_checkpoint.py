@@ -133,6 +133,7 @@ def stop_run(config: Config, interrupt: Interrupt, step: int) -> Path:
         # its frozen base is not the checkpoint's
         pytest.param(("method=pissa", "lora.dropout=0.3"), marks=pytest.mark.slow),
         pytest.param(("method=loftq", "lora.dropout=0.3"), marks=pytest.mark.slow),
+        pytest.param(("method=routed_lora", "lora.dropout=0.3"), marks=pytest.mark.slow),
         pytest.param(("method=ia3",), marks=pytest.mark.slow),
         pytest.param(
             ("method=lora", "train.max_steps=null", "train.epochs=2", "train.max_grad_norm=null"),

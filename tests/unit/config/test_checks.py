@@ -53,6 +53,7 @@ RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
         [None, 0.5, 16.0],
         f"{POSITIVE}, for example 16, {RATIO}",
     ),
+    "method.experts": ([0, -1], [None, 1, 2, 8], f"{COUNT}, or null for one LoRA without a gate"),
     "method.shots": ([0, -1], [None], f"{COUNT}, or null for no examples"),
     "lora.dropout": ([1.0, -0.1, nan], [0.0, 0.99], "must lie in [0, 1)"),
     "train.lr": ([0.0, -1e-3, inf, nan], [1e-9], f"{POSITIVE}, for example 1e-4"),
@@ -194,6 +195,27 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (
         {"method.adapter": {"init_lora_weights": "loftq", "use_dora": True}, "method.quantization": "nf4"},
         f"{START}=loftq and use_dora=true: DoRA's magnitudes would be those before LoftQ; use one of them",
+    ),
+    (
+        {"lora.r": 10, "method.experts": 4},
+        "lora.r=10 with method.experts=4: must be a multiple of it, as each expert has rank lora.r / method."
+        "experts; use lora.r=12",
+    ),
+    (
+        {"method.experts": 4, "method.adapter.use_dora": True},
+        "method.experts=4 and method.adapter.use_dora=True: experts are plain LoRA, without more; leave out ",
+    ),
+    (
+        {"method.experts": 4, "method.adapter.init_lora_weights": "pissa"},
+        f"method.experts=4 and {START}=pissa: experts are plain LoRA, without more; leave out one of the two",
+    ),
+    (
+        {"method.experts": 4, "method.adapter": {"peft_type": "IA3"}},
+        "method.experts=4: experts are LoRA's A and B, which this method does not train; set null",
+    ),
+    (
+        {"method.experts": 4, "method.trainable": "all"},
+        "method.experts=4: experts are LoRA's A and B, which this method does not train; set null",
     ),
     ({"lora.target_modules": []}, f"lora.target_modules=[]: {TARGETS}"),
     ({"lora.target_modules": "query"}, f"lora.target_modules=query: {TARGETS}"),
