@@ -4,7 +4,7 @@ import json
 
 from bench.config import fields
 from bench.config.fields import list_marked
-from bench.config.identity import UNCOUNTED, draws_texts, uses_lora
+from bench.config.identity import UNCOUNTED, draws_texts, is_stream, uses_lora
 from bench.config.schema import Config, read_field, to_dict
 
 OWN = list_marked(Config, fields.OWN)  # what each member of a pack has for itself
@@ -23,6 +23,8 @@ def cannot_pack(config: Config) -> str | None:
     """Say why the run has to train alone, or return None if it can be a member of a pack."""
     if not uses_lora(config.method):
         return "only LoRA's matrices are batched over the members of a pack"
+    if is_stream(config.data):
+        return "a stream is several trainings, one after the other"
     options = config.method.adapter
     if unknown := sorted(set(options) - _ADAPTER):
         return f"method.adapter.{unknown[0]}={options[unknown[0]]}: a pack has plain LoRA alone"

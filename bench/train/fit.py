@@ -59,6 +59,7 @@ class Fitted:
     truncated_share: float | None = None  # of train's texts, of which something was not read
     long_share: float | None = None  # that were longer than the limit
     reasons: dict[str, str] = field(default_factory=dict)
+    updates: dict[str, Any] | None = None  # of the trainings on a stream
 
 
 def fit(
@@ -69,8 +70,11 @@ def fit(
     run_folder: Path,
     meter: Meter,
     log: Log,
+    build_networks: Callable[..., Networks] = build_alone,
 ) -> Fitted:
     """Fit what the method's estimator names; ``log`` gets the rows of the history as they come.
+
+    ``build_networks`` may begin with other weights than the base's.
 
     Raises:
         ConfigError: the method does not fit the model or this machine.
@@ -81,7 +85,7 @@ def fit(
         [alone] = fit_together(
             [config],
             [dataset],
-            build_networks=build_alone,
+            build_networks=build_networks,
             model_folder=model_folder,
             run_folders=[run_folder],
             meter=meter,

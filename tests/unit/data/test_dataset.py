@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bench.config.schema import DataConfig
 from bench.data import dataset as datasets
-from bench.data import synthetic
+from bench.data import splits, synthetic
 from bench.errors import ConfigError, DataError
 
 NOTHING = dict.fromkeys(
@@ -263,7 +263,7 @@ def test_a_draw_is_exact_has_every_label_and_leaves_enough(
 ) -> None:
     total, labels = sum(counts), len(counts)
     size = labels + round(draw * (total - spare * labels - labels))
-    allotted = datasets._allot(np.array(counts), size, spare=spare)
+    allotted = splits.allot(np.array(counts), size, spare=spare)
     assert allotted.sum() == size
     assert all(1 <= drawn <= count - spare for drawn, count in zip(allotted, counts, strict=True))
     if min(counts) * size >= total and all(c * size <= (c - spare) * total for c in counts):
