@@ -176,8 +176,9 @@ def test_every_file_of_conf_composes(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("method/", "experiment/"))])
 def test_every_method_and_experiment_is_ready_to_run(name: str) -> None:
     group, _, option = name.partition("/")
-    its_task = ["task=label_likelihood"] if option == "few_shot" else []  # which alone has prompts
-    assert checks.check(compose(f"{group}={option}", *its_task)) == []
+    needs = ["task=label_likelihood"] if option == "few_shot" else []  # which alone has prompts
+    needs += ["data.pieces=2"] if compose(f"{group}={option}").method.update else []  # a stream
+    assert checks.check(compose(f"{group}={option}", *needs)) == []
 
 
 def test_a_method_is_named_like_its_file() -> None:

@@ -47,6 +47,7 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
                 "label_columns": None,
                 "text_pair_column": None,
                 "text_template": None,
+                **dict.fromkeys(["stream", "pieces", "date_column", "late_labels"]),
                 "long_texts": "truncate",
             },
             **{"train_size": None, "validation_size": 0.2, "test_size": 0.2, "split_seed": 0},

@@ -29,7 +29,7 @@ CASES = sorted(path.stem for path in ASSETS.glob("*.safetensors") if path.stem n
 PAD, GMASK, SOP = 3, 901, 904
 ATTENTION = ["sdpa", "eager"]
 QLORA = MethodConfig(
-    "qlora", "QLoRA", "network", "adapter", "nf4", True, {"peft_type": "LORA"}, None, None, 1e-3
+    "qlora", "QLoRA", "network", "adapter", "nf4", True, {"peft_type": "LORA"}, *[None] * 4, 1e-3
 )
 LOCAL = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
 

@@ -32,6 +32,10 @@ NOTHING = dict.fromkeys(
         "label_words",
         "text_pair_column",
         "text_template",
+        "stream",
+        "pieces",
+        "date_column",
+        "late_labels",
     ]
 )
 SIZES = {

@@ -28,6 +28,10 @@ NOTHING = dict.fromkeys(
         "label_words",
         "text_pair_column",
         "text_template",
+        "stream",
+        "pieces",
+        "date_column",
+        "late_labels",
     ]
 )
 SIZES = {
