@@ -28,7 +28,7 @@ from bench.data.sources import Text
 from bench.data.tokenised import TokenisedSplit
 from bench.data.windows import pool
 from bench.errors import ConfigError, DataError, first_line
-from bench.model import build, decoder, encoder, onnx
+from bench.model import adapter, build, decoder, encoder, onnx
 from bench.results.confidence import SMALLEST
 from bench.results.store import Result, Store
 from bench.run import app
@@ -228,6 +228,8 @@ def begin(store: Store, result: Result) -> Classifier:
             device=device,
             precision=precision,
         )
+    if config.method.update == "merge":
+        adapter.merge(network.model, find_weights(store, result))
     begun = Classifier(network.model, tokenizer, manifest, precision, device)
     if manifest.thresholds is not None:  # so that others read its outputs by sigmoid too
         begun.base.config.problem_type = "multi_label_classification"
