@@ -44,7 +44,7 @@ def count(trained: Trained, skeleton: nn.Module) -> tuple[int, int]:
     return sum(value.numel() for value in trained.values()), total
 
 
-def write(trained: Trained, path: Path, *, writes: bool = True) -> None:
+def write(trained: Mapping[str, torch.Tensor], path: Path, *, writes: bool = True) -> None:
     """Write it to a safetensors file that is there as a whole or not at all, one tensor after another.
 
     Where processes have a part of each weight, all must call this, and one of them ``writes``.

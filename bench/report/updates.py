@@ -19,7 +19,7 @@ def describe_updates(evidence: Evidence, *, titles: Titles, text: Text) -> Secti
     for stream in evidence.updates:
         first = stream.rows[0].row
         pairs = [_tabulate_pairs(stream.pairs, text)] if stream.pairs else []
-        parts = [Paragraph(_say_pieces(stream, text)), _tabulate(stream.rows, text), *pairs]
+        parts: list[Block] = [Paragraph(_say_pieces(stream, text)), _tabulate(stream.rows, text), *pairs]
         blocks += place((first.task, first.memory_kind), titles, parts)
     notes = [Bullet(sentence) for sentence in text.under("updates.notes").values()]
     return Section(text("updates.title"), [*blocks, Bullets(notes)] if blocks else [])

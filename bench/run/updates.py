@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from bench.config.schema import Config
 from bench.data.dataset import Dataset, take_piece
-from bench.model import adapter, tensors, trained
+from bench.model import adapter, trained
 from bench.results.store import finite
 from bench.train import checkpoint, resumption
 from bench.train.checkpoint import BEST
@@ -149,7 +149,7 @@ def _add_merged(path: Path, kept: Path | None, *, is_last: bool) -> None:
     own = {name: value for name, value in held.items() if adapter.is_low_rank(name) and not is_last}
     number = len(adapter.count_merged(merged))
     merged |= {f"{adapter.MERGED}{number}.{name}": value for name, value in own.items()}
-    tensors.write({**held, **merged}, path)
+    trained.write({**held, **merged}, path)  # in place of the file, which is mapped
 
 
 def _describe(
