@@ -81,4 +81,4 @@ def _say_difference(found: PartDifference, text: Text) -> str:
     points = say_points(found.accuracy, text)
     if not found.is_told:
         return points
-    return text("updates.one_seed" if found.has_one_seed else "updates.told", points=points)
+    return text(f"updates.told.{'one_seed' if found.has_one_seed else 'seeds'}", points=points)

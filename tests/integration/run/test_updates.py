@@ -57,6 +57,8 @@ def compose_stream(compose_tiny: Compose, stream: str) -> Compose:
         return compose_tiny(
             "data.train=null",
             stream,
+            "data.validation_size=0.2",
+            "data.test_size=0.2",
             f"train.max_steps={STEPS}",
             f"train.eval_steps={STEPS}",
             "train.lr=1e-2",
@@ -152,9 +154,9 @@ def test_the_record_says_what_each_training_knew_and_took(compose_stream: Compos
     result = run(config)
     found = result.updates
     assert found is not None
-    assert found["tests"] == [10, 15]
+    assert found["tests"] == [12, 18]
     assert found["new_labels"] == [["外汇", "股市"], ["债券"]]
-    assert found["train_texts"] == [40, 60 + 8]
+    assert found["train_texts"] == [36, 54 + 7]  # 20 % of 36
     assert found["accuracy"][0][1] <= 2 / 3  # a third of the texts have a label that it could not know
     share = np.average(found["accuracy"][1], weights=found["tests"])
     assert result.metrics["test"]["accuracy"] == pytest.approx(share)
@@ -168,19 +170,19 @@ def test_the_record_says_what_each_training_knew_and_took(compose_stream: Compos
     assert not (folder / checkpoint.FOLDER).exists()
     assert not [*folder.glob("piece-*")]
     samples = result.throughput["samples_per_second"] * result.time["train_seconds"]
-    assert samples == pytest.approx(2 * STEPS * 8)
+    assert 2 * STEPS * 8 - 6 * 4 <= samples <= 2 * STEPS * 8  # the last batch of an epoch is smaller
 
 
 def test_a_baseline_is_fitted_anew_and_cannot_know_what_is_yet_to_come(compose_stream: Compose) -> None:
     anew = run(compose_stream("method=tfidf"))
     assert anew.updates is not None
-    assert anew.updates["train_texts"] == [40, 100]
+    assert anew.updates["train_texts"] == [36, 90]
     assert anew.updates["accuracy"][0][1] <= 2 / 3
     assert anew.updates["accuracy"][1] == [1.0, 1.0]
     assert anew.model == {}
     lora = run(compose_stream("method=lora"))
     assert lora.updates is not None
-    assert lora.updates["train_texts"] == [40, 100]
+    assert lora.updates["train_texts"] == [36, 90]
 
 
 @pytest.fixture
@@ -203,7 +205,9 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Spied:
     return seen
 
 
-@pytest.mark.parametrize("method", ["full_continued", "lora_continued", "lora_merged"])
+@pytest.mark.parametrize(
+    "method", ["full_continued", "lora_merged", pytest.param("lora_continued", marks=pytest.mark.slow)]
+)
 def test_an_update_begins_with_the_function_that_the_last_training_ended_with(
     compose_stream: Compose, spy: Spied, method: str
 ) -> None:
@@ -225,7 +229,7 @@ def test_an_update_begins_with_the_function_that_the_last_training_ended_with(
     if method == "lora_merged":  # the new adapter adds nothing yet
         lower = [value for name, value in began.named_parameters() if "lora_B" in name]
         assert lower
-        assert all(float(value.abs().max()) == 0 for value in lower)
+        assert all(float(value.detach().abs().max()) == 0 for value in lower)
 
 
 def test_merged_adapters_are_of_the_classifier_and_of_its_export(
@@ -267,7 +271,12 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.mark.parametrize(
-    ("method", "step"), [("lora_merged", 9), ("lora_merged", STEPS + 9), ("lora_replay5", STEPS + 2)]
+    ("method", "step"),
+    [
+        ("lora_merged", STEPS + 9),
+        pytest.param("lora_merged", 9, marks=pytest.mark.slow),
+        pytest.param("lora_replay5", STEPS + 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_was_killed_goes_on_in_its_piece_and_has_the_same_numbers(
     compose_stream: Compose, interrupt: Callable[[int], None], tmp_path: Path, method: str, step: int
