@@ -15,6 +15,7 @@ from bench.errors import StoreError
 from bench.report.across.choices import list_choices
 from bench.report.across.curve import draw_curves
 from bench.report.across.groups import part_sizes
+from bench.report.across.updates import gather_updates
 from bench.report.blocks import write_markdown
 from bench.report.language.text import Text
 from bench.report.numbers.columns import add_columns
@@ -224,6 +225,7 @@ def make_evidence(
         curves=draw_curves(every_row, scored),
         choices=list_choices(results, report.columns, read),
         smaller=smaller,
+        updates=gather_updates(rows, read),
     )
 
 

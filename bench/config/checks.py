@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.config.cards import read_cards
 from bench.config.fields import TARGETS, find_faults, one_of, write
-from bench.config.identity import uses_lora, writes_labels
+from bench.config.identity import is_stream, uses_lora, writes_labels
 from bench.config.pack import check_pack
 from bench.config.packable import find_variant
 from bench.config.reporting import check_article
@@ -17,6 +17,7 @@ from bench.config.schema import (
     METRICS,
     MULTI_LABEL,
     SINGLE_LABEL,
+    TRAINED,
     Config,
     MethodConfig,
     PlanConfig,
@@ -79,12 +80,33 @@ _MULTI_LABEL: tuple[tuple[str, tuple[Any, ...], str], ...] = (
         "it is not defined where a text has several labels; set f1_macro",
     ),
 )
+# What each must be where a teacher's probabilities are learned, or this is why not and what to do.
 _TAUGHT: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("method.estimator", ("network",), "a student is trained in steps; set network"),
     ("task", ("sequence_classification",), "a student has a head to learn with; set sequence_classification"),
     ("train.loss", LOSSES[:1], "a student's loss has the teacher's part already; set cross_entropy"),
     ("train.distributed", ("none",), "a teacher's probabilities are handed to one process; set none"),
     ("data.held_out", (None,), "a student is no teacher; set null"),
+)
+# What each must be where texts come as a stream, or this is why not and what to do.
+_STREAM: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("data.validation", (None,), "each piece is split by itself; set null"),
+    ("data.test", (None,), "each piece is split by itself; set null"),
+    ("data.train_size", (None,), "all train texts of each piece are trained on; set null"),
+    ("data.folds", (None,), "each piece has one validation split; set null"),
+    ("data.multi_label", (False,), "which labels a model knows is told by the one of each text; set false"),
+    ("sweep.curve", (None,), "pieces already are numbers of labels, one after the other; set null"),
+    ("sweep.strategy", ("grid",), "halving stops one training halfway, and a stream has several; set grid"),
+    ("train.stop_step", (None,), "it stops one training halfway, and a stream has several; set null"),
+    ("train.distributed", ("none",), "the trainings of a stream are of one process; set none"),
+    ("method.distils", (False,), "a teacher's held-out parts are of one data set; use another method"),
+    ("data.cross_fit", (None,), "parts are held out for a student, and none learns on a stream; set null"),
+    ("resume_from", (None,), "a run on a stream goes on from its own checkpoints alone; set null"),
+    (
+        "method.estimator",
+        (*TRAINED, "frozen_encoder", "tfidf", "majority"),
+        "it is not trained, so there is nothing to update; choose another method, for example method=head",
+    ),
 )
 # With the setting at the value the field must be one of these, or this is why not and what to do.
 _NEEDS: tuple[tuple[str, Any, str, tuple[Any, ...], str], ...] = (
@@ -184,6 +206,8 @@ def check(config: Config) -> list[str]:
         *_check_processes(config.train),
         *_check_folds(config),
         *_check_teaching(config),
+        *_check_stream(config),
+        *_check_update(config),
         *_check_columns_of_texts(config),
         *_check_texts(config),
         *check_article(config.report.article),
@@ -276,7 +300,7 @@ def _check_rules(config: Config) -> list[str]:
             model.source == "hub" and model.weights == "random",
             "the values of a config.json, or choose a preset that has them, for example model=qwen3-0.6b",
         ),
-        "data.train": (data.source == "files", "a CSV, JSONL or Parquet file"),
+        "data.train": (data.source == "files" and data.stream is None, "a CSV, JSONL or Parquet file"),
         "data.hub_id": (data.source == "hub", "a data set's name on the hub"),
         "data.noise": (data.source == "finance8_synthetic", "the share of wrong labels"),
     }
@@ -361,6 +385,88 @@ def _check_teaching(config: Config) -> list[str]:
             + ",".join(map(str, range(parts)))
         )
     return faults
+
+
+def _check_stream(config: Config) -> list[str]:
+    """Ask for pieces that can be told, and for nothing that a run of several trainings does not have."""
+    data, faults = config.data, list[str]()
+    if data.stream is not None:
+        given = f"data.stream={write(data.stream)}"
+        if data.source != "files":
+            faults.append(f"{given} with data.source={data.source}: it lists files; use data=files")
+        if len(data.stream) < 2:
+            faults.append(f"{given}: must list two files or more, the oldest first, [a.csv,b.csv]")
+        faults += [
+            f"{given} with data.{name}={write(value)}: each file is a piece already; leave one of them out"
+            for name in ("train", "pieces")
+            if (value := getattr(data, name)) is not None
+        ]
+    if data.date_column is not None and data.pieces is None:
+        faults.append(
+            f"data.date_column={data.date_column} with data.pieces=null: say into how many pieces dates are "
+            "cut, for example data.pieces=3"
+        )
+    if data.date_column is not None and data.source not in ("files", "hub"):
+        faults.append(
+            f"data.date_column={data.date_column} with data.source={data.source}: its texts have no columns; "
+            "set null"
+        )
+    if data.late_labels is not None and (data.pieces is None or data.date_column is not None):
+        faults.append(
+            f"data.late_labels={write(data.late_labels)}: is for pieces that are drawn, and here files or "
+            "dates say when a label comes; set null"
+        )
+    if data.pieces is not None and data.source == "finance8_synthetic":
+        faults.append(
+            f"data.pieces={data.pieces} with data.source={data.source}: it makes splits, not a stream"
+        )
+    if is_stream(data):
+        faults += [
+            f"{path}={write(given)} with a stream of texts: {reason}"
+            for path, allowed, reason in _STREAM
+            if (given := read_field(config, path)) not in allowed
+        ]
+    return faults
+
+
+def _check_update(config: Config) -> list[str]:
+    """Ask for a stream where a method has a way to update, and for what that way can do."""
+    method, faults = config.method, list[str]()
+    given = f"method.update={write(method.update)}"
+    if method.replay is not None and method.update is None:
+        faults.append(
+            f"method.replay={method.replay:g} with {given}: without an update all old texts are trained on; "
+            "set null, or method.update=continue"
+        )
+    if method.update is None:
+        return faults
+    if not is_stream(config.data):
+        faults.append(
+            f"{given}: there is nothing to update without a stream; list files in data.stream, oldest first, "
+            "or set data.pieces"
+        )
+    if method.estimator != "network":
+        faults.append(f"{given} with method.estimator={method.estimator}: it is fitted anew; set null")
+    if method.update == "merge":
+        faults += [f"{given}: {reason}" for reason in _list_unmerged(method)]
+    return faults
+
+
+def _list_unmerged(method: MethodConfig) -> list[str]:
+    """Say why adapters cannot be merged into the base one after another, a reason each."""
+    if not uses_lora(method):
+        return ["only LoRA's matrices are merged into the base; use method.update=continue"]
+    reasons = []
+    if method.quantization != "none":
+        reasons.append(
+            f"method.quantization={method.quantization} would round what is merged; use "
+            "method.quantization=none, or method.update=continue"
+        )
+    if method.experts is not None:
+        reasons.append(f"method.experts={method.experts}: gates cannot be merged; use method.update=continue")
+    if (option := find_variant(method)) is not None:
+        reasons.append(f"{option} is not plain LoRA; leave it out, or use method.update=continue")
+    return reasons
 
 
 def _check_columns_of_texts(config: Config) -> list[str]:

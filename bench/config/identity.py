@@ -127,6 +127,11 @@ def draws_texts(data: DataConfig) -> bool:
     return data.resample and data.train_size is not None
 
 
+def is_stream(data: DataConfig) -> bool:
+    """Tell whether the texts come in pieces, after each of which the run trains."""
+    return data.stream is not None or data.pieces is not None
+
+
 def find_loss(config: Config) -> str:
     """Return the loss that the run is trained by; a regression has cross-entropy, weighted or not."""
     if config.method.estimator == "network":

@@ -120,18 +120,18 @@ def _compose(*names: str) -> tuple[Mapping[str, str], Mapping[str, Any]]:
     assert isinstance(root, DictConfig)
     usual = {group: name for one in root.defaults if not isinstance(one, str) for group, name in one.items()}
     files = {**usual, **dict(zip(_GROUPS, names, strict=True))}
-    groups = {group: _load_file(group, files[group]) for group in (*_GROUPS, "train")}
+    groups = {group: load_file(group, files[group]) for group in (*_GROUPS, "train")}
     settings = {name: root[name] for name in ("lora", "task", "seed", "teacher", "distillation")}
     base = OmegaConf.to_container(OmegaConf.create({**groups, **settings}), resolve=True)
     assert isinstance(base, dict)
     return usual, {str(name): value for name, value in base.items()}
 
 
-def _load_file(group: str, name: str) -> DictConfig:
+def load_file(group: str, name: str) -> DictConfig:
     """Load a file of conf/ with those that it builds on."""
     values = OmegaConf.load(CONF_DIR / group / f"{name}.yaml")
     assert isinstance(values, DictConfig)
-    earlier = [_load_file(group, one) for one in values.pop("defaults", []) if one != "_self_"]
+    earlier = [load_file(group, one) for one in values.pop("defaults", []) if one != "_self_"]
     merged = OmegaConf.merge(*earlier, values)
     assert isinstance(merged, DictConfig)
     return merged

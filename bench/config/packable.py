@@ -4,7 +4,7 @@ import json
 
 from bench.config import fields
 from bench.config.fields import list_marked
-from bench.config.identity import UNCOUNTED, draws_texts, uses_lora
+from bench.config.identity import UNCOUNTED, draws_texts, is_stream, uses_lora
 from bench.config.schema import Config, MethodConfig, read_field, to_dict
 
 OWN = list_marked(Config, fields.OWN)  # what each member of a pack has for itself
@@ -25,6 +25,8 @@ def cannot_pack(config: Config) -> str | None:
         return "its texts have a teacher's probabilities, and a pack's batches have labels alone"
     if not uses_lora(config.method):
         return "only LoRA's matrices are batched over the members of a pack"
+    if is_stream(config.data):
+        return "a stream is several trainings, one after the other"
     if config.method.experts is not None:
         return f"method.experts={config.method.experts}: gates are not batched over the members of a pack"
     if (option := find_variant(config.method)) is not None:

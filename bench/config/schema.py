@@ -54,6 +54,7 @@ TRAINED = ("network", "setfit")  # estimators that train a network in steps
 AS_IT_IS = ("zero_shot", "few_shot")  # those by which the base model answers without any training
 LOSSES = ("cross_entropy", "weighted", "focal", "balanced_sampling")
 LONG_TEXTS = ("truncate", "head_tail", "windows")
+UPDATES = ("continue", "merge")
 METRICS = (*CRITERIA, "loss")  # what train/metrics.py returns, as far as it means something, and runs.csv has
 # Statuses after which a run may be trained again.
 RETRIED = ("failed", "oom", "diverged", "timeout", "interrupted", "crashed", "invalid")
@@ -79,6 +80,12 @@ class MethodConfig:
     # few_shot: examples of each label before every prompt, drawn by the seed from the train split
     shots: Annotated[int | None, at_least(1, ", or null for no examples"), SHAPELESS, Off(None)]
     distils: Annotated[bool, Off(False)]  # learns the probabilities of a teacher too
+    # of a stream: continue training, or merge the adapter and begin another; null: anew on all texts so far
+    update: Annotated[str | None, one_of(*UPDATES), SHAPELESS, Off(None)]
+    # with update: the share of earlier pieces' train texts that are shown again with a new piece
+    replay: Annotated[
+        float | None, must("lie in (0, 1], or be null", lambda value: 0 < value <= 1), SHAPELESS, Off(None)
+    ]
     default_lr: Annotated[float, UNCOUNTED, SHAPELESS]  # what train.lr is unless it is set
 
 
@@ -143,6 +150,12 @@ class DataConfig:
     train: str | None  # files: a path; hub: a split's name
     validation: str | None
     test: str | None
+    # files: the pieces of a stream, oldest first, in place of data.train; each is split by itself
+    stream: Annotated[list[str] | None, Off(None)]
+    # a stream made of the train texts: so many pieces, by date_column or else drawn by split_seed
+    pieces: Annotated[int | None, at_least(2, ", or null for one data set"), Off(None)]
+    date_column: Annotated[str | None, Off(None)]  # files, hub: ISO dates; texts of one date are in one piece
+    late_labels: Annotated[list[str] | None, Off(None)]  # of drawn pieces: labels that the last alone has
     # files: how bytes are text; auto: guessed, and said
     encoding: Annotated[str, one_of("auto", "utf-8", "gb18030", "utf-16", "latin-1")]
     hub_id: Annotated[str | None, HUB_ID]

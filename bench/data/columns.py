@@ -16,7 +16,7 @@ from bench.config.schema import DataConfig
 from bench.config.template import fill, list_columns
 from bench.errors import DataError
 
-_FIELDS = ("text_column", "text_pair_column", "label_column")
+_FIELDS = ("text_column", "text_pair_column", "label_column", "date_column")
 _FLAGS = {"0": False, "1": True, "False": False, "True": True, "false": False, "true": True}
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)  # what an override may hold without quotes
 _SHORT = 3  # characters: a text with fewer hardly is one
@@ -26,10 +26,11 @@ _LOOKED_AT = 1000  # rows, for what a column holds
 def to_texts(frame: pd.DataFrame, *, where: str, config: DataConfig, labelled: bool = True) -> pd.DataFrame:
     """Return the text, the second text, if there is one, and the label of each row as text.
 
-    With data.multi_label the label is a tuple of all that the row has; unless ``labelled`` there is none.
+    With data.multi_label the label is a tuple of all that the row has; with data.date_column there is the
+    date too, in UTC. Unless ``labelled`` there is neither.
 
     Raises:
-        DataError: a column that is not there, no rows, or a row without a text or a label.
+        DataError: a column that is not there, no rows, or a row without a text, a label or a date.
     """
     picked = _pick_columns(frame, where, config, labelled=labelled)
     if frame.empty:
@@ -49,8 +50,12 @@ def to_texts(frame: pd.DataFrame, *, where: str, config: DataConfig, labelled: b
     if config.text_pair_column is not None:
         columns["pair"] = read[config.text_pair_column]
     kind = object if config.multi_label else str
-    texts = pd.DataFrame(columns, dtype=str)
-    return texts.assign(label=pd.Series(labels, dtype=kind)) if labelled else texts
+    rows = pd.DataFrame(columns, dtype=str)
+    if labelled:
+        rows = rows.assign(label=pd.Series(labels, dtype=kind))
+    if config.date_column is None or not labelled:
+        return rows
+    return rows.assign(date=_read_dates(picked[config.date_column], where, config.date_column))
 
 
 def list_read(config: DataConfig) -> list[str]:
@@ -108,7 +113,8 @@ def _pick_columns(
             f"{given}: {where} has no such column; it has {', '.join(names) or 'none'}"
             f"{_guess_columns(missing, names) or _explain_missing(missing, frame)}"
         )
-    names = [*list_read(config), *(list_labelled(config) if labelled else [])]
+    dated = [] if config.date_column is None else [config.date_column]
+    names = [*list_read(config), *([*list_labelled(config), *dated] if labelled else [])]
     return {name: _pick(frame, name) or [] for name in names}
 
 
@@ -214,6 +220,21 @@ def _explain_missing(missing: Mapping[str, str], frame: pd.DataFrame) -> str:
             "the rows of a file without a header"
         )
     return f"; name it with data.{next(iter(missing))}=NAME"
+
+
+def _read_dates(values: Sequence[Any], where: str, column: str) -> pd.Series:
+    """Return dates in UTC.
+
+    Raises:
+        DataError: a row has none, or one that is not written as ISO 8601 has it.
+    """
+    dates = pd.to_datetime(pd.Series([*values]).astype(str), format="ISO8601", errors="coerce", utc=True)
+    if wrong := np.flatnonzero(dates.isna()).tolist():
+        raise DataError(
+            f"{where}: row {wrong[0] + 1} has {str(values[wrong[0]])[:40]!r} in data.date_column={column} "
+            f"({len(wrong)} such rows); write dates as 2024-03-31, with or without a time"
+        )
+    return dates.dt.tz_localize(None)
 
 
 def _read_label_sets(

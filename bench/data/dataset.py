@@ -4,8 +4,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,21 +12,22 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bench.config.identity import draws_texts
-from bench.config.schema import DataConfig
-from bench.data import sources
+from bench.config.identity import draws_texts, is_stream
+from bench.config.schema import DataConfig, MethodConfig
+from bench.data import sources, stream
 from bench.data.columns import fold_look
 from bench.data.label_sets import Marks, find_strata, list_labels, number_sets, require_separable
 from bench.data.sources import SPLITS, Frames
-from bench.data.teaching import HELD_OUT, UNLABELLED, Teaching, Unlabelled, deal, hold_out, read_unlabelled
+from bench.data.splits import cut_splits, shorten, take_fold
+from bench.data.teaching import HELD_OUT, UNLABELLED, Teaching, Unlabelled, hold_out, read_unlabelled
 from bench.errors import ConfigError, DataError
 from bench.redaction import show
 
+UNKNOWN = -1  # the label of a text of a stream whose true one comes with a later piece
 SPLIT_VERSION = 1  # raise it when the same content and settings would give other splits
 # Of a label, below which it is said. Of four test texts all right, the interval of the share (Wilson's, 95 %)
 # begins at 51 %, of five at 57 %. Ten are about what few-shot learning is given of each label.
 LEAST_ROWS = {"train": 10, "test": 5}
-_SHOWN = 5  # of a list of faults; the rest is counted
 _logger = logging.getLogger(__name__)
 
 
@@ -37,7 +36,8 @@ class Dataset:
     """Texts and labels by split, the same on every machine for the same fingerprint, fold and draw."""
 
     # train, validation, test: id (row number in the split, or with folds in train and validation together),
-    # text, pair (if texts have a second one), label (index into labels, or if texts have several into sets)
+    # text, pair (if texts have a second one), label (index into labels, or if texts have several into sets),
+    # piece (of a stream, from 0 on)
     splits: Frames
     labels: tuple[str, ...]  # in the declared order, which is the order of a model's outputs
     fingerprint: str  # with the fold the name of the splits; all folds have one
@@ -61,6 +61,16 @@ class Dataset:
     def unlabelled_fingerprint(self) -> str | None:
         """The hash of the texts without labels, if there are any."""
         return None if self.unlabelled is None else self.unlabelled.fingerprint
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces of a stream there are; 1 of texts that are none."""
+        return len(self.count_pieces("train"))
+
+    def count_pieces(self, split: str) -> list[int]:
+        """Count the rows of each piece of a stream; all of texts that are none."""
+        frame = self.splits[split]
+        return np.bincount(frame["piece"]).tolist() if "piece" in frame else [len(frame)]
 
     def read_truth(self, split: str) -> npt.NDArray[Any]:
         """Return each row's label, or of several which it has. # (rows,), or (rows, labels)"""
@@ -100,6 +110,7 @@ def fingerprint(config: DataConfig) -> str:
         "sizes": sizes,
         "split_seed": config.split_seed if sizes or config.folds is not None else None,
         **({} if config.folds is None else {"folds": config.folds}),
+        **({} if config.pieces is None else {"pieces": [config.pieces, config.late_labels]}),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -115,13 +126,17 @@ def load(config: DataConfig, *, seed: int = 0) -> Dataset:
         ConfigError: a setting that the source needs is missing.
     """
     frames = {split: _fold(frame, split, config) for split, frame in sources.read(config).items()}
+    frames = stream.deal_pieces(frames, config)
     labels = _declare_labels(frames, config)
     _doubt_labels(labels, frames, config)
     name_labels(labels, config)  # says now if it cannot
     numbered, sets = _number_labels(frames, labels, config)
-    cut = (
-        _cut(numbered, config, labels, seed) if config.folds is None else _take_fold(numbered, config, labels)
-    )
+    if is_stream(config):
+        cut = stream.cut_pieces(numbered, config, labels)
+    elif config.folds is None:
+        cut = cut_splits(numbered, config, labels, seed)
+    else:
+        cut = take_fold(numbered, config, labels)
     splits = {split: _number_rows(frame) for split, frame in cut.items()}
     duplicates = _count_duplicates(splits)
     if duplicates:
@@ -163,6 +178,36 @@ def imagine_teacher(dataset: Dataset) -> Dataset:
     return dataclasses.replace(dataset, teaching=Teaching(np.full((texts, labels), 1 / labels), {}))
 
 
+def take_piece(dataset: Dataset, piece: int, method: MethodConfig, *, seed: int) -> Dataset:
+    """Return what a training after the piece sees, its labels those that have come by then.
+
+    Train is all texts so far or, where the method updates, the new ones and those that are shown again;
+    validation all so far; test all there are, those with a label yet to come as UNKNOWN.
+    """
+    train = dataset.splits["train"]
+    so_far = train[train["piece"] <= piece]
+    known = np.unique(so_far["label"])
+    facts: list[Any] = [dataset.fingerprint, piece]
+    if method.update is not None and piece > 0:
+        is_new = so_far["piece"] == piece
+        again = stream.draw_again(so_far[~is_new], method.replay, [seed, piece])
+        so_far = pd.concat([again, so_far[is_new]])
+        facts += ["new"] if method.replay is None else ["new", method.replay, seed]
+    validation = dataset.splits["validation"]
+    splits = {"train": so_far, "validation": validation[validation["piece"] <= piece]}
+    numbers = np.full(len(dataset.labels), UNKNOWN)
+    numbers[known] = np.arange(len(known))
+    return dataclasses.replace(
+        dataset,
+        splits={
+            split: frame.assign(label=numbers[frame["label"]]).reset_index(drop=True)
+            for split, frame in {**splits, "test": dataset.splits["test"]}.items()
+        },
+        labels=tuple(dataset.labels[number] for number in known),
+        fingerprint=hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
+    )
+
+
 def name_labels(labels: Sequence[str], config: DataConfig) -> dict[str, str]:
     """Return what each label is called where a model writes it: data.label_words, or itself.
 
@@ -172,7 +217,7 @@ def name_labels(labels: Sequence[str], config: DataConfig) -> dict[str, str]:
     words = config.label_words or {}
     if unknown := [repr(label) for label in words if label not in labels]:
         raise ConfigError(
-            f"data.label_words: there is no label {_shorten(unknown)}; there are {_shorten(list(labels))}"
+            f"data.label_words: there is no label {shorten(unknown)}; there are {shorten(list(labels))}"
         )
     return {label: words.get(label, label) for label in labels}
 
@@ -217,7 +262,7 @@ def _fold(frame: pd.DataFrame, split: str, config: DataConfig) -> pd.DataFrame:
     ]
     if unmapped:
         raise DataError(
-            f"data.label_map: does not map {_shorten(unmapped)} of {split}; every raw label needs an entry"
+            f"data.label_map: does not map {shorten(unmapped)} of {split}; every raw label needs an entry"
         )
     if not config.multi_label:
         return frame.assign(label=frame["label"].map(config.label_map))
@@ -245,13 +290,13 @@ def _declare_labels(frames: Frames, config: DataConfig) -> tuple[str, ...]:
     ]
     if unseen:
         raise DataError(
-            f"unseen label {_shorten(unseen)}: the labels are {_shorten(list(labels))} "
+            f"unseen label {shorten(unseen)}: the labels are {shorten(list(labels))} "
             f"({'data.labels' if config.labels else 'those of train'}); remove the rows, fold the label with "
             "data.label_map or declare it in data.labels"
         )
     if absent := [repr(label) for label in labels if label not in present]:
         setting = "data.labels" if config.labels else "data.label_columns"
-        raise DataError(f"{setting}: train has no row of {_shorten(absent)}; a model cannot learn it")
+        raise DataError(f"{setting}: train has no row of {shorten(absent)}; a model cannot learn it")
     if len(labels) < 2:
         raise DataError(f"train has the one label {labels[0]!r}; a classifier needs at least two")
     if config.multi_label:
@@ -282,7 +327,7 @@ def _require_present(dataset: Dataset, config: DataConfig) -> None:
     counts = dataset.count_labels("train")
     if absent := [f"{label!r}" for label, count in zip(dataset.labels, counts, strict=True) if not count]:
         raise DataError(
-            f"train has no row of {_shorten(absent)}, as all that have it are in other splits or were not "
+            f"train has no row of {shorten(absent)}, as all that have it are in other splits or were not "
             "drawn; add rows, raise data.train_size, or leave the label out"
         )
     if empty := [split for split in SPLITS if not dataset.count_labels(split).any()]:
@@ -305,7 +350,7 @@ def _doubt_labels(labels: Sequence[str], frames: Frames, config: DataConfig) -> 
             "data %s: labels differ only in case, blanks, width or invisible characters and count as "
             "different: %s; mend the file, or fold them with data.label_map",
             show(config.name),
-            _shorten(named),
+            shorten(named),
         )
 
 
@@ -323,163 +368,16 @@ def _doubt_counts(dataset: Dataset, config: DataConfig) -> None:
             "scores say little, so add rows or fold such a label into another with data.label_map",
             show(config.name),
             *LEAST_ROWS.values(),
-            _shorten(scarce),
+            shorten(scarce),
         )
-
-
-def _cut(frames: Frames, config: DataConfig, labels: tuple[str, ...], seed: int = 0) -> Frames:
-    """Return all three splits; those that the source lacks are cut from train, stratified by label.
-
-    Where texts have several labels, by the combination of these.
-
-    Rows keep their order. Test is drawn first, so that it stays when only validation's or train's size
-    changes. Of fewer train texts each is among those of any larger size.
-    """
-    rest = frames["train"].reset_index(drop=True)
-    sizes = _row_counts(frames, config)
-    if not config.multi_label:
-        _require_enough(rest, sizes, labels, config)
-    # RandomState, as its stream is frozen for good: other generators may change with numpy's version.
-    random = np.random.RandomState(config.split_seed)
-    result = {split: frame for split, frame in frames.items() if split != "train"}
-    for still_to_come, (split, size) in zip(reversed(range(len(sizes))), sizes.items(), strict=True):
-        if split == "train" and draws_texts(config):
-            random = np.random.RandomState([config.split_seed, seed])
-        least = 0 if config.multi_label else 1
-        result[split] = _draw(rest, size, spare=still_to_come * least, least=least, random=random)
-        rest = rest.drop(result[split].index)
-    return {split: result[split] for split in SPLITS}
-
-
-def _draw(
-    rows: pd.DataFrame, size: int, *, spare: int, random: np.random.RandomState, least: int = 1
-) -> pd.DataFrame:
-    """Draw so many of the rows by stratum, at least ``least`` of each; ``spare`` of each are left."""
-    quota = _allot(np.bincount(rows["stratum"]), size, spare=spare, least=least)  # (strata,)
-    shuffled = rows.iloc[random.permutation(len(rows))]
-    place = shuffled.groupby("stratum").cumcount().to_numpy()
-    drawn = shuffled.index[place < quota[shuffled["stratum"].to_numpy()]]
-    chosen: pd.DataFrame = rows.loc[drawn.sort_values()]
-    return chosen
-
-
-def _take_fold(frames: Frames, config: DataConfig, labels: tuple[str, ...]) -> Frames:
-    """Return all three splits of one fold: test as without folds, of all other rows the fold validates.
-
-    The other rows keep their order, those of a validation split of the source come last.
-    """
-    least = dataclasses.replace(config, train_size=None, validation_size=len(labels))
-    cut = _cut(frames, least, labels)
-    rest = pd.concat([cut["train"], cut["validation"]])
-    rest = (rest if "validation" in frames else rest.sort_index()).reset_index(drop=True)
-    rest["id"] = rest.index
-    random = np.random.RandomState(config.split_seed)
-    folds = _deal_folds(rest, config, labels, random)
-    train = rest[folds != config.fold]
-    if config.train_size is not None and config.source != "finance8_synthetic":  # which generates so many
-        size = int(config.train_size * (1 if config.train_size >= 1 else len(frames["train"])))
-        if size > (fewest := len(rest) - np.bincount(folds).max()):
-            raise DataError(
-                f"data {config.name}: the {fewest} rows of the other folds are too few for "
-                f"data.train_size={config.train_size:g}; make it smaller"
-            )
-        train = _draw(train, size, spare=0, random=random)
-    return {"train": train, "validation": rest[folds == config.fold], "test": cut["test"]}
-
-
-def _deal_folds(
-    rows: pd.DataFrame, config: DataConfig, labels: tuple[str, ...], random: np.random.RandomState
-) -> npt.NDArray[np.int64]:
-    """Deal the texts to folds, as deal does. # (rows,)
-
-    Raises:
-        DataError: a fold has no row of some label.
-    """
-    count = config.folds or 1
-    folds = deal(rows, count, random)
-    held = rows["label"].groupby(folds).agg(set)
-    if scarce := [
-        f"{label!r}" for number, label in enumerate(labels) if any(number not in one for one in held)
-    ]:
-        raise DataError(
-            f"data.folds={count}: too few texts of {_shorten(scarce)}, as each fold needs one; make fewer "
-            "folds, add rows or fold the label with data.label_map"
-        )
-    return folds
-
-
-def _row_counts(frames: Frames, config: DataConfig) -> dict[str, int]:
-    """Count the rows of each split that comes out of train, as scikit-learn does.
-
-    A share of train's rows is rounded up for test and validation, down for train; train takes the rest unless
-    its size is given.
-    """
-    total = len(frames["train"])
-    sizes: dict[str, int] = {}
-    for split in ("test", "validation"):
-        if split not in frames:
-            size = getattr(config, f"{split}_size")
-            sizes[split] = int(size) if size >= 1 else math.ceil(size * total)
-    rest = total - sum(sizes.values())
-    wanted = config.train_size
-    sizes["train"] = rest if wanted is None else int(wanted if wanted >= 1 else wanted * total)
-    if sizes["train"] > rest or rest < 1:
-        asked = " + ".join(f"{size} for {split}" for split, size in sizes.items() if size > 0)
-        raise DataError(f"data {config.name}: {total} rows are too few for {asked}; make data.*_size smaller")
-    return sizes
-
-
-def _require_enough(
-    frame: pd.DataFrame, sizes: dict[str, int], labels: tuple[str, ...], config: DataConfig
-) -> None:
-    """Raise a DataError unless each split can hold a row of every label, over which F1 is averaged."""
-    if len(labels) * len(sizes) > len(frame):
-        are_numbers = all(re.fullmatch(r"[+-]?\d*\.?\d+", label) for label in labels)
-        kind = (
-            "holds numbers of a scale, which a classifier does not predict"
-            if are_numbers
-            else "may hold texts"
-        )
-        raise DataError(
-            f"data.label_column={config.label_column}: {len(frame)} rows have {len(labels)} labels, and "
-            f"{', '.join(sizes)} need a row of each; the column {kind}: choose another, or fold labels "
-            "with data.label_map"
-        )
-    for split, size in sizes.items():
-        if size < len(labels):
-            raise DataError(
-                f"data.{split}_size: {size} rows for {split} cannot hold one of each of the {len(labels)} "
-                "labels; ask for more or give more rows"
-            )
-    counts = np.bincount(frame["label"], minlength=len(labels))
-    scarce = [
-        f"{label!r} ({count} rows)" for label, count in zip(labels, counts, strict=True) if count < len(sizes)
-    ]
-    if scarce:
-        raise DataError(
-            f"too few rows of {_shorten(scarce)}: {', '.join(sizes)} need one each; "
-            "add rows or fold the label with data.label_map"
-        )
-
-
-def _allot(counts: npt.NDArray[np.int64], size: int, *, spare: int, least: int = 1) -> npt.NDArray[np.int64]:
-    """Return how many rows of each stratum to draw: in proportion, at least ``least``; ``spare`` are left.
-
-    Args:
-        counts: rows there are. # (strata,)
-    """
-    exact = counts * size / counts.sum()
-    allotted: npt.NDArray[np.int64] = np.clip(np.floor(exact).astype(np.int64), least, counts - spare)
-    while gap := size - allotted.sum():
-        step = 1 if gap > 0 else -1
-        allowed = (allotted + step >= least) & (allotted + step <= counts - spare)
-        allotted[np.argmax(np.where(allowed, step * (exact - allotted), -np.inf))] += step
-    return allotted
 
 
 def _number_rows(frame: pd.DataFrame) -> pd.DataFrame:
     ids = frame.get("id", range(len(frame)))
-    columns = {"id": ids, **{name: frame[name] for name in ("text", "pair", "label") if name in frame}}
+    columns = {
+        "id": ids,
+        **{name: frame[name] for name in ("text", "pair", "label", "piece") if name in frame},
+    }
     return pd.DataFrame(columns).reset_index(drop=True).astype({"id": np.int64, "label": np.int64})
 
 
@@ -497,8 +395,3 @@ def _count_conflicts(splits: Frames) -> int:
     rows = pd.concat([splits[split].assign(text=sources.join_texts(splits[split])) for split in SPLITS])
     labels = rows.groupby("text", sort=False)["label"].nunique()
     return int(rows["text"].isin(labels.index[labels > 1]).sum())
-
-
-def _shorten(faults: list[str]) -> str:
-    more = len(faults) - _SHOWN
-    return ", ".join(faults[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -73,6 +73,8 @@ def given_splits(config: DataConfig) -> dict[str, str | None]:
         return dict.fromkeys(SPLITS)
     if config.source not in ("files", "hub"):
         return {"train": None}
+    if config.stream is not None:
+        return {"train": None}
     named = {split: value for split in SPLITS if (value := getattr(config, split))}
     if "train" not in named:
         raise ConfigError(f"data.train=null: data.source={config.source} needs the rows to train on")
@@ -170,19 +172,23 @@ def _distinct(rows: Iterable[tuple[str, str]]) -> pd.DataFrame:
 
 
 def _files_content(config: DataConfig) -> dict[str, Any]:
+    named = given_splits(config) if config.stream is None else {}
     return {
         "source": config.source,
         "columns": _name_columns(config),
-        "files": {
-            split: _stand_for(read_bytes(split, str(value)), str(value), config.encoding)
-            for split, value in given_splits(config).items()
-        },
+        "files": {split: _hash_file(split, str(value), config) for split, value in named.items()},
+        **(
+            {}
+            if config.stream is None
+            else {"stream": [_hash_file("stream", one, config) for one in config.stream]}
+        ),
     }
 
 
-def _stand_for(content: bytes, name: str, encoding: str) -> list[str]:
+def _hash_file(split: str, name: str, config: DataConfig) -> list[str]:
     """Return what stands for a file: how its name ends, its hash, and the encoding if it is not UTF-8."""
-    read_as = tables.find_encoding(content, name, encoding)
+    content = read_bytes(split, name)
+    read_as = tables.find_encoding(content, name, config.encoding)
     return [
         tables.name_kind(name),
         hash_bytes([content]),
@@ -196,10 +202,14 @@ def _name_columns(config: DataConfig) -> list[Any]:
     label: Any = config.label_column
     if config.multi_label:
         label = {"labels": config.label_columns or config.label_column, "separator": config.label_separator}
-    return [text, label, *([config.text_pair_column] if config.text_pair_column else [])]
+    more = [name for name in (config.text_pair_column, config.date_column) if name]
+    return [text, label, *more]
 
 
 def _read_files(config: DataConfig) -> Frames:
+    if config.stream is not None:
+        pieces = [_read_file("stream", one, config).assign(piece=at) for at, one in enumerate(config.stream)]
+        return {"train": pd.concat(pieces, ignore_index=True)}
     return {split: _read_file(split, str(value), config) for split, value in given_splits(config).items()}
 
 
@@ -226,10 +236,14 @@ def _read_file(split: str, value: str, config: DataConfig) -> pd.DataFrame:
         value,
         where=where,
         encoding=config.encoding,
-        wanted=(*list_read(config), *list_labelled(config)),
+        wanted=(
+            *([config.date_column] if config.date_column else []),
+            *list_read(config),
+            *list_labelled(config),
+        ),
     )
     rows = to_texts(table.frame, where=value, config=config)
-    doubts = find_doubts(table.frame, rows["text"].tolist(), config) if split == "train" else []
+    doubts = find_doubts(table.frame, rows["text"].tolist(), config) if split in ("train", "stream") else []
     for note in (*table.notes, *doubts):
         _logger.warning("%s: %s", show(where), note)
     return rows

@@ -14,6 +14,7 @@ from bench.config.schema import DataConfig
 from bench.data import sources, tables
 from bench.data.columns import list_read, to_texts
 from bench.data.sources import Frames
+from bench.data.splits import deal
 from bench.errors import DataError
 from bench.redaction import show
 
@@ -26,9 +27,8 @@ _logger = logging.getLogger(__name__)
 class Unlabelled:
     """Texts without labels, none of which is in a split of the labelled ones or occurs twice."""
 
-    frame: (
-        pd.DataFrame
-    )  # id (row number in the file), text, pair (if texts have a second one), label (means nothing)
+    # id (row number in the file), text, pair (if texts have a second one), label (means nothing)
+    frame: pd.DataFrame
     fingerprint: str  # of these texts
     counts: Mapping[str, int]  # texts: of the file, used; those of LEFT_OUT
 
@@ -81,16 +81,6 @@ def read_unlabelled(config: DataConfig, splits: Frames) -> Unlabelled:
 def _fold(frame: pd.DataFrame) -> pd.Series:
     """Return what is compared of each text. # (rows,)"""
     return sources.join_texts(frame).str.split().str.join(" ").str.casefold()
-
-
-def deal(rows: pd.DataFrame, count: int, random: np.random.RandomState) -> npt.NDArray[np.int64]:
-    """Deal the texts of each label, shuffled, to one part after another; equal texts are in one. # (rows,)"""
-    joined = sources.join_texts(rows)
-    texts = rows.assign(text=joined).drop_duplicates("text")
-    shuffled = texts.iloc[random.permutation(len(texts))].sort_values("label", kind="stable")
-    part_of = pd.Series(np.arange(len(texts)) % count, index=shuffled["text"])
-    parts: npt.NDArray[np.int64] = joined.map(part_of).to_numpy(dtype=np.int64)
-    return parts
 
 
 def hold_out(train: pd.DataFrame, config: DataConfig) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -116,6 +116,7 @@ def _make(
         optimizer_bytes=recording.optimizer_bytes,
         work=_group_work(recording, micro_batches=train.gradient_accumulation_steps),
         train_rows=len(splits["train"]),
+        piece_rows=dataset.count_pieces("train"),
         batch_tokens=train.micro_batch_size * shapes.length,
         mean_batch_tokens=tokens.mean_padded_tokens(
             tokens.Stream(splits["train"], config.seed, is_balanced(config)),

@@ -21,10 +21,11 @@ from bench.config.cards import LAUNCH_SECONDS, Card
 from bench.config.fields import SHAPELESS, list_marked
 from bench.config.identity import reads_unlabelled, teaches, writes_labels
 from bench.config.schema import AS_IT_IS, LONG_TEXTS, Config, replace_values, to_dict
+from bench.data.stream import count_trained
 from bench.files import replace_file
 from bench.model import weights
 
-VERSION = 5  # raise it when what is traced, or how, changes
+VERSION = 6  # raise it when what is traced, or how, changes
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 _PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Cost:
     """The cost that a run's time is in proportion to: seconds at a card's full speed, or operations."""
 
     train: float
-    eval: float  # of validation each time, and of test once
+    eval: float  # of validation each time, and of test once, or after each piece of a stream
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Prediction:
     optimizer_bytes: int  # of all states, paged or not: what a checkpoint holds beside the weights
     work: dict[str, list[list[Any]]]  # micro_batch, step, eval: [flops, bytes moved, dtype, times]
     train_rows: int
+    piece_rows: list[int]  # of a stream, by piece; else all
     batch_tokens: int  # of the micro-batch that was traced, padding included; the longest there is
     mean_batch_tokens: float  # of those that are trained on
     eval_batch_tokens: int  # as traced
@@ -147,8 +149,13 @@ def count_steps(config: Config, rows: int) -> int:
 
 def count_cost(config: Config, prediction: Prediction, card: Card | None) -> Cost:
     """Count what the run costs: seconds at the card's full speed, or operations where no card is known."""
-    steps = count_steps(config, prediction.train_rows)
-    passes = max(1, -(-steps // config.train.eval_steps))
+    rows = prediction.piece_rows
+    trainings = [count_steps(config, count) for count in count_trained(rows, config.method)]
+    steps, shares = sum(trainings), [sum(rows[: place + 1]) / sum(rows) for place in range(len(rows))]
+    passes = sum(
+        max(1, -(-count // config.train.eval_steps)) * share
+        for count, share in zip(trainings, shares, strict=True)
+    )  # over validation, of which a stream's earlier trainings have a part
     accumulation = config.train.gradient_accumulation_steps
     if card is None:
         train = steps * accumulation * prediction.train_flops
@@ -158,7 +165,7 @@ def count_cost(config: Config, prediction: Prediction, card: Card | None) -> Cos
         evaluated = {split: prediction.eval_seconds(card, split) for split in prediction.eval_tokens}
     validation = evaluated.pop("validation")
     tested = 0.0 if config.train.stop_step is not None else sum(evaluated.values())
-    return Cost(train, passes * validation + tested)
+    return Cost(train, passes * validation + len(rows) * tested)
 
 
 def make_key(

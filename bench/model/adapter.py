@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from bench.config.identity import uses_lora
 from bench.config.schema import Config, LoraConfig, MethodConfig
 from bench.errors import ConfigError, first_line
+from bench.model import trained
 
 _TASKS = {"sequence_classification": "SEQ_CLS", "label_likelihood": "CAUSAL_LM"}  # PEFT's names
 _DEFAULT_TARGETS: dict[peft.PeftType, dict[str, Any]] = {  # PEFT's choice of modules by architecture
@@ -32,6 +33,7 @@ _DEFAULT_TARGETS: dict[peft.PeftType, dict[str, Any]] = {  # PEFT's choice of mo
 }
 ROUTED = "ROUTED_LORA"  # in place of PEFT's LORA in adapter_config.json, as PEFT alone would leave gates out
 _LINEAR = ("Linear", "Linear4bit", "Linear8bitLt")  # PEFT's layers around those that a gate can read
+MERGED = "merged."  # before the numbers and names of adapters that are in the base of the weights beside them
 _ATTENTION = "lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
 
 
@@ -82,6 +84,39 @@ def add_member(model: peft.PeftModel, config: Config, *, name: str, new: Sequenc
         model.add_adapter(name, settings)
     except (ValueError, TypeError, Warning) as error:
         raise _explain_refusal(error, config) from None
+
+
+@torch.no_grad()
+def merge(model: nn.Module, path: Path) -> None:
+    """Add to the base what the adapters in a file do, the oldest first; the model's own stays as it is.
+
+    The base then holds them in its own precision.
+
+    Args:
+        path: weights that a run trained, behind them those of MERGED.
+    """
+    own = {name: value for name, value in trained.find(model).items() if is_low_rank(name)}
+    kept = {name: value.clone() for name, value in own.items()}
+    with safe_open(path, framework="pt") as file:
+        for number in count_merged(file.keys()):
+            for name, value in own.items():
+                value.copy_(file.get_tensor(f"{MERGED}{number}.{name}"))
+            for layer in model.modules():
+                if isinstance(layer, peft.tuners.lora.LoraLayer):
+                    layer.merge()
+                    layer.merged_adapters.clear()  # it is the base's now, and the layer's own comes on top
+    for name, value in own.items():
+        value.copy_(kept[name])
+
+
+def is_low_rank(name: str) -> bool:
+    """Tell whether it is the name of LoRA's A or B."""
+    return ".lora_" in name
+
+
+def count_merged(names: Iterable[str]) -> range:
+    """Return the numbers of the adapters that tensors of these names belong to, the oldest first."""
+    return range(len({name.split(".")[1] for name in names if name.startswith(MERGED)}))
 
 
 def _explain_refusal(error: Exception, config: Config) -> ConfigError:

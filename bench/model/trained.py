@@ -1,6 +1,6 @@
 """The weights that a run trains: which they are, how many, and as a file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -44,7 +44,7 @@ def count(trained: Trained, skeleton: nn.Module) -> tuple[int, int]:
     return sum(value.numel() for value in trained.values()), total
 
 
-def write(trained: Trained, path: Path, *, writes: bool = True) -> None:
+def write(trained: Mapping[str, torch.Tensor], path: Path, *, writes: bool = True) -> None:
     """Write it to a safetensors file that is there as a whole or not at all, one tensor after another.
 
     Where processes have a part of each weight, all must call this, and one of them ``writes``.
@@ -68,3 +68,16 @@ def read(trained: Trained, path: Path) -> None:
     with safe_open(path, framework="pt") as file, torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(tensors.spread(file.get_tensor(name), parameter))
+
+
+def read_grown(trained: Trained, path: Path, places: Sequence[int]) -> None:
+    """Set it to what ``write`` wrote of a network for fewer labels; rows of new ones stay as they are.
+
+    Args:
+        places: where each of the fewer labels is among those of this network
+    """
+    with safe_open(path, framework="pt") as file, torch.no_grad():
+        for name, parameter in trained.items():
+            held = file.get_tensor(name)
+            rows = slice(None) if held.shape == parameter.shape else [*places]
+            parameter[rows] = held.to(parameter)

@@ -61,6 +61,7 @@ from bench.report.sections import (
 )
 from bench.report.tabulate import join_counts, render_csv, shorten, tabulate
 from bench.report.together import describe_together
+from bench.report.updates import describe_updates
 from bench.report.verdicts.answer import say_answer
 from bench.report.verdicts.claims import describe_claims
 from bench.report.verdicts.findings import describe_findings
@@ -124,6 +125,7 @@ def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict
     return {
         "datasets": describe_datasets(evidence, text=text),
         "sizes": describe_sizes(evidence, text=text),
+        "updates": describe_updates(evidence, titles=titles, text=text),
         "findings": describe_findings(evidence, titles=titles, text=text),
         "comparisons": describe_comparisons(evidence, titles=titles, text=text),
         "budget": describe_budgets(evidence.rows, titles=titles, text=text),

@@ -63,6 +63,7 @@ class Result:
     packed: dict[str, Any] | None = None  # of config.pack.describe_pack; None: trained alone
     provenance: dict[str, Any] = field(default_factory=dict)
     tracking: dict[str, Any] = field(default_factory=dict)  # {mode, wandb_run_id, reason}
+    updates: dict[str, Any] | None = None  # of results.forgetting; None: the texts are no stream
     error: dict[str, Any] | None = None
     reasons: dict[str, str] = field(
         default_factory=dict
@@ -372,7 +373,7 @@ def read_record(path: Path) -> Result | BadRecord:
     if not isinstance(values, dict):
         return BadRecord(path, "is not an object")
     names = {one.name for one in dataclasses.fields(Result)} | {"checksum"}
-    if set(values) | {"prediction", "packed"} != names:  # which records of earlier versions lack
+    if set(values) | {"prediction", "packed", "updates"} != names:  # which records of earlier versions lack
         return BadRecord(path, f"has other fields: {', '.join(sorted(set(values) ^ names))}")
     try:
         checksum = values.pop("checksum")

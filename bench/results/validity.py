@@ -56,6 +56,28 @@ def is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
+def is_lists(value: Any) -> bool:
+    """Tell whether it is a list of lists of texts."""
+    return isinstance(value, list) and all(map(is_texts, value))
+
+
+def is_counts(value: Any) -> bool:
+    """Tell whether it is a list of integers of at least 0."""
+    return isinstance(value, list) and all(map(is_count, value))
+
+
+def is_amounts(value: Any) -> bool:
+    """Tell whether it is a list of numbers of at least 0."""
+    return isinstance(value, list) and all(map(is_amount, value))
+
+
+def is_matrix(value: Any) -> bool:
+    """Tell whether it is as many lists of shares from 0 to 1 as each holds."""
+    return isinstance(value, list) and all(
+        isinstance(row, list) and len(row) == len(value) and all(map(is_share, row)) for row in value
+    )
+
+
 def is_modules(value: Any) -> bool:
     """Tell whether it names the modules that an adapter is in."""
     return is_text(value) or is_texts(value)
@@ -129,6 +151,13 @@ _BLOCKS: dict[str, Kind] = {
         "resumed_from_step": is_count,
         "precision": is_name,
         "attention": is_name,
+    },
+    "updates": {
+        "tests": is_counts,
+        "new_labels": is_lists,
+        "accuracy": is_matrix,
+        "train_texts": is_counts,
+        "train_seconds": is_amounts,
     },
     "provenance": {
         "hardware": {"gpu": is_text, "cpu": is_text},

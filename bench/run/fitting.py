@@ -10,6 +10,7 @@ import torch
 from bench.config.schema import Config
 from bench.packs.fit import fit_pack
 from bench.results.store import Store
+from bench.run import updates
 from bench.run.journal import Journal
 from bench.run.preparation import ASIDE, Prepared
 from bench.train import optimizers, parallel, processes
@@ -71,7 +72,10 @@ def _fit(
         )
     [journal], [folder] = journals, folders
     config = journal.config
-    fit_here = partial(fit, config, journal.dataset, model_folder=prepared.model_folder, run_folder=folder)
+    fit_texts = fit if journal.dataset.pieces == 1 else updates.fit_stream
+    fit_here = partial(
+        fit_texts, config, journal.dataset, model_folder=prepared.model_folder, run_folder=folder
+    )
     count = config.train.processes if config.method.estimator == "network" else 1
     with processes.gather(count, meter.device, partial(_follow, config, fit_here)):
         return [fit_here(meter=meter, log=journal.log)]

@@ -177,6 +177,7 @@ def finish_record(
         metrics=score_all(fitted.probabilities, dataset),
         parameters=fitted.parameters,
         throughput=measured.pop("throughput", fitted.throughput),
+        updates=fitted.updates,
         model={**fitted.model, **thresholds},
         data={
             **started.data,

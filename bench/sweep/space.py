@@ -248,7 +248,8 @@ def _count_checkpoints(
         steps = count_steps(point.config, one.train_rows)
         count = 0 if train.checkpoint_steps is None else (steps - 1) // train.checkpoint_steps
         together = limit_pack(point) if cannot_pack(point.config) is None else 1
-        training.append(together * min(count, checkpoint.KEPT + 1) * _checkpoint_bytes(one))
+        ended = min(len(one.piece_rows) - 1, checkpoint.KEPT + 1) * one.trained_bytes  # trainings of a stream
+        training.append(together * min(count, checkpoint.KEPT + 1) * _checkpoint_bytes(one) + ended)
         kept += min(count, checkpoint.KEPT) * _checkpoint_bytes(one) if train.keep == "all" else 0
     if base.sweep.strategy == "halving":
         for rivals in group_points(points):

@@ -60,6 +60,7 @@ class Fitted:
     long_share: float | None = None  # that were longer than the limit
     reasons: dict[str, str] = field(default_factory=dict)
     gates: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)  # as loop.read_gates
+    updates: dict[str, Any] | None = None  # of the trainings on a stream
 
 
 def fit(
@@ -70,8 +71,11 @@ def fit(
     run_folder: Path,
     meter: Meter,
     log: Log,
+    build_networks: Callable[..., Networks] = build_alone,
 ) -> Fitted:
     """Fit what the method's estimator names; ``log`` gets the rows of the history as they come.
+
+    ``build_networks`` may begin with other weights than the base's.
 
     Raises:
         ConfigError: the method does not fit the model or this machine.
@@ -82,7 +86,7 @@ def fit(
         [alone] = fit_together(
             [config],
             [dataset],
-            build_networks=build_alone,
+            build_networks=build_networks,
             model_folder=model_folder,
             run_folders=[run_folder],
             meter=meter,

@@ -70,7 +70,7 @@ def resume(
         state.load(training, member, path)
         _take_best(member.progress, path, folder)
     if paths:
-        _add_spent(meter, [json.loads((path / SPENT).read_text(encoding="utf-8")) for path in paths])
+        add_spent(meter, [json.loads((path / SPENT).read_text(encoding="utf-8")) for path in paths])
         _logger.info("goes on from step %d, %s", training.step, ", ".join(map(str, paths)))
     elif earlier := [config.resume_from for config in configs if config.resume_from]:
         _logger.warning("resume_from=%s: has no checkpoint to go on from; begins anew", ", ".join(earlier))
@@ -140,14 +140,14 @@ def _save_one(
 
     def save(folder: Path) -> None:
         state.save(training, member, folder)
-        (folder / SPENT).write_text(json.dumps(_read_spent(meter)), encoding="utf-8")
+        (folder / SPENT).write_text(json.dumps(read_spent(meter)), encoding="utf-8")
         if progress.best_step not in (None, progress.steps):  # else they are the checkpoint's own weights
             shutil.copyfile(run_folder / BEST, folder / BEST)
 
     checkpoint.write(run_folder, step=progress.steps, lineage=lineage, save=save)
 
 
-def _read_spent(meter: Meter) -> dict[str, Any]:
+def read_spent(meter: Meter) -> dict[str, Any]:
     """Read what the run, or the whole pack, has cost so far, over all its attempts."""
     seconds = {name: meter.seconds[name] for name in ("train", "eval") if name in meter.seconds}
     total = meter.time_record()["total_seconds"] or 0.0
@@ -159,7 +159,7 @@ def _read_spent(meter: Meter) -> dict[str, Any]:
     }
 
 
-def _add_spent(meter: Meter, found: Sequence[Mapping[str, Any]]) -> None:
+def add_spent(meter: Meter, found: Sequence[Mapping[str, Any]]) -> None:
     """Count what earlier attempts cost up to the checkpoints as this one's; of several, the longest."""
     spent = max(found, key=lambda one: float(one["seconds"][EARLIER]))
     meter.runs = max(meter.runs, *(int(one.get("runs", 1)) for one in found))

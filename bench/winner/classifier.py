@@ -28,8 +28,7 @@ from bench.data.sources import Text
 from bench.data.tokenised import TokenisedSplit
 from bench.data.windows import pool
 from bench.errors import ConfigError, DataError, first_line
-from bench.model import build, decoder, encoder, onnx
-from bench.model.adapter import read_routed
+from bench.model import adapter, build, decoder, encoder, onnx
 from bench.results.confidence import SMALLEST
 from bench.results.store import Result, Store
 from bench.run import app
@@ -229,6 +228,8 @@ def begin(store: Store, result: Result) -> Classifier:
             device=device,
             precision=precision,
         )
+    if config.method.update == "merge":
+        adapter.merge(network.model, find_weights(store, result))
     begun = Classifier(network.model, tokenizer, manifest, precision, device)
     if manifest.thresholds is not None:  # so that others read its outputs by sigmoid too
         begun.base.config.problem_type = "multi_label_classification"
@@ -365,7 +366,7 @@ def _load_network(
     network = base
     if is_adapter and manifest.experts is not None:
         adapters = {_name_adapter(one, manifest): one for one in folders}
-        network = read_routed(base, adapters, experts=manifest.experts)
+        network = adapter.read_routed(base, adapters, experts=manifest.experts)
     elif is_adapter:
         network = peft.PeftModel.from_pretrained(base, folder, adapter_name=_name_adapter(folder, manifest))
     for other in folders[1:] if manifest.experts is None else ():

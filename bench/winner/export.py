@@ -2,18 +2,18 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bench.errors import ConfigError, StoreError
 from bench.files import writing_folder
-from bench.model import build
-from bench.model.adapter import mark_routed
+from bench.model import adapter, build
 from bench.results.store import Result, Store
 from bench.winner import classifier, readme
 from bench.winner import manifest as manifests
@@ -52,7 +52,7 @@ def write(store: Store, result: Result, folder: Path) -> Classifier:
             "knows adapters only; use `bench classify` with the run, or train with method.quantization=none"
         )
     network: Any = exported.model
-    start = _remember_start(network)
+    more = _find_more(network, weights)
     build.load_trained(network, weights)
     network.requires_grad_(False).eval()
     if manifest.kind == "adapter":
@@ -60,10 +60,10 @@ def write(store: Store, result: Result, folder: Path) -> Classifier:
         with classifier.quiet():
             network.save_pretrained(folder, save_embedding_layers=False)
         if manifest.experts is not None:
-            mark_routed(folder)
+            adapter.mark_routed(folder)
         exported.base.config.save_pretrained(folder)
-        if start:
-            _widen(folder, start)
+        if more:
+            _widen(folder, more)
         save_beside(exported, folder)
     else:
         save(exported, folder)
@@ -107,36 +107,60 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise StoreError(f"{folder}: {error.strerror or error}; give a folder that can be written") from None
 
 
-def _remember_start(network: Any) -> dict[str, torch.Tensor]:
-    """Return the adapter's A and B as training begins, if they were taken out of the base."""
+def _find_more(network: Any, weights: Path) -> dict[str, torch.Tensor]:
+    """Return A and B by which the base that the adapter is for differs from the base as it is, if it does.
+
+    Its own as training begins, negative, if they were taken out of the base; or those of earlier pieces of a
+    stream, one below the other, if they were merged into it.
+    """
     if not isinstance(network, peft.PeftModel):
         return {}
+    with safe_open(weights, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(adapter.MERGED)]  # noqa: SIM118 (no mapping)
+        if names:
+            return _join_merged({name: file.get_tensor(name) for name in names})
     began = str(getattr(network.peft_config["default"], "init_lora_weights", "")).lower()
     if not began.startswith(_CHANGES_BASE):
         return {}
     state = peft.get_peft_model_state_dict(network, save_embedding_layers=False)
-    return {name: value.clone() for name, value in state.items() if "lora_A" in name or "lora_B" in name}
+    start = {name: value.clone() for name, value in state.items() if adapter.is_low_rank(name)}
+    return {name: value if "lora_A" in name else -value for name, value in start.items()}
 
 
-def _widen(folder: Path, start: dict[str, torch.Tensor]) -> None:
-    """Make a saved adapter whose start was taken out of the base one for the base as it is.
+def _join_merged(held: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Join merged adapters' A and B, by the names that a saved adapter has for them."""
+    parts: dict[str, list[torch.Tensor]] = {}
+    for name in sorted(held):  # in the same order for A and B
+        own = name.removeprefix(adapter.MERGED).partition(".")[2].replace(".default.", ".")
+        parts.setdefault(own, []).append(held[name])
+    return {name: torch.cat(some, dim=_rank_of(name)) for name, some in parts.items()}
 
-    With the trained A and B the weights are W - s B0 A0 + s B A, which is an adapter of twice the rank on W
+
+def _rank_of(name: str) -> int:
+    """Return which dimension of A or of B is the rank."""
+    return 0 if "lora_A" in name else 1
+
+
+def _widen(folder: Path, more: Mapping[str, torch.Tensor]) -> None:
+    """Make a saved adapter one for the base as it is, by A and B of how its own base differs from that.
+
+    If these were taken out, the weights are W - s B0 A0 + s B A, which is an adapter of twice the rank on W
     (PiSSA, arXiv:2404.02948, appendix C). PEFT's own path_initial_model_for_weight_conversion does the same
     but loses the modules that are trained in full.
     """
     path = folder / "adapter_model.safetensors"
     state = load_file(path)
-    for name, began in start.items():
-        parts = (state[name], began) if "lora_A" in name else (state[name], -began)
-        state[name] = torch.cat(parts, dim=0 if "lora_A" in name else 1).contiguous()
+    name = next(iter(more))
+    times = 1 + more[name].shape[_rank_of(name)] // state[name].shape[_rank_of(name)]  # as wide as before
+    for name, value in more.items():
+        state[name] = torch.cat([state[name], value.to(state[name])], dim=_rank_of(name)).contiguous()
     save_file(state, path, metadata={"format": "pt"})
     path = folder / "adapter_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
-    wider = 2**0.5 if settings["use_rslora"] else 2  # of alpha, so that what B A is multiplied by stays
-    settings |= {"init_lora_weights": True, "r": 2 * settings["r"]}
+    wider = times**0.5 if settings["use_rslora"] else times  # of alpha, so that B A is multiplied by the same
+    settings |= {"init_lora_weights": True, "r": times * settings["r"]}
     settings["lora_alpha"] *= wider
-    settings["rank_pattern"] = {name: 2 * value for name, value in settings["rank_pattern"].items()}
+    settings["rank_pattern"] = {name: times * value for name, value in settings["rank_pattern"].items()}
     settings["alpha_pattern"] = {name: wider * value for name, value in settings["alpha_pattern"].items()}
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

@@ -177,8 +177,9 @@ def test_every_file_of_conf_composes(name: str) -> None:
 def test_every_method_and_experiment_is_ready_to_run(name: str) -> None:
     group, _, option = name.partition("/")
     # One alone has prompts, and one alone a teacher.
-    needs = {"few_shot": ["task=label_likelihood"], "distilled": ["teacher=best:lora"]}
-    assert checks.check(compose(f"{group}={option}", *needs.get(option, []))) == []
+    needs = {"few_shot": ["task=label_likelihood"], "distilled": ["teacher=best:lora"]}.get(option, [])
+    needs = [*needs, *(["data.pieces=2"] if compose(f"{group}={option}").method.update else [])]  # a stream
+    assert checks.check(compose(f"{group}={option}", *needs)) == []
 
 
 def test_a_method_is_named_like_its_file() -> None:

@@ -17,6 +17,7 @@ from bench.report.numbers.scores import FEWEST_SEEDS, Read, Scored, bound_rows, 
 from bench.report.numbers.statistics import (
     LEVEL,
     Difference,
+    Score,
     adjust_holm,
     bound_difference,
     find_detectable,
@@ -195,15 +196,16 @@ def _test(scored: Scored, other: Scored, *, delta: float) -> tuple[float, float]
     The former is 1 if the two differ on too few texts for any test.
     """
     estimate, texts, seeds = subtract(scored.accuracy, other.accuracy)
-    is_testable = _count_apart(scored, other) >= FEWEST_DISCORDANT
+    is_testable = count_apart(scored.accuracy, other.accuracy) >= FEWEST_DISCORDANT
     return (
         find_p(estimate, texts, seeds, rows=scored.rows) if is_testable else 1.0,
         find_equivalence_p(estimate, texts, seeds, rows=scored.rows, delta=delta),
     )
 
 
-def _count_apart(scored: Scored, other: Scored) -> int:
-    return int(np.count_nonzero(np.abs(scored.accuracy.spread - other.accuracy.spread) > _ROUNDING))
+def count_apart(score: Score, other: Score) -> int:
+    """Count the texts that one method's seeds have right more often, or less often, than the other's."""
+    return int(np.count_nonzero(np.abs(score.spread - other.spread) > _ROUNDING))
 
 
 def _compare(
@@ -216,7 +218,7 @@ def _compare(
     level: float,
 ) -> Comparison:
     """Compare two methods; ``level`` is that of each test alone, as strict as Holm's first step."""
-    rows, told_apart = scored.rows, _count_apart(scored, other)
+    rows, told_apart = scored.rows, count_apart(scored.accuracy, other.accuracy)
     estimate, texts, seeds = subtract(scored.accuracy, other.accuracy)
     accuracy = bound_difference(scored.accuracy, other.accuracy, rows=rows)
     f1_macro = bound_difference(scored.f1_macro, other.f1_macro, rows=rows)

@@ -13,6 +13,7 @@ from bench.files import read_object
 from bench.report.across.choices import Alternatives, list_choices
 from bench.report.across.curve import Curve, draw_curves
 from bench.report.across.groups import part_sizes
+from bench.report.across.updates import StreamTable, gather_updates
 from bench.report.numbers.budget import UNTRIED, Untried, read_untried
 from bench.report.numbers.collapse import Cause, suggest_cause
 from bench.report.numbers.columns import add_columns
@@ -50,9 +51,9 @@ class Evidence:
     docs: str = ""  # where the documentation is, from the results folder; empty: not where it usually is
     curves: Sequence[Curve] = ()  # accuracy by the number of train texts
     choices: Sequence[Alternatives] = ()  # what values of a setting bring each method
-    gates: Mapping[str, pd.DataFrame | str] = field(
-        default_factory=dict
-    )  # what gates chose, by run_id of each method's first chosen run; a text says why it is not known
+    # what gates chose, by run_id of each method's first chosen run; a text says why it is not known
+    gates: Mapping[str, pd.DataFrame | str] = field(default_factory=dict)
+    updates: Sequence[StreamTable] = ()  # what each method on a stream brings, forgets and costs
     smaller: Sequence[Row] = ()  # of train sizes that are on a learning curve, and have no table of their own
 
     @property
@@ -101,6 +102,7 @@ def gather(store: Store, report: ReportConfig, *, move: Move | None = None) -> E
         curves=draw_curves(every_row, scored),
         gates={row.run_ids[0]: _read_gates(store, row.run_ids[0]) for row in rows if row.gate_parameters},
         smaller=smaller,
+        updates=gather_updates(rows, store.read_predictions),
         choices=list_choices(results, report.columns, store.read_predictions),
         docs=_DOCS if (store.folder / _DOCS / "statistics.md").is_file() else "",
     )

@@ -117,6 +117,7 @@ def read_texts(answers: MethodAnswers) -> Mapping[Any, str] | str:
             "folds": None,
             "fold": None,
             "resample": False,
+            **dict.fromkeys(["stream", "pieces", "date_column", "late_labels"]),
         }  # which earlier records do not say
         config = DataConfig(**{**newer, **values}) if isinstance(values, dict) else None
     except TypeError:

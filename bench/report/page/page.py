@@ -38,6 +38,7 @@ _ORDER = (
         "methods",
         "datasets",
         "sizes",
+        "updates",
         "findings",
         "comparisons",
         "search",

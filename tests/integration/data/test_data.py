@@ -6,14 +6,14 @@ from pathlib import Path
 
 import datasets
 import pytest
-import yaml
 from datasets import ClassLabel, Features, Value
 
-from bench.config.schema import CONF_DIR, DataConfig
+from bench.config.overrides import load_file
+from bench.config.schema import DataConfig
 from bench.data.dataset import describe, load
 from bench.errors import DataError, MissingError
 
-HUB = DataConfig(**yaml.safe_load((CONF_DIR / "data" / "hub.yaml").read_text()))
+HUB = DataConfig(**load_file("data", "hub"))
 Configure = Callable[..., DataConfig]
 
 

@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from bench.config import overrides
 from bench.config.schema import Config, MethodConfig
 from bench.model.build import load_encoder, quantization_config
 from bench.model.chatglm import network
@@ -28,9 +29,7 @@ OTHER = ("model", "rotary_half_dim64", STEP)
 CASES = sorted(path.stem for path in ASSETS.glob("*.safetensors") if path.stem not in OTHER)
 PAD, GMASK, SOP = 3, 901, 904
 ATTENTION = ["sdpa", "eager"]
-QLORA = MethodConfig(
-    "qlora", "QLoRA", "network", "adapter", "nf4", True, {"peft_type": "LORA"}, None, None, False, 1e-3
-)
+QLORA = MethodConfig(**overrides.load_file("method", "qlora"))
 LOCAL = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
 
 

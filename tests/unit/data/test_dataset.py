@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.config.schema import CONF_DIR, DataConfig
+from bench.config.overrides import load_file
+from bench.config.schema import DataConfig
 from bench.data import dataset as datasets
-from bench.data import synthetic
+from bench.data import splits, synthetic
 from bench.errors import ConfigError, DataError
 
-FILES = DataConfig(**yaml.safe_load((CONF_DIR / "data" / "files.yaml").read_text()))
+FILES = DataConfig(**load_file("data", "files"))
 HEADLINES = dataclasses.replace(FILES, source="bbc_headlines", validation_size=400, test_size=400)
 FINANCE = dataclasses.replace(
     FILES, source="finance8_synthetic", train_size=80, validation_size=24, test_size=24, noise=0.1
@@ -235,7 +235,7 @@ def test_a_draw_is_exact_has_every_label_and_leaves_enough(
 ) -> None:
     total, labels = sum(counts), len(counts)
     size = labels + round(draw * (total - spare * labels - labels))
-    allotted = datasets._allot(np.array(counts), size, spare=spare)
+    allotted = splits.allot(np.array(counts), size, spare=spare)
     assert allotted.sum() == size
     assert all(1 <= drawn <= count - spare for drawn, count in zip(allotted, counts, strict=True))
     if min(counts) * size >= total and all(c * size <= (c - spare) * total for c in counts):

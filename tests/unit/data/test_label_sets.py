@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
-from bench.config.schema import CONF_DIR, DataConfig
+from bench.config.overrides import load_file
+from bench.config.schema import DataConfig
 from bench.data import dataset as datasets
 from bench.data.dataset import Dataset
 from bench.errors import DataError
 
-FILES = DataConfig(**yaml.safe_load((CONF_DIR / "data" / "files.yaml").read_text()))
+FILES = DataConfig(**load_file("data", "files"))
 SEVERAL = dataclasses.replace(FILES, multi_label=True)
 LABELS = ("a", "b", "c")
 # 40 texts of each of a and a, c; 20 without any label, and three combinations too rare to be a stratum

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 
-from bench.config.schema import CONF_DIR, DataConfig
+from bench.config.overrides import load_file
+from bench.config.schema import DataConfig
 from bench.data import sources
 from bench.errors import BenchError, ConfigError, DataError, MissingError
 from bench.run import preload
 
-FILES = DataConfig(**yaml.safe_load((CONF_DIR / "data" / "files.yaml").read_text()))
+FILES = DataConfig(**load_file("data", "files"))
 
 
 def configure(source: str, **changed: object) -> DataConfig:

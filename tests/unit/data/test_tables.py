@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from bench.config.schema import CONF_DIR, DataConfig
+from bench.config.overrides import load_file
+from bench.config.schema import DataConfig
 from bench.data import dataset as datasets
 from bench.data import sources
 from bench.errors import DataError
 
 ASSETS = Path(__file__).parents[2] / "assets" / "data"
-FILES = DataConfig(**yaml.safe_load((CONF_DIR / "data" / "files.yaml").read_text()))
+FILES = DataConfig(**load_file("data", "files"))
 ROWS = [("match song price", "art"), ("team price goal", "sport"), ("bank share", "money")]
 COMMAS = "text,label\nmatch song price,art\nteam price goal,sport\nbank share,money\n"
 CHINESE = "text,label\n央行下调利率,宏观\n股市上涨,股票\n"

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 
-from bench.config.schema import CONF_DIR, DataConfig
+from bench.config.overrides import load_file
+from bench.config.schema import DataConfig
 from bench.data import dataset
 from bench.data.dataset import Dataset
 from bench.errors import DataError, MissingError
 
-FILES = DataConfig(**yaml.safe_load((CONF_DIR / "data" / "files.yaml").read_text()))
+FILES = DataConfig(**load_file("data", "files"))
 
 
 @pytest.fixture

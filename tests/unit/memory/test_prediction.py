@@ -45,6 +45,7 @@ PREDICTION = Prediction(
         "eval": [[1e14, 0, "bfloat16", 1]],
     },
     train_rows=100,
+    piece_rows=[100],
     batch_tokens=64,
     mean_batch_tokens=32.0,
     eval_batch_tokens=50,

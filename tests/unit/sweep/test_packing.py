@@ -45,6 +45,7 @@ def predict(*, weights: int, load: int, train: int, evaluate: int) -> Prediction
         optimizer_bytes=800,
         work={},
         train_rows=1,
+        piece_rows=[1],
         batch_tokens=1,
         mean_batch_tokens=1.0,
         eval_batch_tokens=1,

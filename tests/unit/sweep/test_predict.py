@@ -43,6 +43,7 @@ def make_prediction(peak: int = 80, *, least: int | None = None, flops: float = 
         optimizer_bytes=800,
         work={"micro_batch": [[flops, 0, "bfloat16", 1]], "step": [], "eval": [[flops, 0, "bfloat16", 1]]},
         train_rows=1000,
+        piece_rows=[1000],
         batch_tokens=10,
         mean_batch_tokens=10.0,
         eval_batch_tokens=10,

@@ -44,6 +44,7 @@ def make_prediction(*, weights: int = 12 * GIB, **values: int) -> Prediction:
         parameters=6 * GIB,
         work={"micro_batch": [], "step": [], "eval": []},
         train_rows=1000,
+        piece_rows=[1000],
         batch_tokens=160,
         mean_batch_tokens=100.0,
         eval_batch_tokens=10,

@@ -5,16 +5,16 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from bench.config.schema import CONF_DIR, DataConfig
+from bench.config.overrides import load_file
+from bench.config.schema import DataConfig
 from bench.data import dataset as datasets
 from bench.data.dataset import Dataset
 from bench.train import baselines, metrics
 
-FILES = DataConfig(**yaml.safe_load((CONF_DIR / "data" / "files.yaml").read_text()))
+FILES = DataConfig(**load_file("data", "files"))
 HEADLINES = dataclasses.replace(FILES, source="bbc_headlines", validation_size=400, test_size=400)
 FINANCE = dataclasses.replace(
     HEADLINES, source="finance8_synthetic", train_size=400, validation_size=80, test_size=400, noise=0.0
