@@ -12,6 +12,7 @@ import peft
 import pytest
 import torch
 from torch import nn
+from trainings import forget_temperature
 from transformers import AutoModelForSequenceClassification, set_seed
 
 import bench
@@ -22,7 +23,7 @@ from bench.model import build as builder
 from bench.model.adapter import find_gates
 from bench.results.store import Result, Store
 from bench.run.run import run
-from bench.winner import classifier, export, latency
+from bench.winner import classifier, export, latency, together
 from bench.winner.conversion import convert
 
 Compose = Callable[..., Config]
@@ -226,3 +227,16 @@ def test_what_is_not_a_linear_layer_is_refused(compose_tiny: Compose) -> None:
         ConfigError, match=r"method\.experts=4: a gate reads a linear layer's input, and .*Embedding"
     ):
         build(config)
+
+
+@pytest.mark.slow
+def test_seeds_together_each_have_their_own_gates(train: Train, tmp_path: Path) -> None:
+    (store, first), (_, second) = (train(ROUTED, f"seed={seed}") for seed in (0, 1))
+    together.export_seeds(store, [first, second], tmp_path / "all")
+    texts, joined = ["股票 上涨", "美元 汇率"], bench.load(tmp_path / "all")
+    alone = [forget_temperature(classifier.rebuild(store, one)).score(texts) for one in (first, second)]
+    mean = np.mean([classifier.normalise(scores, None) for scores in alone], axis=0)
+    found = classifier.normalise(forget_temperature(joined).score(texts), None)
+    assert found == pytest.approx(mean, abs=1e-5)
+    card = (tmp_path / "all" / "README.md").read_text(encoding="utf-8")
+    assert "without bench" not in card
