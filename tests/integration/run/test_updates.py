@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup, set_seed
 
 import bench
-from bench.config.schema import Config
+from bench.config.schema import Config, replace_values
 from bench.data import dataset as datasets
 from bench.data import tokens
 from bench.model import adapter, build
@@ -316,8 +316,8 @@ def test_a_decoder_that_writes_labels_learns_new_ones_in_a_stream(
         f"method={method}",
         "task=label_likelihood",
         f"model.path={tiny_decoder('llama')}",
-        f"data.label_words={words}".replace("'", ""),
     )
+    config = replace_values(config, {"data.label_words": words})
     result = run(config)
     assert result.updates is not None
     assert result.updates["new_labels"] == [["外汇", "股市"], ["债券"]]
