@@ -31,6 +31,7 @@ ELSEWHERE = {
     "e35d791c503e": "a run of ours",
     "experiment=curve(?! method=tfidf,head)": "more than a hundred runs; its baselines run",
     "distilled": "needs a teacher that has trained; tests/integration/run/test_distillation.py",
+    "experiment=updates$": "21 trainings of streams; those of two files run",
     "experiment=llm sweep.curve": "a language model at four sizes: an hour",
     "^bench audit": "needs a cross-validation; tests/integration/extras/test_audit.py",
     "--seeds": "needs several seeds; tests/integration/winner/test_together.py",
@@ -45,6 +46,7 @@ MORE = {
     "merge": ["--tolerance", "0.1"],  # after six steps many texts are near a tie
 }
 _TWO = (("pos",), ("neg",), ("pos", "new"))  # the labels of texts that have several
+ALSO = {"experiment=updates": ["train.epochs=null", "method=tfidf,lora_merged", "sweep.final_seeds=[0]"]}
 MAY_END_WITH = {"recommend": (0, 1), "doctor": (0, 1)}
 COMMANDS = [
     command
@@ -62,6 +64,8 @@ def place(tiny_bert: Path, shared_bench: Bench) -> Bench:
     for name in ("a.csv", "b.csv"):
         renamed = [(f"{name} {text}", label) for text, label in rows]
         pd.DataFrame(renamed, columns=["title", "topic"]).to_csv(folder / name, index=False)
+    dated = [(*row, f"2024-{1 + number % 9:02}-01") for number, row in enumerate(rows)]
+    pd.DataFrame(dated, columns=["text", "label", "date"]).to_csv(folder / "dated.csv", index=False)
     for split in ("train", "validation", "test"):
         shutil.copy(folder / "my.csv", folder / f"rare-{split}.csv")
     of_two = pd.DataFrame(
@@ -91,7 +95,7 @@ def place(tiny_bert: Path, shared_bench: Bench) -> Bench:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_that_is_shown_runs(place: Bench, command: str) -> None:
     _, name, *words = shlex.split(command)
-    more = MORE.get(name, [])
+    more = [*MORE.get(name, []), *(one for part, some in ALSO.items() if part in command for one in some)]
     done = place(name, *words, *more)
     assert done.returncode in MAY_END_WITH.get(name, (0,)), done.stderr[-2000:]
     assert done.stdout

@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup, set_seed
 
 import bench
-from bench.config.schema import Config
+from bench.config.schema import Config, replace_values
 from bench.data import dataset as datasets
 from bench.data import tokens
 from bench.model import adapter, build
@@ -304,3 +304,26 @@ def test_a_run_that_was_killed_goes_on_in_its_piece_and_has_the_same_numbers(
         return [row["step"] for row in rows], (run_folder / checkpoint.BEST).read_bytes()
 
     assert read("results") == read("whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora_merged", "lora_replay20"])
+def test_a_decoder_that_writes_labels_learns_new_ones_in_a_stream(
+    compose_stream: Compose, tiny_decoder: Callable[[str], Path], method: str
+) -> None:
+    words = {"股市": " 股", "外汇": " 外", "债券": " 债"}
+    config = compose_stream(
+        f"method={method}",
+        "task=label_likelihood",
+        f"model.path={tiny_decoder('llama')}",
+    )
+    config = replace_values(config, {"data.label_words": words})
+    result = run(config)
+    assert result.updates is not None
+    assert result.updates["new_labels"] == [["外汇", "股市"], ["债券"]]
+    assert result.updates["accuracy"][0][1] <= 2 / 3
+    store = Store(Path(config.results_dir))
+    rebuilt = classifier.rebuild(store, result)
+    texts = datasets.load(config.data).splits["test"]["text"].tolist()
+    rows = read_test(config, result)
+    assert [one.label for one in rebuilt.predict(texts)] == rows["prediction"].tolist()
