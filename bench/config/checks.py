@@ -22,6 +22,7 @@ from bench.config.schema import (
     TrainConfig,
     read_field,
 )
+from bench.config.tasks import check_tasks
 from bench.config.template import list_columns
 from bench.errors import ConfigError
 from bench.redaction import has_credentials, has_half_characters
@@ -173,6 +174,7 @@ def check(config: Config) -> list[str]:
         *_check_needs(config, outside={fault.partition("=")[0] for fault in outside}),
         *_check_processes(config.train),
         *_check_folds(config),
+        *check_tasks(config),
         *_check_columns_of_texts(config),
         *_check_texts(config),
         *check_article(config.report.article),

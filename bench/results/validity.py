@@ -69,6 +69,7 @@ _SCORES: dict[str, Kind] = {
     "f1_samples": is_share,
     "mean_average_precision": is_share,
     "f1_by_label": {"*": {"*": is_share}},  # f1, low, high
+    "accuracy_by_task": {"*": is_share},
     "*": is_number,
 }
 _SPLITS: dict[str, Kind] = {"*": is_count}
@@ -105,6 +106,7 @@ _BLOCKS: dict[str, Kind] = {
         "duplicate_rows_across_splits": is_count,
         "conflicting_labels": is_count,
         "label_sets": {"*": {"*": is_amount}},
+        "tasks": {"*": {"fingerprint": is_name, "labels": is_texts, "sizes": _SPLITS}},
     },
     "model": {
         "target_modules": is_modules,

@@ -108,14 +108,18 @@ def fit(
 def score_all(
     probabilities: Mapping[str, Probabilities], dataset: Dataset
 ) -> dict[str, dict[str, Any] | None]:
-    """Compute the block ``metrics`` of a record: METRICS of each split that was read, and F1 by label."""
+    """Compute the block ``metrics`` of a record: METRICS of each split that was read, and scores by label.
+
+    Of several tasks also the accuracy of each.
+    """
     thresholds = metrics.find_thresholds(probabilities, dataset)
     unknown = {} if thresholds is None else dict.fromkeys(SINGLE_LABEL)
 
     def score(split: str) -> dict[str, Any]:
         found, labels = probabilities[split], dataset.read_truth(split)
         by_label = metrics.score_each_label(found, labels, dataset.labels, thresholds)
-        return {**metrics.score(found, labels, thresholds), **unknown, "f1_by_label": by_label}
+        of_tasks = metrics.score_each_task(found, dataset, split)
+        return {**metrics.score(found, labels, thresholds), **unknown, "f1_by_label": by_label, **of_tasks}
 
     return {split: score(split) if split in probabilities else None for split in EVALUATED}
 
@@ -398,7 +402,7 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
     padding = tokens.Padding.of(tokenizer)
     if prompt is not None:  # answers follow it
         padding = dataclasses.replace(padding, side="left")
-    task = tasks.make(prompt, architecture, dataset.sets)
+    task = tasks.make(prompt, architecture, dataset.sets, dataset.heads)
     for reason in _explain_readings(task).values():
         _logger.warning("%s", reason)
     return tasks.Texts(splits, padding, task)
