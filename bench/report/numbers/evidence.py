@@ -22,6 +22,7 @@ from bench.results.store import BadRecord, Result, Store, find_imported
 
 LATENCY = "latency.json"  # in the folder of a run, from `bench latency`
 LATENCY_OF_SEEDS = "latency-seeds.json"  # the same of all seeds together, from `bench latency --seeds`
+LATENCY_OF_TASKS = "latency-tasks.json"  # of several adapters on one base, from `bench latency DIR DIR`
 _LATENCY_NUMBERS = ("batch_size", "p50_ms", "p95_ms", "texts_per_second")
 _DOCS = "../../docs"
 _JOULES_PER_KWH = 3.6e6
@@ -148,13 +149,14 @@ def _read_latencies(store: Store, results: Iterable[Result]) -> list[tuple[Resul
         StoreError: a file of that name is not what ``bench latency`` writes.
     """
     measured = list[tuple[Result, Latency]]()
-    places = ((result, name) for result in results for name in (LATENCY, LATENCY_OF_SEEDS))
+    places = ((result, name) for result in results for name in (LATENCY, LATENCY_OF_SEEDS, LATENCY_OF_TASKS))
     for result, name in places:
         path = store.run_folder(result.run_id) / name
         latency = read_object(path)
         if latency is not None and not _is_whole(latency):
-            option = " --seeds" if name == LATENCY_OF_SEEDS else ""
-            raise StoreError(f"{path}: was changed; `bench latency {result.run_id}{option}` writes it anew")
+            what = {LATENCY_OF_SEEDS: f"{result.run_id} --seeds", LATENCY_OF_TASKS: "DIR DIR"}
+            again = what.get(name, result.run_id)
+            raise StoreError(f"{path}: was changed; `bench latency {again}` writes it anew")
         if latency is not None:
             measured.append((result, latency))
     return measured
