@@ -5,6 +5,7 @@ The base is held and read once: PEFT gives each row of a batch its own adapter (
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -66,11 +67,11 @@ def load(folders: Sequence[Path]) -> Classifier:
         ConfigError: they do not belong on one base, or PEFT cannot read them in one batch.
         MissingError: the base is not on this machine.
     """
-    made = {folder.name: manifests.read(folder) for folder in folders}
-    if len(made) < len(folders):
+    if len({folder.name for folder in folders}) < len(folders):
         raise ConfigError(
             f"{', '.join(map(str, folders))}: a folder's name is its task, and two have one name; rename one"
         )
+    made = {folder.name: manifests.read(folder) for folder in folders}
     _require_alike(folders, made)
     first, device = next(iter(made.values())), choose_device("auto")
     precision = classifier.fitting_precision(first.precision, device)
@@ -132,7 +133,9 @@ def _load_network(
     network = peft.PeftModel.from_pretrained(base, folders[order[0]], adapter_name=order[0])
     for name in order:
         if name != order[0]:
-            network.load_adapter(str(folders[name]), adapter_name=name, ignore_mismatched_sizes=True)
+            with warnings.catch_warnings():  # of a head that is smaller, which follows
+                warnings.filterwarnings("ignore", "Some weights of .* were not initialized", UserWarning)
+                network.load_adapter(str(folders[name]), adapter_name=name, ignore_mismatched_sizes=True)
         _fill_heads(base, made[largest].new_modules, folders[name], name)
     classifier.cast_products(network, build.DTYPES[precision])
     placed: nn.Module = network.to(device)
