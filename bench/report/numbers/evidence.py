@@ -11,6 +11,7 @@ from bench.files import read_object
 from bench.report.across.choices import Alternatives, list_choices
 from bench.report.across.curve import Curve, draw_curves
 from bench.report.across.groups import part_sizes
+from bench.report.across.multitask import Multitask, compare_strategies
 from bench.report.numbers.budget import UNTRIED, Untried, read_untried
 from bench.report.numbers.collapse import Cause, suggest_cause
 from bench.report.numbers.columns import add_columns
@@ -49,6 +50,7 @@ class Evidence:
     docs: str = ""  # where the documentation is, from the results folder; empty: not where it usually is
     curves: Sequence[Curve] = ()  # accuracy by the number of train texts
     choices: Sequence[Alternatives] = ()  # what values of a setting bring each method
+    multitask: Sequence[Multitask] = ()  # several tasks, learned apart and together
     smaller: Sequence[Row] = ()  # of train sizes that are on a learning curve, and have no table of their own
 
     @property
@@ -96,6 +98,7 @@ def gather(store: Store, report: ReportConfig, *, move: Move | None = None) -> E
         },
         curves=draw_curves(every_row, scored),
         smaller=smaller,
+        multitask=compare_strategies(every_row, store.read_predictions, delta=report.delta),
         choices=list_choices(results, report.columns, store.read_predictions),
         docs=_DOCS if (store.folder / _DOCS / "statistics.md").is_file() else "",
     )
@@ -111,6 +114,7 @@ def narrow(evidence: Evidence, results: Sequence[Result], read: Read) -> Evidenc
         comparisons=comparisons,
         left_out=left_out,
         curves=(),
+        multitask=(),
         smaller=(),
     )
 
