@@ -66,33 +66,35 @@ def _compare_group(joint: Sequence[Row], rows: Sequence[Row], read: Read, *, del
         *((alone[0].method, _name_kind(alone[0]), alone) for alone in _list_alone(joint[0], rows)),
     ]
     found.sort(key=lambda one: (KINDS.index(one[1]), one[2][0].rank, one[0]))
-    scored = {same: _score_tasks(same, parts, read) for _, _, same in found}
-    strategies = [_describe(kind, same, scored[same], parts) for _, kind, same in found]
+    scored = [_score_tasks(same, parts, read) for _, _, same in found]
+    strategies = [
+        _describe(kind, same, own, parts) for (_, kind, same), own in zip(found, scored, strict=True)
+    ]
     adapters = [one for one in strategies if one.kind == "adapters"]
     reference = max(adapters, key=lambda one: sum(row.validation or 0.0 for row in one.rows), default=None)
     if reference is not None:
         compare = partial(compare_pairs, delta=delta, looks=count_looks(rows))
-        strategies = _compare_with(reference, strategies, [scored[one.rows] for one in strategies], compare)
+        strategies = _compare_with(strategies.index(reference), strategies, scored, compare)
     return Multitask(tuple(parts), tuple(strategies), reference)
 
 
 def _compare_with(
-    reference: Strategy,
+    reference: int,
     strategies: Sequence[Strategy],
     scored: Sequence[Sequence[Scored | None]],
     compare: Callable[[Sequence[Pair]], Sequence[Comparison]],
 ) -> list[Strategy]:
-    """Add the comparisons of each task with the reference; all of them are one family of tests."""
-    base = scored[strategies.index(reference)]
+    """Add the comparisons of each task with the strategy at this place; all are one family of tests."""
+    base = scored[reference]
     pairs: dict[tuple[int, int], Pair] = {}
     for number, own in enumerate(scored):
         for task, (one, other) in enumerate(zip(own, base, strict=True)):
-            if own is not base and one and other and one.texts == other.texts:
+            if number != reference and one and other and one.texts == other.texts:
                 pairs[number, task] = (one, other)
     compared = dict(zip(pairs, compare([*pairs.values()]), strict=True))
     return [
         one
-        if one is reference
+        if number == reference
         else replace(one, comparisons=tuple(compared.get((number, task)) for task in range(len(base))))
         for number, one in enumerate(strategies)
     ]
@@ -174,8 +176,14 @@ def _score_tasks(
 
 
 def _split_answers(answers: Answers, parts: Mapping[str, Mapping[str, Any]]) -> Iterator[Answers]:
-    """Yield each task's part of the answers of a run on all: its rows follow those of the task before."""
+    """Yield each task's part of the answers of a run on all: its rows follow those of the task before.
+
+    Raises:
+        StoreError: there are other rows than the record says.
+    """
     ids, labels, _ = answers.texts
+    if len(ids) != (said := sum(part["sizes"]["test"] for part in parts.values())):
+        raise StoreError(f"its predictions have {len(ids)} test texts, its record {said}")
     row = column = 0
     for task, part in parts.items():
         texts = slice(row, row := row + part["sizes"]["test"])

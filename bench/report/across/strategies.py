@@ -102,7 +102,7 @@ def _say_transfer(found: Multitask, text: Text) -> Bullets:
     ]
     said = [
         text(
-            f"multitask.{'negative' if judge(compared) == 'worse' else 'positive'}",
+            f"multitask.transfer.{'negative' if judge(compared) == 'worse' else 'positive'}",
             task=task,
             strategy=_name(one, text),
             reference=_name(reference, text),
