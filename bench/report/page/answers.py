@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bench.config.schema import DataConfig
+from bench.config.tasks import read_tasks
 from bench.data import dataset
 from bench.errors import BenchError, StoreError
 from bench.report.numbers.rows import Row
@@ -117,15 +118,16 @@ def read_texts(answers: MethodAnswers) -> Mapping[Any, str] | str:
             "folds": None,
             "fold": None,
             "resample": False,
+            "tasks": None,
         }  # which earlier records do not say
         config = DataConfig(**{**newer, **values}) if isinstance(values, dict) else None
     except TypeError:
         config = None
     if config is None:
         return "the record does not say where they come from"
-    if config.source == "hub":
-        return "they are on a hub, and a report fetches nothing"
     try:
+        if "hub" in {config.source, *(one.source for one in read_tasks(config).values())}:
+            return "they are on a hub, and a report fetches nothing"
         if dataset.fingerprint(config) != answers.row.task.fingerprint:
             return "the texts there are others by now"
         test = dataset.load(config).splits["test"]

@@ -18,7 +18,7 @@ from bench.data import dataset as datasets
 from bench.data import tokens
 from bench.model import build as builder
 from bench.results.store import Result, Store
-from bench.run.run import run
+from bench.run.run import run, run_all
 
 Compose = Callable[..., Config]
 
@@ -160,3 +160,17 @@ def test_each_task_has_the_texts_of_its_own_run_and_a_score_of_its_own(
         assert set(rows["prediction"]) <= {f"{name}: {label}" for label in alone.labels}
         accuracy = float((rows["prediction"] == rows["label"]).mean())
         assert dict(read_rows(result))[name] == pytest.approx(accuracy)
+
+
+def test_runs_on_several_tasks_train_together_as_they_do_alone(
+    compose_tasks: Compose, tmp_path: Path
+) -> None:
+    """Their texts are read in windows, each of which has its text's task."""
+    lines = ["lora.r=2", "data.long_texts=windows", "train.max_length=8", "train.max_steps=6"]
+    packed = run_all(compose_tasks(*lines, "train.eval_steps=6", "pack=[{lora.r:4}]"))
+    for result, rank in zip(packed, (2, 4), strict=True):
+        again = compose_tasks(*lines, "train.eval_steps=6", f"lora.r={rank}", f"results_dir={tmp_path}/alone")
+        alone = run(again)
+        assert (result.run_id, result.status) == (alone.run_id, "success"), result.error
+        assert result.metrics["test"]["loss"] == pytest.approx(alone.metrics["test"]["loss"], abs=1e-3)
+        assert result.metrics["test"]["accuracy_by_task"] == alone.metrics["test"]["accuracy_by_task"]
