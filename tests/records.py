@@ -15,6 +15,7 @@ from bench.errors import StoreError
 from bench.report.across.choices import list_choices
 from bench.report.across.curve import draw_curves
 from bench.report.across.groups import part_sizes
+from bench.report.across.multitask import compare_strategies
 from bench.report.across.updates import gather_updates
 from bench.report.blocks import write_markdown
 from bench.report.language.text import Text
@@ -224,6 +225,7 @@ def make_evidence(
         latencies=(),
         curves=draw_curves(every_row, scored),
         choices=list_choices(results, report.columns, read),
+        multitask=compare_strategies(every_row, read, delta=report.delta),
         smaller=smaller,
         updates=gather_updates(rows, read),
     )

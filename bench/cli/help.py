@@ -97,7 +97,10 @@ bench audit lora --results results/mine          by one method's folds
     "status": "bench status --results results/mine              how many runs came to what\n",
     "verify": "bench verify --results results/mine              exit code 1 if any record is bad\n",
     "sync": "bench sync --probe-seconds 10                    wait longer for a slow server\n",
-    "serve": "bench serve winner --port 8000                   on this machine alone, unless --host\n",
+    "serve": """\
+bench serve winner --port 8000                   on this machine alone, unless --host
+bench serve headlines news                       two adapters on one base, a task each
+""",
     "doctor": "bench doctor                                     exit code 1 if anything does not work\n",
     "import peft": "bench import peft method_comparison/results      then `bench table` shows them\n",
     "import csv": "bench import csv others.csv                      then `bench table` shows them\n",

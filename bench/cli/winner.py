@@ -41,6 +41,7 @@ def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Op
     classify.add_argument(
         "--pair-column", metavar="NAME", help="of the second texts, for a run that reads pairs; default: pair"
     )
+    classify.add_argument("--task", metavar="NAME", help="of all texts, for a run on several tasks")
     classify.add_argument("--out", type=Path, metavar="F", help=".csv or .jsonl, with every probability")
     classify.add_argument("--json", action="store_true", help="JSON lines with every probability")
     classify.add_argument("--batch-size", type=int, default=64, metavar="N", help="texts at a time")
@@ -49,7 +50,12 @@ def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Op
     latency = commands.add_parser(
         "latency", parents=[results], help="milliseconds per text: with adapter, merged, quantised"
     )
-    latency.add_argument("source", metavar="RUN_ID|DIR", help=_SOURCE)
+    latency.add_argument(
+        "sources",
+        nargs="+",
+        metavar="RUN_ID|DIR",
+        help=f"{_SOURCE}; several folders: adapters on one base, each a task, whose runs are in --results",
+    )
     latency.add_argument("--file", type=Path, metavar="F", help="texts; default: the run's test split")
     latency.add_argument("--column", default="text", metavar="NAME", help="of the file; default: text")
     latency.add_argument(
@@ -111,7 +117,13 @@ def _add_generate(commands: Any, results: argparse.ArgumentParser, open_store: O
 
 def _add_serve(commands: Any) -> None:
     serve = commands.add_parser("serve", help="a small HTTP endpoint; needs the extra, bench[serve]")
-    serve.add_argument("folder", metavar="DIR", type=Path, help="that export or merge has made")
+    serve.add_argument(
+        "folders",
+        nargs="+",
+        metavar="DIR",
+        type=Path,
+        help="that export or merge has made; several adapters on one base are tasks by their folders' names",
+    )
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
     serve.add_argument("--port", type=int, default=8000)
     serve.add_argument("--max-texts", type=int, default=64, metavar="N", help="in a request")
@@ -229,7 +241,12 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
     else:
         frame, texts = pd.DataFrame({"text": lines}), [*lines]
     with _progress(len(texts)) as advance:
-        predictions = classifier.predict(texts, batch_size=arguments.batch_size, advance=advance)
+        predictions = classifier.predict(
+            texts,
+            tasks=None if arguments.task is None else [arguments.task] * len(texts),
+            batch_size=arguments.batch_size,
+            advance=advance,
+        )
     rows = add_predictions(frame, predictions, has_reasons=classifier.min_confidence > 0)
     if arguments.out:
         write_file(rows, arguments.out, separator=manifest.label_separator)
@@ -284,7 +301,39 @@ def _latency_of_seeds(open_store: Open, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _latency_of_tasks(open_store: Open, arguments: argparse.Namespace) -> int:
+    """Measure several adapters on one base, and keep the result in the folder of the first one's run."""
+    from bench.report.numbers.evidence import LATENCY_OF_TASKS
+    from bench.winner import choose, manifest
+
+    folders = [Path(source) for source in arguments.sources]
+    if arguments.seeds or arguments.file:
+        raise ConfigError("--seeds and --file: are for one run or folder; leave them out, or give one")
+    run_ids = {folder.name: manifest.read(folder).run_id for folder in folders}
+    store = open_store(arguments.results)
+    results = {task: choose.find_run(store, run_id) for task, run_id in run_ids.items()}
+    from bench.winner import adapters, agreement, latency
+
+    held = {task: agreement.read_test(result).texts for task, result in results.items()}
+    rows, memory = latency.measure_peak(
+        latency.ALL_ADAPTERS,
+        adapters.load(folders),
+        [text for texts in held.values() for text in texts],
+        [task for task, texts in held.items() for _ in texts],
+    )
+    described = latency.describe(rows, folders[0], sum(map(len, held.values())))
+    described |= {"tasks": run_ids, "memory": memory}
+    name = f"runs/{next(iter(run_ids.values()))}/{LATENCY_OF_TASKS}"
+    path = store.write_report(name, json.dumps(described, indent=1) + "\n")
+    print(latency.tabulate(rows), end="")
+    print(show(path))
+    return 0
+
+
 def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
+    if len(arguments.sources) > 1:
+        return _latency_of_tasks(open_store, arguments)
+    [arguments.source] = arguments.sources
     if arguments.seeds:
         return _latency_of_seeds(open_store, arguments)
     from bench.report.numbers.evidence import LATENCY
@@ -307,13 +356,15 @@ def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
             raise type(error)(f"{error}{hint}") from None
     from bench.winner import agreement, export, latency
 
+    tasks: list[str] | None = None
     if texts is None and result is not None:
-        texts = agreement.read_test(result).texts
+        held = agreement.read_test(result)
+        texts, tasks = held.texts, held.tasks
     with tempfile.TemporaryDirectory(prefix="bench-") as other:
         folder = Path(other) if is_run else Path(arguments.source)
         if is_run and store is not None and result is not None:
             export.write(store, result, folder)
-        rows = latency.measure(folder, texts or [])
+        rows = latency.measure(folder, texts or [], tasks)
         text = json.dumps(latency.describe(rows, folder, len(texts or [])), indent=1) + "\n"
     if is_run and store is not None and result is not None:
         path = store.write_report(f"runs/{result.run_id}/{LATENCY}", text)
@@ -364,7 +415,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--port {arguments.port}: must lie in [0, 65536)")
     require_share("--min-confidence", arguments.min_confidence)
     require_share("--min-accuracy", arguments.min_accuracy)
-    manifest.read(arguments.folder)
+    for folder in arguments.folders:
+        manifest.read(folder)
     try:
         from bench.extras import serve
     except ModuleNotFoundError as error:
@@ -372,7 +424,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             f"bench serve: the package {error.name} is not installed; "
             'install the extra, pip install -c constraints.txt -e ".[serve]"'
         ) from None
-    from bench.winner import classifier
+    from bench.winner import adapters, classifier
 
     limits = serve.RequestLimits(
         texts=arguments.max_texts,
@@ -380,8 +432,9 @@ def _serve(arguments: argparse.Namespace) -> int:
         waiting=arguments.max_waiting,
         batch=arguments.batch_size,
     )
-    served = _limit_answers(classifier.load(arguments.folder), arguments)
-    app = serve.make_app(served, limits)
+    folders = arguments.folders
+    loaded = classifier.load(folders[0]) if len(folders) == 1 else adapters.load(folders)
+    app = serve.make_app(_limit_answers(loaded, arguments), limits)
     return serve.run(app, host=arguments.host, port=arguments.port)
 
 

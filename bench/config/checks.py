@@ -24,6 +24,7 @@ from bench.config.schema import (
     TrainConfig,
     read_field,
 )
+from bench.config.tasks import check_tasks
 from bench.config.template import list_columns
 from bench.errors import ConfigError
 from bench.redaction import has_credentials, has_half_characters
@@ -208,6 +209,7 @@ def check(config: Config) -> list[str]:
         *_check_teaching(config),
         *_check_stream(config),
         *_check_update(config),
+        *check_tasks(config),
         *_check_columns_of_texts(config),
         *_check_texts(config),
         *check_article(config.report.article),

@@ -132,7 +132,7 @@ class DataConfig:
     """Which texts and labels, and how they are split."""
 
     name: Annotated[str, NAME, FOLDER_NAME]
-    source: Annotated[str, one_of("bbc_headlines", "bbc_news", "files", "hub", "finance8_synthetic")]
+    source: Annotated[str, one_of("bbc_headlines", "bbc_news", "files", "hub", "finance8_synthetic", "tasks")]
     text_column: str
     label_column: str
     # files, hub: a text has any number of labels, as a list, as names between separators, or in label_columns
@@ -147,6 +147,8 @@ class DataConfig:
     text_template: str | None
     # those longer than train.max_length or the model's positions: cut, kept at both ends, read in windows
     long_texts: Annotated[str, one_of(*LONG_TEXTS), Off(LONG_TEXTS[0])]
+    # tasks: data sets that one model learns together, each a name in conf/data/ or a file
+    tasks: Annotated[list[str] | None, Off(None)]
     train: str | None  # files: a path; hub: a split's name
     validation: str | None
     test: str | None
@@ -166,8 +168,8 @@ class DataConfig:
     label_words: dict[str, str] | None  # label_likelihood: what a label is called, if not as it is written
     train_size: Annotated[float | None, size(", or null for the rest"), OWN]
     resample: bool  # true: each seed draws its own data.train_size texts; false: all seeds have the same
-    validation_size: Annotated[float, size()]
-    test_size: Annotated[float, size()]
+    validation_size: Annotated[float | None, size()]  # tasks: null, each task's own; so are the other sizes
+    test_size: Annotated[float | None, size()]
     split_seed: Annotated[int, SEED]  # of the split, not of the training: all seeds share one test split
     # of train and validation together, for a cross-validation; a sweep over all: data.folds=3 data.fold=0,1,2
     folds: Annotated[int | None, at_least(2, ", or null for one validation split")]
@@ -342,6 +344,20 @@ def from_hydra(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(_first_lines(error)) from None
     return values if isinstance(values, Config) else Config(**values)
+
+
+def read_data(*layers: Mapping[str, Any]) -> DataConfig:
+    """Make the settings of a data set of those that files under conf/data/ say, the last one winning.
+
+    Raises:
+        ConfigError: a value of the wrong type, a value that is missing, or an unknown setting.
+    """
+    try:
+        values: Any = OmegaConf.to_object(OmegaConf.merge(_writable_schema(DataConfig), *layers))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_lines(error)) from None
+    assert isinstance(values, DataConfig)
+    return values
 
 
 def from_record(defaults: Config, values: Mapping[str, Any]) -> Config:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,9 @@ import pandas as pd
 
 from bench.config.identity import draws_texts, is_stream
 from bench.config.schema import DataConfig, MethodConfig
+from bench.config.tasks import read_tasks
 from bench.data import sources, stream
+from bench.data import tasks as several
 from bench.data.columns import fold_look
 from bench.data.label_sets import Marks, find_strata, list_labels, number_sets, require_separable
 from bench.data.sources import SPLITS, Frames
@@ -37,7 +39,7 @@ class Dataset:
 
     # train, validation, test: id (row number in the split, or with folds in train and validation together),
     # text, pair (if texts have a second one), label (index into labels, or if texts have several into sets),
-    # piece (of a stream, from 0 on)
+    # piece (of a stream, from 0 on), task (number of the text's, where there are several)
     splits: Frames
     labels: tuple[str, ...]  # in the declared order, which is the order of a model's outputs
     fingerprint: str  # with the fold the name of the splits; all folds have one
@@ -51,6 +53,8 @@ class Dataset:
     part: str | None = None  # names the part of train that is held out
     unlabelled: Unlabelled | None = None
     teaching: Teaching | None = None  # what a teacher said of train and of the unlabelled texts
+
+    tasks: Mapping[str, "Dataset"] = field(default_factory=dict)  # each as it is alone; empty: one task
 
     @property
     def every_split(self) -> Frames:
@@ -71,6 +75,11 @@ class Dataset:
         """Count the rows of each piece of a stream; all of texts that are none."""
         frame = self.splits[split]
         return np.bincount(frame["piece"]).tolist() if "piece" in frame else [len(frame)]
+
+    @property
+    def heads(self) -> Marks | None:
+        """The labels that a text of each task can have; None: of one task. # (tasks, labels)"""
+        return several.mark_heads([len(one.labels) for one in self.tasks.values()]) if self.tasks else None
 
     def read_truth(self, split: str) -> npt.NDArray[Any]:
         """Return each row's label, or of several which it has. # (rows,), or (rows, labels)"""
@@ -94,6 +103,9 @@ def fingerprint(config: DataConfig) -> str:
         MissingError: a file or a package is not on this machine.
         ConfigError: a setting that the source needs is missing.
     """
+    if config.tasks is not None:
+        parts = [[name, fingerprint(one)] for name, one in read_tasks(config).items()]
+        return hashlib.sha256(json.dumps({"version": SPLIT_VERSION, "tasks": parts}).encode()).hexdigest()
     cut = [split for split in SPLITS if split not in sources.given_splits(config)]
     sizes = {split: float(getattr(config, f"{split}_size")) for split in cut}
     if config.train_size is not None:
@@ -125,6 +137,8 @@ def load(config: DataConfig, *, seed: int = 0) -> Dataset:
         DataError: texts or labels that cannot be used; the message says which and what to do.
         ConfigError: a setting that the source needs is missing.
     """
+    if config.tasks is not None:
+        return _join_tasks({name: load(one, seed=seed) for name, one in read_tasks(config).items()}, config)
     frames = {split: _fold(frame, split, config) for split, frame in sources.read(config).items()}
     frames = stream.deal_pieces(frames, config)
     labels = _declare_labels(frames, config)
@@ -138,14 +152,7 @@ def load(config: DataConfig, *, seed: int = 0) -> Dataset:
     else:
         cut = take_fold(numbered, config, labels)
     splits = {split: _number_rows(frame) for split, frame in cut.items()}
-    duplicates = _count_duplicates(splits)
-    if duplicates:
-        _logger.warning(
-            "data %s: %d rows of validation and test have a text that is in another split too; "
-            "their scores say little about new texts",
-            config.name,
-            duplicates,
-        )
+    duplicates = _doubt_duplicates(splits, config)
     draw = seed if draws_texts(config) else None
     unlabelled = None if config.unlabelled is None else read_unlabelled(config, splits)
     asked = {} if unlabelled is None else {UNLABELLED: unlabelled.frame}
@@ -236,7 +243,18 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         **({} if dataset.sets is None else {"label_sets": _describe_sets(dataset)}),
         **({} if dataset.unlabelled is None else {"unlabelled": dict(dataset.unlabelled.counts)}),
         **({} if dataset.teaching is None else {"teacher": dict(dataset.teaching.described)}),
+        **(
+            {"tasks": {name: _describe_task(one) for name, one in dataset.tasks.items()}}
+            if dataset.tasks
+            else {}
+        ),
     }
+
+
+def _describe_task(task: Dataset) -> dict[str, Any]:
+    """Describe one of several tasks, so that its own runs can be told by the fingerprint."""
+    sizes = {split: len(frame) for split, frame in task.splits.items()}
+    return {"fingerprint": task.fingerprint, "labels": list(task.labels), "sizes": sizes}
 
 
 def _describe_sets(dataset: Dataset) -> dict[str, dict[str, float]]:
@@ -379,6 +397,27 @@ def _number_rows(frame: pd.DataFrame) -> pd.DataFrame:
         **{name: frame[name] for name in ("text", "pair", "label", "piece") if name in frame},
     }
     return pd.DataFrame(columns).reset_index(drop=True).astype({"id": np.int64, "label": np.int64})
+
+
+def _join_tasks(tasks: Mapping[str, Dataset], config: DataConfig) -> Dataset:
+    """Make one data set of several tasks: the texts of all, each with the labels of its own task alone."""
+    labels = several.name_labels({name: one.labels for name, one in tasks.items()})
+    splits = several.join_splits([(one.splits, len(one.labels)) for one in tasks.values()])
+    duplicates, draws = _doubt_duplicates(splits, config), [one.draw for one in tasks.values()]
+    return Dataset(splits, labels, fingerprint(config), duplicates, draw=draws[0], tasks=tasks)
+
+
+def _doubt_duplicates(splits: Frames, config: DataConfig) -> int:
+    """Count the rows of validation and test whose text is in another split too, and warn of them."""
+    count = _count_duplicates(splits)
+    if count:
+        _logger.warning(
+            "data %s: %d rows of validation and test have a text that is in another split too; "
+            "their scores say little about new texts",
+            config.name,
+            count,
+        )
+    return count
 
 
 def _count_duplicates(splits: Frames) -> int:

@@ -15,7 +15,7 @@ from bench.data.dataset import Dataset
 from bench.data.windows import pool
 from bench.files import replace_file
 
-_ARRAYS = ("ids", "offsets", "labels", "full_lengths", "types", "owners")
+_ARRAYS = ("ids", "offsets", "labels", "full_lengths", "types", "owners", "tasks")
 _logger = logging.getLogger(__name__)
 
 Integers = npt.NDArray[Any]
@@ -33,6 +33,7 @@ class TokenisedSplit:
     types: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
     # the text that each row is a window of; empty where each row is a text
     owners: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    tasks: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # of each row; empty: one
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -51,6 +52,10 @@ class TokenisedSplit:
     def text_labels(self) -> Integers:
         """The label of each text. # (texts,)"""
         return self.labels[np.unique(self.owners, return_index=True)[1]] if len(self.owners) else self.labels
+
+    def of_tasks(self, tasks: Integers) -> "TokenisedSplit":
+        """Return the same split, which says of each row the task of its text. # tasks: (texts,)"""
+        return replace(self, tasks=tasks[self.owners] if len(self.owners) else tasks)
 
     @property
     def long_share(self) -> float:
@@ -122,7 +127,7 @@ def write_cache(path: Path, splits: dict[str, TokenisedSplit]) -> None:
         f"{split}.{name}": getattr(data, name)
         for split, data in splits.items()
         for name in _ARRAYS
-        if name not in ("types", "owners") or len(getattr(data, name))
+        if name not in ("types", "owners", "tasks") or len(getattr(data, name))
     }
     content = safetensors.numpy.save(arrays, metadata={"sha256": _hash_arrays(arrays)})
     try:

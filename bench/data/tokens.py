@@ -20,9 +20,11 @@ from bench.errors import ConfigError, DataError
 
 CACHE_VERSION = 1  # raise it when the files' layout changes
 FILLER = -100  # the label of a row that only fills a batch up
+TASK = "task"  # in a batch: the number of each row's, where there are several
 MEGABATCH = 50  # micro-batches sorted together by length: long enough to save padding, short enough to mix
 
-Batch = dict[str, torch.Tensor]  # input_ids, attention_mask, token_type_ids: (rows, longest); labels: (rows,)
+# input_ids, attention_mask, token_type_ids: (rows, longest); labels, task: (rows,)
+Batch = dict[str, torch.Tensor]
 
 
 class Tokenizer(Protocol):
@@ -114,6 +116,8 @@ def tokenise(
         )
         for split, frame in dataset.every_split.items()
     }
+    if dataset.tasks:
+        splits = {name: one.of_tasks(dataset.splits[name]["task"].to_numpy()) for name, one in splits.items()}
     write_cache(path, splits)
     return splits
 
@@ -446,5 +450,6 @@ def _pad(
         "input_ids": ids,
         "attention_mask": mask,
         **({"token_type_ids": types} if len(split.types) else {}),
+        **({TASK: split.tasks[rows]} if len(split.tasks) else {}),
     }
     return {name: torch.from_numpy(array) for name, array in {**batch, "labels": labels}.items()}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -19,12 +19,21 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from bench import __version__
 from bench.data.sources import Text
+from bench.data.tasks import strip_task
 from bench.errors import DataError, MissingError
 from bench.winner.classifier import Classifier, LabelPrediction
 from bench.winner.manifest import Manifest
 
-Predict = Callable[[Sequence[Text]], list[LabelPrediction]]
-Job = tuple[list[Text], Future[list[LabelPrediction]]]
+
+class Asked(NamedTuple):
+    """A text, and its task where there are several."""
+
+    text: Text
+    task: str | None
+
+
+Predict = Callable[[Sequence[Asked]], list[LabelPrediction]]
+Job = tuple[list[Asked], Future[list[LabelPrediction]]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class Batcher:
         self._queue: queue.SimpleQueue[Job] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="classify", daemon=True).start()
 
-    async def classify(self, texts: list[Text]) -> list[LabelPrediction] | None:
+    async def classify(self, texts: list[Asked]) -> list[LabelPrediction] | None:
         """Return the texts' predictions, or None if too many wait already."""
         if self.waiting + len(texts) > self._limits.waiting:
             return None
@@ -151,14 +160,17 @@ class Liveness(BaseModel):
     run_id: str
     method: str
     labels: list[str]
+    tasks: dict[str, list[str]] | None = None  # the labels of each, where there are several
 
 
 def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
     """Make the HTTP application around the classifier."""
     counts, manifest = Counts(), classifier.manifest
-    batcher = Batcher(lambda texts: classifier.predict(texts, batch_size=limits.batch), limits, counts)
+    batcher = Batcher(_predict_with(classifier, limits), limits, counts)
     text = Annotated[str, StringConstraints(min_length=1, max_length=limits.characters)]
     second_texts: Any = list[text] | None if manifest.pairs else None  # so that the description is true
+    task_name: Any = Literal[tuple(manifest.tasks)] if manifest.tasks else None
+    task_field: Any = Field() if manifest.tasks else None  # needed where there are several
 
     class Question(BaseModel):
         """Texts to classify."""
@@ -166,6 +178,7 @@ def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
         model_config = ConfigDict(extra="forbid")
         texts: Annotated[list[text], Field(min_length=1, max_length=limits.texts)]
         pairs: second_texts = None  # the second text of each, for a run that reads pairs
+        task: task_name = task_field  # of all texts, for a classifier of several tasks
 
     app = FastAPI(title="bench", version=__version__, docs_url=None, redoc_url=None)
     app.middleware("http")(_count(counts, limits, sides=1 + manifest.pairs))
@@ -185,18 +198,22 @@ def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
             [*request.texts] if second is None else list(zip(request.texts, second, strict=True))
         )
         try:
-            answers = await batcher.classify(texts)
+            answers = await batcher.classify([Asked(text, request.task) for text in texts])
         except DataError as error:
             return _refuse(422, str(error))  # type: ignore[return-value]
         if answers is None:
             return _refuse(503, "too many texts wait; try again")  # type: ignore[return-value]
         return Classified(predictions=[Answer(**dataclasses.asdict(answer)) for answer in answers])
 
-    @app.get("/healthz")
+    @app.get("/healthz", response_model_exclude_none=True)
     async def healthz() -> Liveness:
         """Tell that the server lives, and what it serves."""
         return Liveness(
-            status="ok", run_id=manifest.run_id, method=manifest.method, labels=list(manifest.labels)
+            status="ok",
+            run_id=manifest.run_id,
+            method=manifest.method,
+            labels=list(manifest.labels),
+            tasks=_list_tasks(manifest),
         )
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -205,6 +222,24 @@ def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
         return counts.lines(batcher.waiting)
 
     return app
+
+
+def _predict_with(classifier: Classifier, limits: RequestLimits) -> Predict:
+    """Return what classifies texts of any tasks together."""
+
+    def predict(asked: Sequence[Asked]) -> list[LabelPrediction]:
+        texts = [one.text for one in asked]
+        if classifier.manifest.tasks is None:
+            return classifier.predict(texts, batch_size=limits.batch)
+        return classifier.predict(texts, tasks=[str(one.task) for one in asked], batch_size=limits.batch)
+
+    return predict
+
+
+def _list_tasks(manifest: Manifest) -> dict[str, list[str]] | None:
+    """List the labels of each task as its answers have them; None where there is one."""
+    tasks = manifest.tasks or {}
+    return {task: [strip_task(label, task) for label in own] for task, own in tasks.items()} or None
 
 
 def _find_unpaired(texts: Sequence[str], second: Sequence[str] | None, manifest: Manifest) -> str | None:

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from bench.memory.trace import MICRO_BATCHES, STEPS, Shapes, trace
 from bench.model import weights
 from bench.train import baselines, fit
 from bench.train.device import choose_precision
-from bench.train.task import Texts
+from bench.train.task import SequenceClassification, Texts
 from bench.train.training import is_balanced
 
 _logger = logging.getLogger(__name__)
@@ -83,6 +84,8 @@ def _make(
     config: Config, dataset: Dataset, texts: Texts, *, folder: Path | None, device_type: str
 ) -> Prediction:
     splits, padding, task = texts
+    if isinstance(task, SequenceClassification):  # a mask of other tasks' labels takes nothing to speak of
+        task = replace(task, heads=None)
     train = config.train
     evaluated = [split for split in splits if split != "train"]
     longest_evaluated = max(int(splits[split].lengths.max()) for split in evaluated)

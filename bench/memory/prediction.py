@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench.config import batch
 from bench.config.cards import LAUNCH_SECONDS, Card
 from bench.config.fields import SHAPELESS, list_marked
 from bench.config.identity import reads_unlabelled, teaches, writes_labels
@@ -136,15 +136,9 @@ def settle(config: Config, card: Card | None) -> Config:
 
 def count_steps(config: Config, rows: int) -> int:
     """Count the optimizer steps of the training, up to its stop; none where the base answers as it is."""
-    train = config.train
     if config.method.estimator in AS_IT_IS:
         return 0
-    if train.stop_step is not None:
-        return train.stop_step
-    if train.max_steps is not None:
-        return train.max_steps
-    micro_batches = math.ceil(rows / train.micro_batch_size) * (train.epochs or 0)
-    return max(1, math.ceil(micro_batches / train.gradient_accumulation_steps))
+    return config.train.stop_step or batch.count_steps(config.train, rows=rows)
 
 
 def count_cost(config: Config, prediction: Prediction, card: Card | None) -> Cost:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.report.blocks import Block, Section, Table, make_bullets
+from bench.report.cells import clean
 from bench.report.language.text import Text
 from bench.report.numbers.evidence import Latency
 from bench.results.store import Result
@@ -16,6 +17,8 @@ def describe_latencies(latencies: Sequence[tuple[Result, Latency]], *, text: Tex
         title, seeds = result.config["method"]["title"], found.get("run_ids")
         if seeds:
             title = text("together.row", title=title, count=len(seeds))
+        if tasks := found.get("tasks"):
+            title = text("multitask.latency", title=title, tasks=text.join([*map(clean, tasks)]))
         name = f"{title} ({result.run_id})"
         lines += [[name, *cells] for cells in list_forms(found["forms"], text)]
         hardware = found.get("hardware") or {}

@@ -19,6 +19,7 @@ from bench.report.across.datasets import describe_datasets
 from bench.report.across.groups import Split
 from bench.report.across.models import list_panels, say_panel, tabulate_panel
 from bench.report.across.sizes import describe_sizes
+from bench.report.across.strategies import describe_multitask
 from bench.report.blocks import (
     Beside,
     Block,
@@ -124,6 +125,7 @@ def describe_sections(evidence: Evidence, *, titles: Titles, text: Text) -> dict
     notes = _explain(evidence, text) + _count_unsuccessful(evidence.results, evidence.bad, text)
     return {
         "datasets": describe_datasets(evidence, text=text),
+        "multitask": describe_multitask(evidence, text=text),
         "sizes": describe_sizes(evidence, text=text),
         "updates": describe_updates(evidence, titles=titles, text=text),
         "findings": describe_findings(evidence, titles=titles, text=text),

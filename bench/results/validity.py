@@ -91,6 +91,7 @@ _SCORES: dict[str, Kind] = {
     "f1_samples": is_share,
     "mean_average_precision": is_share,
     "f1_by_label": {"*": {"*": is_share}},  # f1, low, high
+    "accuracy_by_task": {"*": is_share},
     "*": is_number,
 }
 _SPLITS: dict[str, Kind] = {"*": is_count}
@@ -137,6 +138,7 @@ _BLOCKS: dict[str, Kind] = {
             "fold_seconds": is_amount,
             "accuracy": is_share,
         },
+        "tasks": {"*": {"fingerprint": is_name, "labels": is_texts, "sizes": _SPLITS}},
     },
     "model": {
         "target_modules": is_modules,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 from transformers import set_seed
 
+from bench.config.batch import count_steps
 from bench.config.identity import teaches, writes_labels
 from bench.config.schema import AS_IT_IS, SINGLE_LABEL, Config, TrainConfig
 from bench.data import prompt as prompts
@@ -113,14 +113,18 @@ def fit(
 def score_all(
     probabilities: Mapping[str, Probabilities], dataset: Dataset
 ) -> dict[str, dict[str, Any] | None]:
-    """Compute the block ``metrics`` of a record: METRICS of each split that was read, and F1 by label."""
+    """Compute the block ``metrics`` of a record: METRICS of each split that was read, and scores by label.
+
+    Of several tasks also the accuracy of each.
+    """
     thresholds = metrics.find_thresholds(probabilities, dataset)
     unknown = {} if thresholds is None else dict.fromkeys(SINGLE_LABEL)
 
     def score(split: str) -> dict[str, Any]:
         found, labels = probabilities[split], dataset.read_truth(split)
         by_label = metrics.score_each_label(found, labels, dataset.labels, thresholds)
-        return {**metrics.score(found, labels, thresholds), **unknown, "f1_by_label": by_label}
+        of_tasks = metrics.score_each_task(found, dataset, split)
+        return {**metrics.score(found, labels, thresholds), **unknown, "f1_by_label": by_label, **of_tasks}
 
     return {split: score(split) if split in probabilities else None for split in EVALUATED}
 
@@ -412,7 +416,7 @@ def tokenise(config: Config, dataset: Dataset, *, model_folder: Path | None) -> 
     padding = tokens.Padding.of(tokenizer)
     if prompt is not None:  # answers follow it
         padding = dataclasses.replace(padding, side="left")
-    task = tasks.make(prompt, architecture, dataset.sets)
+    task = tasks.make(prompt, architecture, dataset.sets, dataset.heads)
     if config.method.distils:
         splits, task = tasks.distil(splits, dataset.teaching, config.distillation)
     for reason in _explain_readings(task).values():
@@ -466,24 +470,6 @@ def _require_known(splits: Mapping[str, TokenisedSplit], folder: Path) -> None:
             f"{folder}: its tokenizer gives texts the word {highest}, and the model has {words} words; save "
             "the model again after model.resize_token_embeddings(len(tokenizer))"
         )
-
-
-def count_steps(settings: TrainConfig, *, rows: int) -> int:
-    """Count the optimizer steps of a training on this many rows: max_steps, or those of the epochs.
-
-    Raises:
-        ConfigError: stop_step lies beyond them.
-    """
-    steps = settings.max_steps
-    if steps is None:
-        micro_batches = math.ceil(rows / settings.micro_batch_size) * (settings.epochs or 0)
-        steps = max(1, math.ceil(micro_batches / settings.gradient_accumulation_steps))
-    if settings.stop_step is not None and settings.stop_step > steps:
-        raise ConfigError(
-            f"train.stop_step={settings.stop_step}: the training has {steps} steps; stop at one of them, "
-            "or set null to train to the end"
-        )
-    return steps
 
 
 def _fit_on_base(

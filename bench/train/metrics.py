@@ -125,6 +125,19 @@ def score_each_label(
     return {name: {"f1": float(f1), "low": float(low), "high": float(high)} for name, f1, low, high in ends}
 
 
+def score_each_task(
+    probabilities: npt.NDArray[Any], dataset: Dataset, split: str
+) -> dict[str, dict[str, float]]:
+    """Compute ``accuracy_by_task`` of a split; nothing where there is one task."""
+    if not dataset.tasks:
+        return {}
+    frame = dataset.splits[split]
+    right = frame["label"].to_numpy() == probabilities.argmax(axis=1)
+    owners = frame["task"].to_numpy()
+    accuracies = {name: float(right[owners == place].mean()) for place, name in enumerate(dataset.tasks)}
+    return {"accuracy_by_task": accuracies}
+
+
 def decide(probabilities: npt.NDArray[Any], thresholds: npt.ArrayLike | None) -> Marks:
     """Mark the likeliest label of each row, or all that reach their thresholds. # (rows, labels)"""
     if thresholds is None:

@@ -31,7 +31,7 @@ _UNLIKE = ("dory", "moshi")  # one reads its cache by itself, the other's window
 _BOTH_WAYS = ("chatglm",)  # whose tokens of a prompt see what follows them
 _STEMS = 8  # that take about the memory of a sequence read whole, where their prompt is read once
 
-Inputs = Mapping[str, torch.Tensor]  # input_ids, attention_mask: (rows, length)
+Inputs = Mapping[str, torch.Tensor]  # input_ids, attention_mask: (rows, length); task: (rows,)
 Weigh = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # losses and labels of rows -> losses: (rows,)
 
 
@@ -65,13 +65,19 @@ class Task(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SequenceClassification:
-    """A head with one output for each label, and texts with one label, or with any of the sets."""
+    """A head with one output for each label, and texts with one label, or with any of the sets.
+
+    Of several tasks each has a part of the outputs for a head; others are minus infinity for its texts, so
+    that softmax, loss and gradient are those of this head alone.
+    """
 
     sequences: int = 1
     readings: int = 1
     answer_tokens: int = 0
     # the labels that each number in ``labels`` stands for, None: the one label. # (combinations, labels)
     sets: npt.NDArray[np.bool_] | None = None
+    # the labels that a text of each task can have, None: there is one task. # (tasks, labels)
+    heads: npt.NDArray[np.bool_] | None = None
 
     def count(self, labels: torch.Tensor) -> int:
         """Count the rows."""
@@ -86,9 +92,12 @@ class SequenceClassification:
         return functional.binary_cross_entropy_with_logits(scores, targets, reduction="none").mean(-1)
 
     def score(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
-        """Return the head's outputs."""
-        logits: torch.Tensor = model(**inputs).logits.float()
-        return logits
+        """Return the head's outputs, of several tasks those of each text's own."""
+        of_texts = {name: value for name, value in inputs.items() if name != tokens.TASK}
+        logits: torch.Tensor = model(**of_texts).logits.float()
+        if self.heads is None:
+            return logits
+        return logits.masked_fill(~self._heads.to(logits.device)[inputs[tokens.TASK]], -math.inf)
 
     def normalise(self, scores: torch.Tensor) -> torch.Tensor:
         """Return the softmax over the labels, or of several the sigmoid of each."""
@@ -97,6 +106,10 @@ class SequenceClassification:
     @cached_property
     def _targets(self) -> torch.Tensor:
         return torch.tensor(self.sets, dtype=torch.float32)
+
+    @cached_property
+    def _heads(self) -> torch.Tensor:
+        return torch.tensor(self.heads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,15 +295,19 @@ class Texts(NamedTuple):
 
 
 def make(
-    prompt: Prompt | None, architecture: PreTrainedConfig, sets: npt.NDArray[np.bool_] | None = None
+    prompt: Prompt | None,
+    architecture: PreTrainedConfig,
+    sets: npt.NDArray[np.bool_] | None = None,
+    heads: npt.NDArray[np.bool_] | None = None,
 ) -> Task:
     """Make the architecture's task of inputs that are such prompts, or of texts as they are.
 
     Args:
         sets: as of a data set, if its texts have several labels. # (combinations, labels)
+        heads: as of a data set, if it has several tasks. # (tasks, labels)
     """
     if prompt is None:
-        return SequenceClassification(sets=sets)
+        return SequenceClassification(sets=sets, heads=heads)
     shares = prompt.examples != () and shares_examples(architecture)
     return LabelLikelihood(prompt, keeps_keys(architecture), shares)
 

@@ -27,6 +27,7 @@ class Held:
     texts: list[Text]
     labels: npt.NDArray[Any]  # each text's, or of several which it has: (texts,), or (texts, labels)
     thresholds: Scores | None = None  # of several: (labels,)
+    tasks: list[str] | None = None  # each text's; None: there is one
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,12 @@ def read_test(result: Result) -> Held:
             f"{result.run_id}: its texts have changed since it was trained, so nothing can be compared on "
             "them; bring them back as they were, or train again"
         )
-    thresholds = result.model.get("thresholds")
+    thresholds, test, names = result.model.get("thresholds"), dataset.splits["test"], list(dataset.tasks)
     return Held(
-        list_texts(dataset.splits["test"]),
+        list_texts(test),
         dataset.read_truth("test"),
         None if thresholds is None else np.array([thresholds[label] for label in result.labels]),
+        [names[number] for number in test["task"]] if names else None,
     )
 
 
@@ -71,6 +73,7 @@ def compare(form: str, scores: Scores, trained: Scores, held: Held) -> Agreement
     score = metrics.score(probabilities[0], held.labels, held.thresholds)
     truth = mark(held.labels, scores.shape[1])
     changed = (answers != before).any(axis=1)  # (texts,)
+    possible = np.isfinite(trained)  # not of another task than the text's
     return Agreement(
         form=form,
         accuracy=score["accuracy"],
@@ -79,7 +82,7 @@ def compare(form: str, scores: Scores, trained: Scores, held: Held) -> Agreement
         changed=int(changed.sum()),
         changed_share=float(changed.mean()),
         max_probability_difference=float(np.abs(probabilities[0] - probabilities[1]).max()),
-        max_score_difference=float(np.abs(scores - trained).max()),
+        max_score_difference=float(np.abs(scores[possible] - trained[possible]).max()),
     )
 
 

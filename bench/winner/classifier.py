@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from bench.data import dataset, tokens
 from bench.data import prompt as prompts
 from bench.data.prompt import Prompt
 from bench.data.sources import Text
+from bench.data.tasks import name_labels, strip_task
 from bench.data.tokenised import TokenisedSplit
 from bench.data.windows import pool
 from bench.errors import ConfigError, DataError, first_line
@@ -32,13 +33,13 @@ from bench.model import adapter, build, decoder, encoder, onnx
 from bench.results.confidence import SMALLEST
 from bench.results.store import Result, Store
 from bench.run import app
+from bench.spelling import guess
 from bench.train import task as tasks
 from bench.train.device import choose_device, choose_precision
 from bench.train.metrics import decide
 from bench.winner import manifest as manifests
 from bench.winner.choose import find_weights
-from bench.winner.manifest import Manifest, Origin
-from bench.winner.origin import locate
+from bench.winner.manifest import Manifest, Origin, locate
 from bench.winner.selective import read_confidence
 
 BATCH_SIZE = 64
@@ -54,6 +55,17 @@ class LabelPrediction:
     reason: str | None = None  # why there is no label
 
 
+class Scorer(Protocol):
+    """What a classifier makes of a batch; a part of train's Task."""
+
+    @property
+    def sequences(self) -> int:
+        """Sequences, read whole, that take as much memory as one row does in ``score``."""
+
+    def score(self, model: nn.Module, inputs: tasks.Inputs) -> torch.Tensor:
+        """Compute numbers that ``normalise`` makes probabilities of. # (rows, labels)"""
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A network that reads texts exactly as its run did."""
@@ -64,32 +76,45 @@ class Classifier:
     precision: str
     device: torch.device
     min_confidence: float = 0.0  # a text whose highest probability is less has no label
+    mixed: Scorer | None = None  # of several adapters on one base, one for each task; None: one network
 
     def predict(
         self,
         texts: Sequence[Text],
         *,
+        tasks: Sequence[str] | None = None,
         batch_size: int = BATCH_SIZE,
         advance: Callable[[int], object] | None = None,
     ) -> list[LabelPrediction]:
         """Return each text's label and probabilities, in the order of the texts; a pair is a tuple of two.
 
+        Of a classifier of several tasks ``tasks`` says each text's, and it is answered by that one's labels.
         ``advance`` is told of every batch how many texts it held.
 
         Raises:
             DataError: a text is empty, or the tokenizer finds nothing in it.
+            ConfigError: a text's task is not said, or is none of the classifier's.
         """
         if not texts:
             return []
         thresholds = self.manifest.thresholds
-        probabilities = normalise(self.score(texts, batch_size=batch_size, advance=advance), thresholds)
+        scores = self.score(texts, tasks=tasks, batch_size=batch_size, advance=advance)
+        probabilities = normalise(scores, thresholds)
         answers = decide(probabilities, None if thresholds is None else np.array(thresholds))
-        return [self._name(*one) for one in zip(probabilities, answers, strict=True)]
+        owners = tasks or [""] * len(texts)
+        return [self._name(*one) for one in zip(probabilities, answers, owners, strict=True)]
 
-    def _name(self, row: npt.NDArray[np.float64], answer: npt.NDArray[np.bool_]) -> LabelPrediction:
-        """Name the text's label or labels, or say why there is none. # both (labels,)"""
+    def _name(
+        self, row: npt.NDArray[np.float64], answer: npt.NDArray[np.bool_], task: str
+    ) -> LabelPrediction:
+        """Name the text's label or labels as its task does, or say why there is none. # both (labels,)"""
         labels, surest = self.manifest.labels, float(row.max())
         probabilities = dict(zip(labels, map(float, row), strict=True))
+        if self.manifest.tasks is not None:
+            probabilities = {
+                strip_task(label, task): probabilities[label] for label in self.manifest.tasks[task]
+            }
+            labels = [strip_task(label, task) for label in labels]
         if surest < self.min_confidence:
             reason = f"the highest probability, {surest:.4f}, is below {self.min_confidence:g}"
             return LabelPrediction(None, probabilities, reason)
@@ -100,17 +125,19 @@ class Classifier:
         self,
         texts: Sequence[Text],
         *,
+        tasks: Sequence[str] | None = None,
         batch_size: int = BATCH_SIZE,
         advance: Callable[[int], object] | None = None,
     ) -> npt.NDArray[np.float64]:
         """Return numbers that ``normalise`` makes probabilities of, with the run's temperature in them.
 
-        Those of a text that is read in windows are the mean of these.
+        Those of a text that is read in windows are the mean of these; those of another task than the text's
+        are minus infinity.
 
         Returns:
             # (texts, labels)
         """
-        split = self.tokenise(texts)
+        split = self.tokenise(texts, tasks)
         rows, members = max(1, batch_size // self.task.sequences), self.manifest.members
         if not members:
             return self._score(split, rows, advance) / self.manifest.temperature
@@ -139,12 +166,14 @@ class Classifier:
                     advance(int(ends[numbers].sum()))
         return pool(scores, split.owners)
 
-    def tokenise(self, texts: Sequence[Text]) -> TokenisedSplit:
+    def tokenise(self, texts: Sequence[Text], tasks: Sequence[str] | None = None) -> TokenisedSplit:
         """Return the texts in token ids, cut to the run's length, in its prompt if it had one.
 
         Raises:
             DataError: a text is empty or lacks its second one, or the tokenizer finds nothing in it.
+            ConfigError: as predict.
         """
+        numbers = self._number_tasks(tasks, len(texts))
         for number, text in enumerate(texts):
             if isinstance(text, str) == self.manifest.pairs:
                 wanted = "two texts at a time, as a pair" if self.manifest.pairs else "one text at a time"
@@ -153,7 +182,7 @@ class Classifier:
                 raise DataError(f"text {number + 1} of {len(texts)} is empty; remove it")
         network: Any = self.model
         prompt, pairs = self.manifest.prompt, self.manifest.pairs
-        return tokens.tokenise_texts(
+        split = tokens.tokenise_texts(
             list(texts),
             np.zeros(len(texts), dtype=np.int64),
             self.tokenizer,
@@ -163,6 +192,26 @@ class Classifier:
             types=pairs and prompt is None and encoder.takes_types(network.config),
             long_texts=self.manifest.long_texts,
         )
+        return split if numbers is None else split.of_tasks(numbers)
+
+    def _number_tasks(self, tasks: Sequence[str] | None, count: int) -> npt.NDArray[np.int64] | None:
+        """Return the number of each text's task; None of a classifier that has one. # (texts,)"""
+        known, run = self.manifest.tasks, self.manifest.run_id
+        if known is None:
+            if tasks is not None:
+                raise ConfigError(f"task {tasks[0]}: {run} has one task; leave it out")
+            return None
+        names = list(known)
+        if tasks is None or len(tasks) != count:
+            raise ConfigError(
+                f"{run} has several tasks: say which each text is of; there are {', '.join(names)}"
+            )
+        if unknown := [one for one in tasks if one not in names]:
+            near = guess(unknown[0], names)
+            raise ConfigError(
+                f"task {unknown[0]}: {run} has no such task{near or ';'} there are {', '.join(names)}"
+            )
+        return np.array([names.index(one) for one in tasks], dtype=np.int64)
 
     @property
     def base(self) -> Any:
@@ -171,10 +220,19 @@ class Classifier:
         return network.get_base_model() if self.manifest.kind == "adapter" else network
 
     @cached_property
-    def task(self) -> tasks.Task:
+    def task(self) -> Scorer:
         """What it makes of a batch."""
         network: Any = self.model
-        return tasks.make(self.manifest.prompt, network.config)
+        return self.mixed or tasks.make(self.manifest.prompt, network.config, heads=self._heads)
+
+    @property
+    def _heads(self) -> npt.NDArray[np.bool_] | None:
+        """The labels that a text of each task can have, None of one task. # (tasks, labels)"""
+        if self.manifest.tasks is None:
+            return None
+        return np.array(
+            [[label in own for label in self.manifest.labels] for own in self.manifest.tasks.values()]
+        )
 
     @cached_property
     def padding(self) -> tokens.Padding:
@@ -338,14 +396,37 @@ def _describe(result: Result, config: Config) -> Manifest:
         else None,
         label_separator=config.data.label_separator,
         experts=config.method.experts,
+        tasks=_list_tasks(result),
     )
+
+
+def _list_tasks(result: Result) -> dict[str, list[str]] | None:
+    """List the run's labels by task, as its record has them; None where it has one task."""
+    described = result.data.get("tasks") or {}
+    return {task: [*name_labels({task: one["labels"]})] for task, one in described.items()} or None
 
 
 def _load_network(
     folders: Sequence[Path], manifest: Manifest, *, device: torch.device, precision: str
 ) -> nn.Module:
     """Load the network of a folder, or the adapters of several folders on one base."""
-    folder = folders[0]
+    folder, is_adapter = folders[0], manifest.kind == "adapter"
+    base = load_base(folder, manifest, device=device, precision=precision)
+    network = base
+    if is_adapter and manifest.experts is not None:
+        adapters = {_name_adapter(one, manifest): one for one in folders}
+        network = adapter.read_routed(base, adapters, experts=manifest.experts)
+    elif is_adapter:
+        network = peft.PeftModel.from_pretrained(base, folder, adapter_name=_name_adapter(folder, manifest))
+    for other in folders[1:] if manifest.experts is None else ():
+        network.load_adapter(other, adapter_name=other.name)
+    cast_products(network, build.DTYPES[precision])
+    placed: nn.Module = network.to(device)
+    return placed
+
+
+def load_base(folder: Path, manifest: Manifest, *, device: torch.device, precision: str) -> Any:
+    """Load the network of a folder, of an adapter the one that it is for, with a new head."""
     settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     is_adapter = manifest.kind == "adapter"
     held = build.quantization_config(manifest, build.DTYPES[precision], manifest.unquantised)
@@ -363,17 +444,7 @@ def _load_network(
     encoder.read_first_token_only(base)
     for name in manifest.new_modules:  # so that what was trained is not rounded when it is put there
         base.get_submodule(name).float()
-    network = base
-    if is_adapter and manifest.experts is not None:
-        adapters = {_name_adapter(one, manifest): one for one in folders}
-        network = adapter.read_routed(base, adapters, experts=manifest.experts)
-    elif is_adapter:
-        network = peft.PeftModel.from_pretrained(base, folder, adapter_name=_name_adapter(folder, manifest))
-    for other in folders[1:] if manifest.experts is None else ():
-        network.load_adapter(other, adapter_name=other.name)
-    cast_products(network, build.DTYPES[precision])
-    placed: nn.Module = network.to(device)
-    return placed
+    return base
 
 
 def _name_adapter(folder: Path, manifest: Manifest) -> str:

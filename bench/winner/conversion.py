@@ -59,11 +59,11 @@ def convert(
         trained = export.write(store, result, plain)
         base = _choose_base(trained, form, into)
         held = agreement.read_test(result)
-        expected = trained.score(held.texts)
+        expected = trained.score(held.texts, tasks=held.tasks)
         del trained
 
         def measure(name: str, made: Classifier) -> Agreement:
-            return agreement.compare(name, made.score(held.texts), expected, held)
+            return agreement.compare(name, made.score(held.texts, tasks=held.tasks), expected, held)
 
         write = _write_merged if form == MERGED else functools.partial(_write_onnx, form=form)
         made, rows, saved = write(plain, partial, base, measure)

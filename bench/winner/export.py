@@ -19,8 +19,7 @@ from bench.winner import classifier, readme
 from bench.winner import manifest as manifests
 from bench.winner.choose import find_weights
 from bench.winner.classifier import Classifier
-from bench.winner.manifest import Manifest
-from bench.winner.origin import locate
+from bench.winner.manifest import Manifest, locate
 
 LENGTHS = "sentence_bert_config.json"  # where vLLM and text-embeddings-inference look for the longest text
 # Starts of an adapter that take what it holds out of the base; the same list is in peft's LoraModel.

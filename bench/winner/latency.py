@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from bench.data.sources import Text
@@ -23,6 +24,7 @@ from bench.winner.classifier import Classifier
 from bench.winner.conversion import name_onnx
 from bench.winner.merge import choose_base, merge_folder
 
+ALL_ADAPTERS = "base + all adapters"
 _SINGLES = 100  # texts that are timed one by one
 _WARM_UP = 3
 _BATCH_SIZES = (8, 16, 32, 64, 128)
@@ -39,15 +41,17 @@ class Latency:
     texts_per_second: float
 
 
-def measure(folder: Path, texts: Sequence[Text]) -> list[Latency]:
+def measure(folder: Path, texts: Sequence[Text], tasks: Sequence[str] | None = None) -> list[Latency]:
     """Measure each form of the exported classifier, at batch 1 and at its fastest batch size.
+
+    Of a classifier of several tasks ``tasks`` says each text's.
 
     Raises:
         DataError: a text is empty.
     """
     rows = []
     for form, loaded in _make_forms(folder):
-        rows += measure_form(form, loaded, texts)
+        rows += measure_form(form, loaded, texts, tasks)
     return rows
 
 
@@ -58,24 +62,37 @@ def measure_together(folder: Path, texts: Sequence[Text]) -> tuple[list[Latency]
         The rows, and {kind: cuda|cpu_resident, peak_bytes}.
     """
     [(form, loaded)] = _make_forms(folder)
+    return measure_peak(form, loaded, texts)
+
+
+def measure_peak(
+    form: str, loaded: Classifier, texts: Sequence[Text], tasks: Sequence[str] | None = None
+) -> tuple[list[Latency], dict[str, Any]]:
+    """Measure the form, and the peak memory while it answers, as measure_together returns them."""
     meter = Meter(loaded.device)
     with meter.phase("eval"):
-        rows = measure_form(form, loaded, texts)
+        rows = measure_form(form, loaded, texts, tasks)
     record = meter.memory_record()
     peak = "peak_reserved_bytes" if record["kind"] == "cuda" else "peak_resident_bytes"
     return rows, {"kind": record["kind"], "peak_bytes": record["eval"][peak]}
 
 
-def measure_form(form: str, loaded: Classifier, texts: Sequence[Text]) -> list[Latency]:
+def measure_form(
+    form: str, loaded: Classifier, texts: Sequence[Text], tasks: Sequence[str] | None = None
+) -> list[Latency]:
     """Measure the form at batch 1, and at the best of some batch sizes.
 
-    Texts are taken in their order, so a batch is as mixed in length as they are.
+    Texts are taken in their order, so a batch is as mixed in length as they are; those of several tasks in
+    turn, so that a batch is of all.
     """
-    for text in texts[:_WARM_UP]:
-        loaded.score([text])
-    single = _time(form, loaded, texts[:_SINGLES], 1)
+    if tasks is not None:
+        order = pd.DataFrame({"task": tasks}).groupby("task").cumcount().argsort(kind="stable")
+        texts, tasks = [texts[place] for place in order], [tasks[place] for place in order]
+    for place in range(min(_WARM_UP, len(texts))):
+        loaded.score(texts[place : place + 1], tasks=tasks and tasks[place : place + 1])
+    single = _time(form, loaded, texts[:_SINGLES], 1, tasks)
     sizes = [size for size in _BATCH_SIZES if size <= len(texts)]
-    batches = [_time(form, loaded, texts[: 4 * max(sizes)], size) for size in sizes]
+    batches = [_time(form, loaded, texts[: 4 * max(sizes)], size, tasks) for size in sizes]
     best = max([single, *batches], key=lambda one: one.texts_per_second)
     return [single] if best is single else [single, best]
 
@@ -108,7 +125,7 @@ def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
     manifest = manifests.read(folder)
     held = "" if manifest.quantization == "none" else f"{manifest.quantization} "
     if manifest.members:
-        yield f"{held}base + all adapters", classifier.load(folder)
+        yield f"{held}{ALL_ADAPTERS}", classifier.load(folder)
         return
     if manifest.kind == "onnx":
         yield name_onnx(manifest), classifier.load(folder)
@@ -128,12 +145,15 @@ def _make_forms(folder: Path) -> Iterator[tuple[str, Classifier]]:
         yield "merged, quantised to nf4", classifier.load(other, quantization="nf4")
 
 
-def _time(form: str, loaded: Classifier, texts: Sequence[Text], size: int) -> Latency:
+def _time(
+    form: str, loaded: Classifier, texts: Sequence[Text], size: int, tasks: Sequence[str] | None
+) -> Latency:
     """Return the seconds of each batch, by a monotonic clock, without a smaller last one."""
     seconds = []
     for start in range(0, len(texts) - size + 1, size):
+        own = tasks and tasks[start : start + size]
         began = time.perf_counter()
-        loaded.score(texts[start : start + size], batch_size=size * loaded.task.sequences)
+        loaded.score(texts[start : start + size], tasks=own, batch_size=size * loaded.task.sequences)
         seconds.append(time.perf_counter() - began)
     per_text = 1000 * np.array(seconds) / size  # ms, (batches,)
     p50, p95 = np.percentile(per_text, [50, 95])

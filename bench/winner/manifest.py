@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.config.schema import ModelConfig
 from bench.data.prompt import Prompt
-from bench.errors import ConfigError
+from bench.errors import ConfigError, MissingError
+from bench.model import weights
 from bench.results.confidence import Confidence
 
 NAME = "bench.json"
@@ -61,6 +63,7 @@ class Manifest:
     thresholds: list[float] | None = None
     label_separator: str = "|"  # between several labels in a CSV file
     experts: int | None = None  # that gates weigh in each adapted layer; None: the adapter has no gates
+    tasks: dict[str, list[str]] | None = None  # the labels that a text of each can have; None: one task
 
     @property
     def temperature(self) -> float:
@@ -104,3 +107,33 @@ def read(folder: Path) -> Manifest:
         return Manifest(**{**values, "base": Origin(**values["base"]), "confidence": confidence})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); export the run again") from None
+
+
+def locate(base: Origin) -> Path:
+    """Return the folder of the base, known to be the one that the adapter was trained on.
+
+    Raises:
+        ConfigError: it is another one than the adapter was trained on.
+        MissingError: it is not on this machine.
+    """
+    source = ModelConfig(
+        name=base.name,
+        source=base.source,
+        path=base.path,
+        hub_id=base.hub_id,
+        revision=base.revision,
+        template="{text}",
+        weights="saved",
+        target_modules="auto",
+        precision="auto",
+        architecture=None,
+    )
+    folder = weights.locate(source)
+    if folder is None:
+        raise MissingError(f"{base.name}: has random weights; use a run on saved ones")
+    if (content := weights.revision(source)) != base.content:
+        raise ConfigError(
+            f"{folder}: is {content} now and was {base.content} when the run was trained, so that what it "
+            "trained no longer fits; bring back the base as it was, or train again"
+        )
+    return folder

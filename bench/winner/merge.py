@@ -12,8 +12,7 @@ from bench.errors import ConfigError
 from bench.model import weights
 from bench.winner import classifier
 from bench.winner.classifier import Classifier
-from bench.winner.manifest import Manifest
-from bench.winner.origin import locate
+from bench.winner.manifest import Manifest, locate
 
 FULL, FOUR_BIT = "full", "4bit"
 _IN_FOUR_BIT = ("nf4", "fp4")

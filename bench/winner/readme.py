@@ -4,6 +4,7 @@ The code needs transformers, PEFT for an adapter, onnxruntime for ONNX, and noth
 """
 
 import re
+import shlex
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -16,8 +17,7 @@ from bench.model.adapter import ROUTED
 from bench.report.cells import escape_markdown, format_count, format_gib, to_markdown
 from bench.results.marks import find_separator
 from bench.results.store import Result
-from bench.winner.manifest import Manifest, Origin
-from bench.winner.origin import locate
+from bench.winner.manifest import Manifest, Origin, locate
 
 NAME = "README.md"
 UNKNOWN = "unknown"
@@ -44,7 +44,7 @@ inputs = tokenizer(texts, truncation=True, max_length=$max_length, padding=True,
 with torch.inference_mode():
     probabilities = $logits.softmax(-1)
 for text, row in zip(texts, probabilities):
-    print(model.config.id2label[int(row.argmax())], row.tolist(), text)
+    print(model.config.id2label[$place], row.tolist(), text)
 """)
 _ONNX = Template("""\
 import json
@@ -148,21 +148,39 @@ def write_code(manifest: Manifest) -> str:
         )
     else:
         load = f"model = {kind}.from_pretrained(folder, dtype=torch.float32)"
-    logits, scores = "model(**inputs).logits", "torch.stack(scores)"
+    logits, scores, place = "model(**inputs).logits", "torch.stack(scores)", "int(row.argmax())"
+    if manifest.tasks is not None:
+        logits, place = f"{logits}[:, heads[task]]", f"heads[task][{place}]"
     if manifest.temperature != 1:
         logits, scores = (f"({one} / {manifest.temperature!r})" for one in (logits, scores))
     template = _CLASSIFY if manifest.thresholds is None else _CLASSIFY_SEVERAL
     use = (_WRITE if is_prompted else template).substitute(
-        max_length=manifest.max_length, logits=logits, scores=scores, thresholds=manifest.thresholds
+        max_length=manifest.max_length,
+        logits=logits,
+        scores=scores,
+        place=place,
+        thresholds=manifest.thresholds,
     )
+    use = _choose_head(manifest) + use
     code = _HEAD.substitute(imports="\n".join(imports) + "\n", load=load) + use
     for one, two in _FOR_PAIRS * manifest.pairs:
         code = code.replace(one, two)
     return code
 
 
+def _choose_head(manifest: Manifest) -> str:
+    """Write which outputs answer the texts, if the model has several tasks."""
+    if manifest.tasks is None:
+        return ""
+    heads = {task: [manifest.labels.index(label) for label in own] for task, own in manifest.tasks.items()}
+    return f"heads = {heads!r}\ntask = {next(iter(heads))!r}  # of these texts, whose labels they get\n"
+
+
 def _write_onnx_code(manifest: Manifest) -> str:
     normalise, answer = _ONE
+    if manifest.tasks is not None:
+        normalise = f"{_choose_head(manifest)}logits = logits[:, heads[task]]\n{normalise}"
+        answer = "labels[str(heads[task][row.argmax()])]"
     if manifest.thresholds is not None:
         normalise = "probabilities = 1 / (1 + np.exp(-logits))"
         answer = f"[labels[str(place)] for place in np.flatnonzero(row >= {manifest.thresholds})]"
@@ -290,15 +308,20 @@ def _list_labels(result: Result, manifest: Manifest) -> str:
         text += (
             "\nA text has every label whose probability, the sigmoid of its output, reaches its threshold.\n"
         )
+    if manifest.tasks is not None:
+        text += "\nA text is answered by the labels of its own task alone, the softmax of their outputs.\n"
     if manifest.template is None:
         return text
     return f"{text}\nThe model writes a label's words after this prompt:\n\n{_block(manifest.template)}"
 
 
 def _explain_loading(manifest: Manifest, network: nn.Module) -> str:
+    shown, named = _SHOWN[manifest.pairs], ""
+    if manifest.tasks is not None:
+        shown, named = f"--task {shlex.quote(next(iter(manifest.tasks)))} {shown}", ", tasks=[...]"
     use = (
-        f"## Use\n\nWith bench: `bench classify DIR {_SHOWN[manifest.pairs]}`, or "
-        "`bench.load(DIR).predict(texts)` in Python. "
+        f"## Use\n\nWith bench: `bench classify DIR {shown}`, or "
+        f"`bench.load(DIR).predict(texts{named})` in Python. "
     )
     if _is_routed(manifest):
         return (

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import combinations
 
+from bench.report.across.multitask import read_parts
 from bench.report.across.ranks import FEWEST, Contender, Ranking, find_least_p, rank_methods
 from bench.report.blocks import Block, Paragraph, Section, Table, make_bullets
 from bench.report.cells import UNKNOWN
@@ -17,7 +18,7 @@ _MOST_PAIRS = 12
 
 def describe_datasets(evidence: Evidence, *, text: Text) -> Section:
     """Tabulate mean rank and wins of each method over all data sets, and say which methods differ."""
-    ranking = rank_methods(evidence.rows)
+    ranking = rank_methods([row for row in evidence.rows if not read_parts(row)])  # which are no further data
     title = text("datasets.title")
     if ranking is None:
         return Section(title, [])

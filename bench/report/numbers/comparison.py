@@ -117,14 +117,18 @@ def compare_methods(
             pairs += [(later, earlier) for earlier, later in combinations(same, 2)]
             left_out += excluded
     pairs += _pair_models(judged, left_out)
-    tests, looks = [_test(*pair, delta=delta) for pair in pairs], count_looks(rows)
+    return bound, compare_pairs(pairs, delta=delta, looks=count_looks(rows)), left_out
+
+
+def compare_pairs(pairs: Sequence[Pair], *, delta: float, looks: int) -> list[Comparison]:
+    """Compare the two methods of each pair, with p values that hold for all pairs and looks at once."""
+    tests = [_test(*pair, delta=delta) for pair in pairs]
     level = 1 - (1 - LEVEL) / looks / max(1, len(pairs))
     adjusted = adjust_holm([[min(1.0, looks * p_value) for p_value in both] for both in tests])
-    shared = [
+    return [
         _compare(*pair, p_values=p_values, adjusted=both, delta=delta, level=level)
         for pair, p_values, both in zip(pairs, tests, adjusted, strict=True)
     ]
-    return bound, shared, left_out
 
 
 def _choose_members(members: Sequence[Member]) -> tuple[list[Scored], list[LeftOut]]:

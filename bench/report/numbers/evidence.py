@@ -13,6 +13,7 @@ from bench.files import read_object
 from bench.report.across.choices import Alternatives, list_choices
 from bench.report.across.curve import Curve, draw_curves
 from bench.report.across.groups import part_sizes
+from bench.report.across.multitask import Multitask, compare_strategies
 from bench.report.across.updates import StreamTable, gather_updates
 from bench.report.numbers.budget import UNTRIED, Untried, read_untried
 from bench.report.numbers.collapse import Cause, suggest_cause
@@ -25,6 +26,7 @@ from bench.results.store import BadRecord, Result, Store, find_imported
 
 LATENCY = "latency.json"  # in the folder of a run, from `bench latency`
 LATENCY_OF_SEEDS = "latency-seeds.json"  # the same of all seeds together, from `bench latency --seeds`
+LATENCY_OF_TASKS = "latency-tasks.json"  # of several adapters on one base, from `bench latency DIR DIR`
 _LATENCY_NUMBERS = ("batch_size", "p50_ms", "p95_ms", "texts_per_second")
 _DOCS = "../../docs"
 _JOULES_PER_KWH = 3.6e6
@@ -54,6 +56,7 @@ class Evidence:
     # what gates chose, by run_id of each method's first chosen run; a text says why it is not known
     gates: Mapping[str, pd.DataFrame | str] = field(default_factory=dict)
     updates: Sequence[StreamTable] = ()  # what each method on a stream brings, forgets and costs
+    multitask: Sequence[Multitask] = ()  # several tasks, learned apart and together
     smaller: Sequence[Row] = ()  # of train sizes that are on a learning curve, and have no table of their own
 
     @property
@@ -103,6 +106,7 @@ def gather(store: Store, report: ReportConfig, *, move: Move | None = None) -> E
         gates={row.run_ids[0]: _read_gates(store, row.run_ids[0]) for row in rows if row.gate_parameters},
         smaller=smaller,
         updates=gather_updates(rows, store.read_predictions),
+        multitask=compare_strategies(every_row, store.read_predictions, delta=report.delta),
         choices=list_choices(results, report.columns, store.read_predictions),
         docs=_DOCS if (store.folder / _DOCS / "statistics.md").is_file() else "",
     )
@@ -118,6 +122,7 @@ def narrow(evidence: Evidence, results: Sequence[Result], read: Read) -> Evidenc
         comparisons=comparisons,
         left_out=left_out,
         curves=(),
+        multitask=(),
         smaller=(),
     )
 
@@ -164,13 +169,14 @@ def _read_latencies(store: Store, results: Iterable[Result]) -> list[tuple[Resul
         StoreError: a file of that name is not what ``bench latency`` writes.
     """
     measured = list[tuple[Result, Latency]]()
-    places = ((result, name) for result in results for name in (LATENCY, LATENCY_OF_SEEDS))
+    places = ((result, name) for result in results for name in (LATENCY, LATENCY_OF_SEEDS, LATENCY_OF_TASKS))
     for result, name in places:
         path = store.run_folder(result.run_id) / name
         latency = read_object(path)
         if latency is not None and not _is_whole(latency):
-            option = " --seeds" if name == LATENCY_OF_SEEDS else ""
-            raise StoreError(f"{path}: was changed; `bench latency {result.run_id}{option}` writes it anew")
+            what = {LATENCY_OF_SEEDS: f"{result.run_id} --seeds", LATENCY_OF_TASKS: "DIR DIR"}
+            again = what.get(name, result.run_id)
+            raise StoreError(f"{path}: was changed; `bench latency {again}` writes it anew")
         if latency is not None:
             measured.append((result, latency))
     return measured

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bench.config.overrides import load_file
 from bench.config.schema import DataConfig
+from bench.config.tasks import read_tasks
 from bench.data import dataset
 from bench.errors import BenchError, StoreError
 from bench.report.numbers.rows import Row
@@ -109,24 +111,14 @@ def read_texts(answers: MethodAnswers) -> Mapping[Any, str] | str:
     run = choose_run(answers.row)
     values = read_value(run, "config.data") if run else None
     try:
-        newer = {
-            "multi_label": False,
-            "label_separator": "|",
-            "label_columns": None,
-            "encoding": "auto",
-            "folds": None,
-            "fold": None,
-            "resample": False,
-            **dict.fromkeys(["stream", "pieces", "date_column", "late_labels"]),
-        }  # which earlier records do not say
-        config = DataConfig(**{**newer, **values}) if isinstance(values, dict) else None
+        config = DataConfig(**{**load_file("data", "files"), **values}) if isinstance(values, dict) else None
     except TypeError:
         config = None
     if config is None:
         return "the record does not say where they come from"
-    if config.source == "hub":
-        return "they are on a hub, and a report fetches nothing"
     try:
+        if "hub" in {config.source, *(one.source for one in read_tasks(config).values())}:
+            return "they are on a hub, and a report fetches nothing"
         if dataset.fingerprint(config) != answers.row.task.fingerprint:
             return "the texts there are others by now"
         test = dataset.load(config).splits["test"]

@@ -37,6 +37,7 @@ _ORDER = (
     *(
         "methods",
         "datasets",
+        "multitask",
         "sizes",
         "updates",
         "findings",

@@ -27,7 +27,9 @@ class Fake:
     """A classifier by the first letter, which notes its batches and can be held up."""
 
     def __init__(self) -> None:
-        self.manifest = SimpleNamespace(run_id="0123456789ab", method="lora", labels=LABELS, pairs=False)
+        self.manifest = SimpleNamespace(
+            run_id="0123456789ab", method="lora", labels=LABELS, pairs=False, tasks=None
+        )
         self.batches: list[list[str]] = []
         self.gate = threading.Event()
         self.gate.set()

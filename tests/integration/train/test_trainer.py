@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader
 from trainings import prepare_alone
 from transformers import Trainer, TrainingArguments, set_seed
 
+from bench.config.batch import count_steps
 from bench.config.schema import Config
 from bench.data import dataset as datasets
 from bench.data import tokens
 from bench.model import build as builder
-from bench.train import fit, loop
+from bench.train import loop
 from bench.train.meter import Meter
 from bench.train.training import Log, Progress
 
@@ -55,7 +56,7 @@ def build(config: Config) -> tuple[builder.Network, list[dict[str, torch.Tensor]
     batches = tokens.train_batches(
         tokens.Stream(splits["train"], config.seed),
         micro_batch_size=settings.micro_batch_size,
-        micro_batches=fit.count_steps(settings, rows=84) * settings.gradient_accumulation_steps,
+        micro_batches=count_steps(settings, rows=84) * settings.gradient_accumulation_steps,
         group_by_length=settings.group_by_length,
         padding=tokens.Padding.of(tokenizer),
     )
@@ -71,7 +72,7 @@ def train(
     **hooks: Any,
 ) -> Progress:
     """bench's own training to its end; without ``hooks`` nothing is evaluated or saved."""
-    steps = fit.count_steps(config.train, rows=84)
+    steps = count_steps(config.train, rows=84)
     training = prepare_alone(network.model, config, steps=steps, precision=config.train.precision, log=log)
     without: dict[str, Any] = {
         "predict": lambda: np.ones((1, 1, 1)),

@@ -24,7 +24,7 @@ CHOICES = {
     "method.quantization": "none, nf4, fp4, int8",
     "model.source": "package, local, hub",
     "model.weights": "saved, random",
-    "data.source": "bbc_headlines, bbc_news, files, hub, finance8_synthetic",
+    "data.source": "bbc_headlines, bbc_news, files, hub, finance8_synthetic, tasks",
     "data.long_texts": "truncate, head_tail, windows",
     "train.loss": "cross_entropy, weighted, focal, balanced_sampling",
     "train.optimizer": "adamw, adamw_8bit, paged_adamw, paged_adamw_8bit",
