@@ -2,26 +2,25 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bench.config.fields import find_faults, write
+from bench.config.overrides import load_file
 from bench.config.schema import CONF_DIR, Config, DataConfig, read_data, read_field
 from bench.errors import ConfigError
 from bench.redaction import has_credentials
 from bench.spelling import guess
 
 SOURCE = "tasks"
-_FOLDER = CONF_DIR / "data"
+_GROUP = "data"  # of conf/
 _OF_FILES = ("text_column", "label_column", "encoding")  # that tasks which are files take from here
 _SIZES = ("train_size", "validation_size", "test_size")
 # Settings of one data set, which say nothing of several.
 _OF_EACH = (
     *("multi_label", "label_columns", "text_pair_column", "text_template", "train", "validation", "test"),
     *("hub_id", "subset", "revision", "labels", "label_map", "label_words", "folds", "fold", "noise"),
+    *("stream", "pieces", "date_column", "late_labels", "unlabelled", "cross_fit", "held_out"),
 )
 # What each must be where a run has several tasks, or this is why not and what to do.
 _REQUIRED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
@@ -35,6 +34,7 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
         ("network",),
         "it has no head for each task; choose a method that fine-tunes, for example method=lora",
     ),
+    ("method.distils", (False,), "a teacher has the labels of one data set; choose another method"),
     ("sweep.curve", (None,), "it halves one train split, and each task has its own; set null"),
 )
 
@@ -69,10 +69,12 @@ def read_tasks(data: DataConfig) -> dict[str, DataConfig]:
 
 def _list_layers(given: str, data: DataConfig) -> tuple[str, list[Mapping[str, Any]]]:
     """Return the task's name, and the settings of it, the last ones winning."""
-    if (_FOLDER / f"{given}.yaml").is_file():
-        return given, [*_read_preset(given)]
+    if (CONF_DIR / _GROUP / f"{given}.yaml").is_file():
+        return given, [load_file(_GROUP, given)]
     if not Path(given).suffix:
-        presets = sorted({path.stem for path in _FOLDER.glob("*.yaml")} - {"files", "hub", SOURCE})
+        presets = sorted(
+            {path.stem for path in (CONF_DIR / _GROUP).glob("*.yaml")} - {"files", "hub", SOURCE}
+        )
         near = guess(given, presets)
         raise ConfigError(
             f"data.tasks: there is no data set {given} in conf/data/ and no such file{near or ';'} give one "
@@ -80,18 +82,7 @@ def _list_layers(given: str, data: DataConfig) -> tuple[str, list[Mapping[str, A
         )
     name = Path(given).name.partition(".")[0]
     own = {setting: getattr(data, setting) for setting in _OF_FILES}
-    return name, [*_read_preset("files"), {**own, "name": name, "train": given}]
-
-
-@cache
-def _read_preset(name: str) -> tuple[Mapping[str, Any], ...]:
-    """Return what a file under conf/data/ says, after what the files say that it begins with."""
-    values: dict[str, Any] = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    before = values.pop("defaults", [])
-    parts = [(values,) if one == "_self_" else _read_preset(str(one)) for one in before]
-    if "_self_" not in before:
-        parts.append((values,))
-    return tuple(layer for part in parts for layer in part)
+    return name, [load_file(_GROUP, "files"), {**own, "name": name, "train": given}]
 
 
 def check_tasks(config: Config) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,11 +63,12 @@ def test_a_task_is_its_preset_or_its_file_but_for_the_sizes_that_are_set(compose
 def test_a_preset_may_begin_with_another(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for path in (CONF_DIR / "data").glob("*.yaml"):
-        (tmp_path / path.name).write_text(path.read_text())
+    shutil.copytree(CONF_DIR / "data", tmp_path / "data")
     own = {"defaults": ["files", "_self_"], "name": "reviews", "train": "r.csv", "label_map": {"x": "y"}}
-    (tmp_path / "reviews.yaml").write_text(yaml.safe_dump(own))
-    monkeypatch.setattr("bench.config.tasks._FOLDER", tmp_path)
-    tasks = read_tasks(compose("data=tasks", "data.tasks=[bbc_news,reviews]").data)
+    (tmp_path / "data" / "reviews.yaml").write_text(yaml.safe_dump(own))
+    several = compose("data=tasks", "data.tasks=[bbc_news,reviews]").data
     files = compose("data=files", "data.train=r.csv", "data.name=reviews").data
+    for name in ("tasks", "overrides"):
+        monkeypatch.setattr(f"bench.config.{name}.CONF_DIR", tmp_path)
+    tasks = read_tasks(several)
     assert tasks["reviews"] == dataclasses.replace(files, label_map={"x": "y"})
