@@ -19,7 +19,15 @@ from bench.winner import manifest as manifests
 from bench.winner.agreement import Agreement
 from bench.winner.classifier import Classifier
 from bench.winner.manifest import Manifest
-from bench.winner.merge import FOUR_BIT, FULL, base_type, choose_base, merge_folder
+from bench.winner.merge import (
+    FOUR_BIT,
+    FULL,
+    IN_FOUR_BIT,
+    base_type,
+    choose_base,
+    load_unquantised,
+    merge_folder,
+)
 
 MERGED, ONNX, ONNX_INT8 = "merged", "onnx", "onnx-int8"
 FORMS = (MERGED, ONNX, ONNX_INT8)
@@ -130,12 +138,7 @@ def _write_merged(plain: Path, folder: Path, base: str | None, measure: Measure)
 
 def _write_onnx(plain: Path, folder: Path, base: str | None, measure: Measure, *, form: str) -> Converted:
     """Save the model as ONNX, perhaps in int8; measure it in torch, as ONNX and as it is saved."""
-    plainly = None if manifests.read(plain).experts is None else "none"  # a base in 4 bits has no ONNX
-    source = (
-        classifier.load(plain, quantization=plainly, precision="fp32")
-        if base is None
-        else merge_folder(plain, into=base)
-    )
+    source = _load_plain(plain) if base is None else merge_folder(plain, into=base)
     network: Any = source.model.float()
     rows = [measure("reloaded, fp32" if base is None else "merged, fp32", source)]
     held = "int8" if form == ONNX_INT8 else "none"
@@ -152,6 +155,14 @@ def _write_onnx(plain: Path, folder: Path, base: str | None, measure: Measure, *
         onnx.write(network, folder / onnx.NAME)
     saved = measure(name_onnx(manifest), classifier.load(folder))
     return Converted(made, [*rows, saved], saved)
+
+
+def _load_plain(folder: Path) -> Classifier:
+    """Return what has no adapter to merge, or one with gates, in fp32."""
+    manifest = manifests.read(folder)
+    if manifest.experts is None:
+        return classifier.load(folder, precision="fp32")
+    return load_unquantised(folder, into=FOUR_BIT if manifest.quantization in IN_FOUR_BIT else FULL)
 
 
 def _refuse(manifest: Manifest, form: str, saved: Agreement, *, texts: int, tolerance: float) -> str:

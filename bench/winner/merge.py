@@ -15,7 +15,7 @@ from bench.winner.classifier import Classifier
 from bench.winner.manifest import Manifest, locate
 
 FULL, FOUR_BIT = "full", "4bit"
-_IN_FOUR_BIT = ("nf4", "fp4")
+IN_FOUR_BIT = ("nf4", "fp4")
 
 
 def choose_base(manifest: Manifest, into: str | None) -> str:
@@ -34,7 +34,7 @@ def choose_base(manifest: Manifest, into: str | None) -> str:
             "experts by what the layer reads, so that no one weight does the same; export what was trained, "
             "without --format"
         )
-    is_four_bit = manifest.quantization in _IN_FOUR_BIT
+    is_four_bit = manifest.quantization in IN_FOUR_BIT
     if into == FOUR_BIT and not is_four_bit:
         raise ConfigError(
             f"--into {into}: {manifest.run_id} was trained on a base with quantization "
@@ -45,15 +45,21 @@ def choose_base(manifest: Manifest, into: str | None) -> str:
 
 def merge_folder(folder: Path, *, into: str) -> Classifier:
     """Return the exported adapter merged, in memory and in fp32."""
-    adapted = classifier.load(folder, quantization="none", precision="fp32")
+    adapted = load_unquantised(folder, into=into)
     network: Any = adapted.model
-    if into == FOUR_BIT:
-        _copy_dequantised(classifier.load(folder).model, network)
     merged = network.merge_and_unload()
     manifest = dataclasses.replace(
         adapted.manifest, kind="full", quantization="none", double_quant=False, merged_into=into
     )
     return dataclasses.replace(adapted, model=merged.eval(), manifest=manifest)
+
+
+def load_unquantised(folder: Path, *, into: str) -> Classifier:
+    """Return the exported adapter in fp32, on the base as it is or on the values that a 4-bit one held."""
+    adapted = classifier.load(folder, quantization="none", precision="fp32")
+    if into == FOUR_BIT:
+        _copy_dequantised(classifier.load(folder).model, adapted.model)
+    return adapted
 
 
 def base_type(manifest: Manifest) -> str:
