@@ -335,7 +335,8 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _sync(arguments: argparse.Namespace) -> int:
     from bench.results.store import Store
-    from bench.run import mirror, tracking
+    from bench.run.tracking import mirror
+    from bench.run.tracking import wandb_run as tracking
 
     if not 0 < arguments.probe_seconds <= 60:
         raise ConfigError(f"--probe-seconds {arguments.probe_seconds}: must lie in (0, 60]")

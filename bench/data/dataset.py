@@ -17,8 +17,8 @@ from bench.config.schema import DataConfig, MethodConfig
 from bench.config.tasks import read_tasks
 from bench.data import sources, stream
 from bench.data import tasks as several
-from bench.data.columns import fold_look
 from bench.data.label_sets import Marks, find_strata, list_labels, number_sets, require_separable
+from bench.data.reading.columns import fold_look
 from bench.data.sources import SPLITS, Frames
 from bench.data.splits import cut_splits, shorten, take_fold
 from bench.data.teaching import HELD_OUT, UNLABELLED, Teaching, Unlabelled, hold_out, read_unlabelled

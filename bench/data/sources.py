@@ -18,8 +18,8 @@ import pandas as pd
 
 from bench.config.pins import WITHOUT_HUB
 from bench.config.schema import DataConfig
-from bench.data import synthetic, tables
-from bench.data.columns import find_doubts, list_labelled, list_read, to_texts
+from bench.data.reading import synthetic, tables
+from bench.data.reading.columns import find_doubts, list_labelled, list_read, to_texts
 from bench.errors import ConfigError, DataError, MissingError
 from bench.redaction import show
 

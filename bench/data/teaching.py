@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from bench.config.schema import DataConfig
-from bench.data import sources, tables
-from bench.data.columns import list_read, to_texts
+from bench.data import sources
+from bench.data.reading import tables
+from bench.data.reading.columns import list_read, to_texts
 from bench.data.sources import Frames
 from bench.data.splits import deal
 from bench.errors import DataError

@@ -81,15 +81,8 @@ def tokenise(
         DataError: a text has no tokens.
         ConfigError: the prompt and its answers leave no room for the text.
     """
-    facts = [CACHE_VERSION, dataset.fingerprint, identify_tokenizer(tokenizer), max_length]
-    if dataset.fold is not None:
-        facts += [f"fold {dataset.fold}"]
-    if dataset.draw is not None:
-        facts += [f"draw {dataset.draw}"]
-    if dataset.part is not None:
-        facts += [dataset.part]
-    if "unlabelled" in dataset.asked:
-        facts += [f"unlabelled {dataset.unlabelled_fingerprint}"]
+    texts, *more = _name_texts(dataset)
+    facts = [CACHE_VERSION, texts, identify_tokenizer(tokenizer), max_length, *more]
     if prompt is not None:
         facts += [prompt.before, prompt.after, prompt.room, *([prompt.between] if prompt.between else [])]
         if prompt.room >= max_length:
@@ -120,6 +113,20 @@ def tokenise(
         splits = {name: one.of_tasks(dataset.splits[name]["task"].to_numpy()) for name, one in splits.items()}
     write_cache(path, splits)
     return splits
+
+
+def _name_texts(dataset: Dataset) -> list[str]:
+    """Name what decides the texts of a data set's splits: its content, and which part of it they are."""
+    facts = [dataset.fingerprint]
+    if dataset.fold is not None:
+        facts += [f"fold {dataset.fold}"]
+    if dataset.draw is not None:
+        facts += [f"draw {dataset.draw}"]
+    if dataset.part is not None:
+        facts += [dataset.part]
+    if "unlabelled" in dataset.asked:
+        facts += [f"unlabelled {dataset.unlabelled_fingerprint}"]
+    return facts
 
 
 def identify_tokenizer(tokenizer: Any) -> str:

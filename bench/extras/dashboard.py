@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.errors import ConfigError, MissingError, StoreError
 from bench.results.store import Result, Store
-from bench.run import tracking
+from bench.run.tracking import wandb_run as tracking
 
 DASHBOARD = "dashboard.json"
 # What a plot of memory needs, by what the runs measured: torch's own count on a GPU, else the process.

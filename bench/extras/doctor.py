@@ -57,7 +57,7 @@ class Trial:
 
 def examine(config: "Config") -> Iterator[Trial]:
     """Try all that runs like this one need: the device and what it computes, the model, hub, W&B, disk."""
-    from bench.run import tracking
+    from bench.run.tracking import wandb_run as tracking
 
     seconds = config.track.probe_seconds
     yield from examine_cards(config.devices)

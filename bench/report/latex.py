@@ -13,7 +13,7 @@ from bench.report.language.text import Text
 from bench.report.numbers.comparison import Comparison, count_looks
 from bench.report.numbers.contrast import group_rows
 from bench.report.numbers.evidence import Evidence
-from bench.report.sections import say_points, say_verdict
+from bench.report.sections.methods import say_points, say_verdict
 from bench.report.table import describe_tables
 from bench.report.tabulate import tabulate
 

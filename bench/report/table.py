@@ -35,11 +35,7 @@ from bench.report.blocks import (
 from bench.report.cells import (
     format_number,
 )
-from bench.report.distillation import describe_distillation
-from bench.report.gates import describe_gates
-from bench.report.imported import describe_imported
 from bench.report.language.text import Text, read_language
-from bench.report.latency import describe_latencies
 from bench.report.naming import (
     Titles,
     name_columns,
@@ -50,9 +46,12 @@ from bench.report.naming import (
 from bench.report.numbers.contrast import Group
 from bench.report.numbers.evidence import Evidence, gather
 from bench.report.numbers.rows import OVER
-from bench.report.probabilities import describe_probabilities
 from bench.report.runs import render_runs
-from bench.report.sections import (
+from bench.report.sections.distillation import describe_distillation
+from bench.report.sections.gates import describe_gates
+from bench.report.sections.imported import describe_imported
+from bench.report.sections.latency import describe_latencies
+from bench.report.sections.methods import (
     describe_budgets,
     describe_choices,
     describe_comparisons,
@@ -60,9 +59,10 @@ from bench.report.sections import (
     describe_pivots,
     render_comparisons,
 )
+from bench.report.sections.probabilities import describe_probabilities
+from bench.report.sections.together import describe_together
+from bench.report.sections.updates import describe_updates
 from bench.report.tabulate import join_counts, render_csv, shorten, tabulate
-from bench.report.together import describe_together
-from bench.report.updates import describe_updates
 from bench.report.verdicts.answer import say_answer
 from bench.report.verdicts.claims import describe_claims
 from bench.report.verdicts.findings import describe_findings

@@ -28,8 +28,9 @@ from bench.errors import BenchError, ConfigError
 from bench.process import stop_on_signals
 from bench.redaction import show
 from bench.results.store import Result
-from bench.run import driver, tracking
+from bench.run import driver
 from bench.run.run import run_all
+from bench.run.tracking import wandb_run as tracking
 
 PLUGINS_DIR = Path(__file__).parents[1] / "plugins"
 

@@ -19,9 +19,9 @@ from bench.data.dataset import Dataset
 from bench.redaction import redact
 from bench.results.store import Result, Store, start_record
 from bench.run import provenance
-from bench.run.mirror import start_tracker
 from bench.run.preparation import Prepared, PreparedRun, adapt
-from bench.run.tracking import Mode, Tracker
+from bench.run.tracking.mirror import start_tracker
+from bench.run.tracking.wandb_run import Mode, Tracker
 from bench.train.meter import Meter
 from bench.train.training import Row
 

@@ -25,8 +25,8 @@ from bench.redaction import LONGEST, redact, shorten
 from bench.results.store import STARTED, Result, Store, now
 from bench.run.fitting import take_from_aside
 from bench.run.journal import Journal
-from bench.run.mirror import describe_tracker, flatten
 from bench.run.preparation import ASIDE, Prepared
+from bench.run.tracking.mirror import describe_tracker, flatten
 from bench.train import checkpoint, metrics
 from bench.train.fit import Fitted, score_all
 from bench.train.meter import Meter

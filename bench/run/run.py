@@ -10,8 +10,9 @@ from pathlib import Path
 
 from bench.config.schema import Config
 from bench.results.store import Result, Store
-from bench.run import driver, tracking
+from bench.run import driver
 from bench.run.preparation import ASIDE, adapt, is_done, prepare
+from bench.run.tracking import wandb_run as tracking
 from bench.train import checkpoint
 
 

@@ -21,7 +21,7 @@ from bench.report.numbers.rows import build_rows
 from bench.results import selection
 from bench.results.selection import MethodKey
 from bench.results.store import STARTED, STATUSES, Result, Store, start_record
-from bench.run import tracking
+from bench.run.tracking import wandb_run as tracking
 from bench.sweep import cleanup, crashes
 from bench.sweep.isolate import ProcessError
 from bench.sweep.machine import count_slots

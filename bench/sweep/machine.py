@@ -62,7 +62,7 @@ def main() -> None:
     others = ", ".join(sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml")))
     print(
         f"EXPERIMENT={name}, as {reason}; EXPERIMENT=NAME chooses among {others}, of which "
-        "quickstart, llm, curve and updates need no model hub",
+        "quickstart, llm, curve, tasks and updates need no model hub",
         file=sys.stderr,
     )
     print(name)

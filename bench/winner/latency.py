@@ -15,7 +15,7 @@ import torch
 from bench.data.sources import Text
 from bench.report.cells import to_markdown
 from bench.report.language.text import ENGLISH
-from bench.report.latency import list_forms
+from bench.report.sections.latency import list_forms
 from bench.run import provenance
 from bench.train.meter import Meter
 from bench.winner import classifier, export

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench.config.template import fill, list_columns
 from bench.csv_text import to_exact_csv
-from bench.data import tables
+from bench.data.reading import tables
 from bench.data.sources import Text
 from bench.errors import ConfigError, DataError, MissingError, StoreError
 from bench.redaction import show

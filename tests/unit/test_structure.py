@@ -45,7 +45,7 @@ NO_VERB = re.compile(
 )
 # Packages that one place owns, and the modules that make up that place.
 OWNERS = {
-    "wandb": ("bench.run.tracking",),
+    "wandb": ("bench.run.tracking.wandb_run",),
     "wandb_workspaces": ("bench.extras.dashboard",),
     "cleanlab": ("bench.extras.audit",),
     "setfit": ("bench.model.contrastive",),

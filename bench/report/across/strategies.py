@@ -10,7 +10,7 @@ from bench.report.language.text import Text
 from bench.report.naming import join_hyperparameters, name_models, name_unit
 from bench.report.numbers.comparison import Comparison
 from bench.report.numbers.evidence import Evidence
-from bench.report.sections import say_points
+from bench.report.sections.methods import say_points
 
 _COMMAND = "bench sweep data=A,B method=lora"
 _LEAST_P = 0.001

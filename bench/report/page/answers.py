@@ -110,8 +110,10 @@ def read_texts(answers: MethodAnswers) -> Mapping[Any, str] | str:
     """
     run = choose_run(answers.row)
     values = read_value(run, "config.data") if run else None
+    newer = load_file("data", "files")  # has settings that earlier records do not
+    del newer["source"]
     try:
-        config = DataConfig(**{**load_file("data", "files"), **values}) if isinstance(values, dict) else None
+        config = DataConfig(**{**newer, **values}) if isinstance(values, dict) else None
     except TypeError:
         config = None
     if config is None:

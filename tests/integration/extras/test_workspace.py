@@ -15,9 +15,9 @@ from bench.config.schema import Config
 from bench.errors import MissingError
 from bench.extras import dashboard
 from bench.results.store import Store
-from bench.run import tracking
 from bench.run.run import run
-from bench.run.tracking import Mode
+from bench.run.tracking import wandb_run as tracking
+from bench.run.tracking.wandb_run import Mode
 
 Compose = Callable[..., Config]
 ONLINE = Mode("online", None)

@@ -20,8 +20,9 @@ from bench.config.schema import Config
 from bench.errors import ConfigError, DataError, MissingError, RunError, StoreError
 from bench.model import build, tensors
 from bench.results.store import Result, Store
-from bench.run import fitting, record, tracking
+from bench.run import fitting, record
 from bench.run.run import run
+from bench.run.tracking import wandb_run as tracking
 from bench.train import checkpoint, device, loop
 from bench.train.device import limit_memory, require_attention
 from bench.train.meter import Meter

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from bench.config.overrides import load_file
 from bench.config.schema import DataConfig
 from bench.data import dataset as datasets
-from bench.data import splits, synthetic
+from bench.data import splits
+from bench.data.reading import synthetic
 from bench.errors import ConfigError, DataError
 
 FILES = DataConfig(**load_file("data", "files"))

@@ -17,7 +17,7 @@ from bench.errors import ConfigError
 from bench.report.language.text import LANGUAGES, Text
 from bench.report.numbers.rows import Interval, build_rows
 from bench.report.runs import render_runs
-from bench.report.sections import render_comparisons
+from bench.report.sections.methods import render_comparisons
 from bench.report.table import write_tables, write_unfinished
 from bench.report.tabulate import COLUMNS, EXTRAS, render_csv
 from bench.results.store import STATUSES, Result, Store

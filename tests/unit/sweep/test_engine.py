@@ -16,8 +16,8 @@ from bench.data import dataset
 from bench.errors import ConfigError, MissingError, StoreError
 from bench.model import weights
 from bench.results.store import RECORD, STARTED, STATUSES, Store
-from bench.run import tracking
 from bench.run.preparation import ASIDE
+from bench.run.tracking import wandb_run as tracking
 from bench.sweep import engine, request
 from bench.sweep.engine import Foresight, Outcome, Sweep
 from bench.sweep.plan import Axes, Plan, Point

@@ -24,8 +24,8 @@ from bench.process import interrupt_code, program, stop_on_signals
 from bench.redaction import shorten, show
 from bench.report.table import write_tables, write_unfinished
 from bench.results.store import Store
-from bench.run import tracking
 from bench.run.app import summarise
+from bench.run.tracking import wandb_run as tracking
 from bench.sweep import forecast, isolate, overview, space
 from bench.sweep.engine import Foresight, Sweep, ends_sweep
 from bench.sweep.isolate import Isolation, ProcessError

@@ -14,7 +14,7 @@ from bench.report.language.text import LANGUAGES
 from bench.report.numbers.evidence import Evidence
 from bench.report.page.details import Details
 from bench.report.page.figures import draw_all
-from bench.report.sections import render_comparisons
+from bench.report.sections.methods import render_comparisons
 from bench.report.tabulate import render_csv
 from bench.results.store import Result
 

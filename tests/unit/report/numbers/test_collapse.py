@@ -11,7 +11,7 @@ from report_folder import write_results
 from bench.report.language.text import LANGUAGES
 from bench.report.numbers.collapse import is_untrained, suggest_cause
 from bench.report.numbers.evidence import gather
-from bench.report.sections import render_comparisons
+from bench.report.sections.methods import render_comparisons
 from bench.report.tabulate import render_csv
 from bench.results.store import Result
 

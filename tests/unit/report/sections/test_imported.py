@@ -8,9 +8,9 @@ import pytest
 from records import make_peft
 
 from bench.extras.imports import read_csv, read_peft
-from bench.report import imported
 from bench.report.blocks import write_markdown
 from bench.report.language.text import LANGUAGES
+from bench.report.sections import imported
 from bench.results.store import Result
 
 HOSTILE = '=HYPERLINK("http://a")|x|<script>\x1b[31m\u202e`[a](b)\ud800\n# heading'

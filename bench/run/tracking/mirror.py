@@ -10,8 +10,8 @@ from bench.config.identity import describe
 from bench.config.schema import Config, from_record
 from bench.errors import BenchError, HeldError
 from bench.results.store import Result, Store
-from bench.run import tracking
-from bench.run.tracking import Mode, Tracker
+from bench.run.tracking import wandb_run as tracking
+from bench.run.tracking.wandb_run import Mode, Tracker
 
 _REMADE = Mode("offline", "made from the record; upload later with `bench sync`")
 _log = logging.getLogger(__name__)

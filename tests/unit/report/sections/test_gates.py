@@ -8,9 +8,9 @@ import pytest
 from records import make_evidence, make_run, render_markdown
 from report_folder import write_results
 
-from bench.report.gates import summarise_gates
 from bench.report.language.text import LANGUAGES, Text
 from bench.report.numbers.evidence import gather
+from bench.report.sections.gates import summarise_gates
 from bench.results.store import Result, Store
 
 GATES = pd.DataFrame(

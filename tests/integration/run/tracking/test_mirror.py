@@ -13,8 +13,9 @@ import pytest
 
 from bench.config.schema import Config
 from bench.results.store import Result, Store
-from bench.run import mirror, tracking
 from bench.run.run import run
+from bench.run.tracking import mirror
+from bench.run.tracking import wandb_run as tracking
 
 Compose = Callable[..., Config]
 

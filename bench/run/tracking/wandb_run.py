@@ -25,7 +25,7 @@ import pandas as pd
 
 from bench.config.schema import TrackConfig
 from bench.errors import BenchError, ConfigError, MissingError
-from bench.run.probe import probe
+from bench.run.tracking.probe import probe
 
 # A server that is lost costs a sweep at most 30 s: 5 for the probe, and once both of these.
 INIT_SECONDS = 6  # wandb waits 10 more; its default is 90

@@ -13,7 +13,7 @@ from bench.report.numbers.comparison import Comparison
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import Row
 from bench.report.numbers.statistics import Difference
-from bench.report.sections import say_points, say_verdict
+from bench.report.sections.methods import say_points, say_verdict
 from bench.results.selection import read_value
 from bench.results.store import Result
 

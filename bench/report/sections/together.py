@@ -9,8 +9,8 @@ from bench.report.language.text import Text
 from bench.report.naming import Titles, name_unit, place
 from bench.report.numbers.evidence import Evidence, Latency
 from bench.report.numbers.rows import Row, Together
-from bench.report.probabilities import say_number, say_percent
-from bench.report.sections import say_points
+from bench.report.sections.methods import say_points
+from bench.report.sections.probabilities import say_number, say_percent
 
 _COMMAND = "bench latency best:METHOD --seeds"
 

@@ -13,7 +13,7 @@ from bench.config.pack import describe_pack
 from bench.report.language.text import LANGUAGES
 from bench.report.numbers.budget import count_budget
 from bench.report.numbers.evidence import price_training
-from bench.report.sections import _choose_ticks, render_comparisons
+from bench.report.sections.methods import _choose_ticks, render_comparisons
 from bench.report.tabulate import render_csv
 from bench.results.selection import select_best
 from bench.results.store import Result

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.data.encoding import decode, show_example
+from bench.data.reading.encoding import decode, show_example
 from bench.errors import DataError, MissingError, first_line
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}

@@ -9,7 +9,7 @@ from bench.report.language.text import Text
 from bench.report.naming import Titles, place
 from bench.report.numbers.evidence import Evidence
 from bench.report.numbers.rows import Row
-from bench.report.sections import say_points
+from bench.report.sections.methods import say_points
 from bench.results.selection import read_value
 
 

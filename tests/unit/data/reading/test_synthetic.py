@@ -12,7 +12,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from bench.data import synthetic
+from bench.data.reading import synthetic
 from bench.errors import ConfigError
 
 SIZES = {"train": 803, "validation": 200, "test": 205}

@@ -18,7 +18,7 @@ from bench.data import dataset as datasets
 from bench.data import sources
 from bench.errors import DataError
 
-ASSETS = Path(__file__).parents[2] / "assets" / "data"
+ASSETS = Path(__file__).parents[3] / "assets" / "data"
 FILES = DataConfig(**load_file("data", "files"))
 ROWS = [("match song price", "art"), ("team price goal", "sport"), ("bank share", "money")]
 COMMAS = "text,label\nmatch song price,art\nteam price goal,sport\nbank share,money\n"

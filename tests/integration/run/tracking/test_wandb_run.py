@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from bench.errors import MissingError
-from bench.run import tracking
-from bench.run.tracking import Mode
+from bench.run.tracking import wandb_run as tracking
+from bench.run.tracking.wandb_run import Mode
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 OFFLINE = Mode("offline", "asked for")
@@ -206,7 +206,7 @@ def test_an_offline_run_sends_nothing_and_keeps_to_its_folder(server: FakeServer
 import sys
 from pathlib import Path
 import pandas as pd
-from bench.run import tracking
+from bench.run.tracking import wandb_run as tracking
 tracker = tracking.start(tracking.Mode("offline", None), project="p", entity=None, folder=Path(sys.argv[1]),
                          run_id="r", name="n", group="g", tags=[], config={})
 tracker.log({"loss": 1.0}, step=1)
@@ -304,7 +304,7 @@ def test_an_online_run_outlives_its_server(server: FakeServer, tmp_path: Path) -
     script = """
 import sys, threading, time
 from pathlib import Path
-from bench.run import tracking
+from bench.run.tracking import wandb_run as tracking
 tracking.FINISH_SECONDS = 3
 mode = tracking.resolve("online", probe_seconds=5)
 tracker = tracking.start(mode, project="p", entity=None, folder=Path(sys.argv[1]), run_id="r", name="n",
@@ -347,4 +347,4 @@ print(time.monotonic() - started)
 
 
 def _root() -> Path:
-    return Path(tracking.__file__).parents[2]
+    return Path(tracking.__file__).parents[3]

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from bench.errors import ConfigError, MissingError
-from bench.run import tracking
-from bench.run.tracking import Mode
+from bench.run.tracking import wandb_run as tracking
+from bench.run.tracking.wandb_run import Mode
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -264,7 +264,7 @@ def test_disabled_imports_neither_wandb_nor_torch(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from bench.run import tracking
+from bench.run.tracking import wandb_run as tracking
 mode = tracking.resolve("disabled", probe_seconds=1)
 tracker = tracking.start(mode, project="p", entity=None, folder=Path(sys.argv[1]), run_id="r", name="n",
                          group="g", tags=[], config={})
@@ -275,7 +275,7 @@ print(sorted({"wandb", "torch"} & set(sys.modules)))
 """
     folder = tmp_path / "results"
     command = [sys.executable, "-c", script, str(folder)]
-    root = Path(tracking.__file__).parents[2]
+    root = Path(tracking.__file__).parents[3]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, timeout=60)
     assert (done.stdout, done.stderr) == ("[]\n", "")
     assert not folder.exists()
