@@ -123,9 +123,9 @@ def _describe(row: Row, results: Sequence[Result]) -> UpdatedRow:
 
 
 def _compare(rows: Sequence[Row], new_tests: int, read: Read) -> list[UpdatedPair]:
-    """Compare every two methods whose predictions are there, paired over test texts."""
+    """Compare every two methods that train and whose predictions are there, paired over test texts."""
     scored = []
-    for row in rows:
+    for row in (one for one in rows if not one.baseline):
         try:
             right = read_answers(row, read).is_right  # (seeds, texts), the last piece's at the end
         except StoreError:  # which the table of all texts names
