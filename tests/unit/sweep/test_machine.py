@@ -66,8 +66,11 @@ def test_a_script_reads_the_name_and_a_person_how_to_choose(
     printed = capsys.readouterr()
     assert printed.out == "rtx4090\n"
     assert "NVIDIA GeForce RTX 4090 has 24 GiB" in printed.err
-    assert "EXPERIMENT=NAME chooses among article, curve, llm, quickstart, rtx4090, of which" in printed.err
-    assert "quickstart, llm and curve need no model hub" in printed.err
+    assert (
+        "EXPERIMENT=NAME chooses among article, curve, llm, quickstart, rtx4090, tasks, of which"
+        in printed.err
+    )
+    assert "all but article and rtx4090 need no model hub" in printed.err
 
 
 def test_a_driver_that_is_too_old_ends_make_sweep(
