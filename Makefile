@@ -25,8 +25,8 @@ help: ## this text
 	@awk '/^## / {print "  " substr($$0, 4)}' $(MAKEFILE_LIST)
 ## EXPERIMENT=quickstart   what sweep runs, a file of conf/experiment/; without it rtx4090 (10 runs) on a machine with
 ##                         a CUDA card of at least 20 GiB, else quickstart; by name alone llm, a language model in half
-##                         an hour on two cores, curve, how many labels pay, updates, what a stream of texts
-##                         needs, and article (219 runs)
+##                         an hour on two cores, curve, how many labels pay, updates, what a stream of texts needs,
+##                         tasks, one model or several for two data sets, and article (219 runs)
 ## ARGS="..."              more arguments, for example ARGS="lora.r=8,16" or ARGS="--results DIR"
 ## PYTHON=python3.12       the Python that setup builds .venv with
 ## PIP_ARGS="..."          more arguments for pip; on Linux without an NVIDIA GPU, --extra-index-url and the

@@ -50,14 +50,14 @@ def list_own(config: Config) -> list[str]:
     """List the fields in which runs like this one may differ in a pack: OWN, except where one decides more.
 
     A seed decides base weights that are random. The number of texts decides the steps of epochs, and folds
-    may differ by a text, drawn texts by their windows; of the generated texts it also decides which ones are
-    evaluated.
+    may differ by a text, drawn texts by their windows; of the generated texts, which may be one of several
+    tasks, it also decides which ones are evaluated.
     """
     counts = config.train.epochs is not None
     windows = counts and config.data.long_texts == "windows" and draws_texts(config.data)
     shared = {
         "seed": config.model.weights == "random" or windows,
-        "data.train_size": counts or config.data.source == "finance8_synthetic",
+        "data.train_size": counts or config.data.source in ("finance8_synthetic", "tasks"),
         "data.fold": counts,
         "data.held_out": counts,
     }

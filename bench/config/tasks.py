@@ -128,5 +128,7 @@ def _check_task(name: str, data: DataConfig) -> Iterator[str]:
         yield f"{where} has texts with several labels, and a head answers with one; leave it out"
     if data.text_pair_column is not None:
         yield f"{where} has pairs of texts, and one model reads all texts alike; leave it out"
+    if data.source == "finance8_synthetic" and data.resample:
+        yield f"{where} makes as many texts as data.train_size says, none to choose from; data.resample=false"
     if data.source == "hub" and data.revision is None:
         yield f"{where} has no data.revision; write a commit of {data.hub_id} into conf/data/{name}.yaml"

@@ -61,8 +61,8 @@ def main() -> None:
     name, reason = choose_experiment()
     others = ", ".join(sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml")))
     print(
-        f"EXPERIMENT={name}, as {reason}; EXPERIMENT=NAME chooses among {others}, of which "
-        "quickstart, llm, curve, tasks and updates need no model hub",
+        f"EXPERIMENT={name}, as {reason}; EXPERIMENT=NAME chooses among {others}, of which all but article "
+        "and rtx4090 need no model hub",
         file=sys.stderr,
     )
     print(name)

@@ -30,6 +30,10 @@ Compose = Callable[..., Config]
         ),
         (["data.train=a.csv"], r"data\.train=a\.csv with data=tasks: each task has its own"),
         (["data.folds=3", "data.fold=0"], r"data\.folds=3 with data=tasks: each task has its own"),
+        (
+            ["data.tasks=[bbc_news,finance8_synthetic]", "data.train_size=100", "data.resample=true"],
+            r"finance8_synthetic makes as many texts as data\.train_size says",
+        ),
         (["method=tfidf"], r"method\.estimator=tfidf with data=tasks: it has no head for each task"),
         (
             ["model=smollm2", "task=label_likelihood"],

@@ -126,3 +126,22 @@ def test_runs_on_other_texts_are_not_beside_it() -> None:
     assert [one.kind for one in found.strategies] == ["joint"]
     [found] = make_tasks(worse=2, test_texts=TEST_SIZE - 1).multitask  # than its predictions have
     assert find(found, "joint").comparisons == (None, None)
+
+
+def test_what_was_measured_of_all_adapters_stands_beside_their_weights() -> None:
+    evidence = make_tasks(worse=2)
+    rows = find(evidence.multitask[0], "adapters").rows
+    runs = {task: row.run_ids[0] for task, row in zip(TASKS, rows, strict=True)}
+    form = {
+        "form": "base + all adapters",
+        "batch_size": 1,
+        "p50_ms": 1.0,
+        "p95_ms": 1.0,
+        "texts_per_second": 1,
+    }
+    found = {"tasks": runs, "forms": [form], "memory": {"kind": "cpu_resident", "peak_bytes": 2**30}}
+    first = next(one for one in evidence.results if one.run_id == runs["topics"])
+    shown = render_markdown(replace(evidence, latencies=[(first, found)]), text=ENGLISH)
+    assert "0.00 (answering 1.00 GiB" in shown
+    assert "LoRA, an adapter for each of topics and shares" in shown
+    assert "answering" not in render_markdown(evidence, text=ENGLISH)
