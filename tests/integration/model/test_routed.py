@@ -97,6 +97,7 @@ def test_a_gate_begins_as_lora_of_the_same_rank_and_learns(compose_tiny: Compose
     assert pd.read_csv(folder)["largest"].min() > 0.26
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing(compose_tiny: Compose) -> None:
     plain = losses_of(compose_tiny(ROUTED, *SHORT))
     assert losses_of(compose_tiny(ROUTED, *SHORT, "train.gradient_checkpointing=true")) == pytest.approx(
