@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
 
 from bench import __version__
 from bench.data.sources import Text
@@ -169,8 +169,6 @@ def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
     batcher = Batcher(_predict_with(classifier, limits), limits, counts)
     text = Annotated[str, StringConstraints(min_length=1, max_length=limits.characters)]
     second_texts: Any = list[text] | None if manifest.pairs else None  # so that the description is true
-    task_name: Any = Literal[tuple(manifest.tasks)] if manifest.tasks else None
-    task_field: Any = Field() if manifest.tasks else None  # needed where there are several
 
     class Question(BaseModel):
         """Texts to classify."""
@@ -178,17 +176,20 @@ def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
         model_config = ConfigDict(extra="forbid")
         texts: Annotated[list[text], Field(min_length=1, max_length=limits.texts)]
         pairs: second_texts = None  # the second text of each, for a run that reads pairs
-        task: task_name = task_field  # of all texts, for a classifier of several tasks
 
+    question: Any = Question
+    if manifest.tasks is not None:  # one of which is that of all texts
+        names: Any = Literal[tuple(manifest.tasks)]
+        question = create_model("Question", __base__=Question, __doc__=Question.__doc__, task=(names, ...))
     app = FastAPI(title="bench", version=__version__, docs_url=None, redoc_url=None)
     app.middleware("http")(_count(counts, limits, sides=1 + manifest.pairs))
     app.exception_handler(RequestValidationError)(_explain)
     faults: dict[int | str, dict[str, Any]] = {code: {"model": Fault} for code in (400, 411, 413, 422, 503)}
 
     @app.post("/classify", responses=faults)
-    async def classify(request: Question) -> Classified:
+    async def classify(request: question) -> Classified:
         """Return each text's label and probabilities; no label where its probability is too low."""
-        second = request.pairs
+        second, task = request.pairs, getattr(request, "task", None)
         for name, given in (("texts", request.texts), ("pairs", second or [])):
             if empty := [number for number, text in enumerate(given) if not text.strip()]:
                 return _refuse(422, f"{name}.{empty[0]}: is empty")  # type: ignore[return-value]
@@ -198,7 +199,7 @@ def make_app(classifier: Classifier, limits: RequestLimits) -> FastAPI:
             [*request.texts] if second is None else list(zip(request.texts, second, strict=True))
         )
         try:
-            answers = await batcher.classify([Asked(text, request.task) for text in texts])
+            answers = await batcher.classify([Asked(text, task) for text in texts])
         except DataError as error:
             return _refuse(422, str(error))  # type: ignore[return-value]
         if answers is None:
