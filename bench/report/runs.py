@@ -9,10 +9,26 @@ from typing import Any
 
 from bench.config.schema import METRICS
 from bench.report.cells import to_csv
-from bench.results.selection import read_fold, read_place, read_seed, read_value, split_path
+from bench.results.selection import read_place, read_seed, read_value, split_path
 from bench.results.store import Result
 
 _MEMORY = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_resident_bytes", "nvml_peak_bytes")
+# column -> dotted path in the record; these are there only where a run has such a value
+_WHERE_SET = {
+    "fold": "canonical_config.data.fold",
+    "held_out": "canonical_config.data.held_out",
+    "long_texts": "canonical_config.data.long_texts",
+    "task": "canonical_config.task",
+    "loss": "canonical_config.train.loss",
+    "shots": "canonical_config.method.shots",
+    "loraplus_lr_ratio": "canonical_config.method.loraplus_lr_ratio",
+    "experts": "canonical_config.method.experts",
+    "update": "canonical_config.method.update",
+    "replay": "canonical_config.method.replay",
+    "teacher": "canonical_config.teacher",
+    "teacher_weight": "canonical_config.distillation.weight",
+    "teacher_temperature": "canonical_config.distillation.temperature",
+}
 # column -> dotted path in the record
 _COLUMNS = {
     "run_id": "run_id",
@@ -27,7 +43,6 @@ _COLUMNS = {
     "data_fingerprint": "canonical_config.data.fingerprint",
     "model_revision": "canonical_config.model.revision",
     "seed": "canonical_config.seed",
-    "fold": "canonical_config.data.fold",
     "select_by": "config.sweep.select_by",
     "estimator": "canonical_config.method.estimator",
     "trainable": "canonical_config.method.trainable",
@@ -38,6 +53,7 @@ _COLUMNS = {
     "alpha": "canonical_config.lora.alpha",
     "dropout": "canonical_config.lora.dropout",
     "target_modules": "canonical_config.lora.target_modules",
+    **_WHERE_SET,
     "lr": "canonical_config.train.lr",
     "max_steps": "canonical_config.train.max_steps",
     "epochs": "canonical_config.train.epochs",
@@ -110,8 +126,10 @@ _CHOSEN = {"target_modules": "model.target_modules", "precision": "model.precisi
 def render_runs(results: Iterable[Result]) -> str:
     """Write a row per run, by data, model, method and run_id; folders are relative to the results folder."""
     results = list(results)
-    has_folds = any(read_fold(result) is not None for result in results)
-    names = [name for name in _COLUMNS if name != "fold" or has_folds]
+    unset = {
+        name for name in _WHERE_SET if all(read_place(result, _PLACES[name]) is None for result in results)
+    }
+    names = [name for name in _COLUMNS if name not in unset]
     rows = [[*_read(result, names), f"runs/{result.run_id}"] for result in results]
     order = [names.index(name) for name in ("data", "model", "method", "run_id")]
     rows.sort(key=lambda row: [str(row[index]) for index in order])

@@ -46,7 +46,18 @@ def test_the_tables_count_folds_and_say_what_their_spread_is() -> None:
     assert "Bengio" not in render_markdown(make_evidence([make_run()]), text=ENGLISH)
 
 
-def test_runs_csv_has_the_fold_where_there_is_one() -> None:
+def test_runs_csv_has_the_fold_and_the_teacher_where_there_is_one() -> None:
     rows = list(csv.DictReader(io.StringIO(render_runs(RUNS))))
     assert sorted(row["fold"] for row in rows) == [*"00112233"]
-    assert "fold" not in render_runs([make_run()]).splitlines()[0].split(",")
+    student = make_run()
+    taught = {"teacher": "0" * 12, "distillation": {"weight": 0.5, "temperature": 4.0}}
+    student.canonical_config.update(taught)
+    plain, student_row = (
+        next(csv.DictReader(io.StringIO(render_runs([one])))) for one in (make_run(), student)
+    )
+    assert not {"fold", "teacher", "teacher_weight"} & plain.keys()
+    assert tuple(student_row[f"teacher{name}"] for name in ("", "_weight", "_temperature")) == (
+        "0" * 12,
+        "0.5",
+        "4.0",
+    )
