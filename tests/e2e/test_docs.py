@@ -34,7 +34,7 @@ ELSEWHERE = {
     "^bench audit": "needs a cross-validation; tests/integration/extras/test_audit.py",
     "--seeds": "needs several seeds; tests/integration/winner/test_together.py",
     "--min-accuracy": "needs a run that has learnt; tests/integration/winner/test_classify.py",
-    "experiment=tasks": "22 runs; tests/integration/train/test_tasks.py",
+    "experiment=tasks": "15 runs; tests/integration/train/test_tasks.py",
     "RUN_ID_OF|headlines news|joined": "needs its runs; tests/integration/winner/test_tasks.py",
     "serve": "never ends; tests/integration/extras/test_serve.py",
     "--cfg job|--help|COMMAND": "trains nothing; tests/e2e/test_commands.py",
