@@ -100,6 +100,7 @@ _STREAM: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("sweep.strategy", ("grid",), "halving stops one training halfway, and a stream has several; set grid"),
     ("train.stop_step", (None,), "it stops one training halfway, and a stream has several; set null"),
     ("train.distributed", ("none",), "the trainings of a stream are of one process; set none"),
+    ("method.experts", (None,), "what gates choose is counted for all labels; use a method without gates"),
     ("method.distils", (False,), "a teacher's held-out parts are of one data set; use another method"),
     ("data.cross_fit", (None,), "parts are held out for a student, and none learns on a stream; set null"),
     ("resume_from", (None,), "a run on a stream goes on from its own checkpoints alone; set null"),
@@ -464,8 +465,6 @@ def _list_unmerged(method: MethodConfig) -> list[str]:
             f"method.quantization={method.quantization} would round what is merged; use "
             "method.quantization=none, or method.update=continue"
         )
-    if method.experts is not None:
-        reasons.append(f"method.experts={method.experts}: gates cannot be merged; use method.update=continue")
     if (option := find_variant(method)) is not None:
         reasons.append(f"{option} is not plain LoRA; leave it out, or use method.update=continue")
     return reasons

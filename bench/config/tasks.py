@@ -34,6 +34,7 @@ _REQUIRED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
         ("network",),
         "it has no head for each task; choose a method that fine-tunes, for example method=lora",
     ),
+    ("method.experts", (None,), "what gates choose is counted for one task; choose a method without gates"),
     ("method.distils", (False,), "a teacher has the labels of one data set; choose another method"),
     ("sweep.curve", (None,), "it halves one train split, and each task has its own; set null"),
 )

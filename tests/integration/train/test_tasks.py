@@ -162,6 +162,7 @@ def test_each_task_has_the_texts_of_its_own_run_and_a_score_of_its_own(
         assert dict(read_rows(result))[name] == pytest.approx(accuracy)
 
 
+@pytest.mark.slow
 def test_runs_on_several_tasks_train_together_as_they_do_alone(
     compose_tasks: Compose, tmp_path: Path
 ) -> None:

@@ -36,6 +36,11 @@ Compose = Callable[..., Config]
         ),
         (["method=tfidf"], r"method\.estimator=tfidf with data=tasks: it has no head for each task"),
         (
+            ["method=routed_lora"],
+            r"method\.experts=4 with data=tasks: what gates choose is counted for one task",
+        ),
+        (["method=distilled", "teacher=best:lora"], r"method\.distils=true with data=tasks: a teacher has"),
+        (
             ["model=smollm2", "task=label_likelihood"],
             r"task=label_likelihood with data=tasks: a label's words",
         ),

@@ -24,6 +24,7 @@ DRAWN = ("data.pieces=3",)
         ([*DRAWN, "method=qlora", "method.update=merge"], "quantization=nf4 would round what is merged"),
         ([*DRAWN, "method=dora", "method.update=merge"], "method.adapter.use_dora=True is not plain LoRA"),
         ([*DRAWN, "method=pissa", "method.update=merge"], "init_lora_weights=pissa is not plain LoRA"),
+        ([*DRAWN, "method=routed_lora"], "method.experts=4 with a stream of texts: what gates choose"),
         ([*DRAWN, "method=zero_shot"], "it is not trained, so there is nothing to update"),
         ([*DRAWN, "data.train_size=100"], "data.train_size=100.0 with a stream of texts: all train texts"),
         ([*DRAWN, "data.folds=3", "data.fold=0"], "data.folds=3 with a stream of texts: each piece has one"),
