@@ -262,8 +262,8 @@ class RoutedLora(LoraVariant):
     W x + s sum_i k w_i(x) B_i A_i x, where w(x) = softmax(G x) of every token, the k experts A_i and B_i are
     r / k rows of A and columns of B each, and s is LoRA's scaling at rank r: each expert is a LoRA of rank
     r / k with its own alpha / (r / k), and where all weigh alike the whole is one LoRA of rank r. A mixture
-    of LoRA experts with soft routing (LoRAMoE, arXiv:2312.09979, section 3) whose experts share one rank out
-    (MOELoRA, arXiv:2310.18339, section 3.3).
+    of LoRA experts with soft routing (LoRAMoE, arXiv:2312.09979) whose experts share one rank out
+    (MOELoRA, arXiv:2310.18339).
     """
 
     @staticmethod
