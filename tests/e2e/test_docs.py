@@ -34,7 +34,7 @@ ELSEWHERE = {
     "experiment=updates$": "21 trainings of streams; those of two files run",
     "experiment=llm (sweep.curve|method=lora)": "trains a language model for many minutes",
     "^bench audit": "needs a cross-validation; tests/integration/extras/test_audit.py",
-    "--seeds": "needs several seeds; tests/integration/winner/test_together.py",
+    "--seeds|classify all ": "needs several seeds; tests/integration/winner/test_together.py",
     "--min-accuracy": "needs a run that has learnt; tests/integration/winner/test_classify.py",
     "experiment=tasks": "15 runs; tests/integration/train/test_tasks.py",
     "RUN_ID_OF|headlines news|joined": "needs its runs; tests/integration/winner/test_tasks.py",
