@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ Open = Callable[[str | None], "Store"]  # the store that --results means
 _SOURCE = "a folder that export or merge has made, a run_id, or best:METHOD"
 _NO_LABEL = "none of these"
 _RUN = "a run_id, or best:METHOD, which is the table's choice"
-TRAINED = "trained"  # bench export without --format
+_AS_TRAINED = "trained"  # bench export without --format
 
 
 def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Open) -> None:
@@ -92,8 +92,8 @@ def _add_export(commands: Any, results: argparse.ArgumentParser, open_store: Ope
     export.add_argument("--seeds", action="store_true", help="all seeds of its configuration, to be averaged")
     export.add_argument(
         "--format",
-        choices=[TRAINED, "merged", "onnx", "onnx-int8"],
-        default=TRAINED,
+        choices=[_AS_TRAINED, "merged", "onnx", "onnx-int8"],
+        default=_AS_TRAINED,
         help="PEFT's layout for an adapter, else the weights (default); an adapter in its base; for "
         "onnxruntime, in fp32 or int8, which needs the extra, bench[onnx]",
     )
@@ -154,13 +154,15 @@ def _export(open_store: Open, arguments: argparse.Namespace) -> int:
     tolerance = 0.01 if arguments.tolerance is None else arguments.tolerance
     if not 0 <= tolerance <= 1:
         raise ConfigError(f"--tolerance {tolerance:g}: must be a share from 0 to 1, such as 0.01")
-    if arguments.format == TRAINED and (arguments.into or arguments.force or arguments.tolerance is not None):
+    if arguments.format == _AS_TRAINED and (
+        arguments.into or arguments.force or arguments.tolerance is not None
+    ):
         raise ConfigError(
             "--into, --tolerance and --force: are for another form than what was trained; add --format "
             "merged, onnx or onnx-int8"
         )
     store, result = _find(open_store, arguments)
-    if arguments.format == TRAINED:
+    if arguments.format == _AS_TRAINED:
         from bench.winner import export
 
         manifest = export.export(store, result, arguments.folder).manifest
@@ -183,7 +185,7 @@ def _export(open_store: Open, arguments: argparse.Namespace) -> int:
 
 
 def _export_seeds(open_store: Open, arguments: argparse.Namespace) -> int:
-    if arguments.format != TRAINED:
+    if arguments.format != _AS_TRAINED:
         raise ConfigError("--seeds: is for what was trained; leave --format out")
     store, results = _find_seeds(open_store, arguments.results, arguments.run)
     from bench.winner import together
@@ -276,29 +278,20 @@ def _latency_of_seeds(open_store: Open, arguments: argparse.Namespace) -> int:
     """Measure all seeds together, and keep the result in the folder of the first one's run."""
     from bench.report.numbers.evidence import LATENCY_OF_SEEDS
     from bench.winner import choose
-    from bench.winner.texts import read_file, take_column
 
     if not choose.names_run(arguments.source):
         raise ConfigError(f"--seeds: {arguments.source} is a folder; give best:METHOD or a run_id")
     store, results = _find_seeds(open_store, arguments.results, arguments.source)
     from bench.winner import agreement, latency, together
 
-    texts: list[Text]
-    if arguments.file:
-        frame = read_file(arguments.file, arguments.column)
-        texts = [*take_column(frame, arguments.column, arguments.file)]
-    else:
-        texts = [*agreement.read_test(results[0]).texts]
+    texts = _read_given(arguments) or [*agreement.read_test(results[0]).texts]
     with tempfile.TemporaryDirectory(prefix="bench-") as other:
         together.write(store, results, Path(other))
         rows, memory = latency.measure_together(Path(other), texts)
         described = latency.describe(rows, Path(other), len(texts))
     described |= {"run_ids": [result.run_id for result in results], "memory": memory}
-    name = f"runs/{results[0].run_id}/{LATENCY_OF_SEEDS}"
-    path = store.write_report(name, json.dumps(described, indent=1) + "\n")
-    print(latency.tabulate(rows), end="")
-    print(show(path))
-    return 0
+    path = store.write_report(f"runs/{results[0].run_id}/{LATENCY_OF_SEEDS}", _write_json(described))
+    return _show_latency(latency.tabulate(rows), path)
 
 
 def _latency_of_tasks(open_store: Open, arguments: argparse.Namespace) -> int:
@@ -323,11 +316,10 @@ def _latency_of_tasks(open_store: Open, arguments: argparse.Namespace) -> int:
     )
     described = latency.describe(rows, folders[0], sum(map(len, held.values())))
     described |= {"tasks": run_ids, "memory": memory}
-    name = f"runs/{next(iter(run_ids.values()))}/{LATENCY_OF_TASKS}"
-    path = store.write_report(name, json.dumps(described, indent=1) + "\n")
-    print(latency.tabulate(rows), end="")
-    print(show(path))
-    return 0
+    path = store.write_report(
+        f"runs/{next(iter(run_ids.values()))}/{LATENCY_OF_TASKS}", _write_json(described)
+    )
+    return _show_latency(latency.tabulate(rows), path)
 
 
 def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
@@ -338,12 +330,8 @@ def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
         return _latency_of_seeds(open_store, arguments)
     from bench.report.numbers.evidence import LATENCY
     from bench.winner import choose, manifest
-    from bench.winner.texts import read_file, take_column
 
-    texts: list[Text] | None = None
-    if arguments.file:
-        frame = read_file(arguments.file, arguments.column)
-        texts = [*take_column(frame, arguments.column, arguments.file)]
+    texts = _read_given(arguments)
     is_run = choose.names_run(arguments.source)
     store, result = None, None
     if is_run or texts is None:
@@ -365,13 +353,30 @@ def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
         if is_run and store is not None and result is not None:
             export.write(store, result, folder)
         rows = latency.measure(folder, texts or [], tasks)
-        text = json.dumps(latency.describe(rows, folder, len(texts or [])), indent=1) + "\n"
+        text = _write_json(latency.describe(rows, folder, len(texts or [])))
     if is_run and store is not None and result is not None:
         path = store.write_report(f"runs/{result.run_id}/{LATENCY}", text)
     else:
         path = folder / LATENCY
         path.write_text(text, encoding="utf-8")
-    print(latency.tabulate(rows), end="")
+    return _show_latency(latency.tabulate(rows), path)
+
+
+def _read_given(arguments: argparse.Namespace) -> "list[Text] | None":
+    """Read the texts of --file, if it is given."""
+    from bench.winner.texts import read_file, take_column
+
+    if not arguments.file:
+        return None
+    return [*take_column(read_file(arguments.file, arguments.column), arguments.column, arguments.file)]
+
+
+def _write_json(described: Mapping[str, Any]) -> str:
+    return json.dumps(described, indent=1) + "\n"
+
+
+def _show_latency(table: str, path: Path) -> int:
+    print(table, end="")
     print(show(path))
     return 0
 

@@ -1,8 +1,10 @@
 """Which of a machine's emulated cards runs get: of several, of full ones, of some that torch cannot use."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from emulated import Card, Holder, Machine
 
@@ -144,3 +146,44 @@ def test_what_a_card_trained_is_exported_and_used_there(bench: Bench, tiny: list
         assert exported.returncode == 0, exported.stderr
         classified = bench("classify", folder, "央行下调利率")
         assert (classified.returncode, len(classified.stdout.splitlines())) == (0, 1), classified.stderr
+
+
+@pytest.mark.slow
+def test_what_the_article_looks_out_to_trains_and_answers_on_a_card(
+    bench: Bench, tiny: list[str], texts: Path, count: Any
+) -> None:
+    """A student and its teacher's parts, experts over 4 bits, a stream, and adapters of two tasks."""
+    put(bench)
+    frame = pd.read_csv(texts)
+    frame.assign(text="再 " + frame["text"]).to_csv(bench.folder / "other.csv", index=False)
+    base = [one for one in tiny if not one.startswith("data")]
+    short = [*base, "train.max_steps=4", "train.eval_steps=2", "train.precision=fp16"]
+
+    def sweep(runs: int, *arguments: str) -> None:
+        swept = bench("sweep", *short, "results_dir=results/all", *arguments)
+        assert count(swept.stdout) == {"planned": runs, "success": runs}, swept.stdout + swept.stderr
+
+    def find(name: str) -> str:
+        """The run_id of LoRA on a file."""
+        found = [json.loads(path.read_text()) for path in (bench.folder / "results").rglob("result.json")]
+        [run_id] = [
+            one["run_id"]
+            for one in found
+            if (one["config"]["method"]["name"], one["config"]["data"]["train"]) == ("lora", name)
+            and one["config"]["data"]["held_out"] is None
+        ]
+        return str(run_id)
+
+    own = ("data=files", f"data.train={texts}")
+    sweep(1, *own, "method=lora")
+    sweep(1, "data=files", "data.train=other.csv", "method=lora")
+    sweep(3, *own, "method=distilled", f"teacher={find(str(texts))}", "distillation.folds=2")
+    sweep(1, *own, "method=routed_lora", "method.quantization=nf4", "method.double_quant=true")
+    sweep(2, *own, "data.pieces=2", "method=full_continued,lora_merged")
+    sweep(1, "data=tasks", f"data.tasks=[{texts},other.csv]", "method=lora")
+    for folder, name in (("one", str(texts)), ("two", "other.csv")):
+        exported = bench("export", find(name), folder, "--results", "results/all")
+        assert exported.returncode == 0, exported.stderr
+    measured = bench("latency", "one", "two", "--results", "results/all")
+    assert measured.returncode == 0, measured.stderr
+    assert "| base + all adapters |" in measured.stdout

@@ -109,10 +109,10 @@ def _pick_columns(
     if missing:
         given = " ".join(f"data.{field}={column}" for field, column in missing.items())
         names = list(_name_all(frame))
-        raise DataError(
-            f"{given}: {where} has no such column; it has {', '.join(names) or 'none'}"
-            f"{_guess_columns(missing, names) or _explain_missing(missing, frame)}"
-        )
+        fault = f"{given}: {where} has no such column; it has {', '.join(names) or 'none'}"
+        if not labelled:  # another name would no longer be that of the labelled texts
+            raise DataError(f"{fault}; give it the columns of the labelled texts, so rename its own")
+        raise DataError(f"{fault}{_guess_columns(missing, names) or _explain_missing(missing, frame)}")
     dated = [] if config.date_column is None else [config.date_column]
     names = [*list_read(config), *([*list_labelled(config), *dated] if labelled else [])]
     return {name: _pick(frame, name) or [] for name in names}

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from bench.config.schema import AS_IT_IS, LONG_TEXTS, LOSSES, TRAINED
@@ -42,6 +43,7 @@ OVER = (
     "texts_alone",  # nothing is known of how the seeds vary
 )
 PAGED = "memory.train.paged_bytes"
+_UNLABELLED = "data.unlabelled"
 # Shown wherever they count.
 _USUAL = (
     *("lora.r", "lora.alpha", "lora.dropout", "train.lr"),
@@ -358,6 +360,8 @@ def _choose_hyperparameters(chosen: Sequence[Result], results: Iterable[Result])
     if settings.get("lora.target_modules", "auto") not in usual:
         varied.add("lora.target_modules")
     paths = [path for path in _USUAL if path in settings] + sorted(varied - {*_USUAL, "seed", "data.fold"})
+    if _UNLABELLED in settings:  # by name: a run_id counts the content's hash
+        settings[_UNLABELLED] = Path(str(read_value(chosen[0], f"config.{_UNLABELLED}"))).name
     return {path.rpartition(".")[2]: settings[path] for path in paths}
 
 

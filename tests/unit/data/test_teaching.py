@@ -86,8 +86,11 @@ def test_unlabelled_texts_need_no_labels_but_a_column_of_texts_and_one_that_is_n
 ) -> None:
     path = tmp_path / "more.csv"
     pd.DataFrame({"title": ["a new text"]}).to_csv(path, index=False)
-    with pytest.raises(DataError, match=r"data.text_column=text: .*more.csv has no such column"):
+    with pytest.raises(DataError, match=r"data.text_column=text: .*more.csv has no such column") as caught:
         load(config, unlabelled=str(path))
+    assert str(caught.value).endswith(
+        "it has title; give it the columns of the labelled texts, so rename its own"
+    )
     load(config).splits["test"][["text"]].to_csv(path, index=False)
     with pytest.raises(DataError, match="no text is left to learn from; left out: 18 in test"):
         load(config, unlabelled=str(path))

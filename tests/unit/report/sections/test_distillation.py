@@ -89,3 +89,17 @@ def test_trainings_that_predict_for_a_student_are_no_row_and_no_candidate() -> N
 def test_without_students_there_is_no_section() -> None:
     evidence = make_evidence([make_run("full"), make_run("lora")])
     assert "## Distillation" not in render_markdown(evidence, text=LANGUAGES["en"])
+
+
+def test_texts_without_labels_are_named_by_their_file_where_students_had_others() -> None:
+    students = []
+    for name, test in (("first", 0.9), ("more", 0.95)):
+        run = make_student(test=test)
+        run.config["data"]["unlabelled"] = f"/texts/{name}.csv"
+        data = {**run.canonical_config["data"], "unlabelled": name * 10}
+        canonical = {**run.canonical_config, "data": data}
+        metrics = {**run.metrics, "validation": {**run.metrics["validation"], "accuracy": test}}
+        run = replace(run, run_id=hash_canonical(canonical), canonical_config=canonical, metrics=metrics)
+        students.append(run)
+    [row] = make_evidence(students).rows
+    assert row.hyperparameters["unlabelled"] == "more.csv"
