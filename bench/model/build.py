@@ -30,7 +30,8 @@ import bench.model.chatglm  # noqa: F401 (makes the Auto classes know them)
 from bench.config.schema import Config, MethodConfig, ModelConfig
 from bench.errors import BenchError, ConfigError, first_line
 from bench.model import decoder, encoder, gguf, positions, random_weights, trained, weights
-from bench.model.adapter import add_adapter, find_gates, starts_from_base
+from bench.model.adapters.adapter import add_adapter, starts_from_base
+from bench.model.adapters.gates import find_gates
 from bench.model.trained import DTYPES as DTYPES
 
 HEADS = {

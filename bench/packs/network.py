@@ -13,7 +13,7 @@ from transformers import set_seed
 
 from bench.config.schema import Config
 from bench.model import trained
-from bench.model.adapter import add_adapter, add_member
+from bench.model.adapters.adapter import add_adapter, add_member
 from bench.model.build import DTYPES, Base, build_base
 from bench.packs import layers
 from bench.train.training import FIRST, Networks, Part

@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 
 from bench.config.schema import Config
 from bench.data.dataset import Dataset, take_piece
-from bench.model import adapter, trained
+from bench.model import trained
+from bench.model.adapters import adapter
 from bench.results.store import finite
 from bench.train import checkpoint, resumption
 from bench.train.checkpoint import BEST

@@ -13,7 +13,7 @@ from torch import nn
 from bench.data.tokens import FILLER, eval_batches
 from bench.data.windows import pool
 from bench.errors import RunError
-from bench.model.adapter import find_gates, watch_gates
+from bench.model.adapters.gates import find_gates, watch_gates
 from bench.train import optimizers, parallel
 from bench.train.meter import Meter
 from bench.train.task import Inputs, LabelLikelihood, Task, Texts

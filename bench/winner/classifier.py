@@ -29,7 +29,8 @@ from bench.data.tasks import name_labels, strip_task
 from bench.data.tokenised import TokenisedSplit
 from bench.data.windows import pool
 from bench.errors import ConfigError, DataError, first_line
-from bench.model import adapter, build, decoder, encoder, onnx
+from bench.model import build, decoder, encoder, onnx
+from bench.model.adapters import adapter, gates
 from bench.results.confidence import SMALLEST
 from bench.results.store import Result, Store
 from bench.run import app
@@ -415,7 +416,7 @@ def _load_network(
     network = base
     if is_adapter and manifest.experts is not None:
         adapters = {_name_adapter(one, manifest): one for one in folders}
-        network = adapter.read_routed(base, adapters, experts=manifest.experts)
+        network = gates.read_routed(base, adapters, experts=manifest.experts)
     elif is_adapter:
         network = peft.PeftModel.from_pretrained(base, folder, adapter_name=_name_adapter(folder, manifest))
     for other in folders[1:] if manifest.experts is None else ():

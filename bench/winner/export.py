@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from bench.errors import ConfigError, StoreError
 from bench.files import writing_folder
-from bench.model import adapter, build
+from bench.model import build
+from bench.model.adapters import adapter, gates
 from bench.results.store import Result, Store
 from bench.winner import classifier, readme
 from bench.winner import manifest as manifests
@@ -59,7 +60,7 @@ def write(store: Store, result: Result, folder: Path) -> Classifier:
         with classifier.quiet():
             network.save_pretrained(folder, save_embedding_layers=False)
         if manifest.experts is not None:
-            adapter.mark_routed(folder)
+            gates.mark_routed(folder)
         exported.base.config.save_pretrained(folder)
         if more:
             _widen(folder, more)

@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 from bench.model import decoder
-from bench.model.adapter import ROUTED
+from bench.model.adapters.gates import ROUTED
 from bench.report.cells import escape_markdown, format_count, format_gib, to_markdown
 from bench.results.marks import find_separator
 from bench.results.store import Result

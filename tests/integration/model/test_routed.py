@@ -20,7 +20,7 @@ from bench.config.schema import Config
 from bench.data import dataset
 from bench.errors import ConfigError, StoreError
 from bench.model import build as builder
-from bench.model.adapter import find_gates
+from bench.model.adapters.gates import find_gates
 from bench.results.store import Result, Store
 from bench.run.run import run
 from bench.winner import classifier, export, latency, together

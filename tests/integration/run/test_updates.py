@@ -20,7 +20,8 @@ import bench
 from bench.config.schema import Config, replace_values
 from bench.data import dataset as datasets
 from bench.data import tokens
-from bench.model import adapter, build
+from bench.model import build
+from bench.model.adapters import adapter
 from bench.results.store import Result, Store
 from bench.run import updates
 from bench.run.run import run

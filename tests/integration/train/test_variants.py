@@ -25,8 +25,8 @@ from transformers import (
 
 from bench.config.schema import Config
 from bench.errors import ConfigError
-from bench.model import adapter
 from bench.model import build as builder
+from bench.model.adapters import adapter
 from bench.run.run import run
 
 Compose = Callable[..., Config]
