@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from trainings import forget_temperature
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import bench
@@ -91,7 +92,7 @@ def test_what_is_exported_answers_as_the_run_did(lora: tuple[Store, Result], tmp
     export.export(store, result, tmp_path / "exported")
     texts = agreement.read_test(result).texts
     for found in (bench.load(tmp_path / "exported"), classifier.rebuild(store, result)):
-        answers = found.predict(list(texts))
+        answers = forget_temperature(found).predict(list(texts))
         assert [one.label for one in answers] == read_test(store, result)["prediction"].tolist()
         values = np.array([list(one.probabilities.values()) for one in answers])
         assert np.abs(values - probabilities_of(store, result)).max() < 1e-4
