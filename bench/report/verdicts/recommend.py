@@ -175,8 +175,9 @@ def _choose(
     same = [best] if best else list(pool)
     same += [row for row in pool if best and row is not best and _is_untold(best, row, comparisons)]
     chosen = min(same, key=_order, default=None)
-    baselines = [row for row in fitting if row.baseline and chosen and row is not chosen]
-    equal = [row for row in baselines if chosen and best and not _is_better(chosen, row, comparisons)]
+    is_trained = chosen is not None and best is not None and not chosen.baseline
+    baselines = [row for row in fitting if row.baseline and is_trained]
+    equal = [row for row in baselines if chosen and not _is_better(chosen, row, comparisons)]
     return Recommendation(
         chosen=chosen,
         same=same if best else [],

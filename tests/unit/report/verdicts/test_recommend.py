@@ -176,6 +176,13 @@ def test_a_baseline_is_mentioned_where_training_is_not_shown_to_be_better() -> N
     assert name(advise([baseline, *sweep()], vram=2)[0]) == "TF-IDF"  # nothing else fits
 
 
+def test_no_baseline_is_tried_before_another() -> None:
+    baselines = [make_run(method, kind="cuda", peak=GIB, test=0.88) for method in ("tfidf", "few_shot")]
+    found, shown, _ = advise(baselines)
+    assert found.chosen is not None
+    assert "first (" not in shown
+
+
 def test_scores_of_random_weights_decide_nothing() -> None:
     results = [
         make_run("full", kind="cuda", peak=22 * GIB, test=0.99, weights="random"),
