@@ -40,13 +40,15 @@ def unlabelled(tmp_path: Path, texts: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def student(compose_tiny: Compose, compose_decoder: Compose, unlabelled: Path) -> Config:
+@pytest.fixture(params=["distilled", "distilled_lora"])
+def student(
+    request: pytest.FixtureRequest, compose_tiny: Compose, compose_decoder: Compose, unlabelled: Path
+) -> Config:
     """A student whose teacher, LoRA on a decoder, has trained, as have its parts."""
     teacher = run(compose_decoder("llama", "method=lora", *SHORT))
     assert teacher.status == "success", teacher.error
     config = compose_tiny(
-        "method=distilled",
+        f"method={request.param}",
         f"teacher='{teacher.run_id}'",
         f"data.unlabelled={unlabelled}",
         "distillation.folds=2",
@@ -160,12 +162,20 @@ def test_a_student_trains_as_a_plain_loop_does_and_its_record_says_what_its_teac
     assert "NaN" not in json.dumps(described)
 
     # Labels alone are another run, in the same table, and read no unlabelled text.
+    alone = "full" if student.method.trainable == "all" else "lora"
     full = run(
-        compose_tiny("method=full", f"data.unlabelled={student.data.unlabelled}", *SHORT, "train.lr=1e-3")
+        compose_tiny(f"method={alone}", f"data.unlabelled={student.data.unlabelled}", *SHORT, "train.lr=1e-3")
     )
     assert full.canonical_config["data"]["fingerprint"] == result.canonical_config["data"]["fingerprint"]
     assert full.run_id != result.run_id
     assert read_history(store, full) != pytest.approx(read_history(store, result), rel=1e-3)
+
+
+def test_students_do_not_train_in_packs(compose_tiny: Compose) -> None:
+    config = compose_tiny("method=distilled_lora", "teacher=best:lora", "pack=[{lora.r: 4}]")
+    with pytest.raises(ConfigError, match="have a teacher's probabilities, and a pack's batches have labels"):
+        run(config)
+    assert not Path(config.results_dir).exists()
 
 
 def test_an_exported_folder_teaches_texts_without_labels_and_is_known_by_its_content(

@@ -52,6 +52,8 @@ def train(config: Config) -> tuple[Result, list[dict[str, Any]], Path]:
         ("ddp", ["method=qlora"]),
         ("fsdp2", ["method=full", "train.gradient_checkpointing=true"]),
         ("fsdp2", ["method=lora", "train.gradient_accumulation_steps=4", "train.micro_batch_size=4"]),
+        ("ddp", ["method=routed_lora", "method.experts=2"]),
+        ("fsdp2", ["method=routed_lora", "method.experts=2"]),
     ],
 )
 def test_two_processes_come_to_what_one_does(

@@ -144,7 +144,7 @@ def test_the_hours_bound_the_teachers_parts_too_which_no_method_pays_for(
 @pytest.mark.parametrize(
     ("hours", "spent", "needed", "told"),
     [
-        (1.0, 0.0, 2.0, r"1\.0 h in all, and the .* take about 2\.0 h; give more than 2\.0 h, or fewer"),
+        (2.5, 0.0, 3.0, r"2\.5 h in all, and the .* take about 3\.0 h; give more than 3\.0 h, or fewer"),
         (
             3.0,
             2.0,
