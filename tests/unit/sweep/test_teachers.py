@@ -19,6 +19,8 @@ from bench.run.teacher import teach
 from bench.sweep.engine import Sweep
 from bench.sweep.plan import Plan, Point
 from bench.sweep.request import Identifier, Teachers, plan_request, require_hours
+from bench.sweep.search.hours import TimeBudget
+from bench.sweep.search.turns import rehearse
 
 LABELS = ["债券", "外汇", "股市"]
 Ask = Callable[..., tuple[Config, Plan]]
@@ -129,6 +131,13 @@ def test_the_hours_bound_the_teachers_parts_too_which_no_method_pays_for(
     base, plan = ask("method=distilled", f"teacher='{teacher.run_id}'", weights, *more)
     assert {plan.guess_seconds(point) for point in plan.teachers} == {12.0}
     assert plan.guess_seconds(plan.points[0]) is None
+    takes = {True: 5.0, False: 10.0}
+    known = TimeBudget(
+        47.0, base.sweep, predict=lambda one: takes[one.config.method.distils], clock=lambda: 0.0
+    )
+    assert [len(left) for left in (rehearse(plan, known, limits={}) or {}).values()] == [
+        3
+    ]  # as the plan says
     trainer = Trainer(store, seconds=lambda point: 5.0 if point.config.method.distils else 10.0)
     teachers = Teachers(lambda given: compose(*given), identify)
     sweep = Sweep(plan, base, trainer, identify, teach=teachers, clock=lambda: trainer.now)
