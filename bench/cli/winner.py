@@ -297,7 +297,8 @@ def _latency_of_seeds(open_store: Open, arguments: argparse.Namespace) -> int:
 def _latency_of_tasks(open_store: Open, arguments: argparse.Namespace) -> int:
     """Measure several adapters on one base, and keep the result in the folder of the first one's run."""
     from bench.report.numbers.evidence import LATENCY_OF_TASKS
-    from bench.winner import choose, manifest
+    from bench.run import manifest
+    from bench.winner import choose
 
     folders = [Path(source) for source in arguments.sources]
     if arguments.seeds or arguments.file:
@@ -329,7 +330,8 @@ def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
     if arguments.seeds:
         return _latency_of_seeds(open_store, arguments)
     from bench.report.numbers.evidence import LATENCY
-    from bench.winner import choose, manifest
+    from bench.run import manifest
+    from bench.winner import choose
 
     texts = _read_given(arguments)
     is_run = choose.names_run(arguments.source)
@@ -412,7 +414,7 @@ def _generate(open_store: Open, arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from bench.winner import manifest
+    from bench.run import manifest
 
     for name in ("max_texts", "max_characters", "max_waiting", "batch_size"):
         require_positive(f"--{name.replace('_', '-')}", getattr(arguments, name))
@@ -486,7 +488,8 @@ def _progress(count: int) -> "Iterator[Callable[[int], object]]":
 
 def _open_classifier(open_store: Open, arguments: argparse.Namespace) -> "Classifier":
     """Load the classifier of the run or the folder that is meant."""
-    from bench.winner import choose, manifest
+    from bench.run import manifest
+    from bench.winner import choose
 
     if not choose.names_run(arguments.source):
         manifest.read(Path(arguments.source))  # before anything heavy is imported

@@ -375,7 +375,7 @@ def _check_teaching(config: Config) -> list[str]:
     if config.method.distils and config.teacher is None:
         faults.append(
             f"teacher=null: method={config.method.name} learns from another run's probabilities; say whose, "
-            "for example teacher=best:lora, or a run_id that `bench status` lists"
+            "for example teacher=best:lora, a run_id that `bench status` lists, or an exported folder"
         )
     if part is not None and parts is None:
         faults.append(

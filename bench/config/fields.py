@@ -150,6 +150,10 @@ NAME = must(
     f"be one line of 1 to {LONGEST_NAME} printable characters",
     lambda value: bool(value.strip()) and len(value) <= LONGEST_NAME and value.isprintable(),
 )
+TEACHER = must(
+    "be best:METHOD, a run_id or the folder of an export, in printable characters",
+    lambda value: bool(value.strip()) and value.isprintable(),
+)
 # Results lie in results/<data.name>.
 FOLDER_NAME = must(
     "hold no / and not begin with a point, as a folder has this name; put results elsewhere with results_dir",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,7 @@ _FITTED_ON_PAIRS = (  # all that the library setfit uses of train
     *("lr", "max_steps", "epochs", "micro_batch_size", "gradient_accumulation_steps", "warmup_steps"),
     *("weight_decay", "max_grad_norm", "max_length", "precision"),
 )
+_PINNED = re.compile(r"(?P<folder>.+)@(?P<content>[0-9a-f]{16})")
 REGRESSIONS = ("tfidf", "frozen_encoder")  # estimators that are a logistic regression of features
 
 
@@ -78,6 +80,9 @@ def identify(
     canonical["data"]["long_texts"] = config.data.long_texts  # of the model's inputs, and not of the texts
     if None not in (config.data.folds, config.data.fold):  # folds of one data set have one fingerprint
         canonical["data"]["fold"] = config.data.fold
+    if (content := split_content(config.teacher or "")[1]) is not None:  # of a folder, wherever it is
+        canonical["teacher"] = content
+        drop(canonical, "distillation.folds")
     if teaches(config):
         canonical["data"] |= {"cross_fit": config.data.cross_fit, "held_out": config.data.held_out}
     if reads_unlabelled(config):
@@ -115,6 +120,12 @@ def uses_lora(method: MethodConfig) -> bool:
 def teaches(config: Config) -> bool:
     """Tell whether the run predicts train texts that it was not trained on, for a student."""
     return config.data.held_out is not None
+
+
+def split_content(teacher: str) -> tuple[str, str | None]:
+    """Split ``DIR@CONTENT``, a teacher's folder pinned to what it holds; None where nothing is pinned."""
+    found = _PINNED.fullmatch(teacher)
+    return (teacher, None) if found is None else (found["folder"], found["content"])
 
 
 def reads_unlabelled(config: Config) -> bool:

@@ -29,6 +29,7 @@ from bench.config.fields import (
     SEPARATOR,
     SHAPELESS,
     TARGETS,
+    TEACHER,
     UNCOUNTED,
     Off,
     at_least,
@@ -303,8 +304,8 @@ class Config:
     task: Annotated[
         str, one_of("sequence_classification", "label_likelihood"), Off("sequence_classification")
     ]
-    # method=distilled: whose probabilities are learned, a run_id, or best:METHOD, which is pinned to one
-    teacher: Annotated[str | None, NAME, SHAPELESS, Off(None)]
+    # method=distilled: who teaches, a run_id, best:METHOD, pinned to one, or an export, pinned to its content
+    teacher: Annotated[str | None, TEACHER, SHAPELESS, Off(None)]
     distillation: Annotated[DistillationConfig, SHAPELESS]
     report: Annotated[ReportConfig, UNCOUNTED, SHAPELESS]
     seed: Annotated[int, SEED, SHAPELESS, OWN]

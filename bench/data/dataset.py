@@ -22,7 +22,7 @@ from bench.data.reading.columns import fold_look
 from bench.data.sources import SPLITS, Frames
 from bench.data.splits import cut_splits, shorten, take_fold
 from bench.data.teaching import HELD_OUT, UNLABELLED, Teaching, Unlabelled, hold_out, read_unlabelled
-from bench.errors import ConfigError, DataError
+from bench.errors import ConfigError, DataError, MissingError
 from bench.redaction import show
 
 UNKNOWN = -1  # the label of a text of a stream whose true one comes with a later piece
@@ -138,7 +138,8 @@ def load(config: DataConfig, *, seed: int = 0) -> Dataset:
         ConfigError: a setting that the source needs is missing.
     """
     if config.tasks is not None:
-        return _join_tasks({name: load(one, seed=seed) for name, one in read_tasks(config).items()}, config)
+        each = {name: _load_task(name, one, seed=seed) for name, one in read_tasks(config).items()}
+        return _join_tasks(each, config)
     frames = {split: _fold(frame, split, config) for split, frame in sources.read(config).items()}
     frames = stream.deal_pieces(frames, config)
     labels = _declare_labels(frames, config)
@@ -397,6 +398,19 @@ def _number_rows(frame: pd.DataFrame) -> pd.DataFrame:
         **{name: frame[name] for name in ("text", "pair", "label", "piece") if name in frame},
     }
     return pd.DataFrame(columns).reset_index(drop=True).astype({"id": np.int64, "label": np.int64})
+
+
+def _load_task(name: str, config: DataConfig, *, seed: int) -> Dataset:
+    """Load one of several tasks as it is alone; its errors name it.
+
+    Raises:
+        MissingError, DataError: as load.
+    """
+    try:
+        return load(config, seed=seed)
+    except (MissingError, DataError) as error:
+        reason = str(error).removeprefix("data.train=")  # which nobody has set
+        raise type(error)(f"data.tasks: {name}: {reason}") from None
 
 
 def _join_tasks(tasks: Mapping[str, Dataset], config: DataConfig) -> Dataset:

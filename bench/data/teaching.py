@@ -38,7 +38,7 @@ class Unlabelled:
 class Teaching:
     """A teacher's probabilities of each train text, then of each unlabelled one, and where they come from."""
 
-    probabilities: npt.NDArray[np.float64]  # (texts, labels)
+    probabilities: npt.NDArray[np.float64]  # NaN of a text that it was not asked about. # (texts, labels)
     described: Mapping[str, Any]  # for the record
 
 

@@ -21,8 +21,8 @@ from bench import __version__
 from bench.data.sources import Text
 from bench.data.tasks import strip_task
 from bench.errors import DataError, MissingError
+from bench.run.manifest import Manifest
 from bench.winner.classifier import Classifier, LabelPrediction
-from bench.winner.manifest import Manifest
 
 
 class Asked(NamedTuple):

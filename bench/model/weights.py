@@ -169,6 +169,12 @@ def revision(model: ModelConfig) -> str:
     return _hash_paths(sorted(path for pattern in patterns for path in folder.glob(pattern)))
 
 
+def hash_folder(folder: Path) -> str:
+    """Return what stands for all that a folder holds, but for its card."""
+    files = (path for path in folder.resolve().rglob("*") if path.is_file() and path.name != "README.md")
+    return _hash_paths(sorted(files))
+
+
 def read_architecture(model: ModelConfig) -> dict[str, Any]:
     """Return the architecture of random weights: the one declared, else the folder's.
 

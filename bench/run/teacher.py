@@ -7,6 +7,7 @@ trainings are ordinary runs of the results folder, which `bench sweep` trains be
 """
 
 import dataclasses
+import logging
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from bench.config.fields import Off, read_marks
-from bench.config.identity import draws_texts, identify
+from bench.config.identity import draws_texts, identify, split_content
 from bench.config.overrides import list_overrides, override_line
 from bench.config.schema import Config, from_record, to_dict
 from bench.data.dataset import Dataset
+from bench.data.sources import list_texts
 from bench.data.teaching import HELD_OUT, UNLABELLED, Teaching, require_parts
 from bench.errors import ConfigError, MissingError, StoreError
+from bench.redaction import show
 from bench.results.selection import (
     fill_scores,
     group_by_method,
@@ -34,7 +37,9 @@ from bench.results.selection import (
     select_best,
 )
 from bench.results.store import Result, Store
+from bench.run import exported
 
+_logger = logging.getLogger(__name__)
 _BEST = "best:"
 _SHARED = (  # settings of the place where a run trains, which its teachers share
     *("devices", "device_memory_gib", "results_dir", "cache_dir", "track", "sweep", "plan", "report"),
@@ -43,10 +48,10 @@ _SHARED = (  # settings of the place where a run trains, which its teachers shar
 
 
 def pin_teacher(config: Config, dataset: Dataset, *, revision: str) -> Config:
-    """Set the run_id that a distilled run's ``teacher=best:METHOD`` means now; other runs stay as they are.
+    """Set what a distilled run's teacher means now: of best:METHOD a run_id, of a folder what it holds.
 
-    It is the run that the method's row of the table is about, on these texts; of several base models the one
-    that is the best on validation, the student's own left out.
+    The best is the run that the method's row of the table is about, on these texts; of several base models
+    the one that is the best on validation, the student's own left out. Other runs stay as they are.
 
     Args:
         revision: of the student's base model.
@@ -57,6 +62,8 @@ def pin_teacher(config: Config, dataset: Dataset, *, revision: str) -> Config:
     if not config.method.distils:
         return config
     store, name = Store(Path(config.results_dir)), str(config.teacher)
+    if exported.is_folder(name):
+        return dataclasses.replace(config, teacher=exported.pin_folder(name, dataset))
     if not name.startswith(_BEST):
         find_teacher(config, dataset)
         return config
@@ -90,14 +97,11 @@ def find_teacher(config: Config, dataset: Dataset) -> Result:
     """
     store, name = Store(Path(config.results_dir)), str(config.teacher)
     given = f"teacher={name}"
-    if Path(name).is_dir():
-        raise ConfigError(
-            f"{given}: a folder holds one model, trained on all its train texts, and it is too sure of "
-            "them; name its run instead, teacher=RUN_ID or teacher=best:METHOD, with its results_dir: "
-            "bench trains that configuration again on parts of the texts"
-        )
     if not re.fullmatch(r"[0-9a-f]{12}", name):
-        raise ConfigError(f"{given}: must be a run_id of 12 hexadecimal digits, or best:METHOD")
+        raise ConfigError(
+            f"{given}: must be a run_id of 12 hexadecimal digits, best:METHOD, or a folder that "
+            "`bench export` has made"
+        )
     record = store.read(name)
     if record is None or not record.is_success:
         status = "no such run" if record is None else f"it as {record.status}, and only a success can teach"
@@ -132,12 +136,14 @@ def list_folds(config: Config, dataset: Dataset) -> list[Config]:
     """List the trainings of the teacher's configuration that predict for a distilled run, a part each.
 
     They have the teacher's settings and the student's texts and machine. All seeds of a student have the
-    same, with the teacher's seed, unless each seed draws its own train texts.
+    same, with the teacher's seed, unless each seed draws its own train texts. There are none of a folder.
 
     Raises:
         ConfigError: as find_teacher.
         DataError: as require_parts.
     """
+    if exported.is_folder(str(config.teacher)):
+        return []
     record, count = find_teacher(config, dataset), config.distillation.folds
     require_parts(dataset.splits["train"], count)
     teacher = from_record(config, _fill_off(record.config))
@@ -180,6 +186,8 @@ def teach(config: Config, dataset: Dataset) -> Dataset:
         MissingError: a training of the teacher's has no success yet; the message says what makes it.
         StoreError: its predictions cannot be read, or lack a text.
     """
+    if exported.is_folder(str(config.teacher)):
+        return _ask_folder(config, dataset)
     store, teacher = Store(Path(config.results_dir)), find_teacher(config, dataset)
     ids = [
         identify(
@@ -209,11 +217,46 @@ def teach(config: Config, dataset: Dataset) -> Dataset:
                 "method": teacher.config["method"]["title"],
                 "model": read_value(teacher, "config.model.name"),
                 "run_ids": ids,
-                "seconds": _count_seconds(teacher),
-                "fold_seconds": _add([_count_seconds(record) for record in records]),
+                "seconds": count_seconds(teacher),
+                "fold_seconds": add_seconds([count_seconds(record) for record in records]),
                 "accuracy": float(right.mean()),
             },
         ),
+    )
+
+
+def _ask_folder(config: Config, dataset: Dataset) -> Dataset:
+    """Return the data set with what an exported folder says of the unlabelled texts, of train nothing.
+
+    Raises:
+        ConfigError, MissingError: it cannot be read, or cannot answer here.
+    """
+    teacher, train, asked = str(config.teacher), dataset.splits["train"], dataset.asked[UNLABELLED]
+    said, (folder, content) = exported.read_folder(teacher), split_content(teacher)
+    where = {"devices": config.devices, "cache_dir": config.cache_dir}
+    answers = exported.ask(teacher, list_texts(asked), labels=len(dataset.labels), **where)
+    _logger.warning(
+        "teacher=%s: a folder answers the %d texts without labels alone, as it is too sure of texts that it "
+        "was trained on; train texts have their labels and no probabilities of a teacher%s",
+        show(folder),
+        len(asked),
+        ""
+        if said.fingerprint == dataset.fingerprint
+        else "; it is not known to be trained on these texts and splits, so it may have seen test texts",
+    )
+    unknown = np.full((len(train), len(dataset.labels)), np.nan)
+    described: dict[str, Any] = {
+        "run_id": said.run_id,
+        "method": said.method,
+        "model": said.base.name,
+        "content": content,
+        "fingerprint": said.fingerprint,
+        "run_ids": [],
+        "seconds": said.seconds,
+        "answer_seconds": answers.seconds,
+    }
+    return dataclasses.replace(
+        dataset, teaching=Teaching(np.concatenate([unknown, answers.probabilities]), described)
     )
 
 
@@ -247,7 +290,7 @@ def _gather(predictions: Sequence[pd.DataFrame], dataset: Dataset) -> npt.NDArra
     return probabilities
 
 
-def _count_seconds(record: Result) -> float | None:
+def count_seconds(record: Result) -> float | None:
     """Return what the run took in all, or its share of a pack."""
     if record.packed is not None:
         seconds = record.packed.get("pack_seconds")
@@ -256,7 +299,8 @@ def _count_seconds(record: Result) -> float | None:
     return None if seconds is None else float(seconds)
 
 
-def _add(values: Sequence[float | None]) -> float | None:
+def add_seconds(values: Sequence[float | None]) -> float | None:
+    """Add up what several runs took; None where it is unknown of one."""
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None
 

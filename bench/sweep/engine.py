@@ -176,7 +176,11 @@ class Sweep:
     def _make_budget(self) -> TimeBudget:
         sweep, slots = self.base.sweep, count_slots(self.base.devices)
         seconds = math.inf if sweep.budget_seconds is None else sweep.budget_seconds
-        return TimeBudget(seconds, sweep, slots, self.known.weigh, self.known.predict, self.clock)
+        return TimeBudget(seconds, sweep, slots, self.known.weigh, self._predict, self.clock)
+
+    def _predict(self, point: Point) -> float | None:
+        """Return the seconds that a run takes by prediction, or by that of which it has the configuration."""
+        return self.known.predict(point) or self.plan.guess_seconds(point)
 
     def _search(self) -> bool:
         """Train all points or, by halving, those of each method in rungs; return False as in _launch_new."""
@@ -192,9 +196,12 @@ class Sweep:
     def _search_in_turns(self, *, halves: bool) -> bool:
         """Train what the hours allow, each method for the same time; return False as in _launch_new.
 
-        What was tried before counts as if it had been now. Halving comes upon it again in its rungs.
+        What was tried before counts as if it had been now. Halving comes upon it again in its rungs. What
+        teaches students goes first, so that the turns share what it leaves.
         """
         points, limits = self.plan.points, self._limit_packs(self.plan.points)
+        if not self._launch_new(self.plan.teachers, self._limit_packs(self.plan.teachers)):
+            return False
         tried = [] if halves else [point for point in points if self._status(point) is not None]
         self._meet(tried)
         self._launch_new(point for point in tried if not self._is_due(point))
@@ -339,9 +346,17 @@ class Sweep:
         done = [point for point in points if self.store.has_success(point.run_id)]
         self._launch_new(done)
         due = [point for point in points if point not in done]
-        fitting = self.budget.afford(due)
+        fitting = self._afford(due)
         self.left_out += [point for point in due if point not in fitting]
         return self._launch_new(fitting, self._limit_packs(fitting)) and len(fitting) == len(due)
+
+    def _afford(self, points: Sequence[Point]) -> list[Point]:
+        """Return those of the points that end within the hours, students with what is to teach them."""
+        teachers = [one for one in self.teach(points) if not self.store.has_success(one.run_id)]
+        if len(self.budget.afford(teachers)) < len(teachers):
+            teachers, points = [], [point for point in points if not point.config.method.distils]
+        seconds = sum(self.budget.expect(one) or 0.0 for one in teachers)
+        return self.budget.afford(points, keep=seconds / self.budget.slots)
 
     def _limit_packs(self, points: Iterable[Point]) -> dict[str, int]:
         return {point.run_id: self.known.limit_pack(point) for point in points}

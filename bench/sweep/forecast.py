@@ -289,15 +289,18 @@ def _describe_budget(plan: Plan, base: Config, store: Store, known: Forecast) ->
     """Describe what sweep.hours suffices for by prediction: what it leaves of each method."""
     weigh, predict = measure_work(known.found, known.target, known.calibrations)
     seconds, slots = base.sweep.budget_seconds or 0.0, count_slots(base.devices)
-    budget = TimeBudget(seconds, base.sweep, slots, weigh, predict)
-    for point in plan.points:
+    expect = plan.guess_seconds
+    budget = TimeBudget(seconds, base.sweep, slots, weigh, lambda point: predict(point) or expect(point))
+    for point in plan.every:
         budget.meet(point, store.read(point.run_id))
     spent, limit = budget.earlier / slots, limit_packs(known, base)
+    teaching = [budget.expect(point) for point in plan.teachers if not store.has_success(point.run_id)]
     untried = rehearse(plan, budget, limits={point.run_id: limit(point) for point in plan.points})
     counts = Counter(point.method_key for point in plan.points)
     return {
         "hours": seconds / _HOUR,
         "spent_hours": spent / _HOUR,
+        "teachers_hours": None if None in teaching else _add(teaching) or 0.0,
         "methods": [
             {
                 "method": key.method,

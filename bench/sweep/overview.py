@@ -83,6 +83,8 @@ def _tell_budget(described: Mapping[str, Any]) -> list[str]:
     line = f"sweep.hours: {format_hours(budget['hours'])} in all"
     if budget["spent_hours"]:
         line += f", {format_hours(budget['spent_hours'])} of them spent"
+    if budget["teachers_hours"]:
+        line += f", about {format_hours(budget['teachers_hours'])} for the teacher's trainings"
     if any(one["untried"] is None for one in budget["methods"]):
         return [f"{line}; how far they go is unknown before a run has ended here"]
     tried = ", ".join(

@@ -7,7 +7,7 @@ plan of thousands of points takes seconds.
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.config.identity import Identity
@@ -61,11 +61,17 @@ class Plan:
     repeats: Mapping[str, int]  # run_id -> how many combinations are this run
     first: int = 0  # how many of the points, at their beginning, train before all others
     teachers: tuple[Point, ...] = ()  # what predicts for students among the points, and trains before these
+    # seconds of the run whose configuration each of these has, by its own run_id; None: unknown
+    teacher_seconds: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def every(self) -> tuple[Point, ...]:
         """The teachers' trainings, then the points."""
         return (*self.teachers, *self.points)
+
+    def guess_seconds(self, point: Point) -> float | None:
+        """Return what the run took whose configuration a teacher's training has; None of any other run."""
+        return self.teacher_seconds.get(point.run_id)
 
 
 def combine_axes(grids: Sequence[Mapping[str, Any]], *, swept: Axes, fixed: Mapping[str, Any]) -> list[Axes]:

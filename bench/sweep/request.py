@@ -20,7 +20,7 @@ from bench.data.vocabulary import reads_tokens, require_readable, tell_long
 from bench.errors import ConfigError
 from bench.model import weights
 from bench.run.preparation import require_packages, require_pairs
-from bench.run.teacher import list_folds, pin_teacher
+from bench.run.teacher import count_seconds, find_teacher, list_folds, pin_teacher
 from bench.sweep.overview import format_hours, tell_bound
 from bench.sweep.plan import Axes, Compose, Plan, Point, combine_axes, expand, make_plan, value_line
 
@@ -107,6 +107,7 @@ class Teachers:
     compose: Compose
     identify: Identifier
     known: dict[str, list[Point]] = field(default_factory=dict)  # by what decides them
+    seconds: dict[str, float | None] = field(default_factory=dict)  # as Plan.teacher_seconds
 
     def __call__(self, points: Iterable[Point]) -> list[Point]:
         """List the trainings that those of the points need that are students, each once.
@@ -127,11 +128,13 @@ class Teachers:
         key = repr((config.teacher, config.data, config.distillation.folds, seed))
         if key not in self.known:
             folds = list_folds(config, self.identify.load(config))
-            more = _name_files(folds[0])
+            more = _name_files(folds[0]) if folds else []
             base = self.compose(more)
             self.known[key] = [
                 Point(list_lines(fold, base=base, more=more), fold, self.identify(fold)) for fold in folds
             ]
+            whole = count_seconds(find_teacher(config, self.identify.load(config))) if folds else None
+            self.seconds |= {point.run_id: whole for point in self.known[key]}
         return self.known[key]
 
 
@@ -180,7 +183,8 @@ def plan_request(arguments: Sequence[str], *, compose: Compose, identify: Identi
         first=base.sweep.first,
         curve=base.sweep.curve,
     )
-    return base, replace(plan, teachers=tuple(Teachers(compose, identify)(plan.points)))
+    teachers = Teachers(compose, identify)
+    return base, replace(plan, teachers=tuple(teachers(plan.points)), teacher_seconds=teachers.seconds)
 
 
 def plan_sweep(
@@ -287,6 +291,27 @@ def confirm_long(described: Mapping[str, Any], base: Config, arguments: Sequence
     raise ConfigError(
         f"{problem}. To look at it: {shlex.join(['bench', 'plan', *kept])}\n"
         f"To start it without a question: {shlex.join(['bench', 'sweep', *kept, 'plan.force=true'])}"
+    )
+
+
+def require_hours(described: Mapping[str, Any]) -> None:
+    """Require of sweep.hours that the teachers' trainings, which come first, end within what is left of them.
+
+    ``described`` comes from describe_plan. What is not known before a run has ended is not refused.
+
+    Raises:
+        ConfigError: they would take longer, so that no student would train.
+    """
+    budget = described["budget"]
+    needed = None if budget is None else budget["teachers_hours"]
+    if needed is None or not needed or needed + budget["spent_hours"] < budget["hours"]:
+        return
+    spent, least = budget["spent_hours"], format_hours(needed + budget["spent_hours"])
+    told = f", {format_hours(spent)} of them spent" if spent else ""
+    raise ConfigError(
+        f"sweep.hours: {format_hours(budget['hours'])} in all{told}, and the teacher's trainings, which come "
+        f"before all others, take about {format_hours(needed)}; give more than {least}, or fewer "
+        "distillation.folds, or leave out the students"
     )
 
 

@@ -117,13 +117,14 @@ class Distillation:
     """A head that learns labels and a teacher's probabilities (Hinton et al., arXiv:1503.02531, section 2).
 
     A text's loss is (1 - w) cross-entropy + w T^2 KL(teacher at T || student at T), of a text without a label
-    the second part alone. At T a model's logits are divided by T before the softmax; a teacher's logits are
-    the logarithms of its probabilities, up to a number that all labels share and the softmax does not see.
+    the second part alone, of one that the teacher was not asked about the first. At T a model's logits are
+    divided by T before the softmax; a teacher's logits are the logarithms of its probabilities, up to a
+    number that all labels share and the softmax does not see.
     What a training batch has for labels are places in the tables here.
     """
 
     labels: npt.NDArray[np.int64]  # of each text, NOTHING without one. # (texts,)
-    taught: npt.NDArray[np.float64]  # the teacher's probabilities. # (texts, labels)
+    taught: npt.NDArray[np.float64]  # the teacher's probabilities, NaN without them. # (texts, labels)
     weight: float
     temperature: float
     sequences: int = 1
@@ -156,10 +157,10 @@ class Distillation:
 
     @cached_property
     def _tables(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hold the labels, and the teacher's probabilities at T. # (texts,), (texts, labels)"""
+        """Hold the labels, and the teacher's probabilities at T or 0. # (texts,), (texts, labels)"""
         logits = np.log(np.maximum(self.taught, SMALLEST)) / self.temperature
         at_temperature = functional.softmax(torch.from_numpy(logits), dim=-1)
-        return torch.from_numpy(self.labels), at_temperature.float()
+        return torch.from_numpy(self.labels), at_temperature.nan_to_num(0.0).float()  # 0: no divergence
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from bench.data.tasks import name_labels
 from bench.data.tokens import TASK
 from bench.errors import ConfigError, first_line
 from bench.model import build
+from bench.run import manifest as manifests
+from bench.run.manifest import Manifest
 from bench.train.device import choose_device
 from bench.train.task import Inputs
 from bench.winner import classifier
-from bench.winner import manifest as manifests
 from bench.winner.classifier import Classifier
-from bench.winner.manifest import Manifest
 
 # What the adapters of one batch have in common: they read one base, and texts alike.
 _SHARED = (

@@ -34,13 +34,14 @@ from bench.model.adapters import adapter, gates
 from bench.results.confidence import SMALLEST
 from bench.results.store import Result, Store
 from bench.run import app
+from bench.run import manifest as manifests
+from bench.run.manifest import Manifest, Origin, locate
+from bench.run.teacher import count_seconds
 from bench.spelling import guess
 from bench.train import task as tasks
 from bench.train.device import choose_device, choose_precision
 from bench.train.metrics import decide
-from bench.winner import manifest as manifests
 from bench.winner.choose import find_weights
-from bench.winner.manifest import Manifest, Origin, locate
 from bench.winner.selective import read_confidence
 
 BATCH_SIZE = 64
@@ -398,6 +399,8 @@ def _describe(result: Result, config: Config) -> Manifest:
         label_separator=config.data.label_separator,
         experts=config.method.experts,
         tasks=_list_tasks(result),
+        fingerprint=result.data.get("fingerprint"),
+        seconds=count_seconds(result),
     )
 
 

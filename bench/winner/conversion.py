@@ -14,11 +14,11 @@ import torch
 from bench.errors import ConfigError, RunError
 from bench.model import build, onnx
 from bench.results.store import Result, Store
+from bench.run import manifest as manifests
+from bench.run.manifest import Manifest
 from bench.winner import agreement, classifier, export, readme
-from bench.winner import manifest as manifests
 from bench.winner.agreement import Agreement
 from bench.winner.classifier import Classifier
-from bench.winner.manifest import Manifest
 from bench.winner.merge import (
     FOUR_BIT,
     FULL,

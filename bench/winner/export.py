@@ -16,11 +16,11 @@ from bench.files import writing_folder
 from bench.model import build
 from bench.model.adapters import adapter, gates
 from bench.results.store import Result, Store
+from bench.run import manifest as manifests
+from bench.run.manifest import Manifest, locate
 from bench.winner import classifier, readme
-from bench.winner import manifest as manifests
 from bench.winner.choose import find_weights
 from bench.winner.classifier import Classifier
-from bench.winner.manifest import Manifest, locate
 
 LENGTHS = "sentence_bert_config.json"  # where vLLM and text-embeddings-inference look for the longest text
 # Starts of an adapter that take what it holds out of the base; the same list is in peft's LoraModel.

@@ -16,10 +16,10 @@ from bench.data.sources import Text
 from bench.report.cells import to_markdown
 from bench.report.language.text import ENGLISH
 from bench.report.sections.latency import list_forms
+from bench.run import manifest as manifests
 from bench.run import provenance
 from bench.train.meter import Meter
 from bench.winner import classifier, export
-from bench.winner import manifest as manifests
 from bench.winner.classifier import Classifier
 from bench.winner.conversion import name_onnx
 from bench.winner.merge import choose_base, merge_folder

@@ -10,9 +10,9 @@ from torch import nn
 
 from bench.errors import ConfigError
 from bench.model import weights
+from bench.run.manifest import Manifest, locate
 from bench.winner import classifier
 from bench.winner.classifier import Classifier
-from bench.winner.manifest import Manifest, locate
 
 FULL, FOUR_BIT = "full", "4bit"
 IN_FOUR_BIT = ("nf4", "fp4")

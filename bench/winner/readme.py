@@ -17,7 +17,7 @@ from bench.model.adapters.gates import ROUTED
 from bench.report.cells import escape_markdown, format_count, format_gib, to_markdown
 from bench.results.marks import find_separator
 from bench.results.store import Result
-from bench.winner.manifest import Manifest, Origin, locate
+from bench.run.manifest import Manifest, Origin, locate
 
 NAME = "README.md"
 UNKNOWN = "unknown"

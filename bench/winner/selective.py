@@ -14,7 +14,7 @@ from bench.results.confidence import (
 )
 from bench.results.marks import find_separator
 from bench.results.store import Result, Store
-from bench.winner.manifest import Manifest
+from bench.run.manifest import Manifest
 
 _logger = logging.getLogger(__name__)
 _STEPS = 1000  # of the accuracies that are tried for a message

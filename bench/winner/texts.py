@@ -16,8 +16,8 @@ from bench.errors import ConfigError, DataError, MissingError, StoreError
 from bench.redaction import show
 
 if TYPE_CHECKING:
+    from bench.run.manifest import Manifest
     from bench.winner.classifier import LabelPrediction
-    from bench.winner.manifest import Manifest
 
 _logger = logging.getLogger(__name__)
 _KINDS = (".csv", ".jsonl")

@@ -11,9 +11,10 @@ from bench.report.cells import escape_markdown
 from bench.results.confidence import Confidence, average, measure_confidence, read_split
 from bench.results.selection import read_seed
 from bench.results.store import Result, Store
+from bench.run import manifest as manifests
+from bench.run.manifest import Manifest
+from bench.run.teacher import add_seconds
 from bench.winner import export, readme
-from bench.winner import manifest as manifests
-from bench.winner.manifest import Manifest
 
 _logger = logging.getLogger(__name__)
 
@@ -41,7 +42,12 @@ def write(store: Store, results: Sequence[Result], folder: Path) -> Manifest:
             f"{first.run_id} ({first.method}): its texts may have several labels (data.multi_label), and "
             "each seed has thresholds of its own; export one seed, without --seeds"
         )
-    manifest = dataclasses.replace(first, members=list(written), confidence=_join_confidence(store, results))
+    manifest = dataclasses.replace(
+        first,
+        members=list(written),
+        confidence=_join_confidence(store, results),
+        seconds=add_seconds([one.seconds for one in written.values()]),
+    )
     manifests.write(manifest, folder)
     (folder / readme.NAME).write_text(_describe(results, manifest), encoding="utf-8")
     return manifest

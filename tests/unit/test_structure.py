@@ -176,9 +176,10 @@ def test_every_file_of_conf_composes(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("method/", "experiment/"))])
 def test_every_method_and_experiment_is_ready_to_run(name: str) -> None:
     group, _, option = name.partition("/")
-    # One alone has prompts, and one alone a teacher.
-    needs = {"few_shot": ["task=label_likelihood"], "distilled": ["teacher=best:lora"]}.get(option, [])
-    needs = [*needs, *(["data.pieces=2"] if compose(f"{group}={option}").method.update else [])]  # a stream
+    method = compose(f"{group}={option}").method
+    needs = ["task=label_likelihood"] if option == "few_shot" else []  # which alone has prompts
+    needs += ["teacher=best:lora"] if method.distils else []
+    needs += ["data.pieces=2"] if method.update else []  # a stream
     assert checks.check(compose(f"{group}={option}", *needs)) == []
 
 

@@ -31,7 +31,9 @@ def describe_distillation(evidence: Evidence, *, titles: Titles, text: Text) -> 
         if lines:
             columns = [*text.under("distillation.columns").values()]
             blocks += place(key, titles, [Table(columns, lines, left=[0, 1], has_cards=True)])
-        notes += [note for row in students if (note := _say_unlabelled(by_id[row.run_ids[0]], text))]
+        for row in students:
+            student = by_id[row.run_ids[0]]
+            notes += [*_say_unlabelled(student, text), *_say_folder(student, row.title, text)]
     how = make_bullets([*dict.fromkeys(notes), text("distillation.how")])
     return Section(text("distillation.title"), [*blocks, how] if blocks else [])
 
@@ -47,12 +49,11 @@ def _tabulate(
     """Return the cells of one student."""
     student = by_id[row.run_ids[0]]
     teacher = _find_teacher(student) or {}
-    names = {name: clean(str(teacher.get(name))) for name in ("method", "model", "run_id")}
     accuracy, seconds = teacher.get("accuracy"), row.train_seconds
     gain, verdict = _compare(row, _find_labels_only(row, table, by_id), evidence, text)
     return [
         row.title,
-        text("distillation.teacher", **names),
+        _say_teacher(teacher, text),
         text("unknown") if accuracy is None else text.format_percent(accuracy),
         _say_cost(teacher, text),
         text("unknown") if seconds is None else text.format_duration(seconds),
@@ -62,8 +63,23 @@ def _tabulate(
     ]
 
 
+def _say_teacher(teacher: Mapping[str, Any], text: Text) -> str:
+    """Say which run taught, or an exported folder of which run."""
+    method, model, run_id = (clean(str(teacher.get(name))) for name in ("method", "model", "run_id"))
+    if "content" in teacher:
+        return text("distillation.folder", method=method, model=model, run_id=run_id)
+    return text("distillation.teacher", method=method, model=model, run_id=run_id)
+
+
 def _say_cost(teacher: Mapping[str, Any], text: Text) -> str:
-    """Say what the teacher's own run took, and the trainings that predicted for the student."""
+    """Say what the teacher's own run took, and the trainings that predicted, or a folder's answers."""
+    if "content" in teacher:
+        taken = {"own": teacher.get("seconds"), "answers": teacher.get("answer_seconds")}
+        known = {
+            name: text("unknown") if value is None else text.format_duration(value)
+            for name, value in taken.items()
+        }
+        return text("distillation.answers", **known)
     own, folds = teacher.get("seconds"), teacher.get("fold_seconds")
     if own is None or folds is None:
         return text("unknown")
@@ -119,9 +135,20 @@ def _orient(pair: Comparison, row: Row) -> Difference:
     return replace(found, estimate=-found.estimate, low=low, high=high)
 
 
-def _say_unlabelled(student: Result, text: Text) -> str | None:
+def _say_unlabelled(student: Result, text: Text) -> list[str]:
     """Say how many texts without labels the student read, and how many were left out, and why."""
     counts = student.data.get("unlabelled")
     if not counts:
-        return None
-    return text("distillation.unlabelled", **{name: int(counts[name]) for name in counts})
+        return []
+    return [text("distillation.unlabelled", **{name: int(counts[name]) for name in counts})]
+
+
+def _say_folder(student: Result, title: str, text: Text) -> list[str]:
+    """Say what an exported folder was not asked about, and whether it may have seen test texts."""
+    teacher = _find_teacher(student) or {}
+    if "content" not in teacher:
+        return []
+    is_same = teacher.get("fingerprint") == read_value(student, "canonical_config.data.fingerprint")
+    if is_same:
+        return [text("distillation.same_texts", title=title)]
+    return [text("distillation.other_texts", title=title)]

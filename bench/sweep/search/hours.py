@@ -1,7 +1,7 @@
 """The hours of a sweep: what its runs took, what others are expected to take, and what is left.
 
 All times are seconds by the clock. Nothing is known of a method before one of its runs has ended: what others
-took, or a prediction, then stands for it.
+took, or a prediction, then stands for it. A teacher's trainings count as all others do, but to no method.
 """
 
 import math
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from bench.config.identity import teaches
 from bench.config.schema import LOOKS, SweepConfig
 from bench.report.numbers.rows import stands_alone
 from bench.results.selection import MethodKey, is_stopped, read_score
@@ -59,6 +60,11 @@ class TimeBudget:
         """The seconds that are left; below 0 where runs took longer than expected."""
         return self.seconds - self.spent
 
+    @property
+    def _rivals(self) -> list[Taken]:
+        """What runs took that compete for a row of the table, as a teacher's trainings do not."""
+        return [one for one in self.taken.values() if not teaches(one.point.config)]
+
     def meet(self, point: Point, record: Result | None) -> None:
         """Count what a run took before this sweep came to it, the first time."""
         if record is not None and point.run_id not in self.taken:
@@ -73,7 +79,7 @@ class TimeBudget:
     def count_spent(self) -> dict[MethodKey, float]:
         """Add up the seconds of each method of which a run was tried."""
         spent: dict[MethodKey, float] = {}
-        for one in self.taken.values():
+        for one in self._rivals:
             spent[one.point.method_key] = spent.get(one.point.method_key, 0.0) + one.seconds
         return spent
 
@@ -122,7 +128,7 @@ class TimeBudget:
         if math.isinf(self.seconds):
             return 0.0
         best = dict[MethodKey, Taken]()
-        for one in self.taken.values():
+        for one in self._rivals:
             key, score = one.point.method_key, one.score
             if score is not None and (key not in best or score > (best[key].score or 0.0)):
                 best[key] = one

@@ -188,7 +188,9 @@ def rehearse(plan: Plan, budget: TimeBudget, *, limits: Mapping[str, int]) -> Qu
     budget.clock = lambda: now
     queues, before = queue_points(plan, budget.taken), [one.point for one in budget.taken.values()]
     leave(queues, [one.point for one in budget.taken.values() if one.score is not None])
-    if any(budget.expect(point) is None for queue in queues.values() for point in queue if point.is_trained):
+    teachers = [point for point in plan.teachers if not _is_done(point, budget)]
+    trained = [point for queue in queues.values() for point in queue if point.is_trained]
+    if any(budget.expect(point) is None for point in (*teachers, *trained)):
         return None
 
     def launch(points: Sequence[Point]) -> bool:
@@ -204,9 +206,14 @@ def rehearse(plan: Plan, budget: TimeBudget, *, limits: Mapping[str, int]) -> Qu
         now += _count_cost(points, budget, limits) / budget.slots
         return True
 
+    launch(teachers)
     search(queues, budget, limits=limits, launch=launch, halve=halve)
     leave(queues, before)
     return queues
+
+
+def _is_done(point: Point, budget: TimeBudget) -> bool:
+    return point.run_id in budget.taken and budget.taken[point.run_id].score is not None
 
 
 def add_untried(before: str, plan: Plan, untried: Iterable[Point]) -> str:

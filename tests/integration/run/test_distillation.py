@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 from transformers import get_linear_schedule_with_warmup, set_seed
 
+import bench
 from bench.config.schema import Config
 from bench.data import dataset as datasets
 from bench.data import tokens
 from bench.data.dataset import Dataset
-from bench.errors import MissingError
+from bench.errors import ConfigError, MissingError
 from bench.model import build
 from bench.results.store import Result, Store
 from bench.run.run import run, run_all
 from bench.run.teacher import list_folds
+from bench.winner import export
 
 Compose = Callable[..., Config]
 SHORT = ("train.max_steps=10", "train.eval_steps=10", "train.lr=1e-2")
@@ -37,13 +40,15 @@ def unlabelled(tmp_path: Path, texts: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def student(compose_tiny: Compose, compose_decoder: Compose, unlabelled: Path) -> Config:
+@pytest.fixture(params=["distilled", "distilled_lora"])
+def student(
+    request: pytest.FixtureRequest, compose_tiny: Compose, compose_decoder: Compose, unlabelled: Path
+) -> Config:
     """A student whose teacher, LoRA on a decoder, has trained, as have its parts."""
     teacher = run(compose_decoder("llama", "method=lora", *SHORT))
     assert teacher.status == "success", teacher.error
     config = compose_tiny(
-        "method=distilled",
+        f"method={request.param}",
         f"teacher='{teacher.run_id}'",
         f"data.unlabelled={unlabelled}",
         "distillation.folds=2",
@@ -116,10 +121,11 @@ def train_plainly(config: Config, data: Dataset, taught: np.ndarray) -> list[flo
         places = batch.pop("labels")
         network.train()
         scores = network(**batch).logits
-        teacher = softmax(torch.tensor(taught[places]).clamp(min=1e-15).log() / TEMPERATURE, -1)
-        student = log_softmax(scores.double() / TEMPERATURE, -1)
-        soft = TEMPERATURE**2 * (teacher * (teacher.log() - student)).sum(-1)
-        total = WEIGHT * soft
+        was_asked = ~torch.tensor(np.isnan(taught[places]).any(axis=1))
+        teacher = softmax(torch.tensor(taught[places]).clamp(min=1e-15).log() / TEMPERATURE, -1)[was_asked]
+        student = log_softmax(scores.double() / TEMPERATURE, -1)[was_asked]
+        total = torch.zeros(len(scores), dtype=torch.float64)
+        total[was_asked] = WEIGHT * TEMPERATURE**2 * (teacher * (teacher.log() - student)).sum(-1)
         for place, number in enumerate(places.tolist()):
             if number < len(frames[0]):
                 label = torch.tensor([frames[0]["label"][number]])
@@ -156,9 +162,64 @@ def test_a_student_trains_as_a_plain_loop_does_and_its_record_says_what_its_teac
     assert "NaN" not in json.dumps(described)
 
     # Labels alone are another run, in the same table, and read no unlabelled text.
+    alone = "full" if student.method.trainable == "all" else "lora"
     full = run(
-        compose_tiny("method=full", f"data.unlabelled={student.data.unlabelled}", *SHORT, "train.lr=1e-3")
+        compose_tiny(f"method={alone}", f"data.unlabelled={student.data.unlabelled}", *SHORT, "train.lr=1e-3")
     )
     assert full.canonical_config["data"]["fingerprint"] == result.canonical_config["data"]["fingerprint"]
     assert full.run_id != result.run_id
     assert read_history(store, full) != pytest.approx(read_history(store, result), rel=1e-3)
+
+
+def test_students_do_not_train_in_packs(compose_tiny: Compose) -> None:
+    config = compose_tiny("method=distilled_lora", "teacher=best:lora", "pack=[{lora.r: 4}]")
+    with pytest.raises(ConfigError, match="have a teacher's probabilities, and a pack's batches have labels"):
+        run(config)
+    assert not Path(config.results_dir).exists()
+
+
+def test_an_exported_folder_teaches_texts_without_labels_and_is_known_by_its_content(
+    compose_tiny: Compose, unlabelled: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher = run(compose_tiny("method=lora", *SHORT, "seed=3"))
+    assert teacher.status == "success", teacher.error
+    store, folder = Store(Path(compose_tiny().results_dir)), tmp_path / "exports" / "teacher"
+    export.export(store, teacher, folder)
+
+    def compose_student(path: Path) -> Config:
+        return compose_tiny(
+            "method=distilled",
+            f"teacher={path}",
+            f"data.unlabelled={unlabelled}",
+            f"distillation.weight={WEIGHT}",
+            f"distillation.temperature={TEMPERATURE}",
+            *SHORT,
+            "train.lr=1e-3",
+        )
+
+    student = compose_student(folder)
+    result = run(student)
+    assert result.status == "success", result.error
+    data = datasets.load(student.data)
+    said = bench.load(folder).predict(data.asked["unlabelled"]["text"].tolist())
+    answers = [[one.probabilities[label] for label in data.labels] for one in said]
+    taught = np.concatenate([np.full((84, len(data.labels)), np.nan), answers])
+    assert read_history(store, result) == pytest.approx(train_plainly(student, data, taught), rel=1e-4)
+
+    described: dict[str, Any] = result.data["teacher"]
+    assert (described["run_id"], described["method"]) == (teacher.run_id, "lora")
+    assert described["seconds"] == pytest.approx(teacher.time["total_seconds"])
+    assert described["answer_seconds"] > 0
+    assert described["fingerprint"] == result.data["fingerprint"]
+    assert "accuracy" not in described  # on texts that it has not seen: there are none with labels
+    assert result.canonical_config["teacher"] == described["content"]
+    assert "answers the 20 texts without labels alone" in caplog.text
+
+    elsewhere = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
+    (elsewhere / "README.md").write_text("another card")
+    assert run(compose_student(elsewhere)) == result  # done already
+    with pytest.raises(ConfigError, match="the folder's content is"):
+        run(dataclasses.replace(student, teacher=f"{folder}@{'0' * 16}"))
+    settings = json.loads((elsewhere / "bench.json").read_text())
+    (elsewhere / "bench.json").write_text(json.dumps({**settings, "max_length": 8}))
+    assert run(compose_student(elsewhere)).run_id != result.run_id

@@ -1,7 +1,7 @@
 """SetFit's way gives what a plain script of its library gives, as a run like any other."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +30,15 @@ def run_and_read(config: Config) -> tuple[Result, pd.DataFrame]:
     return result, found[found["split"] == "test"].filter(like="probability_")
 
 
-def write_plain_script(config: Config, folder: Path, place: Path) -> np.ndarray:
+def write_plain_script(
+    config: Config, folder: Path, place: Path, splits: Mapping[str, pd.DataFrame] | None = None
+) -> np.ndarray:
     """What a user of the library writes, with the logistic regression of method=head; test probabilities."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from setfit import SetFitModel, Trainer, TrainingArguments
 
-    splits = dataset.load(config.data, seed=config.seed).splits
+    splits = splits or dataset.load(config.data, seed=config.seed).splits
     encoder = Transformer(str(folder), max_seq_length=config.train.max_length)
     body = SentenceTransformer(modules=[encoder, Pooling(encoder.get_embedding_dimension())])
     arguments = TrainingArguments(
@@ -152,3 +154,30 @@ def test_forty_headlines_are_enough_to_beat_a_bag_of_words(compose: Compose, tmp
     assert accuracy["setfit"] > 0.65
     assert accuracy["setfit"] > accuracy["tfidf"] + 0.2
     assert accuracy["setfit"] > accuracy["head"] - 0.03
+
+
+@pytest.mark.slow
+def test_on_a_stream_it_is_tuned_anew_on_all_texts_so_far(
+    compose_tiny: Compose, tiny_bert: Path, texts: Path, tmp_path: Path
+) -> None:
+    rows = pd.read_csv(texts)
+    is_first = (rows["label"] != "债券") & (rows.index % 2 == 0)
+    for name, piece in (("a", rows[is_first]), ("b", rows[~is_first])):
+        piece.to_csv(tmp_path / f"{name}.csv", index=False)
+    config = compose_tiny(
+        *SETFIT,
+        "data.train=null",
+        f"data.stream=[{tmp_path}/a.csv,{tmp_path}/b.csv]",
+        "data.validation_size=0.2",
+        "data.test_size=0.2",
+    )
+    result, found = run_and_read(config)
+    part = dataset.take_piece(dataset.load(config.data), 1, config.method, seed=config.seed)
+    plain = write_plain_script(config, tiny_bert, tmp_path / "plain", part.splits)
+    np.testing.assert_allclose(found, plain, atol=1e-3)
+    assert result.updates is not None
+    assert result.updates["train_texts"][1] == len(part.splits["train"]) > result.updates["train_texts"][0]
+    assert result.updates["new_labels"] == [["外汇", "股市"], ["债券"]]
+    assert sum(result.updates["train_seconds"]) == pytest.approx(result.time["train_seconds"])
+    folder = Store(Path(config.results_dir)).run_folder(result.run_id)
+    assert not [path for path in folder.iterdir() if path.is_dir()]  # what each training kept has gone

@@ -14,7 +14,8 @@ from torch.nn import functional
 import bench
 import bench.extras
 from bench.results.store import Result, Store
-from bench.winner import agreement, classifier, export, manifest
+from bench.run import manifest
+from bench.winner import agreement, classifier, export
 from bench.winner.generate import generate
 
 Train = Callable[..., tuple[Store, Result]]

@@ -19,8 +19,9 @@ import bench
 from bench.data import dataset
 from bench.errors import ConfigError, DataError, MissingError
 from bench.results.store import Result, Store
+from bench.run import manifest
 from bench.train import checkpoint
-from bench.winner import choose, classifier, export, manifest
+from bench.winner import choose, classifier, export
 
 Train = Callable[..., tuple[Store, Result]]
 RUNS = {

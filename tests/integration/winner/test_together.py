@@ -10,7 +10,8 @@ import pytest
 import bench
 from bench.results.confidence import Predicted, average, fit_temperature, read_split, temper
 from bench.results.store import Result, Store
-from bench.winner import agreement, manifest, together
+from bench.run import manifest
+from bench.winner import agreement, together
 
 Train = Callable[..., tuple[Store, Result]]
 Bench = Callable[..., tuple[int, str, str]]

@@ -42,6 +42,7 @@ def test_plain_lora_can_be_packed(compose: Compose, lines: list[str]) -> None:
         (["method=pissa"], "method.adapter.init_lora_weights=pissa"),
         (["method=loftq"], "method.adapter.init_lora_weights=loftq"),
         (["method=routed_lora"], "method.experts=4: gates are not batched"),
+        (["method=distilled_lora"], "its texts have a teacher's probabilities"),
         (["train.distributed=ddp", "train.processes=2"], "train.distributed=ddp"),
         (["train.optimizer_in_backward=true"], "train.optimizer_in_backward=True"),
         (["train.stochastic_rounding=true"], "train.stochastic_rounding=True"),

@@ -279,7 +279,7 @@ def test_a_sweep_that_has_not_the_room_trains_nothing(
     plan = make(compose)
     known = Forecast(TARGET, predict(plan), {}, {}, base.report)
     monkeypatch.setattr(forecast, "forecast", lambda *_, **__: known)
-    monkeypatch.setattr(forecast, "describe_plan", lambda *_: {"total_hours": None})
+    monkeypatch.setattr(forecast, "describe_plan", lambda *_: {"total_hours": None, "budget": None})
     monkeypatch.setattr(overview, "summarise", lambda *_: [])
     monkeypatch.setattr(space.shutil, "disk_usage", lambda _: SimpleNamespace(free=GIB))
     sweeper = object.__new__(BenchSweeper)

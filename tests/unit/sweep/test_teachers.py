@@ -1,6 +1,7 @@
 """A sweep trains what predicts for students before them, and says what cannot teach."""
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,13 @@ from bench.config.checks import check
 from bench.config.schema import Config, replace_values
 from bench.errors import BenchError, ConfigError, MissingError
 from bench.results.store import Result, Store
+from bench.run.manifest import Manifest
 from bench.run.teacher import teach
 from bench.sweep.engine import Sweep
 from bench.sweep.plan import Plan, Point
-from bench.sweep.request import Identifier, Teachers, plan_request
+from bench.sweep.request import Identifier, Teachers, plan_request, require_hours
+from bench.sweep.search.hours import TimeBudget
+from bench.sweep.search.turns import rehearse
 
 LABELS = ["债券", "外汇", "股市"]
 Ask = Callable[..., tuple[Config, Plan]]
@@ -118,6 +122,57 @@ def test_a_sweep_trains_them_first_and_once_and_goes_on_where_it_was_killed(
     assert third.jobs == []
 
 
+def test_the_hours_bound_the_teachers_parts_too_which_no_method_pays_for(
+    ask: Ask, compose: Compose, identify: Identifier, store: Store, teacher: Result
+) -> None:
+    store.write(dataclasses.replace(teacher, time={"total_seconds": 12.0}))
+    more = ["sweep.final_seeds=[0,1]", "sweep.pack=off", f"sweep.hours={47 / 3600}"]
+    weights = "distillation.weight=0.1,0.3,0.5,0.7,0.9"
+    base, plan = ask("method=distilled", f"teacher='{teacher.run_id}'", weights, *more)
+    assert {plan.guess_seconds(point) for point in plan.teachers} == {12.0}
+    assert plan.guess_seconds(plan.points[0]) is None
+    takes = {True: 5.0, False: 10.0}
+    known = TimeBudget(
+        47.0, base.sweep, predict=lambda one: takes[one.config.method.distils], clock=lambda: 0.0
+    )
+    assert [len(left) for left in (rehearse(plan, known, limits={}) or {}).values()] == [
+        3
+    ]  # as the plan says
+    trainer = Trainer(store, seconds=lambda point: 5.0 if point.config.method.distils else 10.0)
+    teachers = Teachers(lambda given: compose(*given), identify)
+    sweep = Sweep(plan, base, trainer, identify, teach=teachers, clock=lambda: trainer.now)
+    sweep.run()
+    # Three parts, two students, and a seed more of the better one; for a part no time of seeds is kept.
+    names = ["student" if point.config.method.distils else "part" for job in trainer.jobs for point in job]
+    assert names == ["part"] * 3 + ["student"] * 3
+    assert [point.config.seed for point in trainer.jobs[-1]] == [1]
+    assert sweep.budget.spent == pytest.approx(45.0)
+    assert len(sweep.list_untried()) == 3
+
+
+@pytest.mark.parametrize(
+    ("hours", "spent", "needed", "told"),
+    [
+        (2.5, 0.0, 3.0, r"2\.5 h in all, and the .* take about 3\.0 h; give more than 3\.0 h, or fewer"),
+        (
+            3.0,
+            2.0,
+            2.5,
+            r"3\.0 h in all, 2\.0 h of them spent, and .* take about 2\.5 h; give more than 4\.5 h",
+        ),
+    ],
+)
+def test_hours_that_do_not_hold_the_teacher_are_refused_before_it_trains(
+    hours: float, spent: float, needed: float, told: str
+) -> None:
+    budget = {"hours": hours, "spent_hours": spent, "teachers_hours": needed}
+    with pytest.raises(ConfigError, match=told):
+        require_hours({"budget": budget})
+    for other in ({**budget, "hours": 24.0}, {**budget, "teachers_hours": 0.0}, None):
+        require_hours({"budget": other})
+    require_hours({"budget": {**budget, "teachers_hours": None}})  # unknown
+
+
 def test_a_best_of_the_students_own_model_is_no_teacher(ask: Ask, store: Store) -> None:
     _, plan = ask("method=lora", "model=minilm")
     store.write(dataclasses.replace(record(plan.points[0], "success"), labels=LABELS))
@@ -159,15 +214,78 @@ def test_a_teacher_of_other_texts_is_refused(ask: Ask, teacher: Result) -> None:
         ask("method=distilled", f"teacher='{teacher.run_id}'", "data.split_seed=1")
 
 
-def test_a_folder_and_what_names_no_run_are_refused(ask: Ask, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a folder holds one model, trained on all its train texts"):
+def test_what_names_no_teacher_is_refused(ask: Ask, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds no bench.json; give a folder that `bench export` has made"):
         ask("method=distilled", f"teacher={tmp_path}")
-    with pytest.raises(ConfigError, match="must be a run_id of 12 hexadecimal digits, or best:METHOD"):
+    with pytest.raises(
+        ConfigError, match="must be a run_id of 12 hexadecimal digits, best:METHOD, or a folder"
+    ):
         ask("method=distilled", "teacher=somebody")
     with pytest.raises(ConfigError, match="has no such run"):
         ask("method=distilled", "teacher=abcdefabcdef")
     with pytest.raises(ConfigError, match="teacher=null: method=distilled learns from another run"):
         ask("method=distilled")
+
+
+@pytest.fixture
+def unlabelled(tmp_path: Path) -> Path:
+    path = tmp_path / "more.csv"
+    path.write_text("text\n一\n二\n", encoding="utf-8")
+    return path
+
+
+def write_folder(folder: Path, **said: object) -> Path:
+    """An exported folder as far as a plan looks at it."""
+    folder.mkdir()
+    base = dict.fromkeys(("source", "path", "hub_id", "revision")) | {"name": "smollm2", "content": "w"}
+    values: dict[str, object] = dict.fromkeys(field.name for field in dataclasses.fields(Manifest))
+    values |= {"labels": LABELS, "run_id": "0" * 12, "method": "lora", "base": base, "version": 1}
+    values |= {"pairs": False, **said}
+    (folder / "bench.json").write_text(json.dumps(values), encoding="utf-8")
+    return folder
+
+
+def test_a_folder_is_pinned_by_its_content_and_needs_no_parts(
+    ask: Ask, tmp_path: Path, unlabelled: Path
+) -> None:
+    def plan_with(folder: Path) -> Plan:
+        more = [f"teacher={folder}", f"data.unlabelled={unlabelled}", "distillation.folds=2,5"]
+        return ask("method=distilled", *more)[1]
+
+    folder = write_folder(tmp_path / "teacher@home")
+    plan = plan_with(folder)
+    [point] = plan.points  # whatever the folds, of which there are none
+    assert plan.teachers == ()
+    assert str(point.config.teacher).startswith(f"{folder}@")
+    assert str(folder) not in json.dumps(point.identity.canonical)
+    moved = folder.rename(tmp_path / "moved")
+    (moved / "README.md").write_text("a card", encoding="utf-8")
+    assert plan_with(moved).points[0].run_id == point.run_id
+    (moved / "adapter_model.safetensors").write_bytes(b"others")
+    assert plan_with(moved).points[0].run_id != point.run_id
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"labels": LABELS[::-1]}, "its labels are 股市, 外汇, 债券, the student's are 债券, 外汇, 股市"),
+        ({"pairs": True}, "it reads pairs of texts, the student reads one"),
+        ({"thresholds": [0.5, 0.5, 0.5]}, "it answers with several labels a text"),
+        ({"tasks": {"one": LABELS}}, "it answers with several tasks"),
+    ],
+)
+def test_a_folder_that_cannot_teach_is_refused(
+    ask: Ask, tmp_path: Path, unlabelled: Path, said: dict[str, object], message: str
+) -> None:
+    folder = write_folder(tmp_path / "teacher", **said)
+    with pytest.raises(ConfigError, match=message) as raised:
+        ask("method=distilled", f"teacher={folder}", f"data.unlabelled={unlabelled}")
+    assert raised.value.exit_code == 2
+
+
+def test_a_folder_without_texts_to_answer_is_refused(ask: Ask, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="so it answers texts without labels alone; give some"):
+        ask("method=distilled", f"teacher={write_folder(tmp_path / 'teacher')}")
 
 
 @pytest.mark.usefixtures("teacher")

@@ -19,11 +19,15 @@ TAUGHT = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.0, 0.05, 0.95]])
 SCORES = torch.tensor([[1.0, -0.5, 0.25], [0.0, 2.0, 1.0], [0.3, 0.2, -1.0]])
 
 
-class Fixed(nn.Module):
+class Scored(nn.Module):
     """A model that scores the texts so, whatever it reads."""
 
+    def __init__(self, scores: torch.Tensor = SCORES) -> None:
+        super().__init__()
+        self.scores = scores
+
     def forward(self, rows: torch.Tensor) -> Any:
-        return SimpleNamespace(logits=SCORES[rows])
+        return SimpleNamespace(logits=self.scores[rows])
 
 
 def temper(scores: list[float], temperature: float) -> list[float]:
@@ -49,9 +53,21 @@ def test_the_loss_is_that_of_the_formula_and_of_unlabelled_texts_the_teachers_pa
 ) -> None:
     task = Distillation(LABELS, TAUGHT, weight, temperature)
     rows = torch.tensor([2, 0, 1])
-    losses = task.losses(Fixed(), {"rows": rows}, rows)
+    losses = task.losses(Scored(), {"rows": rows}, rows)
     expected = [compute_by_hand(int(place), weight, temperature) for place in rows]
     assert losses.tolist() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def test_a_text_that_the_teacher_was_not_asked_about_has_its_label_alone_and_a_gradient() -> None:
+    taught = np.where(np.arange(3)[:, None] == 0, np.nan, TAUGHT)
+    task = Distillation(LABELS, taught, 0.3, 2.0)
+    scores, rows = SCORES.clone().requires_grad_(), torch.tensor([0, 1])
+    losses = task.losses(Scored(scores), {"rows": rows}, rows)
+    alone = -0.7 * math.log(temper(SCORES[0].tolist(), 1.0)[0])
+    assert losses.tolist() == pytest.approx([alone, compute_by_hand(1, 0.3, 2.0)], rel=1e-5)
+    losses.sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.isfinite().all()
 
 
 def make_split(texts: list[list[int]], labels: list[int], owners: list[int] | None = None) -> TokenisedSplit:

@@ -34,7 +34,7 @@ from bench.sweep.packing import Pack
 from bench.sweep.plan import Plan
 from bench.sweep.predict import measure_work
 from bench.sweep.progress import Display
-from bench.sweep.request import Identifier, Teachers, confirm_long, plan_request
+from bench.sweep.request import Identifier, Teachers, confirm_long, plan_request, require_hours
 
 
 class BenchSweeper(Sweeper):
@@ -116,6 +116,7 @@ class BenchSweeper(Sweeper):
         lines += [*space.summarise(room), *overview.tell_order(plan, base.sweep)]
         print(show("\n".join(lines)), flush=True)
         space.require(room, base)
+        require_hours(described)
         confirm_long(described, base, arguments)
         return Foresight(
             forecast.make_refusal(known, base, isolation=isolation),

@@ -79,6 +79,25 @@ def test_an_unknown_cost_is_not_zero() -> None:
     assert cells[3] == LANGUAGES["en"]("unknown")
 
 
+@pytest.mark.parametrize(
+    ("fingerprint", "said"),
+    [("d1", "so it has seen no test text"), ("other", "if it has seen test texts"), (None, "if it has seen")],
+)
+def test_an_exported_teacher_has_answered_and_may_have_seen_test_texts(
+    fingerprint: str | None, said: str
+) -> None:
+    made = {name: value for name, value in TEACHER.items() if name not in ("accuracy", "fold_seconds")}
+    teacher = {**made, "run_ids": [], "content": "c" * 16, "answer_seconds": 12.0, "fingerprint": fingerprint}
+    evidence = make_evidence([make_student(teacher=teacher), make_run("full")])
+    cells, section = read_section(render_markdown(evidence, text=LANGUAGES["en"]))
+    assert cells[1:4] == [
+        "LoRA on smollm2 (a folder of 0123456789ab)",
+        LANGUAGES["en"]("unknown"),
+        "1 min 30 s + 12.0 s for its answers",
+    ]
+    assert said in section
+
+
 def test_trainings_that_predict_for_a_student_are_no_row_and_no_candidate() -> None:
     whole = make_run("lora", revision="m2", test=0.9)
     evidence = make_evidence([whole, *map(make_held_out, range(3))])

@@ -64,6 +64,8 @@ class Manifest:
     label_separator: str = "|"  # between several labels in a CSV file
     experts: int | None = None  # that gates weigh in each adapted layer; None: the adapter has no gates
     tasks: dict[str, list[str]] | None = None  # the labels that a text of each can have; None: one task
+    fingerprint: str | None = None  # of the texts and splits that it was trained and chosen by
+    seconds: float | None = None  # that its training took in all, or its share of a pack
 
     @property
     def temperature(self) -> float:
