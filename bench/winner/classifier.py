@@ -181,16 +181,14 @@ class Classifier:
                 raise DataError(f"text {number + 1} of {len(texts)}: {self.manifest.run_id} reads {wanted}")
             if not all(part.strip() for part in ([text] if isinstance(text, str) else text)):
                 raise DataError(f"text {number + 1} of {len(texts)} is empty; remove it")
-        network: Any = self.model
-        prompt, pairs = self.manifest.prompt, self.manifest.pairs
         split = tokens.tokenise_texts(
             list(texts),
             np.zeros(len(texts), dtype=np.int64),
             self.tokenizer,
             max_length=self.manifest.max_length,
-            prompt=prompt,
+            prompt=self.manifest.prompt,
             split="texts",
-            types=pairs and prompt is None and encoder.takes_types(network.config),
+            types=self.reads_types,
             long_texts=self.manifest.long_texts,
         )
         return split if numbers is None else split.of_tasks(numbers)
@@ -213,6 +211,13 @@ class Classifier:
                 f"task {unknown[0]}: {run} has no such task{near or ';'} there are {', '.join(names)}"
             )
         return np.array([names.index(one) for one in tasks], dtype=np.int64)
+
+    @property
+    def reads_types(self) -> bool:
+        """Whether it is told which of two texts each token is of."""
+        network: Any = self.model
+        is_prompted = self.manifest.prompt is not None
+        return self.manifest.pairs and not is_prompted and encoder.takes_types(network.config)
 
     @property
     def base(self) -> Any:
