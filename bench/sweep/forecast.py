@@ -12,6 +12,7 @@ from bench.config.reporting import ReportConfig
 from bench.config.schema import Config, replace_values
 from bench.memory.calibration import FOLDER, Calibration, read_measured
 from bench.memory.prediction import Prediction
+from bench.results.selection import read_filled
 from bench.results.store import Store
 from bench.sweep.engine import Refuse
 from bench.sweep.isolate import Isolation
@@ -291,7 +292,7 @@ def _describe_budget(plan: Plan, base: Config, store: Store, known: Forecast) ->
     seconds, slots = base.sweep.budget_seconds or 0.0, count_slots(base.devices)
     budget = TimeBudget(seconds, base.sweep, slots, weigh, predict)
     for point in plan.points:
-        budget.meet(point, store.read(point.run_id))
+        budget.meet(point, read_filled(store, point.run_id, base.sweep.select_by))
     spent, limit = budget.earlier / slots, limit_packs(known, base)
     untried = rehearse(plan, budget, limits={point.run_id: limit(point) for point in plan.points})
     counts = Counter(point.method_key for point in plan.points)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import peft
 import torch
 from safetensors import SafetensorError
-from scipy.special import expit
+from scipy.special import expit, logit
 from torch import nn
 from transformers import AutoConfig, set_seed
 
@@ -32,12 +32,12 @@ from bench.errors import ConfigError, DataError, first_line
 from bench.model import build, decoder, encoder, onnx
 from bench.model.adapters import adapter, gates
 from bench.results.confidence import SMALLEST
+from bench.results.several import decide
 from bench.results.store import Result, Store
 from bench.run import app
 from bench.spelling import guess
 from bench.train import task as tasks
 from bench.train.device import choose_device, choose_precision
-from bench.train.metrics import decide
 from bench.winner import manifest as manifests
 from bench.winner.choose import find_weights
 from bench.winner.manifest import Manifest, Origin, locate
@@ -147,8 +147,11 @@ class Classifier:
         for place, name in enumerate(members):
             network.set_adapter(name)
             told = advance if place == len(members) - 1 else None
-            parts.append(normalise(self._score(split, rows, told), None))  # (texts, labels)
+            scores = self._score(split, rows, told)
+            parts.append(normalise(scores, self.manifest.thresholds))  # (texts, labels)
         mean = np.mean(parts, axis=0)
+        if self.manifest.thresholds is not None:
+            return np.asarray(logit(mean))
         return np.asarray(np.log(np.maximum(mean, SMALLEST)) / self.manifest.temperature)
 
     def _score(

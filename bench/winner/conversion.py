@@ -194,5 +194,5 @@ def _explain(made: Classifier, rows: list[Agreement], *, texts: int) -> str:
             )
     return (
         f"## {title}\n\n{how} On the {texts} texts of the test split, beside the run as it was trained:\n\n"
-        f"{agreement.tabulate(rows)}"
+        f"{agreement.tabulate(rows, multi_label=manifest.thresholds is not None)}"
     )
