@@ -178,7 +178,7 @@ def _export(open_store: Open, arguments: argparse.Namespace) -> int:
             tolerance=tolerance,
             force=arguments.force,
         )
-        print(agreement.tabulate(rows), end="")
+        print(agreement.tabulate(rows, multi_label=manifest.thresholds is not None), end="")
     kind = {"adapter": "adapter", "full": "whole model", "onnx": "ONNX model"}[manifest.kind]
     print(show(f"{result.run_id} ({manifest.method}): its {kind} is in {arguments.folder}"))
     return 0
@@ -186,7 +186,10 @@ def _export(open_store: Open, arguments: argparse.Namespace) -> int:
 
 def _export_seeds(open_store: Open, arguments: argparse.Namespace) -> int:
     if arguments.format != _AS_TRAINED:
-        raise ConfigError("--seeds: is for what was trained; leave --format out")
+        raise ConfigError(
+            f"--seeds: keeps one base for the adapters of all seeds, and --format {arguments.format} would "
+            "write a whole model for each; leave --format out"
+        )
     store, results = _find_seeds(open_store, arguments.results, arguments.run)
     from bench.winner import together
 

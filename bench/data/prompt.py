@@ -147,7 +147,9 @@ def _join(first: list[int], second: list[int], longest: int | None, between: Seq
 def _encode(tokenizer: Any, text: str, **cut: int) -> list[int]:
     """Return the text's tokens, with ``max_length`` no more than so many of them."""
     options = {"truncation": True, **cut} if cut else {}
-    ids: list[int] = tokenizer(text, add_special_tokens=False, **options)["input_ids"] if text else []
+    if not text:
+        return []
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False, **options)["input_ids"]
     return ids
 
 
@@ -170,7 +172,7 @@ def find_specials(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
     Raises:
         ConfigError: they change the text's own tokens.
     """
-    bare, whole = _encode(tokenizer, text), tokenizer(text)["input_ids"]
+    bare, whole = _encode(tokenizer, text), tokenizer(text, verbose=False)["input_ids"]
     starts = [start for start in range(len(whole)) if whole[start : start + len(bare)] == bare]
     if not starts:
         raise ConfigError(

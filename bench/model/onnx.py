@@ -19,7 +19,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from bench.errors import ConfigError, MissingError, first_line
 
 NAME = "model.onnx"  # as text-embeddings-inference looks for it
-_INPUTS = ("input_ids", "attention_mask")  # int64: (rows, length)
+# int64: (rows, length); the last one says which of two texts a token is of
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _OUTPUT = "logits"  # fp32: (rows, labels)
 _SIZES = {0: "rows", 1: "length"}
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -32,10 +33,9 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         self.session, self.config = session, config
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:
-        """Compute the head's outputs. # both (rows, length)"""
-        values = dict(zip(_INPUTS, (input_ids.numpy(), attention_mask.numpy()), strict=True))
-        [logits] = self.session.run([_OUTPUT], values)
+    def forward(self, **inputs: torch.Tensor) -> SequenceClassifierOutput:
+        """Compute the head's outputs. # inputs: (rows, length) each"""
+        [logits] = self.session.run([_OUTPUT], {name: value.numpy() for name, value in inputs.items()})
         return SequenceClassifierOutput(logits=torch.from_numpy(logits))
 
 
@@ -46,9 +46,16 @@ class _Logits(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Compute the head's outputs. # (rows, labels)"""
-        logits: torch.Tensor = self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+        inputs = (input_ids, attention_mask, token_type_ids)
+        given = {name: one for name, one in zip(_INPUTS, inputs, strict=True) if one is not None}
+        logits: torch.Tensor = self.network(**given).logits
         return logits
 
 
@@ -61,21 +68,29 @@ def require_packages() -> None:
         )
 
 
-def write(network: nn.Module, path: Path) -> None:
+def list_inputs(*, types: bool) -> list[str]:
+    """List what a file takes; with ``types`` it is told which of two texts each token is of."""
+    return list(_INPUTS if types else _INPUTS[:-1])
+
+
+def write(network: nn.Module, path: Path, *, types: bool) -> None:
     """Write a network of fp32 weights on the CPU as ONNX, for any number of texts of any length.
+
+    With ``types`` it is one that is told which of two texts each token is of.
 
     Raises:
         ConfigError: torch's exporter cannot express the network.
     """
     # Sizes of 1 would be taken for constants, and one tensor given twice for one input.
-    example = {name: torch.ones(2, 8, dtype=torch.int64) for name in _INPUTS}
+    names = list_inputs(types=types)
+    example = {name: torch.ones(2, 8, dtype=torch.int64) for name in names}
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 _Logits(network).eval(),
                 kwargs=example,
-                dynamic_shapes=dict.fromkeys(_INPUTS, _SIZES),
-                input_names=_INPUTS,
+                dynamic_shapes=dict.fromkeys(names, _SIZES),
+                input_names=names,
                 output_names=[_OUTPUT],
                 dynamo=True,
                 verbose=False,

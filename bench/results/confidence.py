@@ -14,9 +14,10 @@ import pandas as pd
 from scipy.special import betaincinv
 
 from bench.errors import StoreError
+from bench.results.marks import read_marks
+from bench.results.several import choose_thresholds, decide
 
 Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 LEVEL = 0.95  # with which a bound on the accuracy of answered texts holds
 LARGEST_TEMPERATURE = 20.0  # and 1 / 20 the smallest: beyond them nothing is learnt of the texts
@@ -37,8 +38,9 @@ class Predicted:
     """What a run predicted of one split."""
 
     ids: tuple[Any, ...]  # sorted
-    labels: Integers  # true label numbers # (rows,)
-    answers: Integers  # those of the likeliest labels # (rows,)
+    # true label numbers, and those of the likeliest ones; of several labels which a text has, and got
+    labels: npt.NDArray[Any]  # (rows,), or (rows, labels)
+    answers: npt.NDArray[Any]  # the same
     probabilities: Floats  # (rows, labels)
 
     @property
@@ -49,9 +51,9 @@ class Predicted:
 
     @property
     def right(self) -> npt.NDArray[np.bool_]:
-        """Whether each text's likeliest label is true. # (rows,)"""
-        right: npt.NDArray[np.bool_] = self.answers == self.labels
-        return right
+        """Whether each text's likeliest label is true, or of several it got all and no other. # (rows,)"""
+        right = np.asarray(self.answers == self.labels)
+        return right if right.ndim == 1 else np.asarray(right.all(axis=1))
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,13 @@ class Threshold:
     wished: float  # the least accuracy of all texts that are answered, with the confidence LEVEL
 
 
-def read_split(predictions: pd.DataFrame, labels: Sequence[str], *, split: str) -> Predicted:
+def read_split(
+    predictions: pd.DataFrame, labels: Sequence[str], *, split: str, separator: str | None = None
+) -> Predicted:
     """Return the true labels and the probabilities of a split, in the order of its ids.
+
+    Args:
+        separator: as of marks.find_separator
 
     Raises:
         StoreError: the split, a label or its probabilities are not there.
@@ -86,30 +93,33 @@ def read_split(predictions: pd.DataFrame, labels: Sequence[str], *, split: str) 
     names = [f"probability_{label}" for label in labels]
     if missing := [name for name in names if name not in rows]:
         raise StoreError(f"its predictions have no column {missing[0]}")
-    places = {label: place for place, label in enumerate(labels)}
-    true, answers = (rows[name].map(places) for name in ("label", "prediction"))
+    true, answers = (read_marks(rows[name], labels, separator) for name in ("label", "prediction"))
     values = rows[names].to_numpy(dtype=np.float64)
-    if rows.empty or true.isna().any() or answers.isna().any() or not np.isfinite(values).all():
+    if rows.empty or true is None or answers is None or not np.isfinite(values).all():
         raise StoreError(f"its predictions of {split} are not whole")
-    return Predicted(
-        ids=tuple(rows["id"]),
-        labels=np.array(true, dtype=np.int64),
-        answers=np.array(answers, dtype=np.int64),
-        probabilities=values,
-    )
+    if separator is None:
+        return Predicted(tuple(rows["id"]), true.argmax(axis=1), answers.argmax(axis=1), values)
+    return Predicted(tuple(rows["id"]), true, answers, values)
 
 
-def average(predicted: Sequence[Predicted]) -> Predicted:
+def average(predicted: Sequence[Predicted], thresholds: Floats | None = None) -> Predicted:
     """Return the mean of several runs' probabilities, and the labels that are the likeliest by it.
+
+    Args:
+        thresholds: of several labels each one's; None: those that choose_thresholds finds here. # (labels,)
 
     Raises:
         StoreError: they are of other texts.
     """
     first, *others = predicted
-    if any(one.ids != first.ids or (one.labels != first.labels).any() for one in others):
+    if any(one.ids != first.ids or not np.array_equal(one.labels, first.labels) for one in others):
         raise StoreError("their predictions are of other texts")
     mean = np.mean([one.probabilities for one in predicted], axis=0)
-    return replace(first, answers=mean.argmax(axis=1), probabilities=mean)
+    if first.labels.ndim == 1:
+        return replace(first, answers=mean.argmax(axis=1), probabilities=mean)
+    if thresholds is None:
+        thresholds = choose_thresholds(mean, first.labels)
+    return replace(first, answers=decide(mean, thresholds), probabilities=mean)
 
 
 def temper(predicted: Predicted, temperature: float | None) -> Predicted:

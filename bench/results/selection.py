@@ -108,6 +108,12 @@ def fill_scores(results: Iterable[Result], store: Store, select_by: str) -> list
     ]
 
 
+def read_filled(store: Store, run_id: str, select_by: str) -> Result | None:
+    """Return the run's record with the validation score that it is selected by; None without a record."""
+    record = store.read(run_id)
+    return record and fill_scores([record], store, select_by)[0]
+
+
 def _fill_score(result: Result, store: Store) -> Result:
     try:
         rows = store.read_predictions(result.run_id).query("split == 'validation'")

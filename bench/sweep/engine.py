@@ -309,10 +309,9 @@ class Sweep:
 
     def _read_validation(self, run: Point, name: str) -> float | None:
         """Return the run's score on validation, or None without a success."""
-        record = self.store.read(run.run_id)
+        record = selection.read_filled(self.store, run.run_id, name)
         if record is None or not record.is_success:
             return None
-        [record] = selection.fill_scores([record], self.store, name)
         return selection.read_number(record, f"metrics.validation.{name}")
 
     def _launch_new(self, points: Iterable[Point], packs: Mapping[str, int] | None = None) -> bool:
@@ -336,7 +335,10 @@ class Sweep:
         """Count what runs took before this sweep came to them, where there is a budget."""
         if self.base.sweep.hours is not None:
             for point in points:
-                self.budget.meet(point, self.store.read(point.run_id))
+                self.budget.meet(point, self._read_filled(point.run_id))
+
+    def _read_filled(self, run_id: str) -> Result | None:
+        return selection.read_filled(self.store, run_id, self.base.sweep.select_by)
 
     def _launch_within(self, points: Sequence[Point]) -> bool:
         """Launch those of the points that end within the hours; return whether these are all.
@@ -393,7 +395,7 @@ class Sweep:
                     continue
                 self._record_ends(pack, error)
                 for point in pack:
-                    self.budget.note(point, self.store.read(point.run_id))
+                    self.budget.note(point, self._read_filled(point.run_id))
                 left += self._plan_retry(pack, limits, halvings)
             for _, error in ended:
                 if ends_sweep(error):

@@ -12,6 +12,7 @@ from bench.config.reporting import ReportConfig
 from bench.config.schema import Config, replace_values
 from bench.memory.calibration import FOLDER, Calibration, read_measured
 from bench.memory.prediction import Prediction
+from bench.results.selection import read_filled
 from bench.results.store import Store
 from bench.sweep.engine import Refuse
 from bench.sweep.isolate import Isolation
@@ -292,7 +293,7 @@ def _describe_budget(plan: Plan, base: Config, store: Store, known: Forecast) ->
     expect = plan.guess_seconds
     budget = TimeBudget(seconds, base.sweep, slots, weigh, lambda point: predict(point) or expect(point))
     for point in plan.every:
-        budget.meet(point, store.read(point.run_id))
+        budget.meet(point, read_filled(store, point.run_id, base.sweep.select_by))
     spent, limit = budget.earlier / slots, limit_packs(known, base)
     teaching = [budget.expect(point) for point in plan.teachers if not store.has_success(point.run_id)]
     untried = rehearse(plan, budget, limits={point.run_id: limit(point) for point in plan.points})

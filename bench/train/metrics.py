@@ -1,7 +1,4 @@
-"""Metrics of a split, from its labels and probabilities, and the file of all predictions.
-
-Where texts have several labels, each has a threshold: the probability from which on a text has it.
-"""
+"""Metrics of a split, from its labels and probabilities, and the file of all predictions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +13,7 @@ from bench.data.teaching import UNLABELLED
 from bench.errors import RunError
 from bench.results import tally
 from bench.results.marks import Marks, mark, write_marks
+from bench.results.several import choose_thresholds, decide
 
 SMALLEST_PROBABILITY = 1e-15  # keeps the loss finite where a wrong answer was certain
 
@@ -83,29 +81,6 @@ def _score_several(
     }
 
 
-def choose_thresholds(probabilities: npt.NDArray[Any], truth: Marks) -> Floats:
-    """Choose from which probability on each label is answered, by its F1 on these rows. # (labels,)
-
-    Candidates are 0.5 and the middles between neighbouring probabilities; of equally good ones the nearest to
-    0.5. So a threshold is another only where that helps, and a method that says the same of every text keeps
-    it: F1 alone would let it answer every label (Lipton et al., arXiv:1402.1892, section 3.3).
-    """
-    return np.array([_choose_threshold(*one) for one in zip(probabilities.T, truth.T, strict=True)])
-
-
-def _choose_threshold(probabilities: npt.NDArray[Any], truth: npt.NDArray[np.bool_]) -> float:
-    """Choose the threshold of one label. # probabilities, truth: (rows,)"""
-    order = np.argsort(-probabilities.astype(np.float64), kind="stable")
-    falling = probabilities[order].astype(np.float64)
-    ends = np.flatnonzero(falling[:-1] > falling[1:])  # the last row above each middle
-    candidates = np.append((falling[ends] + falling[ends + 1]) / 2, 0.5)
-    answered = np.append(ends + 1, np.count_nonzero(falling >= 0.5))
-    right = np.append(0, np.cumsum(truth[order]))[answered]
-    f1 = 2 * right / np.maximum(1, answered + truth.sum())
-    best = candidates[f1 == f1.max()]
-    return float(best[np.argmin(np.abs(best - 0.5))])
-
-
 def find_thresholds(probabilities: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> Floats | None:
     """Choose each label's threshold on validation; None where a text has one label. # (labels,)"""
     if dataset.sets is None:
@@ -136,13 +111,6 @@ def score_each_task(
     owners = frame["task"].to_numpy()
     accuracies = {name: float(right[owners == place].mean()) for place, name in enumerate(dataset.tasks)}
     return {"accuracy_by_task": accuracies}
-
-
-def decide(probabilities: npt.NDArray[Any], thresholds: npt.ArrayLike | None) -> Marks:
-    """Mark the likeliest label of each row, or all that reach their thresholds. # (rows, labels)"""
-    if thresholds is None:
-        return mark(probabilities.argmax(axis=1), probabilities.shape[1])
-    return np.asarray(probabilities >= np.asarray(thresholds))
 
 
 def gates_frame(gates: Mapping[str, npt.NDArray[Any]], dataset: Dataset) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from bench.errors import ConfigError
 from bench.report.cells import to_markdown
 from bench.report.numbers import statistics
 from bench.results.marks import mark
+from bench.results.several import decide
 from bench.results.store import Result
 from bench.train import metrics
 from bench.winner.classifier import normalise, read_config
@@ -69,7 +70,7 @@ def read_test(result: Result) -> Held:
 def compare(form: str, scores: Scores, trained: Scores, held: Held) -> Agreement:
     """Return the form's own quality, and how far its scores are from the trained one's."""
     probabilities = [normalise(one, held.thresholds) for one in (scores, trained)]
-    answers, before = (metrics.decide(one, held.thresholds) for one in probabilities)
+    answers, before = (decide(one, held.thresholds) for one in probabilities)
     score = metrics.score(probabilities[0], held.labels, held.thresholds)
     truth = mark(held.labels, scores.shape[1])
     changed = (answers != before).any(axis=1)  # (texts,)
@@ -99,9 +100,10 @@ def describe(rows: Sequence[Agreement], *, texts: int, tolerance: float) -> dict
     return {"split": "test", "texts": texts, "tolerance": tolerance, "forms": [asdict(row) for row in rows]}
 
 
-def tabulate(rows: Sequence[Agreement]) -> str:
+def tabulate(rows: Sequence[Agreement], *, multi_label: bool) -> str:
     """Write the forms as a Markdown table."""
-    header = ["Form", "Accuracy", "F1 (macro)", "p", "Changed predictions", "Largest change of a probability"]
+    accuracy = "Exact match" if multi_label else "Accuracy"
+    header = ["Form", accuracy, "F1 (macro)", "p", "Changed predictions", "Largest change of a probability"]
     cells = [
         [
             row.form,

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import peft
 import torch
 from safetensors import SafetensorError
-from scipy.special import expit
+from scipy.special import expit, logit
 from torch import nn
 from transformers import AutoConfig, set_seed
 
@@ -32,6 +32,7 @@ from bench.errors import ConfigError, DataError, first_line
 from bench.model import build, decoder, encoder, onnx
 from bench.model.adapters import adapter, gates
 from bench.results.confidence import SMALLEST
+from bench.results.several import decide
 from bench.results.store import Result, Store
 from bench.run import app
 from bench.run import manifest as manifests
@@ -40,7 +41,6 @@ from bench.run.teacher import count_seconds
 from bench.spelling import guess
 from bench.train import task as tasks
 from bench.train.device import choose_device, choose_precision
-from bench.train.metrics import decide
 from bench.winner.choose import find_weights
 from bench.winner.selective import read_confidence
 
@@ -148,8 +148,11 @@ class Classifier:
         for place, name in enumerate(members):
             network.set_adapter(name)
             told = advance if place == len(members) - 1 else None
-            parts.append(normalise(self._score(split, rows, told), None))  # (texts, labels)
+            scores = self._score(split, rows, told)
+            parts.append(normalise(scores, self.manifest.thresholds))  # (texts, labels)
         mean = np.mean(parts, axis=0)
+        if self.manifest.thresholds is not None:
+            return np.asarray(logit(mean))
         return np.asarray(np.log(np.maximum(mean, SMALLEST)) / self.manifest.temperature)
 
     def _score(
@@ -182,16 +185,14 @@ class Classifier:
                 raise DataError(f"text {number + 1} of {len(texts)}: {self.manifest.run_id} reads {wanted}")
             if not all(part.strip() for part in ([text] if isinstance(text, str) else text)):
                 raise DataError(f"text {number + 1} of {len(texts)} is empty; remove it")
-        network: Any = self.model
-        prompt, pairs = self.manifest.prompt, self.manifest.pairs
         split = tokens.tokenise_texts(
             list(texts),
             np.zeros(len(texts), dtype=np.int64),
             self.tokenizer,
             max_length=self.manifest.max_length,
-            prompt=prompt,
+            prompt=self.manifest.prompt,
             split="texts",
-            types=pairs and prompt is None and encoder.takes_types(network.config),
+            types=self.reads_types,
             long_texts=self.manifest.long_texts,
         )
         return split if numbers is None else split.of_tasks(numbers)
@@ -214,6 +215,13 @@ class Classifier:
                 f"task {unknown[0]}: {run} has no such task{near or ';'} there are {', '.join(names)}"
             )
         return np.array([names.index(one) for one in tasks], dtype=np.int64)
+
+    @property
+    def reads_types(self) -> bool:
+        """Whether it is told which of two texts each token is of."""
+        network: Any = self.model
+        is_prompted = self.manifest.prompt is not None
+        return self.manifest.pairs and not is_prompted and encoder.takes_types(network.config)
 
     @property
     def base(self) -> Any:

@@ -81,7 +81,7 @@ def convert(
             raise RunError(_refuse(made.manifest, form, saved, texts=count, tolerance=tolerance))
         described = agreement.describe(rows, texts=count, tolerance=tolerance)
         (partial / AGREEMENT).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-        section = _explain(made.manifest, rows, texts=count)
+        section = _explain(made, rows, texts=count)
         readme.write(partial, result, made.manifest, network=made.model, more=section)
         return made.manifest, rows
 
@@ -105,11 +105,6 @@ def _choose_base(trained: Classifier, form: str, into: str | None) -> str | None
             f"--format {form}: {manifest.run_id} was trained with task={manifest.task}, which reads a text "
             "once for each label's words; ONNX is for a head (task=sequence_classification), so use "
             f"--format {MERGED}"
-        )
-    if manifest.pairs:
-        raise ConfigError(
-            f"--format {form}: {manifest.run_id} reads pairs of texts (data.text_pair_column), and the ONNX "
-            f"file would not know which text a token is of; use --format {MERGED}"
         )
     if type(trained.base).__module__.startswith("bench."):
         raise ConfigError(
@@ -148,11 +143,11 @@ def _write_onnx(plain: Path, folder: Path, base: str | None, measure: Measure, *
     network.config.save_pretrained(folder)
     export.save_beside(made, folder)
     if form == ONNX_INT8:
-        onnx.write(network, plain / onnx.NAME)
+        onnx.write(network, plain / onnx.NAME, types=made.reads_types)
         rows.append(measure("ONNX", dataclasses.replace(made, model=onnx.load(plain))))
         onnx.quantise(plain / onnx.NAME, folder / onnx.NAME)
     else:
-        onnx.write(network, folder / onnx.NAME)
+        onnx.write(network, folder / onnx.NAME, types=made.reads_types)
     saved = measure(name_onnx(manifest), classifier.load(folder))
     return Converted(made, [*rows, saved], saved)
 
@@ -181,15 +176,17 @@ def _refuse(manifest: Manifest, form: str, saved: Agreement, *, texts: int, tole
     )
 
 
-def _explain(manifest: Manifest, rows: list[Agreement], *, texts: int) -> str:
+def _explain(made: Classifier, rows: list[Agreement], *, texts: int) -> str:
     """Write the card's section: what was made of what, and the table."""
+    manifest = made.manifest
     merged = f"The adapter was merged into {_BASES[manifest.merged_into]}" if manifest.merged_into else ""
     if manifest.kind != "onnx":
         title, how = "Merged", f"{merged}; the files are in {base_type(manifest)}."
     else:
         title = name_onnx(manifest)
         how = f"{merged}. " if merged else ""
-        how += f"`{onnx.NAME}` takes `input_ids` and `attention_mask`, of any size, and gives `logits`."
+        taken = ", ".join(f"`{name}`" for name in onnx.list_inputs(types=made.reads_types))
+        how += f"`{onnx.NAME}` takes {taken}, of any size, and gives `logits`."
         if manifest.quantization == "int8":
             how += (
                 " Its weights and the activations of its products are in int8; another processor may round "
@@ -197,5 +194,5 @@ def _explain(manifest: Manifest, rows: list[Agreement], *, texts: int) -> str:
             )
     return (
         f"## {title}\n\n{how} On the {texts} texts of the test split, beside the run as it was trained:\n\n"
-        f"{agreement.tabulate(rows)}"
+        f"{agreement.tabulate(rows, multi_label=manifest.thresholds is not None)}"
     )

@@ -60,7 +60,7 @@ labels = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["id
 session = onnxruntime.InferenceSession(f"{folder}/model.onnx", providers=["CPUExecutionProvider"])
 texts = ["put your texts here"]
 inputs = tokenizer(texts, truncation=True, max_length=$max_length, padding=True, return_tensors="np")
-(logits,) = session.run(["logits"], {name: inputs[name] for name in ("input_ids", "attention_mask")})
+(logits,) = session.run(["logits"], {one.name: inputs[one.name] for one in session.get_inputs()})
 $normalise
 for text, row in zip(texts, probabilities):
     print($answer, row.tolist(), text)
@@ -130,8 +130,13 @@ def write(folder: Path, result: Result, manifest: Manifest, *, network: nn.Modul
 
 def write_code(manifest: Manifest) -> str:
     """Write Python that loads the folder and classifies texts, without bench."""
-    if manifest.kind == "onnx":
-        return _write_onnx_code(manifest)
+    code = _write_onnx_code(manifest) if manifest.kind == "onnx" else _write_torch_code(manifest)
+    for one, two in _FOR_PAIRS * manifest.pairs:
+        code = code.replace(one, two)
+    return code
+
+
+def _write_torch_code(manifest: Manifest) -> str:
     is_adapter, is_prompted = manifest.kind == "adapter", manifest.prompt is not None
     kind = "AutoModelForCausalLM" if is_prompted else "AutoModelForSequenceClassification"
     names = ["AutoTokenizer", kind, *(["AutoConfig"] if is_adapter else [])]
@@ -162,10 +167,7 @@ def write_code(manifest: Manifest) -> str:
         thresholds=manifest.thresholds,
     )
     use = _choose_head(manifest) + use
-    code = _HEAD.substitute(imports="\n".join(imports) + "\n", load=load) + use
-    for one, two in _FOR_PAIRS * manifest.pairs:
-        code = code.replace(one, two)
-    return code
+    return _HEAD.substitute(imports="\n".join(imports) + "\n", load=load) + use
 
 
 def _choose_head(manifest: Manifest) -> str:

@@ -43,9 +43,10 @@ def find_threshold(manifest: Manifest, accuracy: float) -> Threshold:
         ConfigError: nothing is known of the run's validation texts, or no threshold shows such an accuracy.
     """
     asked, confidence = f"--min-accuracy {accuracy:g}", manifest.confidence
-    if manifest.merged_into is not None:
+    if manifest.merged_into is not None or manifest.kind == "onnx":
+        form = "an ONNX" if manifest.kind == "onnx" else "a merged"
         raise ConfigError(
-            f"{asked}: a merged model's probabilities are not those of run {manifest.run_id}, by which "
+            f"{asked}: {form} model's probabilities are not those of run {manifest.run_id}, by which "
             "answers are judged; use its export or the run itself, or give --min-confidence"
         )
     if confidence is None:

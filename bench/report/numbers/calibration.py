@@ -71,13 +71,18 @@ class Reliability:
 Run = tuple[Predicted, Predicted]  # of validation, and of test
 
 
-def read_run(predictions: pd.DataFrame, labels: Sequence[str]) -> Run:
+def read_run(predictions: pd.DataFrame, labels: Sequence[str], separator: str | None = None) -> Run:
     """Return what a run predicted of validation, and of test.
+
+    Args:
+        separator: as of marks.find_separator
 
     Raises:
         StoreError: they hold no probabilities, or not of both splits.
     """
-    validation, test = (read_split(predictions, labels, split=split) for split in ("validation", "test"))
+    validation, test = (
+        read_split(predictions, labels, split=split, separator=separator) for split in ("validation", "test")
+    )
     return validation, test
 
 

@@ -14,8 +14,7 @@ from bench.errors import StoreError
 from bench.report.numbers.rows import BoundedScore, Interval, Row
 from bench.report.numbers.scores import Answers, Read, choose_seeds, measure, measure_weighted, read_answers
 from bench.report.numbers.statistics import Score, bound_share, score_texts, summarise
-from bench.results import tally
-from bench.results.marks import Marks
+from bench.results import several, tally
 from bench.results.selection import read_number, read_value
 from bench.results.tally import Tally
 
@@ -90,9 +89,11 @@ def _share_scores(row: Row, names: Sequence[str], read: Read) -> Iterator[tuple[
     if "f1_micro" in names:
         yield "f1_micro", _Share(measure(answers, tally.score_f1_micro), len(answers.truth), float)
     if "f1_samples" in names:
-        yield "f1_samples", _Share(score_texts(_score_each_text(answers)), len(answers.truth), float)
+        of_texts = several.score_each_text(answers.truth, answers.predicted)
+        yield "f1_samples", _Share(score_texts(of_texts), len(answers.truth), float)
     if "mean_average_precision" in names and (likely := _read_probabilities(answers)) is not None:
-        score = measure_weighted(partial(_score_precision, answers.truth, likely), rows=len(answers.truth))
+        of_weights = partial(several.score_precision, answers.truth, likely)
+        score = measure_weighted(of_weights, rows=len(answers.truth))
         yield "mean_average_precision", _Share(score, texts, float)
     if "balanced_accuracy" in names:
         yield "balanced_accuracy", _Share(measure(answers, tally.score_balanced_accuracy), texts, float)
@@ -104,13 +105,6 @@ def _share_scores(row: Row, names: Sequence[str], read: Read) -> Iterator[tuple[
             yield f"{BY_LABEL}.{label}", _share_label(answers, number)
 
 
-def _score_each_text(answers: Answers) -> Floats:
-    """Return the F1 of each text's labels; 1 where it has none and gets none. # (seeds, rows)"""
-    right = (answers.predicted & answers.truth).sum(axis=-1)
-    either = answers.predicted.sum(axis=-1) + answers.truth.sum(axis=-1)
-    return np.asarray(np.divide(2 * right, either, out=np.ones(right.shape), where=either > 0))
-
-
 def _read_probabilities(answers: Answers) -> Floats | None:
     """Return each label's probability by seed, text and label, if predictions have them all."""
     names = [f"probability_{label}" for label in answers.texts[2]]
@@ -118,48 +112,6 @@ def _read_probabilities(answers: Answers) -> Floats | None:
         return None
     tests = (frame.query("split == 'test'").sort_values("id", kind="stable") for frame in answers.frames)
     return np.stack([test[names].to_numpy(dtype=np.float64) for test in tests])
-
-
-def _score_precision(truth: Marks, probabilities: Floats, weights: npt.NDArray[np.float32]) -> Floats:
-    """Return the mean over labels of the average precision, without those that no counted text has.
-
-    Args:
-        truth: # (rows, labels)
-        probabilities: # (seeds, rows, labels)
-        weights: how often a text counts. # (samples, rows)
-
-    Returns: # (seeds, samples)
-    """
-    with_texts = truth.any(axis=0)
-    return np.stack(
-        [
-            np.nanmean(
-                [
-                    _average_precision(has, likely, weights)
-                    for has, likely in zip(truth.T[with_texts], one.T[with_texts], strict=True)
-                ],
-                axis=0,
-            )
-            for one in probabilities
-        ]
-    )
-
-
-def _average_precision(
-    has: npt.NDArray[np.bool_], likely: Floats, weights: npt.NDArray[np.float32]
-) -> Floats:
-    """Return the sum over thresholds of precision times the gain in recall, as scikit-learn does.
-
-    NaN where no counted text has the label. # (samples,)
-    """
-    order = np.argsort(-likely, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(likely[order])), len(order) - 1)  # equal ones share a threshold
-    counted = weights[:, order].astype(np.float64)
-    right, answered = (np.cumsum(one, axis=1)[:, ends] for one in (counted * has[order], counted))
-    precision = np.divide(right, answered, out=np.zeros_like(right), where=answered > 0)
-    total = right[:, -1]
-    gained = (precision * np.diff(right, axis=1, prepend=0.0)).sum(axis=1)
-    return np.asarray(np.divide(gained, total, out=np.full_like(total, np.nan), where=total > 0))
 
 
 def _share_label(answers: Answers, label: int) -> _Share:

@@ -94,7 +94,8 @@ class Together:
     interval: Interval  # for other texts; what other seeds would change is unknown
     f1_macro: float
     gain: Difference  # its accuracy less the mean of the seeds', for other texts
-    calibration: Reliability
+    calibration: Reliability | None  # None: texts may have several labels
+    several: Mapping[str, float]  # where they may: by one of MULTI_LABEL
 
 
 @dataclass(frozen=True)

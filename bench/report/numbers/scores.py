@@ -22,8 +22,8 @@ from bench.report.numbers.statistics import (
     score_answers,
     score_resamples,
 )
-from bench.results import tally
-from bench.results.confidence import average
+from bench.results import several, tally
+from bench.results.confidence import Predicted, average
 from bench.results.marks import Marks, find_separator, mark, read_marks
 from bench.results.selection import read_number
 
@@ -57,8 +57,13 @@ class Answers:
     texts: tuple[Any, ...]  # ids, true labels, all classes; equal for methods that can be compared
     predicted: npt.NDArray[np.bool_]  # whether a text got a label: (seeds, rows, labels)
     truth: Marks  # whether it has it: (rows, labels)
-    multi_label: bool  # whether a text may have several
+    separator: str | None  # as of marks.find_separator
     frames: tuple[pd.DataFrame, ...]  # all predictions of each seed's run
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a text may have several labels."""
+        return self.separator is not None
 
     @property
     def is_right(self) -> npt.NDArray[np.bool_]:
@@ -94,27 +99,52 @@ def read_answers(row: Row, read: Read) -> Answers:
     if len(texts) > 1:
         raise StoreError("its seeds have other test texts")
     [(same, truth)] = texts.items()
-    return Answers(same, np.stack(predictions), truth, separator is not None, frames)
+    return Answers(same, np.stack(predictions), truth, separator, frames)
 
 
 def _join_seeds(runs: Sequence[Run], accuracy: Score) -> Together | None:
-    """Score the mean of the seeds' probabilities beside the seeds alone; None: they saw other texts."""
+    """Score the mean of the seeds' probabilities beside the seeds alone; None: they saw other texts.
+
+    Of several labels each has a threshold that is chosen on the mean's probabilities of validation.
+    """
+    validations, tests = zip(*runs, strict=True)
     try:
-        validation, test = (average(same) for same in zip(*runs, strict=True))
+        validation = average(validations)
+        is_several = validation.labels.ndim > 1
+        chosen = (
+            several.choose_thresholds(validation.probabilities, validation.labels) if is_several else None
+        )
+        test = average(tests, chosen)
     except StoreError:
         return None
     rows, classes = test.probabilities.shape
     own = score_answers(test.right[None])
-    truth, answers = (mark(one, classes) for one in (test.labels, test.answers))
-    calibration, scores = calibrate([(validation, test)])
+    counted = tally.count(*(mark(one, classes) for one in (test.labels, test.answers)))
+    calibration = None
+    if not is_several:
+        plain, scores = calibrate([(validation, test)])
+        calibration = _estimate(plain, {name: (score, ()) for name, score in scores.items()})
     return Together(
         seeds=len(runs),
         accuracy=own.mean,
         interval=_bound(own.mean, rows, None, (), "texts"),
-        f1_macro=float(tally.score_f1(tally.count(truth, answers))),
+        f1_macro=float(tally.score_f1(counted)),
         gain=bound_difference(own, replace(accuracy, seeds=()), rows=rows),
-        calibration=_estimate(calibration, {name: (score, ()) for name, score in scores.items()}),
+        calibration=calibration,
+        several=_score_several(test, counted) if is_several else {},
     )
+
+
+def _score_several(test: Predicted, counted: tally.Tally) -> dict[str, float]:
+    """Compute MULTI_LABEL of answers that are labels by thresholds."""
+    once = np.ones((1, len(test.ids)), dtype=np.float32)
+    return {
+        "f1_micro": float(tally.score_f1_micro(counted)),
+        "f1_samples": float(several.score_each_text(test.labels, test.answers[None]).mean()),
+        "mean_average_precision": float(
+            several.score_precision(test.labels, test.probabilities[None], once).item()
+        ),
+    }
 
 
 def score_method(row: Row, read: Read) -> Scored:
@@ -125,14 +155,14 @@ def score_method(row: Row, read: Read) -> Scored:
     """
     answers = read_answers(row, read)
     accuracy = score_answers(answers.is_right)
-    calibration: Reliability | str
+    calibration: Reliability | str = "a text may have several labels, so none is the most probable one"
+    runs, probabilities = list[Run](), dict[str, Score]()
     try:
-        if answers.multi_label:
-            raise StoreError("a text may have several labels, so none is the most probable one")
-        runs = [read_run(frame, answers.texts[2]) for frame in answers.frames]
-        calibration, probabilities = calibrate(runs)
+        runs = [read_run(frame, answers.texts[2], answers.separator) for frame in answers.frames]
+        if not answers.multi_label:
+            calibration, probabilities = calibrate(runs)
     except StoreError as error:
-        runs, calibration, probabilities = [], str(error), {}
+        calibration = calibration if answers.multi_label else str(error)
     return Scored(
         row=row,
         texts=answers.texts,

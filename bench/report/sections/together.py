@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from bench.config.cards import GIB
+from bench.config.schema import MULTI_LABEL
 from bench.report.blocks import Block, Bullet, Bullets, Section, Table
 from bench.report.language.text import Text
 from bench.report.naming import Titles, name_unit, place
@@ -17,14 +18,16 @@ _COMMAND = "bench latency best:METHOD --seeds"
 
 def describe_together(evidence: Evidence, *, titles: Titles, text: Text) -> Section:
     """Tabulate each method's seeds as one classifier, beside the mean of the seeds alone."""
-    blocks = list[Block]()
+    blocks, several = list[Block](), False
     measured = {frozenset(found["run_ids"]): found for _, found in evidence.latencies if found.get("run_ids")}
     for key, same in groupby(evidence.rows, key=lambda row: (row.task, row.memory_kind)):
         joined = [(row, row.together) for row in same if row.together and not row.is_untrained]
         if joined:
+            several |= any(one.several for _, one in joined)
             blocks += place(key, titles, [_tabulate(joined, measured, text)])
     cost = Bullet(text("together.cost", command=_COMMAND), command=_COMMAND)
-    how = Bullets([Bullet(text("together.how")), cost])
+    thresholds = [Bullet(text("together.thresholds"))] * several
+    how = Bullets([Bullet(text("together.how")), *thresholds, cost])
     return Section(text("together.title"), [*blocks, how] if blocks else [])
 
 
@@ -33,7 +36,6 @@ def _tabulate(
 ) -> Table:
     lines = []
     for row, one in joined:
-        estimates = one.calibration.estimates
         low, high = 100 * one.interval.low, 100 * one.interval.high
         lines.append(
             [
@@ -41,13 +43,24 @@ def _tabulate(
                 text("probabilities.percent", value=100 * one.accuracy, low=low, high=high),
                 say_points(one.gain, text),
                 text.format_percent(one.f1_macro),
-                say_percent(estimates["ece"], text),
-                say_number(estimates["brier"], text),
-                say_percent(estimates["tempered_ece"], text),
+                *_say_worth(one, text),
                 *_say_costs(measured.get(frozenset(row.run_ids)), text),
             ]
         )
-    return Table([*text.under("together.columns").values()], lines, left=[0], has_cards=True)
+    columns = text.under("together.several") if joined[0][1].several else text.under("together.columns")
+    return Table([*columns.values()], lines, left=[0], has_cards=True)
+
+
+def _say_worth(one: Together, text: Text) -> list[str]:
+    """Say what the probabilities are worth, or where texts may have several labels the scores of these."""
+    if one.calibration is None:
+        return [text.format_percent(one.several[name]) for name in MULTI_LABEL]
+    estimates = one.calibration.estimates
+    return [
+        say_percent(estimates["ece"], text),
+        say_number(estimates["brier"], text),
+        say_percent(estimates["tempered_ece"], text),
+    ]
 
 
 def _say_costs(found: Latency | None, text: Text) -> list[str]:

@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -62,3 +63,15 @@ def test_batches_are_what_the_tokenizer_would_pad(tokenizer: PreTrainedTokenizer
         expected = tokenizer(texts, truncation=True, max_length=16, padding=True, return_tensors="pt")
         assert batch["input_ids"].equal(expected["input_ids"])
         assert batch["attention_mask"].equal(expected["attention_mask"])
+
+
+@pytest.mark.parametrize("way", ["truncate", "head_tail", "windows"])
+def test_a_text_longer_than_the_model_reads_brings_no_warning_of_its_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, way: str
+) -> None:
+    """It would say that the text is going to fail, and bench cuts it."""
+    split = tokens.tokenise_texts(
+        TEXTS[::-1], np.zeros(4, int), tokenizer, max_length=16, prompt=None, split="test", long_texts=way
+    )
+    assert max(split.lengths) == 16
+    assert tokenizer.deprecation_warnings == {}

@@ -141,7 +141,7 @@ def test_changed_labels_are_counted_and_tested_as_pairs() -> None:
     assert (same.changed, same.p_value, same.max_probability_difference) == (0, pytest.approx(1), 0)
     one = agreement.compare("one", scores[:1], trained[:1], agreement.Held(["text"], labels[:1]))
     assert one.p_value is None
-    assert "unknown" in agreement.tabulate([one])
+    assert "unknown" in agreement.tabulate([one], multi_label=False)
 
 
 def test_what_cannot_be_merged_says_why(train: Train, tmp_path: Path) -> None:

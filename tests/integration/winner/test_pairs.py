@@ -19,9 +19,11 @@ from bench.errors import DataError
 from bench.extras import serve
 from bench.results.store import Result, Store
 from bench.winner import classifier, export
+from bench.winner.conversion import convert
 
 Train = Callable[..., tuple[Store, Result]]
 Bench = Callable[..., tuple[int, str, str]]
+Trained = Callable[[str], tuple[Store, Result, pd.DataFrame]]
 
 RUNS = {
     "head": (("method=lora",), "bert"),
@@ -43,7 +45,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(train: Train, pairs: Path) -> Callable[[str], tuple[Store, Result, pd.DataFrame]]:
+def trained(train: Train, pairs: Path) -> Trained:
     """A run that reads pairs, with the test split as it predicted it and the texts."""
 
     def find(name: str) -> tuple[Store, Result, pd.DataFrame]:
@@ -59,7 +61,7 @@ def trained(train: Train, pairs: Path) -> Callable[[str], tuple[Store, Result, p
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_learns_from_the_second_text_and_its_folder_reads_it_too(
-    trained: Callable[[str], tuple[Store, Result, pd.DataFrame]], command: Bench, tmp_path: Path, name: str
+    trained: Trained, command: Bench, tmp_path: Path, name: str
 ) -> None:
     store, result, rows = trained(name)
     assert result.metrics["test"]["accuracy"] > 0.75  # by the first text alone a half
@@ -81,13 +83,47 @@ def test_a_run_learns_from_the_second_text_and_its_folder_reads_it_too(
     assert command("classify", folder, lines=f"{one}\t{two}\n") == (0, line, "")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
-def test_the_code_in_the_card_reads_pairs_without_bench(
-    trained: Callable[[str], tuple[Store, Result, pd.DataFrame]], tmp_path: Path, name: str
+@pytest.mark.parametrize("name", ["head", pytest.param("decoder", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", ["onnx", pytest.param("onnx-int8", marks=pytest.mark.slow)])
+def test_as_onnx_it_reads_both_texts_as_in_torch(
+    trained: Trained, command: Bench, tmp_path: Path, name: str, form: str
 ) -> None:
     store, result, rows = trained(name)
-    export.export(store, result, tmp_path / "model")
+    folder, given = tmp_path / "model", [*zip(rows["one"], rows["two"], strict=True)]
+    _, forms = convert(store, result, folder, form=form, into=None, tolerance=1.0, force=False)
+    found = {one.form: one for one in forms}
+    assert (found["ONNX"].changed, found["ONNX"].accuracy) == (0, result.metrics["test"]["accuracy"])
+    assert found["ONNX"].max_probability_difference < 1e-4
+    loaded = bench.load(folder)
+    answers = loaded.predict(given)
+    labels = [one.label for one in answers]
+    assert forms[-1].changed == sum(
+        one != other for one, other in zip(labels, rows["prediction"], strict=True)
+    )
+    assert form == "onnx-int8" or labels == rows["prediction"].tolist()
+    each = [loaded.predict([pair])[0].probabilities for pair in given]  # of any length, not of this batch's
+    if form == "onnx":
+        expected = [[*one.probabilities.values()] for one in answers]
+        assert np.abs([[*one.values()] for one in each] - np.array(expected)).max() < 1e-5
+    one, two = given[0]
+    line = f"{labels[0]}\t{each[0][labels[0]]:.4f}\t{one}\t{two}\n"
+    assert command("classify", folder, one, two) == (0, line, "")
+    kinds = ", `token_type_ids`, of any size" in (folder / "README.md").read_text(encoding="utf-8")
+    assert kinds == (name == "head")  # a Llama has none
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "form"), [*((name, None) for name in RUNS), ("head", "onnx"), ("decoder", "onnx")]
+)
+def test_the_code_in_the_card_reads_pairs_without_bench(
+    trained: Trained, tmp_path: Path, name: str, form: str | None
+) -> None:
+    store, result, rows = trained(name)
+    if form is None:
+        export.export(store, result, tmp_path / "model")
+    else:
+        convert(store, result, tmp_path / "model", form=form, into=None, tolerance=1.0, force=False)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     some = rows.head(6)
@@ -108,7 +144,7 @@ def test_the_code_in_the_card_reads_pairs_without_bench(
 
 
 def test_a_text_without_its_second_one_is_refused(
-    trained: Callable[[str], tuple[Store, Result, pd.DataFrame]], train: Train, command: Bench, tmp_path: Path
+    trained: Trained, train: Train, command: Bench, tmp_path: Path
 ) -> None:
     store, result, _ = trained("head")
     export.export(store, result, tmp_path / "model")
@@ -128,9 +164,7 @@ def test_a_text_without_its_second_one_is_refused(
         classifier.rebuild(*train("method=lora")).predict([("a", "b")])
 
 
-def test_a_request_gives_the_second_texts_beside_the_first(
-    trained: Callable[[str], tuple[Store, Result, pd.DataFrame]], train: Train
-) -> None:
+def test_a_request_gives_the_second_texts_beside_the_first(trained: Trained, train: Train) -> None:
     found = classifier.rebuild(*trained("head")[:2])
     with TestClient(serve.make_app(found, LIMITS)) as client:
         answer = client.post("/classify", json={"texts": ["第1期", "x"], "pairs": ["美元", "y"]})

@@ -4,9 +4,10 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
@@ -14,8 +15,11 @@ from fastapi.testclient import TestClient
 import bench
 from bench.data import dataset
 from bench.extras import serve
+from bench.results.confidence import read_split
+from bench.results.marks import write_marks
+from bench.results.several import choose_thresholds
 from bench.results.store import Result, Store
-from bench.winner import classifier, export
+from bench.winner import agreement, classifier, export
 from bench.winner.conversion import convert
 
 Train = Callable[..., tuple[Store, Result]]
@@ -113,12 +117,93 @@ def test_a_merged_folder_agrees_text_by_text(
     assert "| Exact match, test " in (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
 
 
+def read_values(answers: Sequence[classifier.LabelPrediction]) -> np.ndarray:
+    return np.array([[*one.probabilities.values()] for one in answers])
+
+
 @pytest.mark.slow
-def test_the_code_in_the_card_answers_alike_without_bench(
-    trained: tuple[Store, Result, pd.DataFrame], tmp_path: Path
+def test_as_onnx_it_answers_with_the_same_lists_and_int8_counts_those_that_change(
+    trained: tuple[Store, Result, pd.DataFrame], command: Bench, tmp_path: Path
 ) -> None:
     store, result, rows = trained
-    export.export(store, result, tmp_path / "model")
+    texts, answered = rows["text"].tolist(), rows["prediction"].tolist()
+    for form in ("onnx", "onnx-int8"):
+        folder = tmp_path / form
+        options = ("--format", form, "--tolerance", "1", "--results", store.folder)
+        code, out, err = command("export", result.run_id, folder, *options)
+        assert (code, err) == (0, "")
+        assert "| Exact match |" in out
+        written = {one["form"]: one for one in json.loads((folder / "agreement.json").read_text())["forms"]}
+        assert (written["ONNX"]["changed"], written["as trained"]["changed"]) == (0, 0)
+        assert written["ONNX"]["max_probability_difference"] < 1e-4
+        answers = bench.load(folder).predict(texts)
+        labels = ["|".join(one.label) for one in answers]
+        changed = sum(one != other for one, other in zip(labels, answered, strict=True))
+        name = "ONNX" if form == "onnx" else "ONNX, int8"
+        assert written[name]["changed"] == changed
+        assert written[name]["accuracy"] == pytest.approx((np.array(labels) == rows["label"]).mean())
+        code, out, _ = command("classify", folder, texts[0], "--json")
+        assert (code, type(json.loads(out)["prediction"])) == (0, list)
+    trained_values = rows[[f"probability_{label}" for label in LABELS]].to_numpy()
+    assert np.abs(read_values(bench.load(tmp_path / "onnx").predict(texts)) - trained_values).max() < 1e-4
+    assert np.abs(read_values(answers) - trained_values).max() > 1e-4  # int8 is another model
+
+
+def test_seeds_together_answer_by_thresholds_chosen_on_their_mean(
+    train: Train, several: Path, command: Bench, tmp_path: Path
+) -> None:
+    columns = ("data.multi_label=true", f"data.label_columns={LABELS}", "method=lora", "lora.alpha=12")
+    runs = [train(f"data.train={several}", *columns, f"seed={seed}") for seed in (0, 1)]
+    store, results = runs[0][0], [result for _, result in runs]
+    folder, where = tmp_path / "all", ("--results", store.folder)
+    code, out, err = command("export", results[0].run_id, folder, "--seeds", *where)
+    assert (code, out, err) == (0, f"{results[0].run_id} (lora): its 2 seeds are in {folder}\n", "")
+    frames = [store.read_predictions(one.run_id) for one in results]
+    splits = {
+        split: [read_split(frame, LABELS, split=split, separator="|") for frame in frames]
+        for split in ("validation", "test")
+    }
+    mean = {split: np.mean([one.probabilities for one in both], 0) for split, both in splits.items()}
+    thresholds = choose_thresholds(mean["validation"], splits["validation"][0].labels)
+    loaded = bench.load(folder)
+    assert loaded.manifest.thresholds == pytest.approx([*thresholds])
+    alone = [[one.model["thresholds"][label] for label in LABELS] for one in results]
+    assert [*thresholds] not in alone  # or it would not matter whose they are
+    texts = agreement.read_test(results[0]).texts
+    answers = loaded.predict(texts)
+    assert np.abs(read_values(answers) - mean["test"]).max() < 1e-4
+    expected = write_marks(mean["test"] >= thresholds, LABELS, "|")
+    assert ["|".join(one.label) for one in answers] == expected
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf"\| {LABELS[0]} +\| +{thresholds[0]:.4f} +\|", card)
+    code, out, _ = command("classify", folder, texts[0], "--json")
+    assert (code, json.loads(out)["prediction"]) == (0, answers[0].label)
+    with TestClient(serve.make_app(loaded, LIMITS)) as client:
+        reply = client.post("/classify", json={"texts": [texts[0]]}).json()
+        assert reply["predictions"][0]["label"] == answers[0].label
+    path = store.run_folder(results[1].run_id) / "predictions.csv"
+    kept = path.read_bytes()
+    path.unlink()
+    code, _, err = command("export", results[0].run_id, tmp_path / "new", "--seeds", *where)
+    path.write_bytes(kept)
+    assert (code, "nor can a threshold be chosen for all seeds together" in err) == (3, True)
+    assert not (tmp_path / "new").exists()
+    code, _, err = command(
+        "export", results[0].run_id, tmp_path / "new", "--seeds", "--format", "onnx", *where
+    )
+    assert (code, "would write a whole model for each" in err) == (2, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [None, "onnx"])
+def test_the_code_in_the_card_answers_alike_without_bench(
+    trained: tuple[Store, Result, pd.DataFrame], tmp_path: Path, form: str | None
+) -> None:
+    store, result, rows = trained
+    if form is None:
+        export.export(store, result, tmp_path / "model")
+    else:
+        convert(store, result, tmp_path / "model", form=form, into=None, tolerance=1.0, force=False)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     code = code.replace('["put your texts here"]', repr(rows["text"].tolist()))

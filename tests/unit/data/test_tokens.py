@@ -1,8 +1,10 @@
 """Every row once an epoch, padded where it should be; token caches that survive damage and company."""
 
 import dataclasses
+import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -364,6 +366,51 @@ def test_a_balanced_order_is_the_seeds_and_the_same_after_a_resume() -> None:
         {row for rows in orders[0][start : start + 25] for row in rows if row < 80} for start in (0, 25)
     ]
     assert len(epochs[0] | epochs[1]) > 1.3 * len(epochs[0])  # other rows of a frequent label in each epoch
+
+
+def draw_long_rare() -> TokenisedSplit:
+    """600 rows of which 30 are of a label whose texts are all longer than those of the two others."""
+    random, labels = np.random.default_rng(3), np.repeat([0, 1, 2], [480, 90, 30])
+    lengths = np.where(labels == 2, random.integers(40, 64, 600), random.integers(3, 40, 600))
+    return dataclasses.replace(make_split(lengths.tolist()), labels=labels)
+
+
+def share_padding(batches: list[tokens.Batch]) -> float:
+    cells, read = (sum(getattr(one["attention_mask"], how)() for one in batches) for how in ("numel", "sum"))
+    return 1 - float(read) / cells
+
+
+@pytest.mark.parametrize("draw", [draw_imbalanced, draw_long_rare])
+def test_balanced_batches_have_no_more_padding_than_others(draw: Callable[[], TokenisedSplit]) -> None:
+    split, shares = draw(), {}
+    for balanced, grouped in itertools.product((False, True), repeat=2):
+        batches = take(split, 300, balanced=balanced, group_by_length=grouped)
+        shares[balanced, grouped] = share_padding(batches)
+    assert shares[True, True] < shares[False, True] + 0.01
+    assert shares[True, True] < 0.03
+    assert shares[True, False] < shares[False, False] + 0.01
+
+
+@pytest.mark.parametrize("balanced", [(True, True, True), (False, True, False), (True, False, True)])
+def test_balanced_trainings_side_by_side_with_others_have_the_least_padding(
+    balanced: tuple[bool, ...],
+) -> None:
+    """Batches of one place have one width: the least is the widest with the widest, and so on down."""
+    split, settings = draw_long_rare(), {"micro_batch_size": 4, "group_by_length": True}
+    streams = [Stream(split, seed, one) for seed, one in enumerate(balanced)]
+    batches = [
+        *tokens.train_batches_apart(streams, micro_batches=300, padding=Padding(0, "right"), **settings)
+    ]
+    widths = [
+        sorted(
+            one["input_ids"].shape[1]
+            for one in take(split, 300, seed=stream.seed, balanced=stream.balanced, group_by_length=True)
+        )
+        for stream in streams
+    ]
+    least = np.max(widths, axis=0).sum() * 4 * len(streams)
+    assert sum(one["input_ids"].numel() for one in batches) < 1.01 * least
+    assert share_padding(batches) < (0.03 if len({*balanced}) == 1 else 0.25)
 
 
 def test_micro_batches_that_are_merged_have_the_rows_of_each() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pandas as pd
 import pytest
 from sweeps import Compose, Trainer, record
 
@@ -245,6 +246,23 @@ def test_a_grid_is_bracketed_only_where_each_method_gets_one_more_run(
     assert add_up(trainer) == {"full": 120.0, "lora": 60.0}  # two rounds of 40 s
     assert "the hours do not suffice for one more run of each method" in capsys.readouterr().out
     assert trainer.now <= 185
+
+
+def test_runs_from_before_a_score_was_kept_leave_their_final_seeds_their_time(run: Run, store: Store) -> None:
+    """The score comes from their predictions; without it nothing would be best, and more rates be tried."""
+    run(Trainer(store, seconds=take), 125)
+    rows = {"split": "validation", "id": range(4), "label": [*"aabb"]}
+    for found in store.read_all()[0]:
+        right = found.canonical_config.get("train", {}).get("lr") == 1e-3
+        frame = pd.DataFrame({**rows, "prediction": [*("aabb" if right else "aaab")]})
+        with store.claim(found.run_id):
+            store.write(dataclasses.replace(found, labels=["a", "b"]))
+            store.write_predictions(found.run_id, frame)
+    trainer = Trainer(store, seconds=take)
+    _, sweep = run(trainer, 172, **{"sweep.final_seeds": [0, 1, 2], "sweep.select_by": "balanced_accuracy"})
+    assert list_rates(trainer) == ["full 0.001 1", "lora 0.001 1", "lora 0.001 2"]
+    scores = {one.score for one in sweep.budget.taken.values()}
+    assert {1.0, 0.75} <= scores
 
 
 def test_a_run_that_vanished_took_as_long_as_it_wrote(run: Run, store: Store) -> None:

@@ -111,11 +111,11 @@ def test_predictions_of_another_shape_are_refused() -> None:
         metrics.predictions_frame({"test": np.full((3, 2), 0.5)}, make_dataset())
 
 
-def make_several(seed: int, rows: int = 40) -> tuple[np.ndarray, np.ndarray]:
+def make_several(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities of four labels that know something of the truth, with equal ones among them."""
     random = np.random.default_rng(seed)
-    truth = random.random((rows, 4)) < [0.1, 0.3, 0.5, 0.8]
-    return np.round((random.random((rows, 4)) + truth) / 2, 1), truth
+    truth = random.random((40, 4)) < [0.1, 0.3, 0.5, 0.8]
+    return np.round((random.random((40, 4)) + truth) / 2, 1), truth
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -152,26 +152,6 @@ def test_samples_f1_of_a_text_without_labels_is_1_only_where_none_is_answered() 
     scores = metrics.score(probabilities, truth, np.array([0.5, 0.5]))
     assert scores["f1_samples"] == pytest.approx((1 + 1 + 0) / 3)
     assert scores["accuracy"] == pytest.approx(2 / 3)
-
-
-@given(st.integers(0, 10_000))
-def test_a_threshold_has_the_best_f1_and_of_equals_is_nearest_to_a_half(seed: int) -> None:
-    probabilities, truth = make_several(seed, rows=12)
-    thresholds = metrics.choose_thresholds(probabilities, truth)
-    for found, likely, has in zip(thresholds, probabilities.T, truth.T, strict=True):
-        distinct = np.unique(likely)
-        tried = [0.5, *((distinct[1:] + distinct[:-1]) / 2)]
-        scores = [sklearn.metrics.f1_score(has, likely >= one, zero_division=0) for one in tried]
-        nearest = min(abs(one - 0.5) for one, f1 in zip(tried, scores, strict=True) if f1 == max(scores))
-        assert abs(found - 0.5) == pytest.approx(nearest)
-        reached = sklearn.metrics.f1_score(has, likely >= found, zero_division=0)
-        assert reached == pytest.approx(max(scores))
-
-
-def test_a_threshold_stays_a_half_where_nothing_tells_texts_apart() -> None:
-    """Else the majority would answer every label, whose F1 is better than none's."""
-    truth = np.array([[True, True], [False, True], [False, False]])
-    assert metrics.choose_thresholds(np.full((3, 2), 1 / 3), truth).tolist() == [0.5, 0.5]
 
 
 def test_several_labels_of_a_text_stand_in_one_cell_of_its_predictions() -> None:

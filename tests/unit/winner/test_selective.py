@@ -17,7 +17,7 @@ def describe(store: Store, *, sureness: float = 2.0) -> Any:
     run = make_run("lora", test=0.9)
     store.write_predictions(run.run_id, make_probabilities(run, sureness=sureness))
     return SimpleNamespace(
-        run_id=run.run_id, merged_into=None, confidence=selective.read_confidence(store, run)
+        run_id=run.run_id, kind="full", merged_into=None, confidence=selective.read_confidence(store, run)
     )
 
 
@@ -61,10 +61,13 @@ def test_a_merged_model_and_a_run_without_predictions_are_refused(
     manifest.merged_into = "full"
     with pytest.raises(ConfigError, match="a merged model's probabilities are not those of run"):
         selective.find_threshold(manifest, 0.9)
+    manifest.kind, manifest.merged_into = "onnx", None
+    with pytest.raises(ConfigError, match="an ONNX model's probabilities are not those of run"):
+        selective.find_threshold(manifest, 0.9)
     run = make_run("lora", test=0.9)
     store.write_predictions(run.run_id, make_predictions(run))  # as an older run's, without probabilities
     manifest = SimpleNamespace(
-        run_id=run.run_id, merged_into=None, confidence=selective.read_confidence(store, run)
+        run_id=run.run_id, kind="full", merged_into=None, confidence=selective.read_confidence(store, run)
     )
     assert "no temperature is fitted, so probabilities are as the run predicted them" in caplog.text
     with pytest.raises(ConfigError, match=r"nothing is known of the answers .* or give --min-confidence"):
