@@ -154,14 +154,15 @@ def report(*, short: bool) -> str:
     return "\n\n".join(
         [
             "## Forecasts of a learning curve",
-            f"TF-IDF and the frozen encoder on {kinds} kinds of texts: of the choice; headlines of which most "
-            f"are tested on; whole texts in passages of {_WORDS} words; generated (TF-IDF alone). At sizes that "
-            f"double; {len(SEEDS)} draws of the train texts. The law knows the sizes up to a half, a quarter or "
-            f"an eighth of all, and forecasts the test accuracy with all. The interval is of {LEVEL:.0%}. If the "
-            "law were true: the error with curves drawn from the law that is fitted to all sizes, with the "
-            "noise of these texts. By noise alone: the error of who knows the true accuracy at every size, and "
-            "has only to guess what these test texts make of it at the largest from what they did at the "
-            "known. Without a forecast: the error of the last accuracy that is known. In points.",
+            f"TF-IDF and the frozen encoder on {kinds} kinds of texts: of the choice; headlines of "
+            f"which most are tested on; whole texts in passages of {_WORDS} words; generated (TF-IDF "
+            f"alone). At sizes that double; {len(SEEDS)} draws of the train texts. The law knows the "
+            "sizes up to a half, a quarter or an eighth of all, and forecasts the test accuracy with "
+            f"all. The interval is of {LEVEL:.0%}. If the law were true: the error with curves drawn "
+            "from the law that is fitted to all sizes, with the noise of these texts. By noise alone: "
+            "the error of who knows the true accuracy at every size, and has only to guess what these "
+            "test texts make of it at the largest from what they did at the known. Without a "
+            "forecast: the error of the last accuracy that is known. In points.",
             table(head, rows),
         ]
     )
