@@ -18,8 +18,8 @@ LEVEL = 0.9  # of a forecast's interval
 FEWEST = 4  # sizes: a law of three parameters goes through any three
 DISTANCE = 1.0  # no law holds over all sizes: a size n times as far counts n to this power times less
 # No real curve follows a law exactly. With each doubling away from the largest size it strays as far as an
-# accuracy on so few texts lies from the true one. Of 700, 1,000, 1,400 ... 8,000 texts 2,800 made what was
-# then measured the likeliest; 2,000, 2,800 or 4,000 whichever kind of texts was left out (docs/labels.md).
+# accuracy on so few texts lies from the true one. Of 700, 1,000, 1,400, 2,000 ... 8,000 texts 2,000 and
+# 2,800 made what was then measured about equally likely, and the likeliest (docs/labels.md).
 _MISFIT_TEXTS = 2_500
 _EXPONENTS = np.geomspace(0.05, 2.0, 24)
 _FLOORS = np.linspace(0.0, 0.96, 13)  # of the least error that was measured
