@@ -2,10 +2,13 @@
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 
 import numpy as np
+import pandas as pd
 import torch
 from transformers import AutoModel, AutoTokenizer
 
@@ -13,25 +16,18 @@ from bench.data.dataset import Dataset
 from bench.model import weights
 from bench.report.across.law import LEVEL, Reading, fit
 from bench.train import baselines
-from benchmarks.choice import KINDS, Frame, change_texts
+from benchmarks.choice import KINDS, Change, Frame, change_texts
 from benchmarks.settings import compose, table
 
 SEEDS = range(3)  # draws of the train texts
 TIMES = (2, 4, 8)  # the largest size is so many times the largest that the forecast knows
 FEWEST_TEXTS = 4  # of a label, about, at the smallest size
 _ROWS = 64
-_LARGE = ("data.train_size=1600", "data.validation_size=400", "data.test_size=4000")
+_WORDS = 20  # of a passage
+_LARGE = {"train": 3200, "validation": 400, "test": 4000}
 
-
-def _keep(frame: Frame, _: np.random.Generator, __: str) -> Frame:
-    return frame
-
-
-# Generated texts can be as many as one likes: 4,000 of them leave a third of the noise of 400.
-GENERATED: Mapping[str, str] = {
-    "generated, 8 topics": "data.noise=0.0",
-    "generated, 8 topics, a tenth of the labels wrong": "data.noise=0.1",
-}
+Texts = tuple[dict[str, Frame], list[str]]  # splits with labels by name, and the labels
+States = dict[str, np.ndarray]  # the encoder's states by text: kinds share their texts
 
 
 @dataclass(frozen=True)
@@ -44,21 +40,107 @@ class Case:
     right: np.ndarray  # share of the draws that are right about a text. # (sizes, texts)
     draws: int
 
-    @property
-    def is_generated(self) -> bool:
-        return self.kind in GENERATED
+
+# Kinds of the choice that ask different things about the same texts: the encoder reads them once for all.
+_ASKED = (
+    "headlines, 5 topics",
+    "headlines, sports or not",
+    "headlines, two topics ten times rarer",
+    "headlines, a fifth of the labels drawn anew",
+    "headlines, is there a number",
+)
+_THINNED = "headlines, a fifth of the training texts"  # too few where most texts are tested on
+
+
+def _draw_choice() -> Iterator[tuple[str, Texts]]:
+    for kind, change in KINDS.items():
+        yield kind, change_texts(change)
+
+
+def _draw_split() -> Iterator[tuple[str, Texts]]:
+    """Headlines of which most are tested on."""
+    for kind in _ASKED:
+        yield kind, change_texts(KINDS[kind], "data.test_size=1300", "data.validation_size=150")
+
+
+def _draw_passages() -> Iterator[tuple[str, Texts]]:
+    """Whole texts cut into passages: real texts, and many."""
+    frames, _ = change_texts(("bbc_news", _cut_passages))
+    whole = pd.concat(frames.values()).drop_duplicates("text")
+    whole = whole.iloc[np.random.default_rng(0).permutation(len(whole))]
+    ends = np.cumsum(list(_LARGE.values()))
+    splits = {name: whole[end - _LARGE[name] : end] for name, end in zip(_LARGE, ends, strict=True)}
+    for kind in (*_ASKED, _THINNED):
+        random, edit = np.random.default_rng(0), KINDS[kind][1]
+        edited = {name: edit(frame.reset_index(drop=True), random, name) for name, frame in splits.items()}
+        labels = sorted(edited["train"]["label"].unique())
+        yield kind, ({name: frame.reset_index(drop=True) for name, frame in edited.items()}, labels)
+
+
+def _cut_passages(frame: Frame, _: np.random.Generator, __: str) -> Frame:
+    rows = []
+    for text, label in zip(frame["text"], frame["label"], strict=True):
+        words = text.split()
+        starts = range(0, len(words) - _WORDS + 1, _WORDS)
+        rows += [(" ".join(words[start : start + _WORDS]), label) for start in starts]
+    return pd.DataFrame(rows, columns=["text", "label"])
+
+
+def _draw_generated() -> Iterator[tuple[str, Texts]]:
+    """Chinese texts, as many as one likes, with so many labels wrong; asked for all topics, or for less."""
+    sizes = [f"data.{split}_size={size}" for split, size in _LARGE.items()]
+    edits: Mapping[str, Change] = {
+        "8 topics": lambda frame, _, __: frame,
+        "company news or not": partial(_ask_label, "公司新闻"),
+        "shares or not": partial(_ask_label, "股票市场"),
+        "markets or institutions": _ask_markets,
+        "characters in any order": _shuffle_characters,
+    }
+    for noise in (0.0, 0.1, 0.2, 0.3):
+        for asked, edit in edits.items():
+            if asked == "8 topics" or noise < 0.2:
+                change = "finance8_synthetic", edit
+                yield f"{asked}, {noise:.0%} wrong", change_texts(change, *sizes, f"data.noise={noise}")
+
+
+def _ask_label(label: str, frame: Frame, _: np.random.Generator, __: str) -> Frame:
+    return frame.assign(label=np.where(frame["label"] == label, label, "other"))
+
+
+def _ask_markets(frame: Frame, _: np.random.Generator, __: str) -> Frame:
+    markets = ["宏观政策", "股票市场", "债券市场", "外汇市场", "大宗商品"]
+    return frame.assign(label=np.where(frame["label"].isin(markets), "markets", "institutions"))
+
+
+def _shuffle_characters(frame: Frame, random: np.random.Generator, __: str) -> Frame:
+    return frame.assign(text=["".join(random.permutation(list(text))) for text in frame["text"]])
+
+
+# The encoder reads no Chinese.
+SOURCES: Mapping[str, tuple[Callable[[], Iterator[tuple[str, Texts]]], Sequence[str]]] = {
+    "the choice": (_draw_choice, ("tfidf", "frozen")),
+    "headlines, split otherwise": (_draw_split, ("tfidf", "frozen")),
+    "passages of whole texts": (_draw_passages, ("tfidf", "frozen")),
+    "generated": (_draw_generated, ("tfidf",)),
+}
 
 
 def report(*, short: bool) -> str:
     """The section: how far forecasts are from what was measured, and how often intervals hold it."""
-    kinds = [*KINDS][:2] if short else [*KINDS, *GENERATED]
-    cases = [case for kind in kinds for case in draw_cases(kind)]
-    rows = []
-    for generated in (False, True):
+    states, rows, kinds = States(), list[list[str]](), 0
+    for source, (draw, methods) in SOURCES.items():
+        cases = list[Case]()
+        for kind, texts in islice(draw(), 2 if short else None):
+            cases += draw_cases(kind, texts, methods, states)
+            kinds += 1
+            print(source, kind, flush=True)
         for draws in (1, len(SEEDS)):
-            same = [case for case in cases if (case.is_generated, case.draws) == (generated, draws)]
-            rows += [row for times in TIMES if (row := _judge(same, times))]
+            same = [case for case in cases if case.draws == draws]
+            rows += [[source, *row] for times in TIMES if (row := _judge(same, times))]
+        if short:
+            break
     head = [
+        "texts",
         "test texts",
         "curves",
         "times the labels",
@@ -72,14 +154,15 @@ def report(*, short: bool) -> str:
     return "\n\n".join(
         [
             "## Forecasts of a learning curve",
-            f"TF-IDF and the frozen encoder on {len(kinds)} kinds of texts, of the choice and generated, at "
-            f"sizes that double; {len(SEEDS)} draws of the train texts. The law knows the sizes up to a "
-            "half, a quarter or an eighth of all, and forecasts the test accuracy with all. The interval "
-            f"is of {LEVEL:.0%}. If the law were true: the error with curves drawn from the law that is "
-            "fitted to all sizes, with the noise of these texts. By noise alone: the error of who knows "
-            "the true accuracy at every size, and has only to guess what these test texts make of it at "
-            "the largest from what they did at the known. Without a forecast: the error of the last "
-            "accuracy that is known. In points.",
+            f"TF-IDF and the frozen encoder on {kinds} kinds of texts: of the choice; headlines of "
+            f"which most are tested on; whole texts in passages of {_WORDS} words; generated (TF-IDF "
+            f"alone). At sizes that double; {len(SEEDS)} draws of the train texts. The law knows the "
+            "sizes up to a half, a quarter or an eighth of all, and forecasts the test accuracy with "
+            f"all. The interval is of {LEVEL:.0%}. If the law were true: the error with curves drawn "
+            "from the law that is fitted to all sizes, with the noise of these texts. By noise alone: "
+            "the error of who knows the true accuracy at every size, and has only to guess what these "
+            "test texts make of it at the largest from what they did at the known. Without a "
+            "forecast: the error of the last accuracy that is known. In points.",
             table(head, rows),
         ]
     )
@@ -147,22 +230,19 @@ def find_noise(case: Case, known: int) -> float:
     return math.sqrt(max(0.0, variance) * 2 / math.pi)
 
 
-def draw_cases(kind: str) -> Iterator[Case]:
+def draw_cases(kind: str, texts: Texts, methods: Sequence[str], states: States) -> Iterator[Case]:
     """The curves of each method on one kind of texts: of each draw, and of their mean."""
-    if kind in GENERATED:
-        frames, labels = change_texts(("finance8_synthetic", _keep), *_LARGE, GENERATED[kind])
-    else:
-        frames, labels = change_texts(KINDS[kind])
+    frames, labels = texts
     numbered = {
         split: frame.assign(label=frame["label"].map({label: place for place, label in enumerate(labels)}))
         for split, frame in frames.items()
     }
     features = (
-        {}
-        if kind in GENERATED
-        else {split: _embed(frame["text"].tolist()) for split, frame in frames.items()}
+        {split: _embed(frame["text"].tolist(), states) for split, frame in frames.items()}
+        if "frozen" in methods
+        else {}
     )
-    for method in ("tfidf",) if kind in GENERATED else ("tfidf", "frozen"):  # the encoder reads no Chinese
+    for method in methods:
         draws = []
         for seed in SEEDS:
             rows = list(_draw_sizes(numbered["train"], seed, len(labels)))[::-1]
@@ -200,20 +280,15 @@ def _answer(
     return right
 
 
-def _embed(texts: Sequence[str]) -> np.ndarray:
-    """The default encoder's mean-pooled states. # (texts, features)"""
+def _embed(texts: Sequence[str], states: States) -> np.ndarray:
+    """The default encoder's mean-pooled states; those not known yet are added. # (texts, features)"""
     folder = weights.locate(compose().model)
     tokenizer, encoder = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    states = []
+    new = sorted(set(texts) - set(states), key=len)  # batches of like length
     with torch.inference_mode():
-        for start in range(0, len(texts), _ROWS):
-            batch = tokenizer(
-                list(texts[start : start + _ROWS]),
-                padding=True,
-                truncation=True,
-                max_length=64,
-                return_tensors="pt",
-            )
+        for start in range(0, len(new), _ROWS):
+            some = new[start : start + _ROWS]
+            batch = tokenizer(some, padding=True, truncation=True, max_length=64, return_tensors="pt")
             hidden, mask = encoder(**batch).last_hidden_state, batch["attention_mask"][..., None]
-            states.append(((hidden * mask).sum(1) / mask.sum(1)).numpy())
-    return np.concatenate(states)
+            states.update(zip(some, ((hidden * mask).sum(1) / mask.sum(1)).numpy(), strict=True))
+    return np.stack([states[text] for text in texts])

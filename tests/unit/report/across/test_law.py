@@ -84,5 +84,39 @@ def test_the_further_the_wider() -> None:
     assert far.estimate > near.estimate
 
 
+def bend(random: np.random.RandomState, *, texts: int) -> list[Reading]:
+    """A curve with the size to forecast, which is no power law: its slope on log scales drifts as it goes."""
+    slope, error, measured = 0.1 + 0.4 * random.random_sample(), 0.6, []
+    for size in [*SIZES, 2560]:
+        measured.append(Reading(size, 1 - random.binomial(texts, error) / texts, 1))
+        slope = max(0.0, slope + 0.06 * random.standard_normal())
+        error *= 2**-slope
+    return measured
+
+
+@pytest.mark.parametrize("texts", [4_000, 40_000])
+def test_intervals_hold_curves_that_are_no_power_laws(texts: int) -> None:
+    """By noise alone 70 and 55 % of them: it is not all that a forecast does not know."""
+    random, held = np.random.RandomState(2), []
+    for _ in range(100):
+        *known, last = bend(random, texts=texts)
+        law = fit(known, texts=texts)
+        assert law is not None
+        found = law.forecast(last.size)
+        held.append(found.low <= last.accuracy <= found.high)
+    assert np.mean(held) >= 0.85
+
+
+def test_the_interval_outlasts_the_noise_of_the_texts() -> None:
+    """Of a curve that follows a law exactly: as so many texts, about, for each doubling."""
+    law = fit(plant(0.4, 0.05), texts=100_000)
+    assert law is not None
+    for size, doublings in ((2560, 1), (10_240, 3)):
+        found = law.forecast(size)
+        error = law.forecast(1280).estimate
+        misfit = 3.29 * np.sqrt(error * (1 - error) * doublings / 2_500)
+        assert misfit < found.high - found.low < 2 * misfit
+
+
 def test_too_few_sizes_say_nothing() -> None:
     assert fit(plant(0.4, 0.05)[: FEWEST - 1], texts=400) is None
