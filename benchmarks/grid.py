@@ -253,8 +253,8 @@ def _bound(texts: Texts, naive: Side, folder: Path) -> str:
     least = len(points(AXES)) * flops / peak
     return (
         f"The matrix products alone of all {len(points(AXES))} points, {flops / 1e12:.2f} TFLOP each, take "
-        f"{least / 60:.1f} min at this machine's {precision} peak of {peak / 1e9:.0f} GFLOP/s: however they "
-        f"are trained, at most {ratio(naive.makespan, least)} against naive."
+        f"{least / 60:.1f} min at this machine's {precision} peak of {peak / 1e9:.0f} GFLOP/s: where all "
+        f"are trained to the end, at most {ratio(naive.makespan, least)} against naive. Halving trains fewer."
     )
 
 
