@@ -37,10 +37,7 @@ def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Op
     classify.add_argument("source", metavar="RUN_ID|DIR", help=_SOURCE)
     classify.add_argument("texts", nargs="*", metavar="TEXT")
     classify.add_argument("--file", type=Path, metavar="F", help="as data.train: .csv, .jsonl, .xlsx, ...")
-    classify.add_argument("--column", default="text", metavar="NAME", help="of the file; default: text")
-    classify.add_argument(
-        "--pair-column", metavar="NAME", help="of the second texts, for a run that reads pairs; default: pair"
-    )
+    _add_columns(classify)
     classify.add_argument("--task", metavar="NAME", help="of all texts, for a run on several tasks")
     classify.add_argument("--out", type=Path, metavar="F", help=".csv or .jsonl, with every probability")
     classify.add_argument("--json", action="store_true", help="JSON lines with every probability")
@@ -57,13 +54,20 @@ def add_commands(commands: Any, results: argparse.ArgumentParser, open_store: Op
         help=f"{_SOURCE}; several folders: adapters on one base, each a task, whose runs are in --results",
     )
     latency.add_argument("--file", type=Path, metavar="F", help="texts; default: the run's test split")
-    latency.add_argument("--column", default="text", metavar="NAME", help="of the file; default: text")
+    _add_columns(latency)
     latency.add_argument(
         "--seeds", action="store_true", help="of all seeds of the run's configuration together"
     )
     latency.set_defaults(call=partial(_latency, open_store))
     _add_generate(commands, results, open_store)
     _add_serve(commands)
+
+
+def _add_columns(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--column", default="text", metavar="NAME", help="of the file; default: text")
+    command.add_argument(
+        "--pair-column", metavar="NAME", help="of the second texts, for a run that reads pairs; default: pair"
+    )
 
 
 def _add_export(commands: Any, results: argparse.ArgumentParser, open_store: Open) -> None:
@@ -238,8 +242,7 @@ def _classify(open_store: Open, arguments: argparse.Namespace) -> int:
     classifier = _limit_answers(_open_classifier(open_store, arguments), arguments)
     manifest = classifier.manifest
     if arguments.file:
-        columns = {"column": arguments.column, "pair_column": arguments.pair_column}
-        texts = take_texts(frame, manifest, arguments.file, **columns)
+        texts = take_texts(frame, manifest, arguments.file, **_name_columns(arguments))
     elif manifest.pairs:
         frame = read_pairs(lines, from_lines=not arguments.texts)
         texts = list_texts(frame)
@@ -287,9 +290,9 @@ def _latency_of_seeds(open_store: Open, arguments: argparse.Namespace) -> int:
     store, results = _find_seeds(open_store, arguments.results, arguments.source)
     from bench.winner import agreement, latency, together
 
-    texts = _read_given(arguments) or [*agreement.read_test(results[0]).texts]
     with tempfile.TemporaryDirectory(prefix="bench-") as other:
         together.write(store, results, Path(other))
+        texts = _read_given(arguments, Path(other)) or [*agreement.read_test(results[0]).texts]
         rows, memory = latency.measure_together(Path(other), texts)
         described = latency.describe(rows, Path(other), len(texts))
     described |= {"run_ids": [result.run_id for result in results], "memory": memory}
@@ -336,10 +339,9 @@ def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
     from bench.run import manifest
     from bench.winner import choose
 
-    texts = _read_given(arguments)
     is_run = choose.names_run(arguments.source)
     store, result = None, None
-    if is_run or texts is None:
+    if is_run or not arguments.file:
         name = arguments.source if is_run else manifest.read(Path(arguments.source)).run_id
         try:
             store = open_store(arguments.results)
@@ -349,14 +351,14 @@ def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
             raise type(error)(f"{error}{hint}") from None
     from bench.winner import agreement, export, latency
 
-    tasks: list[str] | None = None
-    if texts is None and result is not None:
-        held = agreement.read_test(result)
-        texts, tasks = held.texts, held.tasks
     with tempfile.TemporaryDirectory(prefix="bench-") as other:
         folder = Path(other) if is_run else Path(arguments.source)
         if is_run and store is not None and result is not None:
             export.write(store, result, folder)
+        texts, tasks = _read_given(arguments, folder), None
+        if texts is None and result is not None:
+            held = agreement.read_test(result)
+            texts, tasks = held.texts, held.tasks
         rows = latency.measure(folder, texts or [], tasks)
         text = _write_json(latency.describe(rows, folder, len(texts or [])))
     if is_run and store is not None and result is not None:
@@ -367,13 +369,19 @@ def _latency(open_store: Open, arguments: argparse.Namespace) -> int:
     return _show_latency(latency.tabulate(rows), path)
 
 
-def _read_given(arguments: argparse.Namespace) -> "list[Text] | None":
-    """Read the texts of --file, if it is given."""
-    from bench.winner.texts import read_file, take_column
+def _read_given(arguments: argparse.Namespace, folder: Path) -> "list[Text] | None":
+    """Read the texts of --file as the folder's classifier reads them; None where none is given."""
+    from bench.run import manifest
+    from bench.winner.texts import read_file, take_texts
 
     if not arguments.file:
         return None
-    return [*take_column(read_file(arguments.file, arguments.column), arguments.column, arguments.file)]
+    frame = read_file(arguments.file, arguments.column)
+    return take_texts(frame, manifest.read(folder), arguments.file, **_name_columns(arguments))
+
+
+def _name_columns(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"column": arguments.column, "pair_column": arguments.pair_column}
 
 
 def _write_json(described: Mapping[str, Any]) -> str:

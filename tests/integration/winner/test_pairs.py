@@ -164,6 +164,15 @@ def test_a_text_without_its_second_one_is_refused(
         classifier.rebuild(*train("method=lora")).predict([("a", "b")])
 
 
+def test_latency_is_measured_of_pairs_in_a_file(trained: Trained, command: Bench, pairs: Path) -> None:
+    store, result, _ = trained("head")
+    asked = ("latency", result.run_id, "--results", store.folder, "--file", pairs, "--column", "one")
+    code, _, err = command(*asked)
+    assert (code, "no such column" in err) == (2, True)
+    assert command(*asked, "--pair-column", "two")[0] == 0
+    assert json.loads((store.run_folder(result.run_id) / "latency.json").read_text())["texts"] == 120
+
+
 def test_a_request_gives_the_second_texts_beside_the_first(trained: Trained, train: Train) -> None:
     found = classifier.rebuild(*trained("head")[:2])
     with TestClient(serve.make_app(found, LIMITS)) as client:
