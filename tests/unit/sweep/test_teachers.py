@@ -13,6 +13,7 @@ from sweeps import Compose, Trainer, record
 from bench.config.checks import check
 from bench.config.schema import Config, replace_values
 from bench.errors import BenchError, ConfigError, MissingError
+from bench.model import weights
 from bench.results.store import Result, Store
 from bench.run.manifest import Manifest
 from bench.run.teacher import teach
@@ -265,6 +266,35 @@ def test_a_folder_is_pinned_by_its_content_and_needs_no_parts(
     assert plan_with(moved).points[0].run_id != point.run_id
 
 
+def test_a_run_stays_the_teacher_whatever_folders_there_are(
+    ask: Ask, teacher: Result, tmp_path: Path, unlabelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / teacher.run_id)
+    for name in (teacher.run_id, "best:lora"):
+        _, plan = ask("method=distilled", f"teacher='{name}'", f"data.unlabelled={unlabelled}")
+        assert plan.points[0].config.teacher == teacher.run_id
+        assert len(plan.teachers) == 3
+    write_folder(tmp_path / "abcdefabcdef")
+    with pytest.raises(ConfigError, match=r"; the folder of this name is teacher=\./abcdefabcdef"):
+        ask("method=distilled", "teacher=abcdefabcdef")
+    _, plan = ask("method=distilled", "teacher=./abcdefabcdef", f"data.unlabelled={unlabelled}")
+    assert plan.teachers == ()
+
+
+def test_a_pinned_folder_that_is_gone_is_said_to_be(ask: Ask, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"teacher={tmp_path}/gone: there is no such folder; give one that"):
+        ask("method=distilled", f"teacher={tmp_path}/gone@{'0' * 16}")
+
+
+def test_a_folder_that_is_no_export_is_not_read_through(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "hash_folder", lambda _: pytest.fail("it may hold anything"))
+    with pytest.raises(ConfigError, match=r"holds no bench.json"):
+        ask("method=distilled", f"teacher={tmp_path}")
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
@@ -272,6 +302,9 @@ def test_a_folder_is_pinned_by_its_content_and_needs_no_parts(
         ({"pairs": True}, "it reads pairs of texts, the student reads one"),
         ({"thresholds": [0.5, 0.5, 0.5]}, "it answers with several labels a text"),
         ({"tasks": {"one": LABELS}}, "it answers with several tasks"),
+        ({"labels": None}, r"bench\.json: cannot be read \(it has no labels\); export the run again"),
+        ({"labels": 3}, r"bench\.json: cannot be read \(its labels is 3, which no run writes there\)"),
+        ({"seconds": "long"}, r"bench\.json: cannot be read \(its seconds is 'long'"),
     ],
 )
 def test_a_folder_that_cannot_teach_is_refused(
