@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def ask(teacher: str, texts: Sequence[Text], *, labels: int, devices: str, cache
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "answers.json"
-        command = [sys.executable, "-m", "bench.run.exported", folder, devices, str(out)]
+        command = [sys.executable, "-m", "bench.run.exported", str(os.getpid()), folder, devices, str(out)]
         ended = subprocess.run(command, input=given, capture_output=True, text=True, errors="replace")
         if ended.returncode != 0:
             raise MissingError(
@@ -193,14 +194,26 @@ def _keep(path: Path, answers: FolderAnswers) -> None:
         _logger.warning("cache_dir %s: cannot be written (%s); each student asks anew", place, error.strerror)
 
 
-def main(folder: str, devices: str, out: str) -> None:
-    """Write the folder's probabilities of the texts on standard input, a row a text, both as JSON."""
+def main(student: str, folder: str, devices: str, out: str) -> None:
+    """Write the folder's probabilities of the texts on standard input, a row a text, both as JSON.
+
+    Args:
+        student: the process that asks; with it this one ends
+    """
+    threading.Thread(target=_end_with, args=(int(student),), daemon=True).start()
     driver.take(devices)
     if devices.startswith("cpu"):
         os.environ[driver.VISIBLE] = ""  # or bench.load would take a card
     texts = [one if isinstance(one, str) else tuple(one) for one in json.load(sys.stdin)]
     said = bench.load(folder).predict(texts)
     Path(out).write_text(json.dumps([[*one.probabilities.values()] for one in said]), encoding="utf-8")
+
+
+def _end_with(student: int) -> None:
+    """Wait for the student's process, and end where it was killed: nobody would read the answers."""
+    while os.getppid() == student:
+        time.sleep(1)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,5 +108,13 @@ def test_a_folder_answers_on_the_processor_where_that_is_meant(
     monkeypatch.setattr(bench, "load", load)
     monkeypatch.setattr("sys.stdin", SimpleNamespace(read=lambda: "[]"))
     monkeypatch.setenv(driver.VISIBLE, "0")
-    exported.main("teacher", "cpu*2", str(tmp_path / "out.json"))
+    exported.main(str(os.getppid()), "teacher", "cpu*2", str(tmp_path / "out.json"))
     assert seen == [""]
+
+
+def test_a_folder_stops_answering_where_the_student_was_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench.run.exported", "0", "teacher", "cpu", str(tmp_path / "out.json")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.wait(60) == 1  # it would wait for texts
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
