@@ -282,6 +282,17 @@ def test_a_run_stays_the_teacher_whatever_folders_there_are(
     assert plan.teachers == ()
 
 
+def test_a_plan_says_once_what_a_folder_is_asked_and_what_is_not_known_of_it(
+    ask: Ask, tmp_path: Path, unlabelled: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_folder(tmp_path / "teacher")
+    more = [f"teacher={folder}", f"data.unlabelled={unlabelled}", "distillation.weight=0.3,0.7"]
+    ask("method=distilled", *more)
+    [said] = [one for one in caplog.messages if one.startswith(f"teacher={folder}: ")]
+    assert "answers the 2 texts without labels alone" in said
+    assert said.endswith("so it may have seen test texts")
+
+
 def test_a_pinned_folder_that_is_gone_is_said_to_be(ask: Ask, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"teacher={tmp_path}/gone: there is no such folder; give one that"):
         ask("method=distilled", f"teacher={tmp_path}/gone@{'0' * 16}")
