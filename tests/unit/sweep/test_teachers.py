@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -149,6 +149,24 @@ def test_the_hours_bound_the_teachers_parts_too_which_no_method_pays_for(
     assert [point.config.seed for point in trainer.jobs[-1]] == [1]
     assert sweep.budget.spent == pytest.approx(45.0)
     assert len(sweep.list_untried()) == 3
+
+
+@pytest.mark.usefixtures("teacher")
+def test_a_student_whose_teacher_has_no_time_leaves_it_to_one_that_needs_none(
+    ask: Ask, identify: Identifier, store: Store
+) -> None:
+    base, plan = ask("method=distilled", "teacher=best:lora", "distillation.weight=0.3,0.7")
+    costly, free = plan.points
+
+    def teach_one(points: Iterable[Point]) -> list[Point]:
+        return [*plan.teachers] if costly in points else []
+
+    sweep = Sweep(plan, base, Trainer(store), identify, teach=teach_one)
+    takes = {True: 5.0, False: 10.0}
+    sweep.budget = TimeBudget(
+        20.0, base.sweep, predict=lambda one: takes[one.config.method.distils], clock=lambda: 0.0
+    )
+    assert sweep._afford(plan.points) == [free]
 
 
 @pytest.mark.parametrize(
