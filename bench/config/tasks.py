@@ -70,12 +70,11 @@ def read_tasks(data: DataConfig) -> dict[str, DataConfig]:
 
 def _list_layers(given: str, data: DataConfig) -> tuple[str, list[Mapping[str, Any]]]:
     """Return the task's name, and the settings of it, the last ones winning."""
-    if (CONF_DIR / _GROUP / f"{given}.yaml").is_file():
+    files = {path.stem for path in (CONF_DIR / _GROUP).glob("*.yaml")} - {"files", "hub"}  # no texts alone
+    if given in files:
         return given, [load_file(_GROUP, given)]
     if not Path(given).suffix:
-        presets = sorted(
-            {path.stem for path in (CONF_DIR / _GROUP).glob("*.yaml")} - {"files", "hub", SOURCE}
-        )
+        presets = sorted(files - {SOURCE})
         near = guess(given, presets)
         raise ConfigError(
             f"data.tasks: there is no data set {given} in conf/data/ and no such file{near or ';'} give one "

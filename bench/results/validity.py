@@ -189,18 +189,18 @@ def find_fault(record: Mapping[str, Any]) -> str | None:
     Args:
         record: the fields of a Result, each of its declared type.
     """
-    fault = _find_unfit(record, "") or next(_misfits(record, _BLOCKS, ""), None)
+    fault = _find_unfit(record, "") or next(misfits(record, _BLOCKS, ""), None)
     for number, attempt in enumerate(record["attempts"]):
-        fault = fault or next(_misfits(attempt, _ATTEMPT, f"attempts.{number}."), None)
+        fault = fault or next(misfits(attempt, _ATTEMPT, f"attempts.{number}."), None)
     for name in ("config", "canonical_config"):
-        fault = fault or next(_misfits(record[name], _read_settings(), f"{name}."), None)
+        fault = fault or next(misfits(record[name], _read_settings(), f"{name}."), None)
     method = record["config"].get("method")
     if fault is None and not (isinstance(method, dict) and method.get("name") and method.get("title")):
         return "its config.method has no name and title"
     return fault
 
 
-def _misfits(block: Mapping[str, Any], kinds: Mapping[str, Kind], path: str) -> Iterator[str]:
+def misfits(block: Mapping[str, Any], kinds: Mapping[str, Kind], path: str) -> Iterator[str]:
     """Yield a message for each value of a block that is not of its kind."""
     if _is_well(block, kinds):  # nearly every block; its messages are not written
         return
@@ -210,7 +210,7 @@ def _misfits(block: Mapping[str, Any], kinds: Mapping[str, Kind], path: str) -> 
             continue
         if isinstance(kind, dict):
             if isinstance(value, dict):
-                yield from _misfits(value, kind, f"{path}{name}.")
+                yield from misfits(value, kind, f"{path}{name}.")
             else:
                 yield f"its {path}{name} is {_shorten(value)}, which no run writes there"
         elif not kind(value):
@@ -218,7 +218,7 @@ def _misfits(block: Mapping[str, Any], kinds: Mapping[str, Kind], path: str) -> 
 
 
 def _is_well(block: Mapping[str, Any], kinds: Mapping[str, Kind]) -> bool:
-    """Tell whether _misfits yields nothing."""
+    """Tell whether misfits yields nothing."""
     others = kinds.get("*")
     for name, value in block.items():
         kind = kinds.get(name, others)

@@ -11,9 +11,14 @@ from bench.data.prompt import Prompt
 from bench.errors import ConfigError, MissingError
 from bench.model import weights
 from bench.results.confidence import Confidence
+from bench.results.validity import Kind, is_amount, is_name, is_texts, misfits
 
 NAME = "bench.json"
 VERSION = 1
+_KINDS: dict[str, Kind] = {  # of what is said to a user, compared or written into a record
+    **{"run_id": is_name, "method": is_name, "labels": is_texts, "base": {"name": is_name}},
+    **{"fingerprint": is_name, "seconds": is_amount},
+}
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,8 @@ def read(folder: Path) -> Manifest:
             raise ConfigError(
                 f"{path}: has the version {values['version']}, expected {VERSION}; export again"
             )
+        if fault := next(misfits(values, _KINDS, ""), None if values["labels"] else "it has no labels"):
+            raise ValueError(fault)
         confidence = Confidence(**values["confidence"]) if values.get("confidence") else None
         return Manifest(**{**values, "base": Origin(**values["base"]), "confidence": confidence})
     except (OSError, ValueError, KeyError, TypeError) as error:

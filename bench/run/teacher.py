@@ -7,7 +7,6 @@ trainings are ordinary runs of the results folder, which `bench sweep` trains be
 """
 
 import dataclasses
-import logging
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,6 @@ from bench.data.dataset import Dataset
 from bench.data.sources import list_texts
 from bench.data.teaching import HELD_OUT, UNLABELLED, Teaching, require_parts
 from bench.errors import ConfigError, MissingError, StoreError
-from bench.redaction import show
 from bench.results.selection import (
     fill_scores,
     group_by_method,
@@ -39,8 +37,6 @@ from bench.results.selection import (
 from bench.results.store import Result, Store
 from bench.run import exported
 
-_logger = logging.getLogger(__name__)
-_BEST = "best:"
 _SHARED = (  # settings of the place where a run trains, which its teachers share
     *("devices", "device_memory_gib", "results_dir", "cache_dir", "track", "sweep", "plan", "report"),
     "distillation",
@@ -64,10 +60,10 @@ def pin_teacher(config: Config, dataset: Dataset, *, revision: str) -> Config:
     store, name = Store(Path(config.results_dir)), str(config.teacher)
     if exported.is_folder(name):
         return dataclasses.replace(config, teacher=exported.pin_folder(name, dataset))
-    if not name.startswith(_BEST):
+    if not name.startswith(exported.BEST):
         find_teacher(config, dataset)
         return config
-    method = name.removeprefix(_BEST)
+    method = name.removeprefix(exported.BEST)
     results, _ = store.read_all()
     select_by = read_criterion(results)
     groups = [
@@ -105,7 +101,8 @@ def find_teacher(config: Config, dataset: Dataset) -> Result:
     record = store.read(name)
     if record is None or not record.is_success:
         status = "no such run" if record is None else f"it as {record.status}, and only a success can teach"
-        raise ConfigError(f"{given}: {store.folder} has {status}; `bench status` lists its runs")
+        folder = f"; the folder of this name is teacher=./{name}" if Path(name).is_dir() else ""
+        raise ConfigError(f"{given}: {store.folder} has {status}; `bench status` lists its runs{folder}")
     if fault := _find_fault(record, dataset):
         raise ConfigError(f"{given}: {fault}")
     return record
@@ -232,18 +229,9 @@ def _ask_folder(config: Config, dataset: Dataset) -> Dataset:
         ConfigError, MissingError: it cannot be read, or cannot answer here.
     """
     teacher, train, asked = str(config.teacher), dataset.splits["train"], dataset.asked[UNLABELLED]
-    said, (folder, content) = exported.read_folder(teacher), split_content(teacher)
+    said, content = exported.read_folder(teacher), split_content(teacher)[1]
     where = {"devices": config.devices, "cache_dir": config.cache_dir}
     answers = exported.ask(teacher, list_texts(asked), labels=len(dataset.labels), **where)
-    _logger.warning(
-        "teacher=%s: a folder answers the %d texts without labels alone, as it is too sure of texts that it "
-        "was trained on; train texts have their labels and no probabilities of a teacher%s",
-        show(folder),
-        len(asked),
-        ""
-        if said.fingerprint == dataset.fingerprint
-        else "; it is not known to be trained on these texts and splits, so it may have seen test texts",
-    )
     unknown = np.full((len(train), len(dataset.labels)), np.nan)
     described: dict[str, Any] = {
         "run_id": said.run_id,
@@ -283,7 +271,7 @@ def _gather(predictions: Sequence[pd.DataFrame], dataset: Dataset) -> npt.NDArra
             f"predictions.csv of a teacher lacks a text or a label ({error}); it was changed"
         ) from None
     probabilities = np.concatenate([own, np.mean(others, axis=0)])
-    if len(own) != len(train) or not (np.abs(probabilities.sum(axis=1) - 1) < 1e-3).all():
+    if len(own) != len(train) or not exported.are_probabilities(probabilities):
         raise StoreError(
             "predictions.csv of a teacher holds other than a probability for each text; it was changed"
         )

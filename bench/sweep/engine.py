@@ -356,7 +356,8 @@ class Sweep:
         """Return those of the points that end within the hours, students with what is to teach them."""
         teachers = [one for one in self.teach(points) if not self.store.has_success(one.run_id)]
         if len(self.budget.afford(teachers)) < len(teachers):
-            teachers, points = [], [point for point in points if not point.config.method.distils]
+            points = [point for point in points if not any(one in teachers for one in self.teach([point]))]
+            teachers = []
         seconds = sum(self.budget.expect(one) or 0.0 for one in teachers)
         return self.budget.afford(points, keep=seconds / self.budget.slots)
 

@@ -301,7 +301,7 @@ def _describe_budget(plan: Plan, base: Config, store: Store, known: Forecast) ->
     return {
         "hours": seconds / _HOUR,
         "spent_hours": spent / _HOUR,
-        "teachers_hours": None if None in teaching else _add(teaching) or 0.0,
+        "teachers_hours": None if None in teaching else (_add(teaching) or 0.0) / slots,
         "methods": [
             {
                 "method": key.method,

@@ -68,8 +68,8 @@ def _join_thresholds(store: Store, results: Sequence[Result]) -> list[float]:
         validation = _average_validation(store, results)
     except StoreError as error:
         raise StoreError(
-            f"{error}, nor can a threshold be chosen for all seeds together; bring the file back, or export "
-            "one seed, without --seeds"
+            f"{error}, nor can a threshold be chosen for all seeds together; bring the file back, or leave "
+            "out --seeds, for one seed alone"
         ) from None
     return [*map(float, choose_thresholds(validation.probabilities, validation.labels))]
 

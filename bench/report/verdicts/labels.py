@@ -140,7 +140,8 @@ def _say_gains(budget: LabelBudget, row: Row, law: Law, delta: float, text: Text
             return
         found, gain = law.forecast(labels), law.find_gain(budget.labels, labels)
         cell = {"here": 100 * found.estimate, "low": 100 * found.low, "high": 100 * found.high}
-        points = {"points": 100 * gain.estimate, "least": 100 * gain.low, "most": 100 * gain.high}
+        gains = {"points": gain.estimate, "least": gain.low, "most": gain.high}
+        points = {name: round(100 * one, 1) + 0.0 for name, one in gains.items()}  # never -0.0
         kind = "forecast" if labels > law.largest else "between"
         names = {"title": row.title, "labels": labels, "times": times}
         verdict = text(f"labels.verdicts.{_judge(gain, delta)}", delta=text.format_points(delta))

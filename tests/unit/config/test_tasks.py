@@ -22,6 +22,7 @@ Compose = Callable[..., Config]
         (["data.tasks=[bbc_news,bbc_news]"], r"data\.tasks=.*: bbc_news is there twice; leave one out"),
         (["data.tasks=[bbc_news,some/bbc_news.csv]"], r"bbc_news is there twice"),
         (["data.tasks=[bbc_news,bbc_headline]"], r"no data set bbc_headline .* did you mean bbc_headlines\?"),
+        (["data.tasks=[bbc_news,hub]"], r"no data set hub in conf/data/ and no such file; give one of bbc"),
         (["data.tasks=[bbc_news]"], r"must list two data sets or more, \[bbc_headlines,bbc_news\] or"),
         (["data.tasks=[bbc_news,tasks]"], r"data\.tasks: tasks is several tasks itself"),
         (

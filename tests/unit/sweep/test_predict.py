@@ -291,6 +291,20 @@ def test_hours_energy_and_cost_are_the_least_until_a_run_has_finished(
 
 
 @pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(("devices", "slots"), [("0", 1), ("0,1", 2)])
+def test_several_devices_share_the_teachers_hours(
+    compose: Compose, tmp_path: Path, devices: str, slots: int
+) -> None:
+    plan = make_small_plan(compose, "train.micro_batch_size=8")
+    plan = dataclasses.replace(plan, points=plan.points[:1], teachers=plan.points[1:])
+    base = replace_values(plan.points[0].config, {"devices": devices, "sweep.hours": 1.0})
+    known = forecast.forecast(plan, base, Store(tmp_path), isolation=Isolation())
+    budget = forecast.describe_plan(plan, base, Store(tmp_path), known)["budget"]
+    hours = (120 + 3 + 1) * 1e12 / CARD.flops_per_second["bf16"] / 3600
+    assert budget["teachers_hours"] == pytest.approx(2 * hours / slots)
+
+
+@pytest.mark.usefixtures("fake")
 def test_advice_is_tried(compose: Compose, tmp_path: Path) -> None:
     plan = make_small_plan(compose, "train.micro_batch_size=8")
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,7 @@ from sweeps import Compose, Trainer, record
 from bench.config.checks import check
 from bench.config.schema import Config, replace_values
 from bench.errors import BenchError, ConfigError, MissingError
+from bench.model import weights
 from bench.results.store import Result, Store
 from bench.run.manifest import Manifest
 from bench.run.teacher import teach
@@ -150,6 +151,24 @@ def test_the_hours_bound_the_teachers_parts_too_which_no_method_pays_for(
     assert len(sweep.list_untried()) == 3
 
 
+@pytest.mark.usefixtures("teacher")
+def test_a_student_whose_teacher_has_no_time_leaves_it_to_one_that_needs_none(
+    ask: Ask, identify: Identifier, store: Store
+) -> None:
+    base, plan = ask("method=distilled", "teacher=best:lora", "distillation.weight=0.3,0.7")
+    costly, free = plan.points
+
+    def teach_one(points: Iterable[Point]) -> list[Point]:
+        return [*plan.teachers] if costly in points else []
+
+    sweep = Sweep(plan, base, Trainer(store), identify, teach=teach_one)
+    takes = {True: 5.0, False: 10.0}
+    sweep.budget = TimeBudget(
+        20.0, base.sweep, predict=lambda one: takes[one.config.method.distils], clock=lambda: 0.0
+    )
+    assert sweep._afford(plan.points) == [free]
+
+
 @pytest.mark.parametrize(
     ("hours", "spent", "needed", "told"),
     [
@@ -265,6 +284,46 @@ def test_a_folder_is_pinned_by_its_content_and_needs_no_parts(
     assert plan_with(moved).points[0].run_id != point.run_id
 
 
+def test_a_run_stays_the_teacher_whatever_folders_there_are(
+    ask: Ask, teacher: Result, tmp_path: Path, unlabelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / teacher.run_id)
+    for name in (teacher.run_id, "best:lora"):
+        _, plan = ask("method=distilled", f"teacher='{name}'", f"data.unlabelled={unlabelled}")
+        assert plan.points[0].config.teacher == teacher.run_id
+        assert len(plan.teachers) == 3
+    write_folder(tmp_path / "abcdefabcdef")
+    with pytest.raises(ConfigError, match=r"; the folder of this name is teacher=\./abcdefabcdef"):
+        ask("method=distilled", "teacher=abcdefabcdef")
+    _, plan = ask("method=distilled", "teacher=./abcdefabcdef", f"data.unlabelled={unlabelled}")
+    assert plan.teachers == ()
+
+
+def test_a_plan_says_once_what_a_folder_is_asked_and_what_is_not_known_of_it(
+    ask: Ask, tmp_path: Path, unlabelled: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_folder(tmp_path / "teacher")
+    more = [f"teacher={folder}", f"data.unlabelled={unlabelled}", "distillation.weight=0.3,0.7"]
+    ask("method=distilled", *more)
+    [said] = [one for one in caplog.messages if one.startswith(f"teacher={folder}: ")]
+    assert "answers the 2 texts without labels alone" in said
+    assert said.endswith("so it may have seen test texts")
+
+
+def test_a_pinned_folder_that_is_gone_is_said_to_be(ask: Ask, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"teacher={tmp_path}/gone: there is no such folder; give one that"):
+        ask("method=distilled", f"teacher={tmp_path}/gone@{'0' * 16}")
+
+
+def test_a_folder_that_is_no_export_is_not_read_through(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "hash_folder", lambda _: pytest.fail("it may hold anything"))
+    with pytest.raises(ConfigError, match=r"holds no bench.json"):
+        ask("method=distilled", f"teacher={tmp_path}")
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
@@ -272,6 +331,9 @@ def test_a_folder_is_pinned_by_its_content_and_needs_no_parts(
         ({"pairs": True}, "it reads pairs of texts, the student reads one"),
         ({"thresholds": [0.5, 0.5, 0.5]}, "it answers with several labels a text"),
         ({"tasks": {"one": LABELS}}, "it answers with several tasks"),
+        ({"labels": None}, r"bench\.json: cannot be read \(it has no labels\); export the run again"),
+        ({"labels": 3}, r"bench\.json: cannot be read \(its labels is 3, which no run writes there\)"),
+        ({"seconds": "long"}, r"bench\.json: cannot be read \(its seconds is 'long'"),
     ],
 )
 def test_a_folder_that_cannot_teach_is_refused(

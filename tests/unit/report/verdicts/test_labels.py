@@ -85,6 +85,13 @@ def test_the_method_is_the_one_that_is_ahead_at_this_size() -> None:
     assert "Undecided between" in undecided or "has the same accuracy" in undecided
 
 
+def test_where_every_text_is_right_more_labels_bring_nothing() -> None:
+    shown = advise(make_method(dict.fromkeys(SIZES, 1.0)), 200)
+    assert "accuracy of 100.0 %" in shown
+    assert ": 0.0 points more (90 % interval" in shown
+    assert "-0.0" not in shown
+
+
 def test_more_labels_are_read_off_the_law_between_the_sizes_and_forecast_beyond() -> None:
     shown = advise(make_method(RISING), 200)
     twice = re.search(
