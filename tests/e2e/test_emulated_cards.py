@@ -149,11 +149,45 @@ def test_what_a_card_trained_is_exported_and_used_there(bench: Bench, tiny: list
 
 
 @pytest.mark.slow
+def test_pairs_and_several_labels_are_used_where_a_card_trained_them(
+    bench: Bench, tiny: list[str], texts: Path
+) -> None:
+    put(bench)
+    frame = pd.read_csv(texts)
+    several = frame.assign(pair=frame["text"], label=frame["label"] + ";" + frame["label"].iloc[::-1].values)
+    several.to_csv(bench.folder / "several.csv", index=False)
+    frame.assign(pair=frame["text"]).to_csv(bench.folder / "pairs.csv", index=False)
+    short = ("method=lora", "train.max_steps=2")
+    pairs = ("data.train=pairs.csv", "data.text_pair_column=pair", "results_dir=results/pairs")
+    assert bench("run", *tiny, *short, *pairs).returncode == 0
+    labels = ("data.train=several.csv", "data.multi_label=true", "data.label_separator=;")
+    for seed in (0, 1):
+        done = bench("run", *tiny, *short, *labels, "results_dir=results/several", f"seed={seed}")
+        assert done.returncode == 0, done.stderr
+    onnx, beside = ("--format", "onnx", "--tolerance", "1"), ("--results", "results/several")
+    for folder, results, options in (
+        ("onnx", "results/pairs", onnx),
+        ("labels-onnx", "results/several", onnx),
+        ("all", "results/several", ("--seeds",)),
+    ):
+        exported = bench("export", "best:lora", folder, "--results", results, *options)
+        assert exported.returncode == 0, exported.stderr
+    for texts_given in (
+        ("onnx", "央行下调利率", "股市"),
+        ("labels-onnx", "央行下调利率"),
+        ("all", "央行下调利率"),
+    ):
+        classified = bench("classify", *texts_given)
+        assert (classified.returncode, len(classified.stdout.splitlines())) == (0, 1), classified.stderr
+    assert bench("latency", "best:lora", "--seeds", *beside).returncode == 0
+
+
+@pytest.mark.slow
 def test_what_the_article_looks_out_to_trains_and_answers_on_a_card(
     bench: Bench, tiny: list[str], texts: Path, count: Any
 ) -> None:
-    """A student and its teacher's parts, experts over 4 bits, a stream, and adapters of two tasks."""
-    put(bench)
+    """A student of parts and of a folder, experts over 4 bits, a stream, and adapters of two tasks."""
+    machine = put(bench)
     frame = pd.read_csv(texts)
     frame.assign(text="再 " + frame["text"]).to_csv(bench.folder / "other.csv", index=False)
     base = [one for one in tiny if not one.startswith("data")]
@@ -187,3 +221,10 @@ def test_what_the_article_looks_out_to_trains_and_answers_on_a_card(
     measured = bench("latency", "one", "two", "--results", "results/all")
     assert measured.returncode == 0, measured.stderr
     assert "| base + all adapters |" in measured.stdout
+    (bench.folder / "more.csv").write_text("text\n" + "\n".join(f"又 {text}" for text in frame["text"]))
+    students = ("method=distilled,distilled_lora", "teacher=one", "data.unlabelled=more.csv")
+    before = machine.read_log()
+    sweep(2, *own, *students, "results_dir=results/taught")
+    made = [row for row in machine.read_log()[len(before) :] if row["event"] == "context"]
+    processes = {row["pid"] for row in made}
+    assert len({row["pid"] for row in made if row["parent"] in processes}) == 1  # the folder's, asked once
