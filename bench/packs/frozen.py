@@ -16,16 +16,18 @@ def apply(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
 
 
 def add_product(base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Add left right to the base for each member, in the place of the base, which nothing else may need.
+    """Add left right to the base for each member, in the place of a whole base, which nothing else may need.
 
     Args:
-        base: (members x rows, ..., out)
+        base: (members x rows, ..., out), or of all members the same (rows, ..., out)
         left: (members, rows x ..., rank)
         right: (members, rank, out)
     """
     # bitsandbytes' results are views, which autograd lets nobody change in place; torch tells so privately.
-    if left.dtype != base.dtype or base._is_view():
-        return (base + torch.bmm(left, right).view(base.shape)).to(base.dtype)
+    whole = base.numel() == len(left) * left.shape[1] * right.shape[2]
+    if not whole or left.dtype != base.dtype or base._is_view():
+        product = torch.bmm(left, right).view(-1, *base.shape)  # (1 or members, ...)
+        return (base + product).to(base.dtype).flatten(0, 1)
     output: torch.Tensor = _AddProduct.apply(base, left, right)  # type: ignore[no-untyped-call]
     return output
 

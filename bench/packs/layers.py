@@ -1,9 +1,12 @@
 """The forward passes of a base that several adapters share: each sees its own rows of one repeated batch.
 
 A pack's batch holds the same rows once for each member, one member after the other, so that the frozen base
-computes all of it at once, and a 4-bit weight is dequantised once for all.
+computes all of it at once, and a 4-bit weight is dequantised once for all. Where all members read the same
+texts, nothing differs yet in front of the first adapters, whose layers' frozen products are made of one
+member's rows.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -25,20 +28,27 @@ _SWITCHED: tuple[Any, ...] = (BaseTunerLayer, ModulesToSaveWrapper)
 _INT8: Any = bitsandbytes.nn.Linear8bitLt  # type: ignore[attr-defined]
 
 
-def pack(model: nn.Module, members: Sequence[str]) -> "list[Adapters]":
+def pack(model: Any, members: Sequence[str], *, alike: bool) -> "list[Adapters]":
     """Let each of the model's adapters of these names work on its own part of every batch.
 
     ``members`` may get shorter later, with the batches; then what comes out has to be stacked anew.
+
+    Args:
+        model: PEFT's, of a transformers model
+        alike: all members' parts of every batch are the same
     """
     stacked = []
+    prefix = _Prefix()
+    if alike:
+        model.get_input_embeddings().register_forward_pre_hook(prefix.begin)
     for name, one in model.named_modules():
         module: Any = one  # whose forward is replaced
         forward = module.forward
         if isinstance(one, _LINEAR):
-            stacked.append(Adapters(module, members))
+            stacked.append(Adapters(module, members, prefix))
             module.forward = stacked[-1].forward
         elif isinstance(one, _SWITCHED):
-            module.forward = partial(_switch, module, forward, members)
+            module.forward = partial(_switch, module, forward, members, prefix)
         elif isinstance(one, _INT8):  # which columns it keeps in 16 bits depends on all its rows
             module.forward = partial(_divide, forward, members)
         elif isinstance(one, nn.Dropout) and ".lora_dropout." not in name:
@@ -48,15 +58,39 @@ def pack(model: nn.Module, members: Sequence[str]) -> "list[Adapters]":
     return stacked
 
 
+class _Prefix:
+    """What of a forward pass is the same for all members: all up to the first module that each has of its own."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.inputs: weakref.ref[torch.Tensor] | None = None  # of the first layer that has adapters
+
+    def begin(self, *_: Any) -> None:
+        """Begin a forward pass; called as a hook of the module that it goes through first."""
+        self.begun, self.inputs = True, None
+
+    def end(self) -> None:
+        """Note that from here on each member sees something else."""
+        self.begun = False
+
+    def reaches(self, inputs: torch.Tensor) -> bool:
+        """Return whether members are alike in these inputs of adapters: those of the pass's first."""
+        if self.begun:
+            self.inputs = weakref.ref(inputs)
+            self.end()
+        return self.inputs is not None and self.inputs() is inputs
+
+
 class Adapters:
     """The members' A and B of one layer, side by side, so that a product with all of them is one product.
 
     PEFT's own weights and their gradients are views of them, and so are each member's to optimise and save.
     """
 
-    def __init__(self, layer: Any, members: Sequence[str]) -> None:
+    def __init__(self, layer: Any, members: Sequence[str], prefix: _Prefix) -> None:
         self.layer = layer
         self.members = members
+        self.prefix = prefix
         self.stack()
 
     def stack(self) -> None:
@@ -79,7 +113,9 @@ class Adapters:
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Compute W x + B A x * scaling. # inputs: (members x rows, ..., in)"""
-        result: torch.Tensor = self.layer.base_layer(inputs)  # (members x rows, ..., out)
+        alike = self.prefix.reaches(inputs) and not isinstance(self.layer.base_layer, _INT8)
+        rows = inputs.chunk(len(self.members))[0] if alike else inputs
+        result: torch.Tensor = self.layer.base_layer(rows)  # (rows or members x rows, ..., out)
         rates = [_read_rate(self.layer.lora_dropout[name]) for name in self.members]
         kept = self.scales.new_tensor([1 - rate for rate in rates])
         parts = inputs.reshape(len(self.members), -1, inputs.shape[-1])  # (members, rows x ..., in)
@@ -95,9 +131,14 @@ def _read_rate(dropout: nn.Module) -> float:
 
 
 def _switch(
-    layer: Any, forward: Callable[..., torch.Tensor], members: Sequence[str], inputs: torch.Tensor
+    layer: Any,
+    forward: Callable[..., torch.Tensor],
+    members: Sequence[str],
+    prefix: _Prefix,
+    inputs: torch.Tensor,
 ) -> torch.Tensor:
     """Apply PEFT's layer to each member's rows, with the member's adapter or its copy of the module."""
+    prefix.end()
     results = []
     for name, part in zip(members, inputs.chunk(len(members)), strict=True):
         # PEFT's set_adapter would also freeze the other members' weights.

@@ -16,7 +16,7 @@ from bench.model import trained
 from bench.model.adapters.adapter import add_adapter, add_member
 from bench.model.build import DTYPES, Base, build_base
 from bench.packs import layers
-from bench.train.training import FIRST, Networks, Part
+from bench.train.training import FIRST, Networks, Part, list_streams
 
 
 def build(
@@ -61,7 +61,7 @@ def build(
         for name, config in zip(names, configs, strict=True)
     ]
     adapted.to(device)  # before weights become views
-    stacked = layers.pack(adapted, names)
+    stacked = layers.pack(adapted, names, alike=len(list_streams(configs)) == 1)
     choices = {**base.choices, "target_modules": targets}
     return Networks(adapted, parts, choices, names, drop=partial(_drop, names, stacked))
 

@@ -94,8 +94,10 @@ def read_best(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def require_same(packed: Outcome, alone: Outcome, *, evaluated: float = 1e-4) -> None:
-    """All that a record and its files say, but for time and memory; evaluations as close as ``evaluated``."""
+    """All that a record and its files say, but for time and memory.
 
+    Evaluations are as close as ``evaluated``, and each text's probabilities ten times that.
+    """
     assert packed.values("loss") == pytest.approx(alone.values("loss"), abs=1e-4)
     assert packed.values("lr") == alone.values("lr")
     if None not in alone.values("grad_norm"):
@@ -106,7 +108,7 @@ def require_same(packed: Outcome, alone: Outcome, *, evaluated: float = 1e-4) ->
     assert isinstance(ours, fit.Fitted)
     assert isinstance(other, fit.Fitted)
     for split in fit.EVALUATED:
-        assert ours.probabilities[split] == pytest.approx(other.probabilities[split], abs=1e-3)
+        assert ours.probabilities[split] == pytest.approx(other.probabilities[split], abs=10 * evaluated)
         assert (ours.probabilities[split].argmax(1) == other.probabilities[split].argmax(1)).all()
     assert ours.model == other.model
     assert ours.parameters == other.parameters
@@ -360,7 +362,7 @@ def test_every_variant_of_lora_is_the_same_packed(
 ) -> None:
     configs = members_of(compose_tiny(*overrides), MEMBERS[:2])
     packed = train_packed(configs, tmp_path)
-    # An activation halfway between two of int8's values may be rounded either way: one text's loss tells.
+    # An activation halfway between two of int8's values may be rounded either way: one text tells.
     evaluated = 1e-3 if "method=int8_lora" in overrides else 1e-4
     for one, alone in zip(packed, train_alone(configs, tmp_path), strict=True):
         require_same(one, alone, evaluated=evaluated)
@@ -388,7 +390,8 @@ def test_members_have_optimizers_in_8_bits(compose_tiny: Compose, tmp_path: Path
     for one, alone in zip((first, second), train_alone(configs[:2], tmp_path), strict=True):
         require_same(one, alone)
         for name, weight in alone.best.items():
-            assert one.best[name] == pytest.approx(weight, abs=1e-3)
+            far = (one.best[name] - weight).abs() > 1e-3  # where a state of 8 bits was rounded the other way
+            assert float(far.double().mean()) < 1e-3
     assert isinstance(third.fitted, RunError)  # left out, so that the others' weights moved
 
 
@@ -417,6 +420,38 @@ def test_a_pack_whose_members_all_diverge_ends(compose_tiny: Compose, tmp_path: 
     packed = train_packed(members_of(compose_tiny("method=lora"), absurd), tmp_path)
     assert all(isinstance(one.fitted, RunError) for one in packed)
     assert all(len(one.history) < 20 for one in packed)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "members", "rows"),
+    [
+        (["method=lora"], MEMBERS, 4),
+        (["method=qlora"], MEMBERS, 4),
+        (["method=int8_lora"], MEMBERS, 12),  # what it keeps in 16 bits depends on its rows
+        (["method=lora", "lora.target_modules=[query,key,value,word_embeddings]"], MEMBERS, 12),
+        (["method=lora"], [{"seed": 0}, {"seed": 0}, {"seed": 1}], 12),  # each has its own texts
+    ],
+)
+def test_the_base_reads_equal_rows_once_up_to_the_first_adapters(
+    compose_tiny: Compose, overrides: list[str], members: list[dict[str, Any]], rows: int
+) -> None:
+    target = "lora.target_modules=[query,key,value]"
+    pack, _ = build_layer(members_of(compose_tiny(target, *overrides), members))
+    seen: dict[str, list[int]] = {}
+    for name, module in pack.model.named_modules():
+        if name.endswith(("query.base_layer", "key.base_layer", "value.base_layer")):
+            module.register_forward_pre_hook(
+                lambda _, given, name=name: seen.setdefault(name, []).append(len(given[0]))
+            )
+    ids = torch.randint(5, 60, (4, 7)).repeat(3, 1)
+    for training in (True, False):
+        pack.model.train(training)
+        pack.model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    first = [counts for name, counts in seen.items() if ".layer.0." in name]
+    later = [counts for name, counts in seen.items() if ".layer.0." not in name]
+    assert first == [[rows, rows]] * 3
+    assert later == [[12, 12]] * len(later)
+    assert later
 
 
 def test_the_scale_of_an_adapter_in_bf16_is_exact(compose_tiny: Compose) -> None:
