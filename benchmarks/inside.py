@@ -32,8 +32,8 @@ KINDS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "LayerNorm": (["torch.nn.functional.layer_norm"], ["NativeLayerNormBackward0"]),
     "dropout of the base, its masks": (["bench.model.dropout.draw_mask"], ["MulBackward0"]),
     "adapters": (
-        ["bench.packs.dropout.drop_each", "bench.packs.frozen.add_product"],
-        ["_MaskBackward", "_AddProductBackward", "BmmBackward0"],
+        ["bench.packs.dropout.drop_each", "bench.packs.layers._add_products"],
+        ["_MaskBackward", "BmmBackward0"],
     ),
     "the optimizers": (["torch.optim.AdamW.step"], []),
 }

@@ -15,23 +15,6 @@ def apply(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
     return output
 
 
-def add_product(base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Add left right to the base for each member, in the place of a whole base, which nothing else may need.
-
-    Args:
-        base: (members x rows, ..., out), or of all members the same (rows, ..., out)
-        left: (members, rows x ..., rank)
-        right: (members, rank, out)
-    """
-    # bitsandbytes' results are views, which autograd lets nobody change in place; torch tells so privately.
-    whole = base.numel() == len(left) * left.shape[1] * right.shape[2]
-    if not whole or left.dtype != base.dtype or base._is_view():
-        product = torch.bmm(left, right).view(-1, *base.shape)  # (1 or members, ...)
-        return (base + product).to(base.dtype).flatten(0, 1)
-    output: torch.Tensor = _AddProduct.apply(base, left, right)  # type: ignore[no-untyped-call]
-    return output
-
-
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -45,18 +28,3 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
         return (gradients[0] @ ctx.weight if ctx.needs_input_grad[0] else None), None, None
-
-
-class _AddProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        ctx.mark_dirty(base)
-        ctx.save_for_backward(left, right)
-        base.view(len(left), -1, base.shape[-1]).baddbmm_(left, right)
-        return base
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        left, right = ctx.saved_tensors
-        own = gradients[0].reshape(len(left), -1, gradients[0].shape[-1])
-        return gradients[0], torch.bmm(own, right.transpose(1, 2)), torch.bmm(left.transpose(1, 2), own)

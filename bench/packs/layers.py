@@ -2,8 +2,7 @@
 
 A pack's batch holds the same rows once for each member, one member after the other, so that the frozen base
 computes all of it at once, and a 4-bit weight is dequantised once for all. Where all members read the same
-texts, nothing differs yet in front of the first adapters, whose layers' frozen products are made of one
-member's rows.
+texts, nothing differs yet up to the first adapters, and the frozen products so far are made of one's rows.
 """
 
 import weakref
@@ -26,6 +25,7 @@ _LINEAR: tuple[Any, ...] = tuple(
 )
 _SWITCHED: tuple[Any, ...] = (BaseTunerLayer, ModulesToSaveWrapper)
 _INT8: Any = bitsandbytes.nn.Linear8bitLt  # type: ignore[attr-defined]
+_FOUR_BIT: Any = bitsandbytes.nn.Linear4bit  # type: ignore[attr-defined]
 
 
 def pack(model: Any, members: Sequence[str], *, alike: bool) -> "list[Adapters]":
@@ -54,31 +54,31 @@ def pack(model: Any, members: Sequence[str], *, alike: bool) -> "list[Adapters]"
         elif isinstance(one, nn.Dropout) and ".lora_dropout." not in name:
             module.forward = partial(dropouts.share, module, members)
         elif type(one) is nn.Linear and not one.weight.requires_grad:
-            module.forward = partial(frozen.apply, module)
+            module.forward = partial(_share, partial(frozen.apply, module), members, prefix)
+        elif isinstance(one, _FOUR_BIT):
+            module.forward = partial(_share, forward, members, prefix)
     return stacked
 
 
 class _Prefix:
-    """What of a forward pass is the same for all members: all up to the first module that each has of its own."""
+    """What of a forward pass is the same for all members: all before the first module of a member's own."""
 
     def __init__(self) -> None:
-        self.begun = False
-        self.inputs: weakref.ref[torch.Tensor] | None = None  # of the first layer that has adapters
+        self.lasts = False
+        self.end: weakref.ref[torch.Tensor] | None = None  # the inputs of that module
 
     def begin(self, *_: Any) -> None:
         """Begin a forward pass; called as a hook of the module that it goes through first."""
-        self.begun, self.inputs = True, None
+        self.lasts, self.end = True, None
 
-    def end(self) -> None:
-        """Note that from here on each member sees something else."""
-        self.begun = False
+    def close(self, inputs: torch.Tensor) -> None:
+        """Note that of these inputs each member makes something of its own."""
+        if self.lasts:
+            self.lasts, self.end = False, weakref.ref(inputs)
 
-    def reaches(self, inputs: torch.Tensor) -> bool:
-        """Return whether members are alike in these inputs of adapters: those of the pass's first."""
-        if self.begun:
-            self.inputs = weakref.ref(inputs)
-            self.end()
-        return self.inputs is not None and self.inputs() is inputs
+    def holds(self, inputs: torch.Tensor) -> bool:
+        """Return whether the inputs are the same for all members."""
+        return self.lasts or (self.end is not None and self.end() is inputs)
 
 
 class Adapters:
@@ -113,16 +113,22 @@ class Adapters:
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Compute W x + B A x * scaling. # inputs: (members x rows, ..., in)"""
-        alike = self.prefix.reaches(inputs) and not isinstance(self.layer.base_layer, _INT8)
-        rows = inputs.chunk(len(self.members))[0] if alike else inputs
-        result: torch.Tensor = self.layer.base_layer(rows)  # (rows or members x rows, ..., out)
+        self.prefix.close(inputs)
+        result: torch.Tensor = self.layer.base_layer(inputs)  # (members x rows, ..., out)
         rates = [_read_rate(self.layer.lora_dropout[name]) for name in self.members]
         kept = self.scales.new_tensor([1 - rate for rate in rates])
         parts = inputs.reshape(len(self.members), -1, inputs.shape[-1])  # (members, rows x ..., in)
         dtype = result.dtype if torch.is_autocast_enabled(inputs.device.type) else self.down.dtype
         down, up = self.down.to(dtype), (self.up * (self.scales / kept)[:, None, None]).to(dtype)
-        reduced = dropouts.drop_each(parts.to(dtype), rates) @ down.transpose(1, 2)
-        return frozen.add_product(result, reduced, up)
+        return _add_products(result, dropouts.drop_each(parts.to(dtype), rates), down, up)
+
+
+def _add_products(
+    result: torch.Tensor, parts: torch.Tensor, down: torch.Tensor, up: torch.Tensor
+) -> torch.Tensor:
+    """Add the adapters' products to the base's result, rounded in its type as PEFT rounds them."""
+    products = torch.bmm(parts @ down.transpose(1, 2), up)  # (members, rows x ..., out)
+    return (result + products.view(result.shape)).to(result.dtype)
 
 
 def _read_rate(dropout: nn.Module) -> float:
@@ -138,7 +144,7 @@ def _switch(
     inputs: torch.Tensor,
 ) -> torch.Tensor:
     """Apply PEFT's layer to each member's rows, with the member's adapter or its copy of the module."""
-    prefix.end()
+    prefix.close(inputs)
     results = []
     for name, part in zip(members, inputs.chunk(len(members)), strict=True):
         # PEFT's set_adapter would also freeze the other members' weights.
@@ -152,3 +158,13 @@ def _divide(
 ) -> torch.Tensor:
     """Apply the layer to each member's rows by themselves."""
     return torch.cat([forward(part) for part in inputs.chunk(len(members))])
+
+
+def _share(
+    forward: Callable[..., torch.Tensor], members: Sequence[str], prefix: _Prefix, inputs: torch.Tensor
+) -> torch.Tensor:
+    """Apply the layer to the rows of one member where all have the same."""
+    if not prefix.holds(inputs):
+        return forward(inputs)
+    result = forward(inputs.chunk(len(members))[0])
+    return result.expand(len(members), *result.shape).flatten(0, 1)
