@@ -95,7 +95,7 @@ def fit_frozen(
     class_weight: str | None = None,
     select_by: str = "accuracy",
 ) -> FittedBaseline:
-    """Fit a logistic regression to a frozen encoder's features: what can be had without fine-tuning.
+    """Fit a logistic regression to a frozen base model's features: what can be had without fine-tuning.
 
     Each feature is first scaled to mean 0 and variance 1 over train, which changes no information and lets
     the fit converge for encoders of any scale.

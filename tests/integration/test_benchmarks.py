@@ -1,17 +1,19 @@
 """The pieces of `make benchmark`: what its naive side trains on, a step's FLOPs, the grid."""
 
 from argparse import Namespace
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from bench.model import encoder
-from benchmarks import grid, naive, step
+from benchmarks import grid, inside, naive, step
 from benchmarks.__main__ import parse, renew
 from benchmarks.forecasts import Case, cut, find_noise, read
 
@@ -104,3 +106,12 @@ def test_a_forecast_knows_the_sizes_up_to_a_part_of_the_largest() -> None:
     for times, sizes in ((2, [20, 41, 80, 163]), (4, [20, 41, 80])):
         known, last = cut(read(case), times)
         assert ([one.size for one in known], last.size) == (sizes, 325)
+
+
+@pytest.mark.slow
+def test_what_is_trained_alone_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the last stage, which writes kernels for a minute."""
+    monkeypatch.setattr(inside, "WARM", 1)
+    monkeypatch.setattr(inside, "MEASURED", 1)
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+    assert all(seconds > 0 for seconds in inside.measure_compiled(step.CASES["lora-4x64"]).values())
