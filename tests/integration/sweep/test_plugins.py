@@ -1,8 +1,10 @@
 """bench's launcher is a launcher as Hydra means it: Hydra's own suite of tests runs against it."""
 
 import _thread
+import signal
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,11 +23,20 @@ def test_hydra_finds_the_plugins() -> None:
     assert "BenchSweeper" in [one.__name__ for one in found.discover(Sweeper)]
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """A shell's job in the background begins with interrupts ignored, and the tests in it would too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("bench", ["hydra.job.chdir=true"])])
 class TestBenchLauncher(LauncherTestSuite):
     """The suite, with every job in a process of its own."""
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_ends_a_launch_after_the_last_word_of_each_job(monkeypatch: pytest.MonkeyPatch) -> None:
     launcher = BenchLauncher()
     config = OmegaConf.create({"hydra": {"hydra_logging": None, "verbose": False}})
