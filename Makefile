@@ -76,7 +76,7 @@ test-storm: $(READY) ## kill a sweep of 60 runs 100 times and find every run; ab
 	$(BIN)/python -m pytest -m slow tests/e2e/test_storm.py -s $(ARGS)
 
 test-cluster: $(CLUSTER_READY) ## sweep on a real SLURM and a real Ray of this machine; installs SLURM (Debian, as root)
-	@for program in slurmctld slurmdbd mariadbd munged; do command -v $$program >/dev/null || exit 1; done || { \
+	@(for program in slurmctld slurmdbd mariadbd munged; do command -v $$program >/dev/null || exit 1; done) || { \
 		test "$$(id -u)" = 0 || { echo "make test-cluster: SLURM is installed and started as root only;" \
 		"run this as root in a container" >&2; exit 1; }; \
 		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
