@@ -94,6 +94,18 @@ def perform(work: Job) -> Any:
         return Death(str(error), vars(error))
 
 
+def require_devices(devices: str) -> None:
+    """Require devices that a job of a cluster can be given.
+
+    Raises:
+        ConfigError: they are numbers of cards, or several runs at a time on one machine (cpu*2).
+    """
+    if devices not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            f"devices={devices}: on a cluster must be auto, cpu or cuda; the cluster chooses among its own"
+        )
+
+
 def submit(
     engine: str, calls: Sequence[Callable[[], Any]], *, settings: Mapping[str, Any], devices: str, **more: Any
 ) -> Batch:
@@ -103,10 +115,6 @@ def submit(
         ConfigError: the cluster refuses such jobs.
         MissingError: the engine is not here.
     """
-    if devices not in ("auto", "cpu", "cuda"):
-        raise ConfigError(
-            f"devices={devices}: on a cluster must be auto, cpu or cuda; the cluster chooses among its own"
-        )
     engines: dict[str, Callable[..., Batch]] = {"slurm": _submit_to_slurm, "ray": _submit_to_ray}
     return engines[engine](calls, settings=settings, devices=devices, **more)
 

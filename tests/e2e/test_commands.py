@@ -103,6 +103,17 @@ def test_a_wrong_setting_is_one_message_and_nothing_written(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("devices", ["0,1", "cpu*2"])
+def test_the_cards_of_a_cluster_cannot_be_named(
+    bench: Bench, my_csv: Path, tmp_path: Path, devices: str
+) -> None:
+    """Whatever this machine has; a run on each card of one machine is another thing."""
+    done = bench("sweep", "hydra/launcher=ray", *own_texts(my_csv), "method=majority", f"devices='{devices}'")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"devices={devices}: on a cluster must be auto, cpu or cuda")
+    assert not (tmp_path / "results" / "files" / "runs").exists()
+
+
 @pytest.mark.slow
 def test_a_doubt_about_the_data_is_said_once_a_command(bench: Bench, tmp_path: Path) -> None:
     rows = [f"text {number} of {label},{label}" for number in range(8) for label in ("Art", "art", "money")]

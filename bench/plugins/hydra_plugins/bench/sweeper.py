@@ -20,6 +20,7 @@ from bench.config import schema
 from bench.config.identity import describe
 from bench.config.schema import Config
 from bench.errors import StoreError
+from bench.extras.cluster import require_devices
 from bench.process import interrupt_code, program, stop_on_signals
 from bench.redaction import shorten, show
 from bench.report.table import write_tables, write_unfinished
@@ -71,6 +72,8 @@ class BenchSweeper(Sweeper):
         )
         if isinstance(self.worker, BenchLauncher):
             self.worker.slots = make_slots(sweep.base.devices)
+        elif isinstance(self.worker, ClusterLauncher):
+            require_devices(sweep.base.devices)
         with Display(log_of=lambda run_id: store.run_folder(run_id) / "log.txt") as self.display:
             try:
                 outcome = sweep.run()
