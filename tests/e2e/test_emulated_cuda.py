@@ -50,6 +50,21 @@ def test_only_the_processes_of_runs_make_a_cuda_context(bench: Bench, tiny: list
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_pack_trains_in_one_context(bench: Bench, tiny: list[str], count: Count, method: str) -> None:
+    machine = emulate(bench)
+    grid = (f"method={method}", "train.lr=1e-3,1e-4", "sweep.pack=2")
+    with bench.start("sweep", *tiny, *SHORT, *grid) as sweep:
+        said, errors = sweep.communicate(timeout=900)
+    assert (sweep.returncode, count(said)) == (0, {"planned": 2, "success": 2}), errors
+    records = [json.loads(path.read_text()) for path in bench.folder.rglob("result.json")]
+    packed, best = sorted(records, key=lambda record: record["packed"] is None)
+    assert packed["packed"]["size"] == 2
+    assert (best["packed"], best["memory"]["kind"]) == (None, "cuda")  # trained again alone
+    assert len(find_contexts(machine)) == 3  # a throw-away process's, the pack's and the best's
+
+
+@pytest.mark.slow
 def test_where_a_forked_process_cannot_use_a_card_runs_are_new_interpreters(
     bench: Bench, tiny: list[str], count: Count
 ) -> None:
